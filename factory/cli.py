@@ -1,0 +1,286 @@
+"""The command line: each command loads a recipe, calls one function, and prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from factory.errors import FactoryError, RecipeError
+
+if TYPE_CHECKING:
+    from factory.recipe import Recipe
+    from factory.runner.manifest import Manifest
+
+app = typer.Typer(
+    name="factory",
+    help="A language model, prompts and a constitution in; preference data and a better model out.\n\n"
+    "Start with [bold]factory doctor[/bold], then [bold]factory init my-project[/bold].",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+RecipeArgument = Annotated[Path, typer.Argument(help="A recipe, as pipelines/quickstart.yaml.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", metavar="FIELD=VALUE", help="Override a field, as stages.0.n=4. Repeatable."
+    ),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", "-n", min=1, help="Use only the first N source rows.")
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", help="The run's folder. Default: runs/<recipe's name>.")
+]
+
+
+def main() -> None:
+    """The entry point: errors of ours become one message and an exit code."""
+    try:
+        app()
+    except FactoryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; what was done is kept, the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _global(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        import factory
+
+        print(f"factory {factory.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: Python, packages, GPU, memory, disk, the embedded model."""
+    from factory.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(f"{'ok  ' if finding.is_fine else 'FAIL'}  {finding.what:<16} {finding.found}")
+        if finding.remedy:
+            print(f"{'':22} {finding.remedy}")
+    if not all(finding.is_fine for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")] = Path("my-project"),
+) -> None:
+    """Copy the shipped recipes, prompts and constitutions into FOLDER, for you to edit."""
+    from factory.project import create
+
+    create(folder)
+    print(f"made {folder}/ with constitutions/ and pipelines/; next:")
+    print(f"  edit {folder}/constitutions/harmless.yaml")
+    print(f"  factory preview {folder}/pipelines/quickstart.yaml")
+    print(f"  factory run {folder}/pipelines/quickstart.yaml")
+
+
+@app.command()
+def validate(recipe: RecipeArgument, set_: SetOption = None) -> None:
+    """Check a recipe and everything it names, without starting an engine."""
+    loaded = _load(recipe, set_)
+    print(f"{recipe} is valid")
+    print(f"  source        {loaded.source.path}")
+    if loaded.constitution:
+        c = loaded.constitution
+        print(f"  constitution  {c.name} {c.version}, {len(c.principles)} principles")
+    for name, model in loaded.models.items():
+        print(f"  model         {name}: {model.model} ({model.engine})")
+    print(f"  stages        {' -> '.join(loaded.stage_labels())}")
+    print(f"  views         {', '.join(v.name or v.kind for v in loaded.views) or 'none'}")
+
+
+@app.command()
+def preview(
+    recipe: RecipeArgument,
+    count: Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples to show.")] = 3,
+    out: OutOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Make a few samples and show them: answer, critique, revision as a diff, verdict.
+
+    Their calls are remembered in the run's folder: the run itself does not make them again.
+    """
+    from factory.preview import answer_some, show
+
+    loaded = _load(recipe, set_, count)
+    for result in answer_some(loaded, out or _default_out(loaded)):
+        show(result)
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    out: OutOption = None,
+    limit: LimitOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Make the data: answers, critiques, revisions, verdicts, datasets.
+
+    Run it again to go on after a stop, to extend it, or after an edit: only calls that were never
+    made are made.
+    """
+    from factory.runner.run import run as run_recipe
+
+    loaded = _load(recipe, set_, limit)
+    folder = out or _default_out(loaded)
+    _print_manifest(folder, run_recipe(loaded, folder))
+
+
+@app.command()
+def status(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+) -> None:
+    """Show what a run has made so far."""
+    _print_manifest(run_folder, _manifest_of(run_folder))
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Take the views from this recipe instead.")
+    ] = None,
+    set_: SetOption = None,
+) -> None:
+    """Make the datasets again from a run's traces, with other views if you like. Calls no model."""
+    from factory.runner.run import export_views
+
+    manifest = _manifest_of(run_folder)
+    if manifest.state == "running":
+        raise FactoryError(f"{run_folder} is not finished: run its recipe again first")
+    export_views(_load(recipe or run_folder / "recipe.yaml", set_), run_folder, manifest)
+    _print_views(run_folder, manifest)
+
+
+@app.command()
+def train(
+    kind: Annotated[str, typer.Argument(help="What to train: dpo.")],
+    data: Annotated[str, typer.Option(help="A dataset folder, as RUN/datasets/preference.")],
+    model: Annotated[str, typer.Option(help="smollm2-135m-instruct, a folder or a Hub id.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the trained model goes.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A YAML file of TRL config fields.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="FIELD=VALUE", help="A TRL config field, as max_steps=20."),
+    ] = None,
+    lora: Annotated[
+        int | None, typer.Option("--lora", min=1, metavar="R", help="Train a LoRA of this rank.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
+    ] = False,
+) -> None:
+    """Train a model on a dataset. KIND is the trainer; its options are TRL's, passed through."""
+    from factory.recipe import override
+    from factory.training import TRAINERS
+    from factory.yamlfile import YamlFile, nearest
+
+    if kind not in TRAINERS:
+        raise RecipeError(
+            f"factory train: no trainer '{kind}'{nearest(kind, list(TRAINERS))} "
+            f"(have: {', '.join(TRAINERS)})"
+        )
+    options: dict[str, Any] = YamlFile(config).data if config else {}
+    for text in set_ or []:
+        override(options, text)
+    result = TRAINERS[kind].train(
+        data, model, out, lora={"r": lora} if lora else None, config=options, resume=resume
+    )
+    print(f"trained {model} for {result['steps']} steps: {out}")
+    print(f"load it with AutoModelForCausalLM.from_pretrained('{out}')")
+
+
+@app.command()
+def align(
+    recipe: RecipeArgument,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of the crank.")] = 1,
+    out: OutOption = None,
+    limit: LimitOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Close the loop: make data, train on it, compare the new model with the old, and again."""
+    from factory.align import align as turn, table
+
+    loaded = _load(recipe, set_, limit)
+    folder = out or Path("runs") / f"{loaded.name}-align"
+    print(table(turn(loaded, folder, rounds)))
+
+
+# -- helpers ------------------------------------------------------------------------------------
+
+
+def _load(path: Path, overrides: Sequence[str] | None, limit: int | None = None) -> Recipe:
+    from factory.recipe import load
+
+    texts = list(overrides or [])
+    if limit is not None:
+        texts.append(f"source.limit={limit}")
+    return load(path, texts)
+
+
+def _default_out(recipe: Recipe) -> Path:
+    return Path("runs") / recipe.name
+
+
+def _manifest_of(run_folder: Path) -> Manifest:
+    from factory.runner.manifest import read
+
+    manifest = read(run_folder)
+    if manifest is None:
+        raise RecipeError(f"{run_folder} holds no run (there is no manifest.json in it)")
+    return manifest
+
+
+def _print_manifest(folder: Path, manifest: Manifest) -> None:
+    tokens = manifest.tokens()
+    print(f"\n{folder}: {manifest.state}, {manifest.samples} samples", end="")
+    print(f", {manifest.quarantined} quarantined" if manifest.quarantined else "")
+    print(f"\n  {'stage':<14}{'calls made':>12}{'remembered':>12}{'output tokens':>15}")
+    for label, count in manifest.stages.items():
+        print(f"  {label:<14}{count.made:>12,}{count.remembered:>12,}{count.output_tokens:>15,}")
+    made = sum(s.made for s in manifest.stages.values())
+    remembered = sum(s.remembered for s in manifest.stages.values())
+    print(f"  {'all':<14}{made:>12,}{remembered:>12,}{tokens['output']:>15,}")
+    print(
+        f"\n  {tokens['prompt']:,} prompt tokens, {manifest.cached_share():.0%} of them from the "
+        f"prefix cache; {manifest.seconds:.0f} s"
+    )
+    if manifest.restarts:
+        print(f"  the engine died and was restarted {manifest.restarts} times")
+    for reason, count in manifest.reasons.most_common(3):
+        print(f"  quarantined: {count} x {reason}")
+    if manifest.quarantined:
+        print(f"  all of them: {folder / 'quarantine.jsonl'}")
+    _print_views(folder, manifest)
+
+
+def _print_views(folder: Path, manifest: Manifest) -> None:
+    for view in manifest.views:
+        print(f"\n  {folder / 'datasets' / view['view']}: {view['rows']:,} rows")
+        for reason, count in sorted(view["drops"].items(), key=lambda item: -item[1]):
+            print(f"    no row, {reason:<24}{count:>8,}")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    main()

@@ -1,0 +1,58 @@
+"""Where tokens come from. The table is the registry; `build` makes a recipe's engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from factory import weights
+from factory.config import Config
+from factory.engines.base import Engine
+from factory.engines.endpoint import EndpointConfig, EndpointEngine
+from factory.engines.vllm import VllmConfig, VllmEngine
+
+EngineConfig = VllmConfig | EndpointConfig
+
+ENGINES: dict[str, type[Config]] = {"vllm": VllmConfig, "endpoint": EndpointConfig}
+
+
+def build(
+    models: Mapping[str, EngineConfig], folder: Path | None, logs: Path | None
+) -> dict[str, Engine]:
+    """An engine for each name in a recipe's `models`; none is started yet.
+
+    The same weights named twice share one engine, with the larger of the two contexts. Engines in
+    this process divide its memory evenly, unless the recipe gives them fractions.
+    """
+    shared: dict[str, VllmConfig] = {}
+    which: dict[str, str] = {}
+    for name, config in models.items():
+        if isinstance(config, VllmConfig):
+            path = weights.local_folder(config.model, folder) or config.model
+            sizes = {"max_model_len": None, "max_num_seqs": None, "memory_fraction": None}
+            key = f"{path} {config.model_copy(update={**sizes, 'model': ''})}"
+            shared[key] = _larger(shared[key], config) if key in shared else config
+            which[name] = key
+    local: dict[str, Engine] = {
+        key: VllmEngine(
+            config,
+            folder=folder,
+            share=1 / len(shared),
+            log=logs / f"engine-{i}.log" if logs else None,
+        )
+        for i, (key, config) in enumerate(shared.items())
+    }
+    return {
+        name: EndpointEngine(config) if isinstance(config, EndpointConfig) else local[which[name]]
+        for name, config in models.items()
+    }
+
+
+def _larger(a: VllmConfig, b: VllmConfig) -> VllmConfig:
+    """`a` with the larger sizes of the two; None is the model's own, the largest there is."""
+    sizes = {
+        field: None if None in (x, y) else max(x, y)
+        for field in ("max_model_len", "max_num_seqs", "memory_fraction")
+        for x, y in [(getattr(a, field), getattr(b, field))]
+    }
+    return a.model_copy(update=sizes)

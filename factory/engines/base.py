@@ -1,0 +1,114 @@
+"""What an engine is: the seam between stages and whatever makes the tokens.
+
+A request carries everything that determines its completion, plus a priority that does not; so its
+content, with the engine's fingerprint, is the key under which the ledger remembers it.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Protocol
+
+import msgspec
+from pydantic import Field
+
+from factory.config import Config
+from factory.records import Message
+
+
+class Sampling(Config):
+    """How tokens are drawn. The names and meanings are vLLM's and the OpenAI API's."""
+
+    temperature: float = Field(1.0, ge=0)
+    """0: greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    """0: all tokens."""
+    min_p: float = Field(0.0, ge=0, le=1)
+    max_tokens: int = Field(256, ge=1)
+    """The longest answer, in tokens."""
+    min_tokens: int = Field(0, ge=0)
+    stop: list[str] = []
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(1.0, gt=0)
+    extra: dict[str, Any] = {}
+    """Anything else the engine's own sampling parameters take, passed through unread."""
+
+    @cached_property
+    def changed(self) -> dict[str, Any]:
+        """What differs from the defaults, and always temperature and max_tokens: part of the key."""
+        values = self.model_dump(exclude_defaults=True)
+        return {"temperature": self.temperature, "max_tokens": self.max_tokens, **values}
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One call of a model. All fields but `priority` determine the completion."""
+
+    messages: list[Message]
+    """The conversation. A model without a chat template sees it as a Human/Assistant transcript."""
+    sampling: dict[str, Any]
+    """`Sampling.changed`: temperature and max_tokens always, the rest where not default."""
+    seed: int
+    """In [0, 2**31). Every sampled call has its own, so order and batching do not matter."""
+    prefix: str = ""
+    """Words put into the assistant's mouth; the completion continues them."""
+    labels: tuple[str, ...] = ()
+    """If given, nothing is generated: the completion carries the log-probability of each label,
+    every one a single token, as the next token after `prefix`."""
+    priority: int = 0
+    """Lower goes first."""
+
+
+class Completion(msgspec.Struct, array_like=True):
+    """What a model answered."""
+
+    text: str
+    finish_reason: str
+    """`stop` or `length`."""
+    prompt_tokens: int
+    cached_tokens: int
+    """Prompt tokens whose keys and values came from the engine's prefix cache."""
+    output_tokens: int
+    label_logprobs: dict[str, float] | None = None
+    """Natural log-probabilities under the whole vocabulary, <= 0; None unless labels were asked."""
+
+
+class EngineStats(msgspec.Struct):
+    """What an engine did since it started. Tokens are counted when a call completes."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    restarts: int = 0
+
+    def add(self, completion: Completion) -> None:
+        self.calls += 1
+        self.prompt_tokens += completion.prompt_tokens
+        self.cached_tokens += completion.cached_tokens
+        self.output_tokens += completion.output_tokens
+
+
+class Engine(Protocol):
+    """Where tokens come from. Starting is slow, so it happens on the first call, not before."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that determines a completion besides the request: weights, tokenizer,
+        precision. Cheap enough to ask before the engine has started."""
+        ...
+
+    async def generate(self, request: Request) -> Completion:
+        """Answer one request. Any number may be in flight; the engine batches them.
+
+        Raises `SampleError` when this request cannot be served (too long for the context, refused),
+        `EngineError` when none can.
+        """
+        ...
+
+    def stats(self) -> EngineStats: ...
+
+    async def close(self) -> None:
+        """Free everything; no process stays behind. May be called twice."""
+        ...

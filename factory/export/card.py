@@ -1,0 +1,242 @@
+"""A view's report and the run's facts -> the dataset card (README.md).
+
+The card holds no model's text and no time of day: the same run writes the same card. Names from the
+recipe are set as code, so that none of them can act as Markdown or HTML.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from factory.export.schemas import MEANINGS
+from factory.export.statistics import ViewReport
+from factory.export.view import REASONS, View
+
+TITLES = {
+    "preference": "pairs of answers, the better one chosen",
+    "kto": "single answers labelled good or bad",
+    "sft": "prompts, each with an answer worth imitating",
+}
+TRAINERS = {"preference": "DPO", "kto": "KTO", "sft": "SFT"}
+"""By kind of view: TRL's trainer, without `Config` or `Trainer`; in lower case also ours."""
+FEW_PAIRS = 2_000
+"""Gao et al. (2210.10760): a reward model from fewer comparisons is near chance."""
+
+
+def card(view: View, report: ViewReport, facts: Mapping[str, Any]) -> str:
+    """Markdown with YAML front matter. Each of `facts` may be missing."""
+    sections = [
+        _front_matter(report, facts),
+        _title(report, facts),
+        _load(report),
+        _columns(view),
+        _rows(report),
+        _evidence(report),
+        _lengths(report),
+        _numbers(report),
+        _making(view, facts),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(report: ViewReport, facts: Mapping[str, Any]) -> str:
+    tags = ["factory", "synthetic", "rlaif"]
+    if report.kind in TRAINERS:
+        tags += ["trl", TRAINERS[report.kind].lower()]
+    header = {
+        "pretty_name": " ".join(
+            [*([facts["run_name"]] if facts.get("run_name") else []), report.view]
+        ),
+        "tags": tags,
+        "size_categories": [_size(report.rows)],
+    }
+    return f"---\n{yaml.safe_dump(header, sort_keys=False)}---"
+
+
+def _size(rows: int) -> str:
+    """The Hub's name for so many rows."""
+    bounds = [("1K", 10**3), ("10K", 10**4), ("100K", 10**5), ("1M", 10**6), ("10M", 10**7)]
+    below = "n"
+    for name, bound in bounds:
+        if rows < bound:
+            return f"{below}<{name}" if below == "n" else f"{below}<n<{name}"
+        below = name
+    return "n>10M"
+
+
+def _title(report: ViewReport, facts: Mapping[str, Any]) -> str:
+    lines = [f"# {_code(report.view)}: {TITLES.get(report.kind, _code(report.kind))}", ""]
+    run = f" of the run {_code(facts['run_name'])}" if facts.get("run_name") else ""
+    lines.append(
+        f"{report.rows:,} rows from {report.prompts:,} prompts{run}. No human labels: the answers "
+        "are a model's, and so is every judgement of them."
+    )
+    if report.kind == "preference" and report.rows < FEW_PAIRS:
+        lines += [
+            "",
+            f"Fewer than {FEW_PAIRS:,} pairs: a reward model trained on these alone is likely to "
+            "be near chance (Gao et al. 2022).",
+        ]
+    return "\n".join(lines)
+
+
+def _load(report: ViewReport) -> str:
+    data = f'data = load_from_disk("{report.view}")  # this folder'
+    trainer = TRAINERS.get(report.kind)
+    if trainer is None:
+        code = f"from datasets import load_from_disk\n\n{data}"
+        return _section("Load", _fenced(code, "python"))
+    code = f"""\
+from datasets import load_from_disk
+from trl import {trainer}Config, {trainer}Trainer
+
+{data}
+trainer = {trainer}Trainer(
+    model="PATH_OR_HUB_ID",
+    args={trainer}Config(output_dir="{trainer.lower()}-out"),
+    train_dataset=data,
+)
+trainer.train()"""
+    note = f"Or `factory train {trainer.lower()} --data FOLDER --model MODEL --out OUT`."
+    if report.kind == "preference":
+        note += (
+            "\n\nTRL's `RewardTrainer` takes these rows too, but works a column named `margin` "
+            'into its loss; unless you mean that, give it `data.remove_columns("margin")`.'
+        )
+    return _section("Load and train", f"{_fenced(code, 'python')}\n\n{note}")
+
+
+def _columns(view: View) -> str:
+    return _section(
+        "Columns",
+        _table(["column", "holds"], [[_code(n), MEANINGS.get(n, "")] for n in view.features()]),
+    )
+
+
+def _rows(report: ViewReport) -> str:
+    rows = [["**kept**", "", f"{report.rows:,}"]]
+    for reason, count in report.drops.items():
+        rows.append([_code(reason), REASONS.get(reason, ""), f"{count:,}"])
+    return _section("Kept and dropped", _table(["", "why", "rows"], rows))
+
+
+def _evidence(report: ViewReport) -> str:
+    parts = []
+    if report.judges:
+        parts.append(
+            "Every verdict in the traces, also those that made no row. Each pair is shown in both "
+            "orders; a flip is a verdict whose two orders prefer different answers."
+        )
+        header = ["judge", "verdicts", "unparsed", "order flips", "mean order gap"]
+        rows = [
+            [
+                _code(name),
+                f"{judge.verdicts:,}",
+                f"{judge.unparsed:,}",
+                "" if judge.flip_rate is None else f"{judge.flips:,} ({judge.flip_rate:.1%})",
+                "" if judge.mean_order_gap is None else f"{judge.mean_order_gap:.3f}",
+            ]
+            for name, judge in report.judges.items()
+        ]
+        parts.append(_table(header, rows))
+    if report.scores:
+        rows = [[_code(n), f"{s.scores:,}", f"{s.unparsed:,}"] for n, s in report.scores.items()]
+        parts.append(_table(["score", "values", "unparsed"], rows))
+    return _section("Quality of the judge", "\n\n".join(parts)) if parts else ""
+
+
+def _lengths(report: ViewReport) -> str:
+    length = report.length
+    if length is None:
+        return ""
+    return _section(
+        "Length baseline",
+        f"The chosen answer is the longer one in {length.share_longer:.1%} of pairs "
+        f"({length.chosen_longer:,} of {length.pairs:,}; {length.same_length:,} of equal length). "
+        f"Mean length: chosen {length.mean_words_chosen:.1f} words, rejected "
+        f"{length.mean_words_rejected:.1f}. A share far from 50% means that a model can fit the "
+        "pairs by length alone.",
+    )
+
+
+def _numbers(report: ViewReport) -> str:
+    rows = [
+        [
+            _code(name),
+            f"{spread.count:,}",
+            *(f"{x:.4g}" for x in (spread.mean, spread.min, spread.q1)),
+            *(f"{x:.4g}" for x in (spread.median, spread.q3, spread.max)),
+        ]
+        for name, spread in report.spreads.items()
+    ]
+    header = ["", "count", "mean", "min", "first quartile", "median", "third quartile", "max"]
+    lines = [_table(header, rows)] if rows else []
+    lines += [
+        f"{_code(name)} is true in {share:.1%} of rows." for name, share in report.shares.items()
+    ]
+    return _section("Numbers", "\n\n".join(lines)) if lines else ""
+
+
+def _making(view: View, facts: Mapping[str, Any]) -> str:
+    parts = ["\n".join(f"- {line}" for line in _provenance(facts))]
+    parts.append(
+        "This view of the traces:\n\n"
+        + _fenced(yaml.safe_dump(view.model_dump(mode="json"), sort_keys=False), "yaml")
+    )
+    if facts.get("recipe"):
+        parts.append(
+            "<details>\n<summary>The recipe</summary>\n\n"
+            + _fenced(str(facts["recipe"]), "yaml")
+            + "\n\n</details>"
+        )
+    return _section("How it was made", "\n\n".join(part for part in parts if part))
+
+
+def _provenance(facts: Mapping[str, Any]) -> Iterator[str]:
+    if version := facts.get("factory_version"):
+        yield f"factory {_code(version)}"
+    if constitution := facts.get("constitution"):
+        yield (
+            f"constitution {_code(constitution.get('name'))}, "
+            f"version {_code(constitution.get('version'))}, "
+            f"digest {_code(constitution.get('digest'))}"
+        )
+    for name, model in (facts.get("models") or {}).items():
+        yield (
+            f"model {_code(name)}: {_code(model.get('model'))}, "
+            f"fingerprint {_code(model.get('fingerprint'))}"
+        )
+    if counts := facts.get("counts"):
+        yield f"{counts.get('samples', 0):,} samples, {counts.get('quarantined', 0):,} quarantined"
+    if tokens := facts.get("tokens"):
+        yield (
+            f"{tokens.get('prompt', 0):,} prompt tokens "
+            f"({tokens.get('cached', 0):,} of them cached), "
+            f"{tokens.get('output', 0):,} output tokens"
+        )
+
+
+def _section(title: str, body: str) -> str:
+    return f"## {title}\n\n{body}"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _fenced(text: str, language: str) -> str:
+    """A code block whose fence is longer than any run of backticks within."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _code(text: object) -> str:
+    """A name as inline code, safe in a table; characters that would end either become spaces."""
+    safe = re.sub(r"[`|\s]", " ", str(text)).strip()
+    return f"`{safe}`" if safe else ""

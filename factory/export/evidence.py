@@ -1,0 +1,120 @@
+"""What a sample knows about which of its answers is better: verdicts and scores, read one way.
+
+Unparsed and non-finite values are no evidence: never a loss, a tie or a zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TypeGuard
+
+import msgspec
+
+from factory.export.view import Drop
+from factory.records import Candidate, Sample
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """What the judges say of two answers."""
+
+    p: float | None
+    """P(the first is better), mean over the judges that could be read. None: none could."""
+    agreement: float | None
+    """Share of readings on the winner's side, in [0, 1], mean over judges; of a tie: 0.5."""
+    principle_ids: list[str]
+
+
+class Ranking(msgspec.Struct, frozen=True):
+    """Answers by how good they are."""
+
+    scores: dict[int, float]
+    """Index of a kept candidate -> its score; higher is better. Unknown scores are absent."""
+    is_by_verdicts: bool
+    """True: a score is the mean of P(better) over the candidate's verdicts, in [0, 1]."""
+
+
+def compare(sample: Sample, first: int, second: int) -> Comparison | None:
+    """The verdicts over exactly these two candidates, whichever was `a`. None: not judged."""
+    verdicts = [v for v in sample.verdicts if {v.a, v.b} == {first, second}]
+    if not verdicts:
+        return None
+    ps: list[float] = []
+    shares: list[float] = []  # of readings on the first one's side
+    for verdict in verdicts:
+        if not is_known(verdict.p):
+            continue
+        ps.append(verdict.p if verdict.a == first else 1 - verdict.p)
+        if is_known(verdict.agreement):
+            shares.append(verdict.agreement if ps[-1] >= 0.5 else 1 - verdict.agreement)
+    p = _mean(ps)
+    share = _mean(shares)
+    if share is not None and p is not None and p < 0.5:
+        share = 1 - share
+    principle_ids = dict.fromkeys(i for v in verdicts for i in v.principle_ids)
+    return Comparison(p, share, list(principle_ids))
+
+
+def rank(sample: Sample, score: str | None) -> Ranking | Drop:
+    """By the score named; with None by the verdicts, or without verdicts by the only score."""
+    if score is None and sample.verdicts:
+        return Ranking(_win_rates(sample), is_by_verdicts=True)
+    scores = scores_of(sample, score)
+    return scores if isinstance(scores, Drop) else Ranking(scores, is_by_verdicts=False)
+
+
+def scores_of(sample: Sample, name: str | None) -> dict[int, float] | Drop:
+    """Kept candidates' scores (the mean, if scored twice); name None: the sample's only score."""
+    names = {s.name for s in sample.scores} if name is None else {name}
+    if len(names) > 1:
+        return Drop("several-scores")
+    values = ((s.candidate, s.value) for s in sample.scores if s.name in names)
+    return _means(sample, ((i, value) for i, value in values if is_known(value)))
+
+
+def chains(sample: Sample) -> Iterator[tuple[Candidate, list[Candidate]]]:
+    """Each initial answer with the newest kept answers of its line of revisions.
+
+    Newest: no kept answer descends from it, so a filtered revision gives way to the one before, in
+    the end to the initial answer itself. An empty list: all were filtered.
+    """
+    superseded: set[int] = set()
+    for candidate in sample.kept():
+        parent = candidate.parent
+        while parent is not None and parent not in superseded:
+            superseded.add(parent)
+            parent = sample.candidates[parent].parent
+    newest: dict[int, list[Candidate]] = {
+        c.index: [] for c in sample.candidates if c.parent is None
+    }
+    for candidate in sample.kept():
+        if candidate.index not in superseded:
+            newest[sample.root(candidate).index].append(candidate)
+    for index, answers in newest.items():
+        yield sample.candidates[index], answers
+
+
+def is_known(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
+
+
+def _win_rates(sample: Sample) -> dict[int, float]:
+    def sides() -> Iterator[tuple[int, float]]:
+        for verdict in sample.verdicts:
+            if is_known(verdict.p):
+                yield verdict.a, verdict.p
+                yield verdict.b, 1 - verdict.p
+
+    return _means(sample, sides())
+
+
+def _means(sample: Sample, values: Iterable[tuple[int, float]]) -> dict[int, float]:
+    by_candidate: dict[int, list[float]] = {}
+    for index, value in values:
+        by_candidate.setdefault(index, []).append(value)
+    kept = (c.index for c in sample.kept())
+    return {i: sum(by_candidate[i]) / len(by_candidate[i]) for i in kept if i in by_candidate}
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

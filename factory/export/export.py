@@ -1,0 +1,114 @@
+"""Traces -> datasets. READ FIRST in this package.
+
+One pass over the samples fills all views at once. Views are pure, so another view, or the same one
+with other rules, is made again from the traces and never calls a model. Nothing is replaced before
+every view has been written in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from factory.errors import RecipeError
+from factory.export.kto import KtoView
+from factory.export.preference import PreferenceView
+from factory.export.sft import SftView
+from factory.export.statistics import EvidenceStatistics, RowStatistics, ViewReport
+from factory.export.view import Drop, View, folder_of
+from factory.export.write import DatasetWriter
+from factory.records import Sample
+
+VIEWS: dict[str, type[PreferenceView] | type[SftView] | type[KtoView]] = {
+    "preference": PreferenceView,
+    "sft": SftView,
+    "kto": KtoView,
+}
+"""Every kind of view a recipe can name."""
+
+
+def export(
+    views: Sequence[View],
+    samples: Callable[[], Iterator[Sample]],
+    out: Path,
+    facts: Mapping[str, Any],
+) -> list[ViewReport]:
+    """Writes a dataset for each view into `out`, with rows in the order of `samples()`.
+
+    `facts` tells the cards where the data comes from; each may be missing: run_name,
+    factory_version, constitution {name, version, digest}, models {name: {model, fingerprint}},
+    tokens {prompt, cached, output}, counts {samples, quarantined}, recipe (YAML text).
+    """
+    folders = [folder_of(view) for view in views]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise RecipeError(
+                f"views: {folders.count(folder)} views would write {out / folder}; "
+                "give each its own `name`"
+            )
+    if not views:
+        return []
+    evidence = EvidenceStatistics()
+    exports: list[_Export] = []
+    try:
+        for view in views:
+            exports.append(_Export(view, out / folder_of(view)))
+        for sample in samples():
+            evidence.add(sample)
+            for each in exports:
+                each.add(sample)
+        reports = [each.finish(evidence) for each in exports]
+        for each, report in zip(exports, reports, strict=True):
+            each.publish(report, facts)
+        return reports
+    finally:
+        for each in exports:
+            each.abandon()
+
+
+class _Export:
+    """One view on its way to disk."""
+
+    def __init__(self, view: View, folder: Path) -> None:
+        features = view.features()
+        self._view = view
+        self._writer = DatasetWriter(folder, features)
+        self._statistics = RowStatistics(features)
+
+    def add(self, sample: Sample) -> None:
+        rows_before = self._statistics.rows
+        for row in self._view.rows(sample):
+            if isinstance(row, Drop):
+                self._statistics.drop(row.reason)
+            else:
+                self._writer.add(row)
+                self._statistics.add(row)
+        self._statistics.prompts += self._statistics.rows > rows_before
+
+    def finish(self, evidence: EvidenceStatistics) -> ViewReport:
+        needs = self._view.needs()
+        by_verdicts = any(need == "ranking" or need.startswith("verdicts:") for need in needs)
+        by_scores = any(need == "ranking" or need.startswith("score:") for need in needs)
+        statistics = self._statistics
+        return ViewReport(
+            view=folder_of(self._view),
+            kind=self._view.kind,
+            rows=statistics.rows,
+            prompts=statistics.prompts,
+            drops=dict(sorted(statistics.drops.items())),
+            fingerprint=self._writer.finish(),
+            spreads=statistics.spreads(),
+            shares=statistics.shares(),
+            length=statistics.length(),
+            judges=evidence.judges() if by_verdicts else {},
+            scores=evidence.scores() if by_scores else {},
+        )
+
+    def publish(self, report: ViewReport, facts: Mapping[str, Any]) -> None:
+        from factory.export.card import card
+
+        self._writer.publish(card(self._view, report, facts))
+
+    def abandon(self) -> None:
+        self._writer.abandon()

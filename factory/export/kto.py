@@ -1,0 +1,101 @@
+"""Samples -> answers labelled good or bad, for KTO.
+
+With a `threshold` the label comes from a score; without one, from pairs: winners are good, losers
+bad. An answer has one label at most once: one that both wins and loses is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from factory.export import schemas
+from factory.export.evidence import scores_of
+from factory.export.pairs import PairRules
+from factory.export.view import Drop, FolderName, answer, is_blank
+from factory.records import Candidate, Sample
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+
+class KtoView(PairRules):
+    """Single answers with a label."""
+
+    kind: Literal["kto"] = "kto"
+    name: FolderName | None = None
+    """Folder of the dataset; None: the kind."""
+    threshold: float | None = None
+    """Label by score: good at or above this (on the score's own scale). None: label by pairs."""
+
+    def conflicts(self) -> Iterator[str]:
+        if self.threshold is None:
+            yield from super().conflicts()
+            return
+        for option in ("pairs", "min_margin", "verified"):
+            value = getattr(self, option)
+            if value != PairRules.model_fields[option].default:
+                yield f"{option}: {value} is for pairs, but threshold labels by score"
+
+    def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop]:
+        by_score = self.threshold is not None
+        for labelled in self._by_score(sample) if by_score else self._by_pairs(sample):
+            if isinstance(labelled, Drop):
+                yield labelled
+                continue
+            candidate, label, score = labelled
+            yield {
+                "prompt": sample.prompt,
+                "completion": answer(candidate),
+                "label": label,
+                "score": score,
+                "prompt_id": sample.id,
+            }
+
+    def _by_score(self, sample: Sample) -> Iterator[tuple[Candidate, bool, float] | Drop]:
+        assert self.threshold is not None
+        scores = scores_of(sample, self.score)
+        if isinstance(scores, Drop):
+            yield scores
+            return
+        asked = {s.candidate for s in sample.scores if self.score in (None, s.name)}
+        for candidate in sample.candidates:
+            if candidate.drop_reason is not None:
+                yield Drop("filtered")
+            elif is_blank(candidate):
+                yield Drop("empty")
+            elif candidate.index not in scores:
+                yield Drop("unparsed" if candidate.index in asked else "not-scored")
+            else:
+                score = scores[candidate.index]
+                yield candidate, score >= self.threshold, score
+
+    def _by_pairs(self, sample: Sample) -> Iterator[tuple[Candidate, bool, float | None] | Drop]:
+        labels: dict[int, set[bool]] = {}
+        scores: dict[int, list[float]] = {}
+        for pair in self.choose(sample):
+            if isinstance(pair, Drop):
+                yield pair
+                continue
+            for candidate, label, score in (
+                (pair.chosen, True, pair.chosen_score),
+                (pair.rejected, False, pair.rejected_score),
+            ):
+                labels.setdefault(candidate.index, set()).add(label)
+                if score is not None:
+                    scores.setdefault(candidate.index, []).append(score)
+        for index in sorted(labels):
+            if len(labels[index]) == 2:
+                yield Drop("contradictory")
+                continue
+            known = scores.get(index)
+            score = sum(known) / len(known) if known else None
+            yield sample.candidates[index], True in labels[index], score
+
+    def needs(self) -> frozenset[str]:
+        if self.threshold is None:
+            return self.pair_needs()
+        return frozenset({"candidates", f"score:{self.score or '*'}"})
+
+    def features(self) -> Features:
+        return schemas.kto()

@@ -1,0 +1,205 @@
+"""Which two answers of a sample make a pair, better one first.
+
+A pair exists only where the better side is known to be better. Every pair that was considered comes
+out once, as a `Pair` or as a `Drop` with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Literal, Self
+
+import msgspec
+from pydantic import Field, model_validator
+
+from factory.config import Config
+from factory.export.evidence import Ranking, chains, compare, rank
+from factory.export.view import Drop, is_blank
+from factory.records import Candidate, Sample
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """Two different answers to one prompt, `chosen` better than `rejected`."""
+
+    chosen: Candidate
+    rejected: Candidate
+    preference: float | None = None
+    """The judge's P(chosen is better), in (0.5, 1]. None: scores ranked them, or nothing did."""
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    agreement: float | None = None
+    principle_ids: list[str] = []
+
+    @property
+    def margin(self) -> float | None:
+        """Above 0. None: not verified."""
+        if self.chosen_score is None or self.rejected_score is None:
+            return None
+        return self.chosen_score - self.rejected_score
+
+
+class PairRules(Config):
+    """How pairs are chosen; shared by the views that need pairs."""
+
+    pairs: Literal["revision_vs_initial", "best_vs_worst", "all_pairs"] = "revision_vs_initial"
+    """`revision_vs_initial`: each answer's last revision against the answer itself.
+    `best_vs_worst`: one pair a prompt, by score. `all_pairs`: every two answers of a prompt."""
+    min_margin: float = Field(0.0, ge=0.0)
+    """A pair's margin must be above this: 2p - 1 (0 to 1) by verdict, a difference by scores."""
+    verified: bool = True
+    """Keep only revisions that the judge prefers. False: every revision is chosen over its initial
+    answer unseen, as in Constitutional AI; no judge is needed. For `revision_vs_initial` only."""
+    score: str | None = None
+    """Name of the score to rank by. None: the judge's verdicts; without any, the only score there
+    is. For `best_vs_worst` and `all_pairs` only."""
+
+    def conflicts(self) -> Iterator[str]:
+        """What these options say that cannot be meant together."""
+        by_revision = self.pairs == "revision_vs_initial"
+        if by_revision and self.score is not None:
+            yield (
+                f"score: {self.score} ranks best_vs_worst and all_pairs; revision_vs_initial goes "
+                "by the judge's verdict; leave score out, or choose other pairs"
+            )
+        if not self.verified and not by_revision:
+            yield f"verified: false is for revision_vs_initial; {self.pairs} needs evidence"
+        if not self.verified and self.min_margin > 0:
+            yield f"min_margin: {self.min_margin} needs verified: true; else there is no margin"
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> Self:
+        for conflict in self.conflicts():
+            raise ValueError(conflict)
+        return self
+
+    def pair_needs(self) -> frozenset[str]:
+        if self.pairs != "revision_vs_initial":
+            return frozenset({"candidates", f"score:{self.score}" if self.score else "ranking"})
+        if not self.verified:
+            return frozenset({"revisions"})
+        return frozenset({"revisions", "verdicts:revision_vs_initial"})
+
+    def choose(self, sample: Sample) -> Iterator[Pair | Drop]:
+        """The sample's pairs, in order of their candidates."""
+        if self.pairs == "revision_vs_initial":
+            yield from self._revision_vs_initial(sample)
+            return
+        ranking = rank(sample, self.score)
+        if isinstance(ranking, Drop):
+            yield ranking
+        elif len(ranking.scores) < 2:
+            yield Drop("too-few-scored")
+        elif self.pairs == "best_vs_worst":
+            yield self._best_vs_worst(sample, ranking)
+        else:
+            for a, b in combinations(sample.kept(), 2):
+                if ranking.is_by_verdicts:
+                    yield self._judged(sample, a, b)
+                else:
+                    yield self._scored(a, b, ranking.scores)
+
+    def _revision_vs_initial(self, sample: Sample) -> Iterator[Pair | Drop]:
+        revised = {c.parent for c in sample.candidates}
+        for initial, newest in chains(sample):
+            if initial.drop_reason is not None:
+                yield Drop("filtered")
+                continue
+            revisions = [c for c in newest if c is not initial]
+            if not revisions:
+                yield Drop("filtered" if initial.index in revised else "no-revision")
+            for revision in revisions:
+                if self.verified:
+                    yield self._preferred(sample, revision, initial)
+                else:
+                    yield _unverified(sample, revision, initial)
+
+    def _preferred(self, sample: Sample, revision: Candidate, initial: Candidate) -> Pair | Drop:
+        """The revision over its initial answer, if the judge says so."""
+        pair = self._judged(sample, revision, initial)
+        if isinstance(pair, Pair) and pair.chosen is not revision:
+            return Drop("revision-not-preferred")
+        return pair
+
+    def _best_vs_worst(self, sample: Sample, ranking: Ranking) -> Pair | Drop:
+        scored = [c for c in sample.kept() if c.index in ranking.scores]
+        best = max(scored, key=lambda c: ranking.scores[c.index])
+        worst = min(scored, key=lambda c: ranking.scores[c.index])
+        if best is worst:  # max and min both take the first of equals
+            return Drop("tie")
+        pair = self._scored(best, worst, ranking.scores)
+        if isinstance(pair, Drop) or not ranking.is_by_verdicts:
+            return pair
+        verdict = compare(sample, best.index, worst.index)
+        if verdict is None or verdict.p is None:
+            return pair
+        if verdict.p <= 0.5:
+            # A judge may be intransitive: face to face, the best on average does not win.
+            return Drop("tie" if verdict.p == 0.5 else "contradictory")
+        return msgspec.structs.replace(
+            pair,
+            preference=verdict.p,
+            agreement=verdict.agreement,
+            principle_ids=verdict.principle_ids,
+        )
+
+    def _judged(self, sample: Sample, a: Candidate, b: Candidate) -> Pair | Drop:
+        """The two by their own verdict, the winner chosen."""
+        if unfit := _unfit(a, b):
+            return unfit
+        verdict = compare(sample, a.index, b.index)
+        if verdict is None:
+            return Drop("not-judged")
+        if verdict.p is None:
+            return Drop("unparsed")
+        if verdict.p == 0.5:
+            return Drop("tie")
+        if abs(2 * verdict.p - 1) <= self.min_margin:
+            return Drop("margin-too-small")
+        p, chosen, rejected = (verdict.p, a, b) if verdict.p > 0.5 else (1 - verdict.p, b, a)
+        return Pair(chosen, rejected, p, p, 1 - p, verdict.agreement, verdict.principle_ids)
+
+    def _scored(self, a: Candidate, b: Candidate, scores: dict[int, float]) -> Pair | Drop:
+        """The two by their scores, the higher one chosen."""
+        if unfit := _unfit(a, b):
+            return unfit
+        if a.index not in scores or b.index not in scores:
+            return Drop("not-scored")
+        chosen, rejected = (a, b) if scores[a.index] > scores[b.index] else (b, a)
+        margin = scores[chosen.index] - scores[rejected.index]
+        if margin == 0:
+            return Drop("tie")
+        if margin <= self.min_margin:
+            return Drop("margin-too-small")
+        return Pair(
+            chosen,
+            rejected,
+            chosen_score=scores[chosen.index],
+            rejected_score=scores[rejected.index],
+        )
+
+
+def _unverified(sample: Sample, revision: Candidate, initial: Candidate) -> Pair | Drop:
+    """The revision over its initial answer, on the strength of the critiques alone."""
+    if unfit := _unfit(revision, initial):
+        return unfit
+    line = {initial.index}
+    ancestor = revision
+    while ancestor.parent is not None:
+        ancestor = sample.candidates[ancestor.parent]
+        line.add(ancestor.index)
+    critiques = (c for c in sample.critiques if c.candidate in line)
+    return Pair(
+        revision,
+        initial,
+        principle_ids=list(dict.fromkeys(i for c in critiques for i in c.principle_ids)),
+    )
+
+
+def _unfit(a: Candidate, b: Candidate) -> Drop | None:
+    """Why these texts make no pair, whatever a judge says of them."""
+    if is_blank(a) or is_blank(b):
+        return Drop("empty")
+    if a.text.strip() == b.text.strip():
+        return Drop("identical")
+    return None

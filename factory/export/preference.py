@@ -1,0 +1,52 @@
+"""Samples -> rows of a better and a worse answer, for DPO and its family and for reward models.
+
+Always: `chosen` and `rejected` differ, and where anything was measured `margin > 0`.
+TRL's RewardTrainer puts a column named `margin` into its loss; remove it if that is not meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from factory.export import schemas
+from factory.export.pairs import PairRules
+from factory.export.view import Drop, FolderName, answer
+from factory.records import Sample
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+
+class PreferenceView(PairRules):
+    """Pairs of answers, the better one chosen."""
+
+    kind: Literal["preference"] = "preference"
+    name: FolderName | None = None
+    """Folder of the dataset; None: the kind."""
+
+    def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop]:
+        for pair in self.choose(sample):
+            if isinstance(pair, Drop):
+                yield pair
+                continue
+            yield {
+                "prompt": sample.prompt,
+                "chosen": answer(pair.chosen),
+                "rejected": answer(pair.rejected),
+                "preference": pair.preference,
+                "margin": pair.margin,
+                "chosen_score": pair.chosen_score,
+                "rejected_score": pair.rejected_score,
+                "principle_ids": pair.principle_ids,
+                "agreement": pair.agreement,
+                "chosen_origin": pair.chosen.origin,
+                "rejected_origin": pair.rejected.origin,
+                "prompt_id": sample.id,
+            }
+
+    def needs(self) -> frozenset[str]:
+        return self.pair_needs()
+
+    def features(self) -> Features:
+        return schemas.preference()

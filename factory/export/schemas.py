@@ -1,0 +1,86 @@
+"""The columns of every view, side by side. TRL 1.16 trains on these unchanged.
+
+Features are always explicit: a type is never guessed from the first rows, which may all be null.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+
+def preference() -> Features:
+    from datasets import Features, List, Value
+
+    return Features(
+        {
+            "prompt": _messages(),
+            "chosen": _messages(),
+            "rejected": _messages(),
+            "preference": Value("float64"),
+            "margin": Value("float64"),
+            "chosen_score": Value("float64"),
+            "rejected_score": Value("float64"),
+            "principle_ids": List(Value("string")),
+            "agreement": Value("float64"),
+            "chosen_origin": Value("string"),
+            "rejected_origin": Value("string"),
+            "prompt_id": Value("string"),
+        }
+    )
+
+
+def kto() -> Features:
+    from datasets import Features, Value
+
+    return Features(
+        {
+            "prompt": _messages(),
+            "completion": _messages(),
+            "label": Value("bool"),
+            "score": Value("float64"),
+            "prompt_id": Value("string"),
+        }
+    )
+
+
+def sft() -> Features:
+    from datasets import Features, Value
+
+    return Features(
+        {
+            "prompt": _messages(),
+            "completion": _messages(),
+            "origin": Value("string"),
+            "prompt_id": Value("string"),
+        }
+    )
+
+
+def _messages() -> object:
+    from datasets import List, Value
+
+    return List({"role": Value("string"), "content": Value("string")})
+
+
+MEANINGS = {
+    "prompt": "the conversation to answer, as messages",
+    "chosen": "the better answer, as one assistant message",
+    "rejected": "the worse answer, as one assistant message",
+    "completion": "the answer, as one assistant message",
+    "preference": "the judge's P(chosen is better), in (0.5, 1]; null where scores ranked the pair",
+    "margin": "chosen_score - rejected_score, above 0; null where nothing was measured",
+    "chosen_score": "the chosen answer's score, or the judge's P(it is better)",
+    "rejected_score": "the same of the rejected answer",
+    "principle_ids": "the constitution's principles that were applied",
+    "agreement": "share of the judge's readings that prefer the chosen answer, in [0, 1]",
+    "chosen_origin": "the stage that wrote the chosen answer",
+    "rejected_origin": "the stage that wrote the rejected answer",
+    "label": "true: a good answer",
+    "score": "the score behind the label",
+    "origin": "the stage that wrote the answer",
+    "prompt_id": "the source's id of the prompt",
+}
+"""What each column holds, for the dataset card."""

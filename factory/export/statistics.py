@@ -1,0 +1,236 @@
+"""What is counted while a dataset is written: one pass, memory flat however many rows there are."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from factory.export.evidence import is_known
+from factory.records import Sample
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+RESERVOIR = 100_000
+"""Values kept for quartiles: exact up to here, beyond it within about 0.3 percentiles (2 s.d.)."""
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """How a number is distributed. Quartiles interpolate linearly; above `RESERVOIR` values they
+    are those of a uniform sample of that many. The rest is exact."""
+
+    count: int
+    """Known values; nulls are left out."""
+    mean: float
+    min: float
+    q1: float
+    median: float
+    q3: float
+    max: float
+
+
+class LengthBaseline(msgspec.Struct, frozen=True):
+    """How well "the longer answer is better" predicts the pairs. Lengths are in words."""
+
+    pairs: int
+    chosen_longer: int
+    same_length: int
+    share_longer: float
+    """chosen_longer / pairs, in [0, 1]. Far above 0.5: a model may learn length, not quality."""
+    mean_words_chosen: float
+    mean_words_rejected: float
+
+
+class JudgeQuality(msgspec.Struct, frozen=True):
+    """How far one judge can be trusted, over all its verdicts in the traces."""
+
+    verdicts: int
+    unparsed: int
+    flips: int
+    """Verdicts in which the two orders prefer different answers."""
+    flip_rate: float | None
+    """flips / verdicts whose two orders could both be read, in [0, 1]. None: there are none."""
+    mean_order_gap: float | None
+    """Mean of `Verdict.order_gap`, in [0, 1]; 0: order does not matter."""
+
+
+class ScoreQuality(msgspec.Struct, frozen=True):
+    """How often a pointwise score could be read, over the traces."""
+
+    scores: int
+    unparsed: int
+
+
+class ViewReport(msgspec.Struct):
+    """One dataset as it was made; goes into the manifest."""
+
+    view: str
+    """Its folder."""
+    kind: str
+    rows: int
+    prompts: int
+    """Samples with at least one row."""
+    drops: dict[str, int]
+    """Rows considered and not made, by reason."""
+    fingerprint: str
+    """Hash of the content: equal fingerprints, equal rows."""
+    spreads: dict[str, Spread]
+    """Of each number column, by its name, and of answer lengths, as `chosen words`."""
+    shares: dict[str, float]
+    """Of each boolean column: the share that is true."""
+    length: LengthBaseline | None
+    """None: not pairs, or no rows."""
+    judges: dict[str, JudgeQuality]
+    """By judge stage. Empty where the view does not rest on verdicts."""
+    scores: dict[str, ScoreQuality]
+    """By score. Empty where the view does not rest on scores."""
+
+
+class Numbers:
+    """Collects one number's `Spread`."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum = 0.0
+        self._min = math.inf
+        self._max = -math.inf
+        self._kept: list[float] = []
+        self._random = random.Random(0)  # fixed, so that two exports report the same
+
+    def add(self, value: float) -> None:
+        self._count += 1
+        self._sum += value
+        self._min = min(self._min, value)
+        self._max = max(self._max, value)
+        if len(self._kept) < RESERVOIR:
+            self._kept.append(value)
+        elif (slot := int(self._random.random() * self._count)) < RESERVOIR:  # Vitter's algorithm R
+            self._kept[slot] = value
+
+    def spread(self) -> Spread | None:
+        if not self._count:
+            return None
+        ordered = sorted(self._kept)
+        return Spread(
+            self._count,
+            self._sum / self._count,
+            self._min,
+            _quantile(ordered, 0.25),
+            _quantile(ordered, 0.5),
+            _quantile(ordered, 0.75),
+            self._max,
+        )
+
+
+class RowStatistics:
+    """Counts one view's rows and drops. `features` tells which columns are numbers or answers."""
+
+    def __init__(self, features: Features) -> None:
+        from datasets import List, Value
+
+        self._numbers = [n for n, f in features.items() if f == Value("float64")]
+        self._booleans = [n for n, f in features.items() if f == Value("bool")]
+        self._answers = [
+            n
+            for n, f in features.items()
+            if n != "prompt" and isinstance(f, List) and isinstance(f.feature, dict)
+        ]
+        self._has_pairs = {"chosen", "rejected"} <= set(self._answers)
+        self._collected: defaultdict[str, Numbers] = defaultdict(Numbers)
+        self._trues = dict.fromkeys(self._booleans, 0)
+        self._chosen_longer = 0
+        self._same_length = 0
+        self.rows = 0
+        self.prompts = 0
+        self.drops: dict[str, int] = {}
+
+    def drop(self, reason: str) -> None:
+        self.drops[reason] = self.drops.get(reason, 0) + 1
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self.rows += 1
+        for name in self._numbers:
+            if row[name] is not None:
+                self._collected[name].add(row[name])
+        for name in self._booleans:
+            self._trues[name] += bool(row[name])
+        words = {name: sum(len(m["content"].split()) for m in row[name]) for name in self._answers}
+        for name, count in words.items():
+            self._collected[f"{name} words"].add(count)
+        if self._has_pairs:
+            self._chosen_longer += words["chosen"] > words["rejected"]
+            self._same_length += words["chosen"] == words["rejected"]
+
+    def spreads(self) -> dict[str, Spread]:
+        found = {name: numbers.spread() for name, numbers in self._collected.items()}
+        return {name: spread for name, spread in sorted(found.items()) if spread is not None}
+
+    def shares(self) -> dict[str, float]:
+        return {name: trues / self.rows for name, trues in self._trues.items() if self.rows}
+
+    def length(self) -> LengthBaseline | None:
+        if not self._has_pairs or not self.rows:
+            return None
+        spreads = self.spreads()
+        return LengthBaseline(
+            self.rows,
+            self._chosen_longer,
+            self._same_length,
+            self._chosen_longer / self.rows,
+            spreads["chosen words"].mean,
+            spreads["rejected words"].mean,
+        )
+
+
+class EvidenceStatistics:
+    """Counts the verdicts and scores of all samples, whether or not a row came of them."""
+
+    def __init__(self) -> None:
+        self._verdicts: dict[str, list[int]] = {}  # judge -> all, parsed, both orders read, flips
+        self._gaps: defaultdict[str, Numbers] = defaultdict(Numbers)
+        self._scores: dict[str, list[int]] = {}  # score -> all, parsed
+
+    def add(self, sample: Sample) -> None:
+        for verdict in sample.verdicts:
+            counts = self._verdicts.setdefault(verdict.judge, [0, 0, 0, 0])
+            counts[0] += 1
+            counts[1] += is_known(verdict.p)
+            counts[2] += verdict.is_consistent is not None
+            counts[3] += verdict.is_consistent is False
+            if is_known(verdict.order_gap):
+                self._gaps[verdict.judge].add(verdict.order_gap)
+        for score in sample.scores:
+            values = self._scores.setdefault(score.name, [0, 0])
+            values[0] += 1
+            values[1] += is_known(score.value)
+
+    def judges(self) -> dict[str, JudgeQuality]:
+        qualities: dict[str, JudgeQuality] = {}
+        for judge, (verdicts, parsed, in_both, flips) in sorted(self._verdicts.items()):
+            gap = self._gaps[judge].spread()
+            qualities[judge] = JudgeQuality(
+                verdicts,
+                verdicts - parsed,
+                flips,
+                flips / in_both if in_both else None,
+                gap.mean if gap else None,
+            )
+        return qualities
+
+    def scores(self) -> dict[str, ScoreQuality]:
+        return {
+            name: ScoreQuality(values, values - parsed)
+            for name, (values, parsed) in sorted(self._scores.items())
+        }
+
+
+def _quantile(ordered: list[float], q: float) -> float:
+    position = q * (len(ordered) - 1)
+    below = math.floor(position)
+    above = math.ceil(position)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)

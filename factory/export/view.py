@@ -1,0 +1,84 @@
+"""What a view is: a pure function from one sample to rows of a dataset.
+
+A view is a frozen config (a part of the recipe) with three methods. It never calls a model and
+looks at one sample at a time, so any view can be made again from the traces at no cost. Where it
+makes no row it gives the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import msgspec
+from pydantic import Field
+
+from factory.records import Candidate, Message, Sample
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
+"""No dots or slashes: temporary folders begin with a dot, and a view stays inside its run."""
+
+REASONS = {
+    "contradictory": "the evidence points both ways",
+    "empty": "an answer is blank",
+    "filtered": "a filter stage dropped the answer",
+    "identical": "both answers are the same text",
+    "margin-too-small": "better by no more than `min_margin`",
+    "no-revision": "the answer was never revised",
+    "not-judged": "no judge compared the two",
+    "not-scored": "the answer has no score",
+    "revision-not-preferred": "the judge prefers the initial answer",
+    "several-scores": "more than one score and none named: set `score`",
+    "tie": "neither answer is better",
+    "too-few-scored": "fewer than two answers have a score",
+    "truncated": "cut off at max_tokens",
+    "unparsed": "the judge's answer could not be read",
+}
+"""Every reason our views drop for, in words that stay: manifests carry them."""
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """A row that was considered and not made."""
+
+    reason: str
+    """A key of `REASONS` (a user's own view may have others)."""
+
+
+class View(Protocol):
+    """A dataset to make from the traces."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def name(self) -> str | None:
+        """The dataset's folder; None: its kind."""
+
+    def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop]:
+        """The sample's rows, one value for each feature, and a drop for each row not made."""
+
+    def needs(self) -> frozenset[str]:
+        """Facts that the recipe's stages must make: `candidates`, `revisions`,
+        `verdicts:revision_vs_initial`, `score:<name>`, `score:*` (any one score), or `ranking`
+        (any one score, or verdicts over all pairs).
+        """
+
+    def features(self) -> Features: ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+
+
+def folder_of(view: View) -> str:
+    return view.name or view.kind
+
+
+def answer(candidate: Candidate) -> list[Message]:
+    """The candidate as TRL's completion: the assistant's one message."""
+    return [{"role": "assistant", "content": candidate.text}]
+
+
+def is_blank(candidate: Candidate) -> bool:
+    return not candidate.text.strip()

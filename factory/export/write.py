@@ -1,0 +1,175 @@
+"""Rows -> a dataset folder that `datasets.load_from_disk()` memory-maps; whole or absent.
+
+    FOLDER/data-00000-of-0000N.arrow   Arrow IPC streams
+    FOLDER/dataset_info.json           features
+    FOLDER/README.md                   the card
+    FOLDER/state.json                  files and fingerprint; written last
+
+Rows stream into a hidden sibling folder, which takes the old dataset's place by rename once every
+file is on disk. A reader never sees half a dataset: a crash leaves the old one or the new one; at
+worst, between the two renames, the old one under its hidden name, from where the next writer puts
+it back. The bytes depend on the rows alone. One writer a folder at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.errors import FactoryError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Features
+
+BATCH_ROWS = 1_000
+"""Rows a record batch. A memory-mapped reader touches one batch to get at one row."""
+SHARD_BYTES = 500_000_000
+"""A file is closed at the first batch boundary past this; what `datasets` does by default."""
+
+
+class DatasetWriter:
+    """Writes one dataset: `add` every row, then `finish` and `publish`, or `abandon`."""
+
+    def __init__(self, folder: Path, features: Features) -> None:
+        self.folder = folder
+        self._features = features
+        self._schema: pa.Schema = features.arrow_schema
+        self._building = folder.with_name(f".{folder.name}.tmp")
+        self._replaced = folder.with_name(f".{folder.name}.old")
+        self._rows: list[Mapping[str, Any]] = []
+        self._shards: list[Path] = []
+        self._stream: pa.RecordBatchStreamWriter | None = None
+        self._file: pa.NativeFile | None = None
+        self._clear_up()
+        self._building.mkdir(parents=True)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """`row` has a value for every feature."""
+        self._rows.append(row)
+        if len(self._rows) >= BATCH_ROWS:
+            self._write_batch()
+
+    def finish(self) -> str:
+        """All rows are in. Returns the fingerprint: a hash of features and rows."""
+        if self._rows:
+            self._write_batch()
+        if not self._shards:
+            self._open_shard()  # load_from_disk wants a file even for no rows
+        self._close_shard()
+        for i, shard in enumerate(self._shards):
+            # The number of shards is only known now.
+            self._shards[i] = shard.rename(
+                self._building / f"data-{i:05d}-of-{len(self._shards):05d}.arrow"
+            )
+        content = hashlib.sha256()
+        for shard in self._shards:
+            with shard.open("rb") as file:
+                content.update(hashlib.file_digest(file, "sha256").digest())
+        self._fingerprint = content.hexdigest()[:16]
+        return self._fingerprint
+
+    def publish(self, card: str) -> None:
+        """Puts the dataset, with its card, in its place."""
+        from dataclasses import asdict
+
+        from datasets import DatasetInfo
+
+        self._write_text("README.md", card)
+        info = asdict(DatasetInfo(features=self._features))
+        self._write_text("dataset_info.json", _json({key: info[key] for key in sorted(info)}))
+        state: dict[str, object] = {
+            "_data_files": [{"filename": shard.name} for shard in self._shards],
+            "_fingerprint": self._fingerprint,
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": None,
+        }
+        self._write_text("state.json", _json(state))
+        _sync(self._building)
+        if self.folder.exists():
+            self.folder.rename(self._replaced)
+        self._building.rename(self.folder)
+        _sync(self.folder.parent)
+        shutil.rmtree(self._replaced, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """Leaves everything as it was before. Does nothing after `publish`."""
+        if self._file is not None:
+            self._file.close()
+        self._stream = self._file = None
+        shutil.rmtree(self._building, ignore_errors=True)
+        self._restore()
+
+    def _clear_up(self) -> None:
+        """Makes good what an interrupted writer left behind."""
+        self._restore()
+        for stale in (self._building, self._replaced):
+            if stale.exists():
+                shutil.rmtree(stale)
+        if self.folder.exists() and not (self.folder / "state.json").is_file():
+            raise FactoryError(
+                f"{self.folder} exists and is not a dataset, so it is not replaced; "
+                "move it away, or give the view another name"
+            )
+
+    def _restore(self) -> None:
+        """Puts the old dataset back, if it was moved aside and nothing took its place."""
+        if self._replaced.exists() and not self.folder.exists():
+            self._replaced.rename(self.folder)
+
+    def _write_batch(self) -> None:
+        import pyarrow as pa
+
+        columns = [
+            pa.array([row[field.name] for row in self._rows], type=field.type)
+            for field in self._schema
+        ]
+        stream = self._stream or self._open_shard()
+        stream.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
+        self._rows.clear()
+        assert self._file is not None
+        if self._file.tell() >= SHARD_BYTES:
+            self._close_shard()
+
+    def _open_shard(self) -> pa.RecordBatchStreamWriter:
+        import pyarrow as pa
+
+        path = self._building / f"data-{len(self._shards):05d}.arrow"
+        self._shards.append(path)
+        self._file = pa.OSFile(str(path), "wb")
+        self._stream = pa.ipc.new_stream(self._file, self._schema)
+        return self._stream
+
+    def _close_shard(self) -> None:
+        if self._stream is None or self._file is None:
+            return
+        self._stream.close()
+        self._file.close()
+        self._stream = self._file = None
+        _sync(self._shards[-1])
+
+    def _write_text(self, name: str, text: str) -> None:
+        path = self._building / name
+        path.write_text(text, encoding="utf-8")
+        _sync(path)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2) + "\n"
+
+
+def _sync(path: Path) -> None:
+    """Forces a file, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,104 @@
+"""`factory preview`: a few samples, made for real and shown for reading."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import difflib
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.text import Text
+
+from factory.engines import build
+from factory.ledger import Ledger
+from factory.recipe import Recipe
+from factory.records import Candidate, Failure, Sample
+from factory.runner.calls import Calls
+from factory.runner.run import alone_in, outcomes
+from factory.runner.source import open_source
+
+
+def answer_some(recipe: Recipe, out: Path) -> list[Sample | Failure]:
+    """Take the recipe's rows (set `source.limit`) through its stages; only the ledger is kept."""
+    with alone_in(out), Ledger(out / "ledger.sqlite") as ledger:
+        engines = build(recipe.models, recipe.folder, out / "logs")
+        source = open_source(recipe.source, recipe.folder)
+
+        async def collect() -> list[Sample | Failure]:
+            try:
+                calls = Calls(ledger, engines)
+                async with contextlib.aclosing(outcomes(recipe, source.rows(), calls)) as ended:
+                    return [outcome.result async for outcome in ended]
+            finally:
+                for engine in set(engines.values()):
+                    await engine.close()
+
+        return asyncio.run(collect())
+
+
+def show(result: Sample | Failure, console: Console | None = None) -> None:
+    """Print one sample, or why it failed."""
+    console = console or Console(highlight=False)
+    if isinstance(result, Failure):
+        text = Text(f"{result.stage}: {result.error}\n\n{result.raw}")
+        console.print(Panel(text, title=f"row {result.index} quarantined", border_style="red"))
+        return
+    parts: list[Text | Rule] = [_titled(m["role"], m["content"]) for m in result.prompt]
+    for candidate in result.candidates:
+        parts += [Rule(style="dim"), *_candidate(result, candidate)]
+    for verdict in result.verdicts:
+        text = "unparsed" if verdict.p is None else f"{verdict.p:.3f}"
+        parts.append(Rule(style="dim"))
+        parts.append(
+            _titled(
+                f"{verdict.judge}",
+                f"P(answer {verdict.a} better than answer {verdict.b}) = {text}"
+                + (f", {', '.join(verdict.principle_ids)}" if verdict.principle_ids else "")
+                + ("" if verdict.is_consistent else "; the two orders disagree"),
+            )
+        )
+    console.print(Panel(Group(*parts), title=f"row {result.index}  {result.id}", title_align="left"))
+
+
+def _candidate(sample: Sample, candidate: Candidate) -> list[Text | Rule]:
+    parts: list[Text | Rule] = []
+    title = f"answer {candidate.index}"
+    text = Text(candidate.text)
+    if candidate.parent is not None:
+        title += f", revision {candidate.round} of answer {candidate.parent}"
+        text = word_diff(sample.candidates[candidate.parent].text, candidate.text)
+    for critique in sample.critiques:
+        if critique.candidate == candidate.parent:
+            title_of = f"critique of answer {critique.candidate}: {', '.join(critique.principle_ids)}"
+            parts.append(_titled(title_of, critique.text))
+    if candidate.drop_reason:
+        title += f" (dropped: {candidate.drop_reason})"
+    for score in sample.scores:
+        if score.candidate == candidate.index:
+            title += f" ({score.name}: {'unparsed' if score.value is None else f'{score.value:.2f}'})"
+    return [*parts, _titled(title, text)]
+
+
+def _titled(title: str, text: str | Text) -> Text:
+    return Text.assemble((title, "bold cyan"), "\n", text, "\n")
+
+
+def word_diff(old: str, new: str) -> Text:
+    """The new text with what was added in green and what was removed struck out in red."""
+    before, after = old.split(), new.split()
+    text = Text()
+    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+    for operation, i, j, k, m in matcher.get_opcodes():
+        if operation == "equal":
+            text.append(" ".join(before[i:j]) + " ")
+            continue
+        if j > i:
+            text.append(" ".join(before[i:j]), style="red strike")
+            text.append(" ")
+        if m > k:
+            text.append(" ".join(after[k:m]), style="green")
+            text.append(" ")
+    return text

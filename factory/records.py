@@ -1,0 +1,185 @@
+"""One prompt and everything learned about it: the records that traces are made of.
+
+Every record can be traced to the model calls behind it: `call` is the ledger key of that call, in
+hexadecimal. Records hold nothing that depends on timing (seconds, cache hits, order of arrival), so
+that two runs of one recipe write the same bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+import msgspec
+
+
+class Message(TypedDict):
+    """One turn of a conversation. `role`: system, user or assistant."""
+
+    role: str
+    content: str
+
+
+class Candidate(msgspec.Struct):
+    """An answer to the prompt."""
+
+    index: int
+    """Position in `Sample.candidates`."""
+    text: str
+    origin: str
+    """The stage that made it: `generate` or `revise` (or a user's own)."""
+    model: str
+    """The recipe's name of the model that wrote it."""
+    call: str
+    parent: int | None = None
+    """The candidate this one is a revision of."""
+    round: int = 0
+    """0: an initial answer. r >= 1: made by the r-th revision."""
+    finish_reason: str = "stop"
+    """`stop`: ended by itself. `length`: cut at max_tokens."""
+    output_tokens: int = 0
+    drop_reason: str | None = None
+    """Why a filter dropped it; None: kept. Dropped candidates stay in the trace."""
+
+
+class Critique(msgspec.Struct):
+    """What the model found wrong with a candidate, in the light of some principles."""
+
+    candidate: int
+    round: int
+    """The revision round it serves, from 1."""
+    principle_ids: list[str]
+    text: str
+    call: str
+    request: str
+    """The user's turn that asked for it; a revision goes on from the same conversation."""
+    few_shot: int = 0
+    """Worked examples of the constitution at the start of that conversation."""
+
+
+class Reading(msgspec.Struct):
+    """One reading of a judge: one principle, one order of the two answers."""
+
+    principle_id: str
+    is_swapped: bool
+    """True: `Verdict.b` was shown first, as answer A."""
+    p: float | None
+    """P(`Verdict.a` is better), in [0, 1], whatever the order shown. None: unparsed."""
+    label_mass: float
+    """Probability the judge gave to the labels together, in [0, 1]; small: it was not answering."""
+    call: str
+    reasoning: str = ""
+
+
+class Verdict(msgspec.Struct):
+    """A judge's comparison of candidates `a` and `b`, always in both orders."""
+
+    judge: str
+    """Name of the judge stage."""
+    a: int
+    b: int
+    p: float | None
+    """P(`a` is better than `b`): mean over orders and principles. None: unparsed."""
+    order_gap: float | None
+    """Mean over principles of |p as shown - p swapped|, in [0, 1]; 0: order does not matter."""
+    is_consistent: bool | None
+    """Both orders, each averaged over principles, prefer the same answer."""
+    agreement: float | None
+    """Share of readings on the winner's side, in [0, 1]; of a tie: 0.5."""
+    principle_ids: list[str]
+    readings: list[Reading]
+
+
+class Score(msgspec.Struct):
+    """A number given to one candidate by a pointwise judge (later: by reward models, verifiers)."""
+
+    name: str
+    candidate: int
+    value: float | None
+    """Higher is better. None: unparsed, never zero."""
+    detail: str = ""
+    calls: list[str] = []
+
+
+class Sample(msgspec.Struct):
+    """One prompt and everything learned about it. Stages take a sample and return it with more."""
+
+    id: str
+    """The source's id, or a hash of the prompt. Seeds derive from it."""
+    index: int
+    """Row of the source, from 0."""
+    prompt: list[Message]
+    """The conversation to answer; the last message is the user's."""
+    tags: list[str] = []
+    reference: str | None = None
+    """The reference answer, where the source has one."""
+    candidates: list[Candidate] = []
+    critiques: list[Critique] = []
+    verdicts: list[Verdict] = []
+    scores: list[Score] = []
+
+    def kept(self) -> list[Candidate]:
+        """Candidates that no filter dropped."""
+        return [c for c in self.candidates if c.drop_reason is None]
+
+    def heads(self) -> list[Candidate]:
+        """Kept candidates without a revision: the newest of each chain."""
+        revised = {c.parent for c in self.candidates}
+        return [c for c in self.kept() if c.index not in revised]
+
+    def root(self, candidate: Candidate) -> Candidate:
+        """The initial answer that `candidate` descends from (itself, if it is one)."""
+        while candidate.parent is not None:
+            candidate = self.candidates[candidate.parent]
+        return candidate
+
+    def revision_pairs(self) -> list[tuple[Candidate, Candidate]]:
+        """(initial answer, its newest revision) for each kept initial answer with a kept one."""
+        newest: dict[int, Candidate] = {}
+        for candidate in self.kept():
+            if candidate.parent is not None:
+                newest[self.root(candidate).index] = candidate
+        return [
+            (self.candidates[root], final)
+            for root, final in newest.items()
+            if self.candidates[root].drop_reason is None
+        ]
+
+    def conversation(self, candidate: Candidate) -> list[Message]:
+        """The prompt with this candidate as the assistant's answer."""
+        return [*self.prompt, {"role": "assistant", "content": candidate.text}]
+
+
+class BadRow(msgspec.Struct):
+    """A source row that is not a prompt. Quarantined, never skipped in silence."""
+
+    index: int
+    """Row of the source, from 0."""
+    line: int | None
+    """Line of the file, from 1 (text formats)."""
+    error: str
+    raw: str = ""
+    """The row as read, cut to 2,000 characters."""
+
+
+class Failure(msgspec.Struct):
+    """One line of `quarantine.jsonl`."""
+
+    index: int
+    line: int | None
+    id: str | None
+    stage: str
+    """`source`, or the stage that failed, as `stages[2] judge`."""
+    error: str
+    raw: str
+    is_permanent: bool
+
+
+def to_row(sample: Sample) -> dict[str, Any]:
+    """The sample as plain dicts and lists, for Arrow."""
+    row: dict[str, Any] = msgspec.to_builtins(sample)
+    return row
+
+
+def from_row(row: dict[str, Any]) -> Sample:
+    """The inverse of `to_row`."""
+    return msgspec.convert(row, Sample)

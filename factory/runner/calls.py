@@ -1,0 +1,155 @@
+"""Every model call of a run goes through here: remembered, in flight already, or made.
+
+`SampleModels` is what a stage sees. It turns a `Question` into a `Request` with the seed and the
+priority of its sample; `Calls` answers it from the ledger if it can, joins a call that is in flight
+if there is one, and otherwise asks the engine and remembers the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from factory.constitution import Constitution
+from factory.engines.base import Completion, Engine, Request
+from factory.ledger import Ledger, call_key
+from factory.records import Sample
+from factory.stages.base import Asked, Question, derive_seed
+
+
+class Answer:
+    """A completion and the ledger key of its call."""
+
+    __slots__ = ("completion", "key")
+
+    def __init__(self, key: bytes, completion: Completion) -> None:
+        self.key = key
+        self.completion = completion
+
+    @property
+    def call(self) -> str:
+        return self.key.hex()
+
+
+class StageCount(msgspec.Struct):
+    """What a stage asked for. Tokens are those of all its calls, made or remembered."""
+
+    made: int = 0
+    remembered: int = 0
+    """Answered from the ledger, or by a call of the same content already in flight."""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt tokens, those from the engine's prefix cache when the call was made."""
+    output_tokens: int = 0
+    seconds: float = 0.0
+    """Waiting of all samples added up; samples wait at the same time."""
+
+    def add(self, other: StageCount) -> None:
+        for field in self.__struct_fields__:
+            setattr(self, field, getattr(self, field) + getattr(other, field))
+
+
+class Calls:
+    """The ledger in front of the engines."""
+
+    def __init__(self, ledger: Ledger, engines: Mapping[str, Engine]) -> None:
+        self._ledger = ledger
+        self._engines = engines
+        self._fingerprints: dict[str, str] = {}
+        self._in_flight: dict[bytes, asyncio.Future[Completion | None]] = {}
+
+    async def answer(
+        self, model: str, requests: Sequence[Request], count: StageCount
+    ) -> list[Asked]:
+        """Answer all requests, in their order. One that fails fails all, when all have ended."""
+        fingerprint = self._fingerprints.get(model)
+        if fingerprint is None:
+            fingerprint = self._fingerprints[model] = self._engines[model].fingerprint
+        keys = [call_key(fingerprint, request) for request in requests]
+        answers: list[Completion | BaseException | None] = [self._ledger.get(k) for k in keys]
+        count.remembered += sum(found is not None for found in answers)
+        missing = [i for i, found in enumerate(answers) if found is None]
+        engine = self._engines[model]
+        if len(missing) == 1:
+            only = missing[0]
+            answers[only] = await self._make(engine, keys[only], requests[only], count)
+        elif missing:
+            made = await asyncio.gather(
+                *(self._make(engine, keys[i], requests[i], count) for i in missing),
+                return_exceptions=True,
+            )
+            for i, result in zip(missing, made, strict=True):
+                answers[i] = result
+        asked: list[Asked] = []
+        for key, completion in zip(keys, answers, strict=True):
+            if not isinstance(completion, Completion):
+                assert completion is not None
+                raise completion
+            count.prompt_tokens += completion.prompt_tokens
+            count.cached_tokens += completion.cached_tokens
+            count.output_tokens += completion.output_tokens
+            asked.append(Answer(key, completion))
+        return asked
+
+    async def _make(
+        self, engine: Engine, key: bytes, request: Request, count: StageCount
+    ) -> Completion:
+        while (others := self._in_flight.get(key)) is not None:
+            if (completion := await asyncio.shield(others)) is not None:
+                count.remembered += 1
+                return completion
+            # Whoever made the call was cancelled or failed: make it ourselves.
+        ours: asyncio.Future[Completion | None] = asyncio.get_running_loop().create_future()
+        self._in_flight[key] = ours
+        completion = None
+        try:
+            completion = await engine.generate(request)
+            self._ledger.put(key, completion)
+            count.made += 1
+            return completion
+        finally:
+            del self._in_flight[key]
+            ours.set_result(completion)
+
+
+class SampleModels:
+    """The recipe's models for one sample at one stage (`stages.base.Models`). `count` adds up what
+    the stage asks for."""
+
+    __slots__ = ("_calls", "_priority", "_sample_id", "_seed", "constitution", "count")
+
+    def __init__(
+        self,
+        calls: Calls,
+        constitution: Constitution | None,
+        sample: Sample,
+        seed: int,
+        count: StageCount,
+    ) -> None:
+        self._calls = calls
+        self.constitution = constitution
+        self._sample_id = sample.id
+        # Older samples first. Within a sample later stages come after earlier ones anyway, so a
+        # conversation that has begun goes before one that has not, while its KV cache is hot.
+        self._priority = sample.index
+        self._seed = seed
+        self.count = count
+
+    def seed(self, *salt: object) -> int:
+        return derive_seed(self._seed, self._sample_id, *salt)
+
+    async def ask(self, model: str, questions: Sequence[Question]) -> list[Asked]:
+        requests = [
+            Request(
+                messages=q.messages,
+                sampling=q.sampling.changed,
+                seed=self.seed(*q.salt),
+                prefix=q.prefix,
+                labels=q.labels,
+                priority=self._priority,
+            )
+            for q in questions
+        ]
+        return await self._calls.answer(model, requests, self.count)

@@ -1,0 +1,88 @@
+"""The manifest: what a run has done so far, and how to go on. Written whole, after every part.
+
+It is the commit point: a part, and the lines of the quarantine that belong to it, count only once
+the manifest says so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from factory.errors import FactoryError
+from factory.runner.calls import StageCount
+from factory.runner.shards import write_json
+
+FORMAT = 1
+
+
+class Manifest(msgspec.Struct):
+    """A run's state. `digest` decides whether the parts on disk are still what the recipe asks."""
+
+    digest: str
+    """Of stages, constitution, models and seed (`Recipe.digest`)."""
+    source_digest: str
+    part_size: int
+    views_digest: str = ""
+    limit: int | None = None
+    format: int = FORMAT
+    state: str = "running"
+    """`running` (or killed while running), `traced` (the datasets are owed) or `finished`."""
+    recipe_path: str = ""
+    versions: dict[str, str] = {}
+    models: dict[str, dict[str, str]] = {}
+    """Recipe name -> model, fingerprint."""
+    constitution: dict[str, str] | None = None
+    parts: int = 0
+    rows: int = 0
+    """Source rows in those parts: samples and quarantined."""
+    samples: int = 0
+    quarantined: int = 0
+    retriable: int = 0
+    """Quarantined by a failure that may not happen again: the next run tries them again."""
+    quarantine_bytes: int = 0
+    reasons: Counter[str] = msgspec.field(default_factory=Counter)
+    """Quarantine reasons, as `stages[1] critique: ...`, most common kept."""
+    stages: dict[str, StageCount] = {}
+    restarts: int = 0
+    seconds: float = 0.0
+    """Running time, of all tries together."""
+    views: list[dict[str, Any]] = []
+
+    def cached_share(self) -> float:
+        """Share of prompt tokens that came from prefix caches, in [0, 1]."""
+        cached = sum(s.cached_tokens for s in self.stages.values())
+        return cached / max(1, self.tokens()["prompt"])
+
+    def tokens(self) -> dict[str, int]:
+        """Tokens of all calls behind the traces, whenever they were made."""
+        return {
+            "prompt": sum(s.prompt_tokens for s in self.stages.values()),
+            "output": sum(s.output_tokens for s in self.stages.values()),
+        }
+
+    def save(self, run: Path) -> None:
+        write_json(run / "manifest.json", self)
+
+
+def read(run: Path) -> Manifest | None:
+    """The manifest of a run; None: there is none yet. Raises `FactoryError` if it is unreadable."""
+    path = run / "manifest.json"
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise FactoryError(
+            f"{path} cannot be read ({error}); move it away, and the next run goes through the "
+            "source again, answering from the ledger what it can"
+        ) from error
+    if manifest.format != FORMAT:
+        raise FactoryError(
+            f"{path} has format {manifest.format}, this version of factory reads {FORMAT}; "
+            "use another --out, or the version of factory that wrote it"
+        )
+    return manifest

@@ -1,0 +1,150 @@
+"""Trace files: complete samples in source order, a part whole or absent.
+
+A part holds a fixed range of source rows. Its bytes are a function of its samples alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from factory.errors import FactoryError
+from factory.records import Sample, from_row, to_row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def schema() -> pa.Schema:
+    """The columns of a trace file: the fields of `Sample`, nested records as structs."""
+    import pyarrow as pa
+
+    text, real, number, flag = pa.string(), pa.float64(), pa.int32(), pa.bool_()
+    message = pa.struct({"role": text, "content": text})
+    reading = pa.struct(
+        {
+            "principle_id": text,
+            "is_swapped": flag,
+            "p": real,
+            "label_mass": real,
+            "call": text,
+            "reasoning": text,
+        }
+    )
+    candidate = {
+        "index": number,
+        "text": text,
+        "origin": text,
+        "model": text,
+        "call": text,
+        "parent": number,
+        "round": number,
+        "finish_reason": text,
+        "output_tokens": number,
+        "drop_reason": text,
+    }
+    critique = {
+        "candidate": number,
+        "round": number,
+        "principle_ids": pa.list_(text),
+        "text": text,
+        "call": text,
+        "request": text,
+        "few_shot": number,
+    }
+    verdict = {
+        "judge": text,
+        "a": number,
+        "b": number,
+        "p": real,
+        "order_gap": real,
+        "is_consistent": flag,
+        "agreement": real,
+        "principle_ids": pa.list_(text),
+        "readings": pa.list_(reading),
+    }
+    score = {
+        "name": text,
+        "candidate": number,
+        "value": real,
+        "detail": text,
+        "calls": pa.list_(text),
+    }
+    return pa.schema(
+        {
+            "id": text,
+            "index": pa.int64(),
+            "prompt": pa.list_(message),
+            "tags": pa.list_(text),
+            "reference": text,
+            "candidates": pa.list_(pa.struct(candidate)),
+            "critiques": pa.list_(pa.struct(critique)),
+            "verdicts": pa.list_(pa.struct(verdict)),
+            "scores": pa.list_(pa.struct(score)),
+        }
+    )
+
+
+def part_path(run: Path, part: int) -> Path:
+    return run / "traces" / f"part-{part:05d}.parquet"
+
+
+def write_part(run: Path, part: int, samples: Sequence[Sample]) -> None:
+    """Write a part, replacing what was there, whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist([to_row(s) for s in samples], schema=schema())
+    path = part_path(run, part)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".half")
+    pq.write_table(table, half, compression="zstd")
+    replace(half, path)
+
+
+def read_samples(run: Path) -> Iterator[Sample]:
+    """All samples of a run, in source order, a batch in memory at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for path in sorted((run / "traces").glob("part-*.parquet")):
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=128):
+                    for row in batch.to_pylist():
+                        yield from_row(row)
+        except (pa.ArrowInvalid, msgspec.ValidationError) as error:
+            raise FactoryError(
+                f"{path} is not a trace file of this version ({error}); run the recipe again "
+                "to have it written anew from the ledger"
+            ) from error
+
+
+def drop_parts_from(run: Path, first: int) -> None:
+    """Remove parts beyond the end of a run that has become shorter, and half-written ones."""
+    for path in (run / "traces").glob("part-*.*"):
+        if path.suffix == ".half" or path >= part_path(run, first):
+            path.unlink()
+
+
+def replace(half: Path, path: Path) -> None:
+    """Rename a finished temporary file into place, durably."""
+    with half.open("rb") as file:
+        os.fsync(file.fileno())
+    half.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file, indented, whole or not at all."""
+    half = path.with_suffix(path.suffix + ".half")
+    half.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    replace(half, path)

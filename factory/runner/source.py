@@ -1,0 +1,270 @@
+"""Where the prompts come from: a source's rows as `Sample`s, or as `BadRow`s that say why not.
+
+In: a local file, a folder saved by `datasets` or a Hub dataset, and the names of its columns. Out:
+one record for every row, with `index` 0, 1, 2 ... in the source's order: no row is skipped, none
+raises. The same bytes and the same config always give the same records. A source that cannot be
+read at all raises `SourceError`, on opening wherever that can be seen so early.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import xxhash
+from pydantic import Field
+
+from factory.config import Config
+from factory.errors import SampleError, SourceError
+from factory.records import BadRow, Message, Sample
+from factory.runner.formats import HubDataset, Reader, Row, kind_of, open_local, readable
+
+RAW_CHARS = 2000
+MAX_NAMES = 12
+"""Names of fields that an error lists."""
+ROLES = ("system", "user", "assistant")
+ALIASES = dict(zip(ROLES, ROLES, strict=True)) | {"human": "user", "gpt": "assistant"}
+NUMBERS = (int, float, Decimal)
+LIKELY_PROMPTS = ("messages", "question", "instruction", "conversations", "problem", "query")
+"""What public datasets call their prompts; named in errors, never read without being told to."""
+
+
+class Columns(Config):
+    """What the source calls each field. The prompt's must be there, as must any renamed here."""
+
+    prompt: str = "prompt"
+    """A string (one user turn), or a list of messages of which the last is the user's. A message is
+    `{role, content}` or ShareGPT's `{from, value}`."""
+    id: str = "id"
+    """A string or an integer. Absent: a hash of the prompt, so equal prompts have equal ids."""
+    tags: str = "tags"
+    """A string or a list of strings."""
+    reference: str = "reference"
+    """The reference answer: a string or a number."""
+    system: str = "system"
+    """The row's own system prompt."""
+
+
+class SourceConfig(Config):
+    """Which prompts to read."""
+
+    path: str
+    """A JSONL, CSV, TSV (each also .gz), Parquet or Arrow file, a folder saved by
+    `datasets.save_to_disk`, or a Hub dataset id. Relative to the recipe's folder."""
+    split: str = "train"
+    """Of a Hub dataset, or of a saved folder with several splits."""
+    subset: str | None = None
+    """Of a Hub dataset that has several."""
+    columns: Columns = Columns()
+    system: str | None = None
+    """System prompt of every row that has none of its own."""
+    limit: int | None = Field(None, ge=1)
+    """Rows to read, counted from the first, bad ones included."""
+
+
+class Source:
+    """Prompts that can be read any number of times, from any row."""
+
+    def __init__(self, config: SourceConfig, name: str, reader: Reader) -> None:
+        self.name = name
+        self._config = config
+        self._reader = reader
+
+    def count(self) -> int | None:
+        """Rows that `rows()` gives. None: unknown before they are read (some Hub datasets).
+
+        Text has to be scanned for it, at some hundred MB a second.
+        """
+        limit = self._config.limit
+        found = self._reader.count(limit)
+        return found if found is None or limit is None else min(found, limit)
+
+    def rows(self, start: int = 0) -> Iterator[Sample | BadRow]:
+        """Records from index `start` on."""
+        columns = list(self._config.columns.model_dump().values())
+        left = None if self._config.limit is None else max(0, self._config.limit - start)
+        rows = islice(self._reader.rows(start, columns), left)
+        for index, row in enumerate(rows, start):
+            yield _record(index, row, self._config)
+
+    def __iter__(self) -> Iterator[Sample | BadRow]:
+        return self.rows()
+
+    def digest(self) -> str:
+        """Changes whenever the config or the bytes read change (Hub: the commit); 32 hex digits."""
+        identity = self._config.model_dump_json() + self._reader.version
+        hasher = xxhash.xxh3_128(identity.encode())
+        for path in self._reader.files:
+            with readable(path), path.open("rb") as stream:
+                hashlib.file_digest(stream, lambda: hasher)  # feeds it block by block
+        return hasher.hexdigest()
+
+
+def open_source(config: SourceConfig, folder: Path) -> Source:
+    """Open the source; `folder` is where a relative path starts (the recipe's)."""
+    path = folder / os.path.expanduser(config.path)
+    if os.path.exists(path):
+        name, reader = path.name, open_local(path, config.split)
+    elif _is_hub_id(config.path):
+        name, reader = config.path, _open_hub(config, path)
+    else:
+        raise SourceError(
+            f"{path}: no such file{_nearest(path)}; "
+            "source.path is absolute or relative to the recipe's folder"
+        )
+    _check_columns(name, reader, config.columns)
+    return Source(config, name, reader)
+
+
+def _is_hub_id(path: str) -> bool:
+    """`name` or `owner/name`, without a file extension (of `owner/data-v1.5`, `.5` is none)."""
+    has_extension = re.search(r"\.[a-zA-Z]\w*$", path)
+    return not has_extension and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path) is not None
+
+
+def _open_hub(config: SourceConfig, path: Path) -> Reader:
+    try:
+        return HubDataset(config.path, config.subset, config.split)
+    except SourceError as error:
+        raise SourceError(f"{error} (no file {path} either{_nearest(path)})") from error
+
+
+def _nearest(path: Path) -> str:
+    """Names like the one missing, in the deepest folder of `path` that exists."""
+    while not os.path.isdir(path.parent):
+        path = path.parent
+    names = os.listdir(path.parent) if os.access(path.parent, os.R_OK) else []
+    near = difflib.get_close_matches(path.name, sorted(names), n=3, cutoff=0.5)
+    return f" (nearest in {path.parent}: {', '.join(near)})" if near else ""
+
+
+def _check_columns(name: str, reader: Reader, columns: Columns) -> None:
+    """Refuse names that no row has. Without a schema, no prompt is each row's own error."""
+    have = reader.columns
+    for ours, column in columns.model_dump().items():
+        is_expected = reader.has_schema if ours == "prompt" else bool(have)
+        is_chosen = ours == "prompt" or column != Columns.model_fields[ours].default
+        if is_expected and is_chosen and column not in have:
+            raise SourceError(f"{name}: {_missing(ours, column, have)}")
+        if have.count(column) > 1:
+            raise SourceError(f"{name}: more than one column is named {column!r}; rename one")
+
+
+def _missing(ours: str, column: str, have: list[str]) -> str:
+    """`no field 'prompt' (have: question, answer); set source.columns.prompt: question`"""
+    shown = ", ".join(name[:40] for name in have[:MAX_NAMES]) or "nothing"
+    more = ", ..." if len(have) > MAX_NAMES else ""
+    likely = [name for name in LIKELY_PROMPTS if name in have and ours == "prompt"]
+    near = difflib.get_close_matches(column, have, n=1)
+    best = [*likely, *near] if column == "prompt" else [*near, *likely]
+    remedy = f": {best[0]}" if best else f" to the name of its {ours} field"
+    return f"no field {column!r} (have: {shown}{more}); set source.columns.{ours}{remedy}"
+
+
+def _record(index: int, row: Row, config: SourceConfig) -> Sample | BadRow:
+    if row.error is not None:
+        return BadRow(index, row.line, row.error, _raw(row))
+    try:
+        return _sample(index, row.fields, config)
+    except SampleError as error:
+        return BadRow(index, row.line, str(error), _raw(row))
+
+
+def _raw(row: Row) -> str:
+    raw = msgspec.json.encode(row.fields, enc_hook=repr) if row.raw is None else row.raw
+    text = raw[: 4 * RAW_CHARS].decode("utf-8", "backslashreplace")
+    return text.rstrip("\r\n")[:RAW_CHARS]
+
+
+def _sample(index: int, fields: dict[str, Any], config: SourceConfig) -> Sample:
+    names = config.columns
+    if names.prompt not in fields:
+        raise SampleError(_missing("prompt", names.prompt, list(fields)))
+    prompt = _messages(fields[names.prompt], names.prompt)
+    system = _string(fields.get(names.system), names.system) or config.system
+    if system and prompt[0]["role"] != "system":
+        prompt.insert(0, {"role": "system", "content": system})
+    return Sample(
+        id=_string(fields.get(names.id), names.id, (int,), "an integer") or _hash(prompt),
+        index=index,
+        prompt=prompt,
+        tags=_tags(fields.get(names.tags), names.tags),
+        reference=_string(fields.get(names.reference), names.reference, NUMBERS, "a number"),
+    )
+
+
+def _hash(prompt: list[Message]) -> str:
+    return hashlib.blake2b(msgspec.json.encode(prompt), digest_size=8).hexdigest()
+
+
+def _messages(value: object, name: str) -> list[Message]:
+    """The conversation in a prompt's field; its last message is the user's and not blank."""
+    turns: list[Message]
+    if isinstance(value, str):
+        turns = [{"role": "user", "content": _text(value, name)}]
+    elif isinstance(value, list):
+        turns = [_message(turn, f"{name}[{at}]") for at, turn in enumerate(value)]
+    else:
+        raise _wrong_type(value, name, "a string or a list of messages")
+    if turns and turns[-1]["role"] != "user":
+        raise SampleError(
+            f"field {name!r} ends with a message of role {turns[-1]['role']!r}, expected 'user': "
+            "cut the answer off, or set source.columns.prompt to a field without it"
+        )
+    if not turns or not turns[-1]["content"].strip():
+        raise SampleError(f"field {name!r} is an empty prompt")
+    return turns
+
+
+def _message(turn: object, name: str) -> Message:
+    if not isinstance(turn, dict):
+        raise _wrong_type(turn, name, "an object with role and content")
+    is_sharegpt = turn.get("role") is None and turn.get("from") is not None
+    role_key, content_key = ("from", "value") if is_sharegpt else ("role", "content")
+    role = _text(turn.get(role_key), f"{name}.{role_key}")
+    if role not in ALIASES:
+        raise SampleError(
+            f"field {name!r}: unknown role {role[:40]!r}, expected {', '.join(ROLES)}"
+        )
+    return {"role": ALIASES[role], "content": _text(turn.get(content_key), f"{name}.{content_key}")}
+
+
+def _tags(value: object, name: str) -> list[str]:
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        return [_text(value, name)]
+    if not isinstance(value, list):
+        raise _wrong_type(value, name, "a string or a list of strings")
+    return [_text(tag, f"{name}[{at}]") for at, tag in enumerate(value)]
+
+
+def _string(
+    value: object, name: str, also: tuple[type, ...] = (), also_name: str = ""
+) -> str | None:
+    """An optional field as text. None: null, or empty, as an absent CSV cell is."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, also) and not isinstance(value, bool):
+        return str(value)
+    return _text(value, name, f"a string or {also_name}" if also else "a string")
+
+
+def _text(value: object, name: str, expected: str = "a string") -> str:
+    if not isinstance(value, str):
+        raise _wrong_type(value, name, expected)
+    if "\0" in value:
+        raise SampleError(f"field {name!r} holds a NUL character; remove it")
+    return value
+
+
+def _wrong_type(value: object, name: str, expected: str) -> SampleError:
+    return SampleError(f"field {name!r} is {kind_of(value)}, expected {expected}")

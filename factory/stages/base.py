@@ -1,0 +1,133 @@
+"""What a stage is: a config that can be called. `async (sample, models) -> sample`.
+
+A stage awaits model calls and adds what it learned to the sample. It knows nothing of ledgers,
+batches, priorities or other samples. A user's own stage subclasses `Stage` and is named in the
+recipe by its path, `kind: my_module:MyStage`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+from factory.config import Config
+from factory.constitution import Constitution
+from factory.engines.base import Completion, Sampling
+from factory.records import Message, Sample
+
+
+class Asked(Protocol):
+    """A completion and the ledger key of the call that made it."""
+
+    @property
+    def call(self) -> str: ...
+    @property
+    def completion(self) -> Completion: ...
+
+
+class Models(Protocol):
+    """What a stage sees of the world: the recipe's models, for one sample."""
+
+    @property
+    def constitution(self) -> Constitution | None: ...
+
+    def seed(self, *salt: object) -> int:
+        """A seed in [0, 2**31) from the recipe's seed, the sample's id and `salt`."""
+        ...
+
+    async def ask(self, model: str, questions: Sequence[Question]) -> list[Asked]:
+        """Answer the questions, all at once, in their order.
+
+        Raises `SampleError` if one cannot be answered: the sample is then quarantined.
+        """
+        ...
+
+
+class Question:
+    """One call to a model. `salt` makes its seed its own: what tells it from the sample's others."""
+
+    __slots__ = ("labels", "messages", "prefix", "salt", "sampling")
+
+    def __init__(
+        self,
+        messages: list[Message],
+        sampling: Sampling,
+        *,
+        salt: tuple[object, ...] = (),
+        prefix: str = "",
+        labels: tuple[str, ...] = (),
+    ) -> None:
+        self.messages = messages
+        self.sampling = sampling
+        self.salt = salt
+        self.prefix = prefix
+        self.labels = labels
+
+
+class Stage(Config):
+    """The base of all stages. Subclasses declare their options as fields."""
+
+    kind: str
+
+    makes: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def facts_made(self) -> frozenset[str]:
+        """What samples hold after this stage, as `candidates` or `score:judge`; recipes are checked
+        by it before anything runs."""
+        return self.makes
+
+    def facts_needed(self) -> frozenset[str]:
+        """What must have been made by earlier stages."""
+        return self.needs
+
+    def models_used(self) -> dict[str, str]:
+        """Field of this stage -> the recipe's model that it names."""
+        model = getattr(self, "model", None)
+        return {"model": model} if isinstance(model, str) else {}
+
+    def uses_constitution(self) -> bool:
+        return False
+
+    def problem(self) -> tuple[str, str] | None:
+        """A field and what is wrong with it, found without a model; None: nothing."""
+        return None
+
+    async def __call__(self, sample: Sample, models: Models) -> Sample:
+        raise TypeError(f"{type(self).__name__} does not define __call__")
+
+
+def derive_seed(*salt: object) -> int:
+    """A seed in [0, 2**31), a pure function of `salt`."""
+    text = "\x1f".join(map(str, salt)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
+
+
+_templates: dict[str, Any] = {}
+
+
+def render(template: str, /, **values: Any) -> str:
+    """Fill a Jinja template in a sandbox: a user's template can format text and nothing else."""
+    compiled = _templates.get(template)
+    if compiled is None:
+        from jinja2 import StrictUndefined
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(
+            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        compiled = _templates[template] = environment.from_string(template)
+    text: str = compiled.render(**values)
+    return text
+
+
+def template_problem(template: str, **example: Any) -> str | None:
+    """What is wrong with a user's template, tried on example values; None: nothing."""
+    from jinja2 import TemplateError
+
+    try:
+        render(template, **example)
+    except (TemplateError, TypeError, ValueError) as error:
+        return f"the template does not render: {error} (it can use: {', '.join(sorted(example))})"
+    return None

@@ -1,0 +1,116 @@
+"""Ask the model what is wrong with its answers (Bai et al. 2022, arXiv 2212.08073, section 3.1).
+
+For each newest candidate, principles are drawn from the constitution by a seed of the sample and the
+round, one by default, and the model criticises the answer within the same conversation. Worked
+examples from the constitution (`few_shot`) come first; they keep small models from answering the
+prompt again instead.
+
+Departs from the paper: principles can be weighted and limited to tags, and several can be used in
+one critique; a principle is not drawn twice within one round.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from factory.constitution import Constitution
+from factory.engines.base import Sampling
+from factory.errors import SampleError
+from factory.records import Critique, Message, Sample
+from factory.stages.base import Models, Question, Stage, render, template_problem
+
+CRITIQUE_REQUEST = "{{ instructions }} Give only your criticism, in a few sentences."
+
+
+class Criticise(Stage):
+    """Criticise the newest candidates in the light of the constitution."""
+
+    kind: Literal["critique"] = "critique"
+    model: str
+    principles: int | Literal["all"] = 1
+    """Principles drawn a round, or `all` that apply."""
+    few_shot: int = Field(0, ge=0)
+    """Worked examples of the constitution shown first."""
+    sampling: Sampling = Sampling(max_tokens=128)
+    template: str = CRITIQUE_REQUEST
+    """The request. Can use: instructions, principles (id, title, critique), prompt, answer."""
+
+    makes: ClassVar[frozenset[str]] = frozenset({"critiques"})
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+
+    def uses_constitution(self) -> bool:
+        return True
+
+    def problem(self) -> tuple[str, str] | None:
+        if self.principles != "all" and self.principles < 1:
+            return "principles", f"expected 1 or more, or 'all'; found {self.principles}"
+        wrong = template_problem(
+            self.template, instructions="", principles=[], prompt="", answer=""
+        )
+        return ("template", wrong) if wrong else None
+
+    async def __call__(self, sample: Sample, models: Models) -> Sample:
+        constitution = models.constitution
+        if constitution is None:
+            raise SampleError("critique needs a constitution", is_permanent=True)
+        todo: list[tuple[Critique, Question]] = []
+        for candidate in sample.heads():
+            round_ = candidate.round + 1
+            chosen = constitution.choose(
+                sample.tags, self.principles, models.seed("principle", round_)
+            )
+            if not chosen:
+                continue  # no principle applies to this sample: nothing to criticise
+            critique = Critique(
+                candidate=candidate.index,
+                round=round_,
+                principle_ids=[p.id for p in chosen],
+                text="",
+                call="",
+                request=render(
+                    self.template,
+                    instructions=" ".join(p.critique for p in chosen),
+                    principles=chosen,
+                    prompt=sample.prompt[-1]["content"],
+                    answer=candidate.text,
+                ),
+                few_shot=self.few_shot,
+            )
+            messages = conversation_of(sample, critique, constitution)
+            salt = ("critique", candidate.index)
+            todo.append((critique, Question(messages, self.sampling, salt=salt)))
+        asked = await models.ask(self.model, [question for _, question in todo])
+        for (critique, _), answer in zip(todo, asked, strict=True):
+            critique.text = answer.completion.text.strip()
+            critique.call = answer.call
+            sample.critiques.append(critique)
+        return sample
+
+
+def conversation_of(
+    sample: Sample, critique: Critique, constitution: Constitution
+) -> list[Message]:
+    """The conversation that asks for a critique; after any worked examples, it begins as the one
+    that made the answer, so its keys and values are still in the engine's cache."""
+    return [
+        *worked_examples(constitution, critique.few_shot),
+        *sample.conversation(sample.candidates[critique.candidate]),
+        {"role": "user", "content": critique.request},
+    ]
+
+
+def worked_examples(constitution: Constitution, count: int) -> list[Message]:
+    """The constitution's first `count` examples as turns of one conversation."""
+    turns: list[Message] = []
+    for example in constitution.examples[:count]:
+        turns += [
+            {"role": "user", "content": example.prompt},
+            {"role": "assistant", "content": example.answer},
+            {"role": "user", "content": "Criticise your last answer. Give only your criticism."},
+            {"role": "assistant", "content": example.critique},
+            {"role": "user", "content": "Rewrite your answer. Give only the new answer."},
+            {"role": "assistant", "content": example.revision},
+        ]
+    return turns

@@ -1,0 +1,46 @@
+"""Answer the prompt: `n` candidates, each with a seed of its own."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from factory.engines.base import Sampling
+from factory.records import Candidate, Sample
+from factory.stages.base import Models, Question, Stage
+
+
+class Generate(Stage):
+    """Answer the prompt."""
+
+    kind: Literal["generate"] = "generate"
+    model: str
+    n: int = Field(1, ge=1)
+    """Candidates a prompt."""
+    sampling: Sampling = Sampling()
+
+    makes: ClassVar[frozenset[str]] = frozenset({"candidates"})
+
+    async def __call__(self, sample: Sample, models: Models) -> Sample:
+        first = len(sample.candidates)
+        asked = await models.ask(
+            self.model,
+            [
+                Question(sample.prompt, self.sampling, salt=("generate", first + i))
+                for i in range(self.n)
+            ],
+        )
+        for answer in asked:
+            sample.candidates.append(
+                Candidate(
+                    index=len(sample.candidates),
+                    text=answer.completion.text.strip(),
+                    origin="generate",
+                    model=self.model,
+                    call=answer.call,
+                    finish_reason=answer.completion.finish_reason,
+                    output_tokens=answer.completion.output_tokens,
+                )
+            )
+        return sample

@@ -1,0 +1,131 @@
+"""Ask a judge to score each candidate by a rubric; the score is the expected value.
+
+The words "Score: " are put into the judge's mouth and the score is sum_k k * P(k), with P from the
+log-probabilities of the score tokens, normalised. With `chain_of_thought` the judge first reasons,
+`samples` times, and the expected scores are averaged (Self-Rewarding, Yuan et al. 2401.10020, which
+parses the digit instead and draws three samples).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from factory.engines.base import Sampling
+from factory.records import Candidate, Message, Sample, Score
+from factory.stages.base import Models, Question, Stage, render, template_problem
+from factory.stages.judge_pairwise import GREEDY, REASON
+from factory.stages.labels import read_labels
+
+ANSWER = "Score: "
+RUBRIC = """\
+Add one point for each of these that holds:
+1. It is about what was asked and says something useful.
+2. It covers most of what was asked, even if not all.
+3. It answers what was asked, completely enough to be used.
+4. It is clear, well ordered and written for the person who asked.
+5. It is excellent: correct, to the point, and nothing could be left out."""
+RATING = """\
+Consider this conversation and an answer to its last message.
+
+{% for message in prompt %}
+{{ message.role | capitalize }}: {{ message.content }}
+{% endfor %}
+
+Answer:
+{{ answer }}
+
+{{ rubric }}
+
+Give the answer a score from {{ low }} to {{ high }}."""
+
+
+class PointwiseJudge(Stage):
+    """Score each candidate by a rubric."""
+
+    kind: Literal["judge"] = "judge"
+    mode: Literal["pointwise"]
+    name: str = "judge"
+    """Names the score, for views: `score: judge`."""
+    model: str
+    rubric: str = RUBRIC
+    low: int = Field(0, ge=0, le=9)
+    high: int = Field(5, ge=1, le=9)
+    """Scores are the whole numbers from low to high, one digit each."""
+    chain_of_thought: bool = False
+    samples: int = Field(1, ge=1)
+    """Reasonings drawn for each candidate; their scores are averaged."""
+    sampling: Sampling = Sampling(max_tokens=256)
+    """Of the reasoning; the score itself is never sampled."""
+    template: str = RATING
+    """Can use: prompt (messages), answer, rubric, low, high."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+
+    def facts_made(self) -> frozenset[str]:
+        return frozenset({f"score:{self.name}", "ranking"})
+
+    def problem(self) -> tuple[str, str] | None:
+        if self.high <= self.low:
+            return "high", f"expected more than low ({self.low}), found {self.high}"
+        if self.samples > 1 and not self.chain_of_thought:
+            return "samples", "without chain_of_thought every sample is the same; set it to 1"
+        wrong = template_problem(self.template, prompt=[], answer="", rubric="", low=0, high=5)
+        return ("template", wrong) if wrong else None
+
+    async def __call__(self, sample: Sample, models: Models) -> Sample:
+        candidates = sample.kept()
+        messages = [self._conversation(sample, c) for c in candidates for _ in range(self.samples)]
+        prefixes = [ANSWER] * len(messages)
+        reasons = [""] * len(messages)
+        if self.chain_of_thought:
+            thoughts = await models.ask(
+                self.model,
+                [
+                    Question(m, self.sampling, salt=("reason", self.name, i), prefix=REASON)
+                    for i, m in enumerate(messages)
+                ],
+            )
+            reasons = [t.completion.text.strip() for t in thoughts]
+            prefixes = [f"{REASON}{reason}\n{ANSWER}" for reason in reasons]
+        labels = tuple(str(k) for k in range(self.low, self.high + 1))
+        asked = await models.ask(
+            self.model,
+            [
+                Question(m, GREEDY, prefix=prefix, labels=labels)
+                for m, prefix in zip(messages, prefixes, strict=True)
+            ],
+        )
+        values = [expected_score(read_labels(a.completion, labels)[0]) for a in asked]
+        for i, candidate in enumerate(candidates):
+            part = slice(i * self.samples, (i + 1) * self.samples)
+            known = [value for value in values[part] if value is not None]
+            sample.scores.append(
+                Score(
+                    name=self.name,
+                    candidate=candidate.index,
+                    value=sum(known) / len(known) if known else None,
+                    detail="\n\n".join(filter(None, reasons[part])),
+                    calls=[a.call for a in asked[part]],
+                )
+            )
+        return sample
+
+    def _conversation(self, sample: Sample, candidate: Candidate) -> list[Message]:
+        text = render(
+            self.template,
+            prompt=sample.prompt,
+            answer=candidate.text,
+            rubric=self.rubric,
+            low=self.low,
+            high=self.high,
+        )
+        return [{"role": "user", "content": text}]
+
+
+def expected_score(probabilities: dict[str, float] | None) -> float | None:
+    """sum_k k * P(k) over integer labels, in [low, high]; None stays None."""
+    if probabilities is None:
+        return None
+    return sum(int(label) * p for label, p in probabilities.items())

@@ -1,0 +1,86 @@
+"""Ask the model to rewrite its answer by its critique (Bai et al. 2022, section 3.1).
+
+The critique's conversation goes on: the critique is the assistant's turn, the revision request is
+the user's, and the answer is the revision, a new candidate with the old one as its parent. Listing
+critique and revise again in the recipe makes a further round.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from factory.constitution import Principle
+from factory.engines.base import Sampling
+from factory.errors import SampleError
+from factory.records import Candidate, Message, Sample
+from factory.stages.base import Models, Question, Stage, render, template_problem
+from factory.stages.critique import conversation_of
+
+REVISION_REQUEST = "{{ instructions }} Give only the new answer, with no remarks about it."
+
+
+class Revise(Stage):
+    """Rewrite the newest candidates by their critiques."""
+
+    kind: Literal["revise"] = "revise"
+    model: str
+    sampling: Sampling = Sampling()
+    template: str = REVISION_REQUEST
+    """The request. Can use: instructions, principles (id, title, revision), prompt, answer,
+    critique."""
+
+    makes: ClassVar[frozenset[str]] = frozenset({"revisions"})
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates", "critiques"})
+
+    def uses_constitution(self) -> bool:
+        return True
+
+    def problem(self) -> tuple[str, str] | None:
+        wrong = template_problem(
+            self.template, instructions="", principles=[], prompt="", answer="", critique=""
+        )
+        return ("template", wrong) if wrong else None
+
+    async def __call__(self, sample: Sample, models: Models) -> Sample:
+        constitution = models.constitution
+        if constitution is None:
+            raise SampleError("revise needs a constitution", is_permanent=True)
+        by_id = {p.id: p for p in constitution.principles}
+        heads = {c.index for c in sample.heads()}
+        critiques = [c for c in sample.critiques if c.candidate in heads]
+        questions = []
+        for critique in critiques:
+            candidate = sample.candidates[critique.candidate]
+            principles: list[Principle] = [by_id[i] for i in critique.principle_ids]
+            request = render(
+                self.template,
+                instructions=" ".join(p.revision for p in principles),
+                principles=principles,
+                prompt=sample.prompt[-1]["content"],
+                answer=candidate.text,
+                critique=critique.text,
+            )
+            messages: list[Message] = [
+                *conversation_of(sample, critique, constitution),
+                {"role": "assistant", "content": critique.text},
+                {"role": "user", "content": request},
+            ]
+            questions.append(
+                Question(messages, self.sampling, salt=("revise", candidate.index))
+            )
+        asked = await models.ask(self.model, questions)
+        for critique, answer in zip(critiques, asked, strict=True):
+            sample.candidates.append(
+                Candidate(
+                    index=len(sample.candidates),
+                    text=answer.completion.text.strip(),
+                    origin="revise",
+                    model=self.model,
+                    call=answer.call,
+                    parent=critique.candidate,
+                    round=critique.round,
+                    finish_reason=answer.completion.finish_reason,
+                    output_tokens=answer.completion.output_tokens,
+                )
+            )
+        return sample

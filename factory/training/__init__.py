@@ -1,0 +1,11 @@
+"""Training: a dataset and a model in, a model out. One thin module per trainer.
+
+`TRAINERS` is the whole registry: `TRAINERS[kind].train(data, model, out, config=...)`.
+"""
+
+from __future__ import annotations
+
+from factory.training import dpo
+from factory.training.base import Trainer
+
+TRAINERS: dict[str, Trainer] = {"dpo": dpo}

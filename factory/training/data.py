@@ -1,0 +1,131 @@
+"""The dataset to train on: opened, and checked before anything slow begins.
+
+In: a view's folder, a JSON-lines or Parquet file, or a Hub dataset id (its `train` split). Out: a
+`datasets.Dataset` with at least one row and the trainer's columns, and a hash of its contents.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from factory.errors import RecipeError
+from factory.training.base import TrainingConfig
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_FILES = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+
+# The columns that tell one view from another, by the kind of training that takes it. The first
+# whose columns are all there is the one to suggest, so those with more columns stand first.
+_VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "dpo": ("preference", ("prompt", "chosen", "rejected")),
+    "kto": ("kto", ("prompt", "completion", "label")),
+    "prm": ("process", ("prompt", "completions", "labels")),
+    "reward": ("reward", ("prompt", "responses", "scores")),
+    "sft": ("sft", ("prompt", "completion")),
+    "grpo": ("grpo", ("prompt",)),
+}
+
+
+def open_dataset(data: Path | str, kind: str, columns: tuple[str, ...]) -> tuple[Dataset, str]:
+    """The dataset and the hash (32 hex digits) of its contents.
+
+    Raises `RecipeError` if there is no dataset, it has no rows, or it lacks one of `columns`.
+    """
+    where = f"factory train {kind}: the dataset at {data}"
+    path = Path(data).expanduser()
+    if path.is_dir():
+        dataset = _from_folder(path, where)
+    elif path.is_file():
+        dataset = _from_file(path, where)
+    else:
+        dataset = _from_hub(str(data), where)
+    if len(dataset) == 0:
+        raise RecipeError(
+            f"{where} has 0 rows; a run's report counts by reason what made no row "
+            "(ties, unparsed verdicts, answers the judge did not prefer)"
+        )
+    _check_columns(dataset.column_names, kind, columns, where)
+    return dataset, _content_hash(path) if path.exists() else str(dataset._fingerprint)
+
+
+def _from_folder(path: Path, where: str) -> Dataset:
+    from datasets import load_from_disk
+
+    if (path / "dataset_dict.json").is_file():
+        splits = ", ".join(sorted(p.name for p in path.iterdir() if p.is_dir()))
+        raise RecipeError(f"{where} holds several splits ({splits}); give one: {path}/<split>")
+    if not (path / "state.json").is_file():
+        views = path / "datasets"
+        names = ", ".join(sorted(p.name for p in views.iterdir())) if views.is_dir() else ""
+        hint = f"; a run's views are its subfolders: {views}/ has {names}" if names else ""
+        raise RecipeError(f"{where} is no dataset folder: it has no state.json{hint}")
+    try:
+        dataset: Dataset = load_from_disk(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise RecipeError(f"{where} cannot be read: {error}; export the view again") from error
+    return dataset
+
+
+def _from_file(path: Path, where: str) -> Dataset:
+    from datasets import Dataset, load_dataset
+
+    if path.suffix not in _FILES:
+        raise RecipeError(f"{where} is no dataset: expected a folder, {', '.join(_FILES)}")
+    if path.stat().st_size == 0:
+        return Dataset.from_dict({})
+    try:
+        return load_dataset(_FILES[path.suffix], data_files=str(path), split="train")
+    except Exception as error:  # datasets wraps whatever its reader raised
+        reason = error.__cause__ or error
+        raise RecipeError(f"{where} cannot be read as {_FILES[path.suffix]}: {reason}") from error
+
+
+def _from_hub(name: str, where: str) -> Dataset:
+    from datasets import load_dataset
+
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or Path(name).suffix in _FILES:
+        raise RecipeError(f"{where}: no such file or folder")
+    try:
+        return load_dataset(name, split="train")
+    except Exception as error:  # the hub client raises a dozen unrelated kinds
+        raise RecipeError(
+            f"{where}: no such folder here, and no 'train' split of a Hub dataset of that name "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def _check_columns(has: list[str], kind: str, needed: tuple[str, ...], where: str) -> None:
+    missing = [column for column in needed if column not in has]
+    if not missing:
+        return
+    plural = "s" if len(missing) > 1 else ""
+    view = _VIEWS[kind][0]
+    raise RecipeError(
+        f"{where} has no column{plural} {', '.join(map(repr, missing))} (has: {', '.join(has)}); "
+        f"a {view} view has {'them' if plural else 'it'}: {', '.join(needed)}{_suggestion(has)}"
+    )
+
+
+def _suggestion(has: list[str]) -> str:
+    """What these columns are good for instead, or nothing."""
+    trainable: tuple[Any, ...] = get_args(TrainingConfig.model_fields["kind"].annotation)
+    for kind, (view, columns) in _VIEWS.items():
+        if set(columns) <= set(has):
+            command = f": use factory train {kind}" if kind in trainable else ""
+            return f". These columns are a {view} view's{command}"
+    return ""
+
+
+def _content_hash(path: Path) -> str:
+    import xxhash
+
+    files = sorted(path.glob("data-*.arrow")) if path.is_dir() else [path]
+    digest = xxhash.xxh3_128()
+    for file in files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 24):
+                digest.update(chunk)
+    return digest.hexdigest()

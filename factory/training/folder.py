@@ -1,0 +1,164 @@
+"""The folder a training writes: what it holds, and whether this training may go on in it.
+
+    OUT/
+      job.json         what is trained on what; written first
+      checkpoints/     checkpoint-N/: weights, optimizer, random states; to resume from
+      log.jsonl        one line a logging step, TRL's names
+      config.json, *.safetensors, tokenizer*   the trained model
+      adapter/         the LoRA adapter, if there is one
+      training.json    the record; written last: without it the training is not finished
+
+The model's files are moved in from a temporary folder once all are on disk, config.json last, and
+no library loads a folder without config.json: the model is whole or absent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from factory.errors import FactoryError
+
+_TEMPORARY = ".weights-"
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What decides a training's result. Two jobs are the same if all but the paths are."""
+
+    kind: str
+    data: str
+    data_fingerprint: str
+    model: str
+    model_fingerprint: str
+    lora: dict[str, Any] | None
+    config: dict[str, Any]
+    """As the user gave it."""
+
+    def difference(self, other: Job) -> str:
+        """The first thing in which `other` differs, in words; empty if it is the same training."""
+        if self.kind != other.kind:
+            return f"kind {other.kind}, not {self.kind}"
+        if self.data_fingerprint != other.data_fingerprint:
+            return f"on other data ({other.data})"
+        if self.model_fingerprint != other.model_fingerprint:
+            return f"of another base model ({other.model})"
+        if self.lora != other.lora:
+            return f"with lora {other.lora}, not {self.lora}"
+        for name in sorted(self.config.keys() | other.config.keys()):
+            here, there = self.config.get(name), other.config.get(name)
+            if here != there:
+                return f"with config.{name} {there}, not {here}"
+        return ""
+
+
+class TrainingFolder:
+    """One training's folder. Nothing is written before `begin`."""
+
+    def __init__(self, path: Path, job: Job) -> None:
+        """Raises `FactoryError` if the folder holds anything but this training."""
+        self.path = path
+        self.job = job
+        if path.exists() and not path.is_dir():
+            raise FactoryError(f"--out {path} is a file; name a folder")
+        names = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
+        if names and "job.json" not in names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise FactoryError(
+                f"--out {path} holds something that is not a training ({shown}); "
+                "name another folder, or empty this one"
+            )
+        if names and (difference := job.difference(_read(path / "job.json", Job))):
+            raise FactoryError(
+                f"--out {path} holds another training, {difference}; "
+                "name another folder, or delete this one"
+            )
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def record(self) -> dict[str, Any] | None:
+        """training.json, if this training is finished."""
+        path = self.path / "training.json"
+        return _read(path, dict[str, Any]) if path.exists() else None
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that was written to its end."""
+        found = {int(p.name[11:]): p for p in self.checkpoints.glob("checkpoint-*") if _is_whole(p)}
+        return found[max(found)] if found else None
+
+    def begin(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        for leftover in self.path.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(leftover)
+        write_whole(self.path / "job.json", msgspec.to_builtins(self.job))
+
+    @contextmanager
+    def publishing(self) -> Iterator[Path]:
+        """A temporary folder; what is in it at the end is moved into place."""
+        with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=self.path) as name:
+            yield Path(name)
+            for file in Path(name).rglob("*"):
+                _sync(file)
+            for item in sorted(Path(name).iterdir(), key=lambda p: (p.name == "config.json", p)):
+                target = self.path / item.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                item.replace(target)
+            _sync(self.path)
+
+    def finish(self, record: dict[str, Any], *, keep_checkpoints: bool) -> None:
+        write_whole(self.path / "training.json", record)
+        if not keep_checkpoints:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+
+def write_whole(path: Path, value: Any) -> None:
+    """`value` as indented JSON in the file `path`: all of it, or what was there before."""
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    half.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _sync(half)
+    half.replace(path)
+    _sync(path.parent)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """transformers writes trainer_state.json last, after weights, optimizer and random states."""
+    if not re.fullmatch(r"checkpoint-\d+", checkpoint.name):
+        return False
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    has_weights = any(checkpoint.glob("*.safetensors"))
+    return has_weights and all((checkpoint / f"{n}.pt").exists() for n in ("optimizer", "scheduler"))
+
+
+def _read(path: Path, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError) as error:
+        raise FactoryError(
+            f"{path} cannot be read: {error}; name another folder for --out"
+        ) from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

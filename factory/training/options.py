@@ -1,0 +1,125 @@
+"""Options: a recipe's mapping becomes a TRL config and a LoRA config.
+
+The user's values win over the trainer's defaults, those over the ones here, and TRL's own fill the
+rest. No option of TRL is declared here: a misspelt one is found by looking at TRL's own fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from factory.errors import RecipeError
+from factory.yamlfile import nearest
+
+_EVERYWHERE: dict[str, Any] = {
+    "num_train_epochs": 1,  # a second pass over preferences mostly memorises them
+    "seed": 42,
+    "logging_steps": 5,
+    "logging_first_step": True,
+    "logging_nan_inf_filter": False,  # by default a loss that is not a number is logged as zero
+    "save_steps": 0.2,  # of the training: a kill costs a fifth of it at most
+    "save_total_limit": 1,  # an old checkpoint goes only when a newer one is whole
+    "disable_tqdm": True,
+    "report_to": "none",
+}
+_CPU: dict[str, Any] = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "dataloader_pin_memory": False,
+    "per_device_train_batch_size": 2,
+}
+_GPU: dict[str, Any] = {"gradient_checkpointing": True, "per_device_train_batch_size": 8}
+
+# What the command line decides.
+_NOT_HERE = {
+    "output_dir": "give --out",
+    "resume_from_checkpoint": "give --resume",
+    "overwrite_output_dir": "give an empty --out",
+}
+
+
+def check(kind: type, config: Mapping[str, Any], where: str = "config") -> dict[str, Any]:
+    """`config` with its plain values converted to the types that `kind`, a dataclass, declares.
+
+    Raises `RecipeError` for a name it does not have or a value of another type.
+    """
+    fields = [field.name for field in dataclasses.fields(kind) if field.init]
+    hints = typing.get_type_hints(kind)
+    checked = {}
+    for name, value in config.items():
+        if name in _NOT_HERE:
+            raise RecipeError(f"{where}.{name} is not set in the config; {_NOT_HERE[name]}")
+        if name not in fields:
+            raise RecipeError(
+                f"{where}.{name}: {kind.__name__} has no option '{name}'{nearest(name, fields)}"
+            )
+        checked[name] = _convert(value, hints[name], f"{where}.{name}")
+    return checked
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """YAML reads 1e-5 as text, so numbers are converted; only plain types are looked at."""
+    from pydantic import TypeAdapter, ValidationError
+
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    parts = typing.get_args(hint) if is_union else (hint,)
+    if not set(parts) <= {int, float, bool, types.NoneType}:
+        return value
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError:
+        names = " or ".join("nothing" if p is types.NoneType else p.__name__ for p in parts)
+        raise RecipeError(f"{where}: expected {names}, found {value!r}") from None
+
+
+def resolve(
+    kind: type,
+    defaults: Mapping[str, Any],
+    config: Mapping[str, Any],
+    *,
+    is_lora: bool,
+) -> dict[str, Any]:
+    """All the options that differ from TRL's, for this machine. `kind` is the TRL config class."""
+    import torch
+
+    given = check(kind, config)
+    on_gpu = torch.cuda.is_available() and not given.get("use_cpu", False)
+    options = _EVERYWHERE | (_GPU if on_gpu else _CPU) | dict(defaults) | given
+    if on_gpu and "bf16" not in given and "fp16" not in given:
+        options["bf16" if torch.cuda.is_bf16_supported() else "fp16"] = True
+        options.setdefault("bf16", False)  # TRL reads an unset bf16 as True
+    # All weights train in float32 (bfloat16 would swallow small steps); frozen ones need not.
+    dtype = "auto" if is_lora and on_gpu else "float32"
+    options["model_init_kwargs"] = {
+        "dtype": dtype,
+        "use_safetensors": True,  # never a pickle
+        **(given.get("model_init_kwargs") or {}),
+    }
+    return options
+
+
+def build(kind: type, options: Mapping[str, Any], out: Path) -> Any:
+    """The TRL config. Raises `RecipeError` in TRL's words if it refuses a value."""
+    try:
+        return kind(output_dir=str(out), **options)
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+        raise RecipeError(f"config: {kind.__name__} refused it: {error}") from error
+
+
+def build_lora(lora: Mapping[str, Any] | None) -> Any:
+    """A `peft.LoraConfig`, or None. All linear layers but the head, unless `lora` says otherwise."""
+    if lora is None:
+        return None
+    from peft import LoraConfig
+
+    options = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    try:
+        return LoraConfig(**options | check(LoraConfig, lora, "lora"))
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"lora: LoraConfig refused it: {error}") from error

@@ -1,0 +1,106 @@
+"""What a training says while it runs: one plain line a logging step, and the same in log.jsonl.
+
+It also stops a training whose loss is no longer a number: what it would learn from there on is
+nothing, and the weights are spoilt already.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from factory.errors import FactoryError
+
+# TRL's name, ours, and how it is shown. Those a trainer does not log are left out.
+_SHOWN = (
+    ("loss", "loss", "{:.4f}"),
+    ("rewards/margins", "margin", "{:+.3f}"),
+    ("rewards/accuracies", "acc", "{:.2f}"),
+)
+
+
+class Diverged(FactoryError):
+    """The loss is not a finite number."""
+
+
+def say(text: str) -> None:
+    """A line for the person who waits. Standard output is left to results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def make_progress(log: Path) -> Any:
+    """A `TrainerCallback`. transformers is slow to import, so the class is made in here."""
+    from transformers import TrainerCallback
+
+    class Progress(TrainerCallback):  # type: ignore[misc]
+        """`metrics`: what TRL logged last, which is at the last step."""
+
+        def __init__(self) -> None:
+            self.metrics: dict[str, float] = {}
+            self.first_step = 0
+            self._last: tuple[int, float] = (0, 0.0)
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.first_step = state.global_step
+            self._last = (state.global_step, time.monotonic())
+            if state.is_world_process_zero:
+                _keep_until(log, state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step >= state.max_steps:
+                control.should_log = True
+
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any
+        ) -> None:
+            if "loss" not in logs:  # the summary at the end
+                return
+            self.metrics = {key: float(value) for key, value in logs.items()}
+            step, now = state.global_step, time.monotonic()
+            seconds = (now - self._last[1]) / max(step - self._last[0], 1)
+            self._last = (step, now)
+            if state.is_world_process_zero:
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": step, **logs}) + "\n")
+                say(progress_line(step, state.max_steps, logs, seconds))
+            if not math.isfinite(float(logs["loss"])):
+                raise Diverged(
+                    f"the loss was {logs['loss']} at step {step} (learning_rate "
+                    f"{args.learning_rate:g}), so the training was stopped and no model written; "
+                    "lower learning_rate, set max_grad_norm below "
+                    f"{args.max_grad_norm:g}{', use bf16 in place of fp16' if args.fp16 else ''}, "
+                    "or look for broken rows in the data"
+                )
+
+    return Progress()
+
+
+def progress_line(step: int, steps: int, logs: dict[str, Any], seconds: float) -> str:
+    """`seconds`: a step's, since the last line.
+
+    >>> progress_line(5, 20, {"loss": 0.6931, "rewards/margins": 0.002}, 3.14)
+    'step 5/20  loss 0.6931  margin +0.002  3.1 s/step'
+    """
+    parts = [f"step {step}/{steps}"]
+    parts += [f"{name} {form.format(float(logs[key]))}" for key, name, form in _SHOWN if key in logs]
+    return "  ".join([*parts, f"{seconds:.1f} s/step"])
+
+
+def _keep_until(log: Path, step: int) -> None:
+    """Drop lines that a killed training wrote after the checkpoint it is resumed from."""
+    if not log.exists():
+        return
+    kept = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:  # the line the kill cut short
+            break
+    half = log.with_name(f".{log.name}")
+    half.write_text("".join(kept), encoding="utf-8")
+    half.replace(log)

@@ -1,0 +1,232 @@
+"""One training with a TRL trainer, from the command to the finished folder.
+
+What is cheap to find wrong is found first: the data's columns, the folder, the options; then the
+weights load. Whatever stops the training is said in plain language, with what to change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from factory import __version__, weights
+from factory.errors import FactoryError, RecipeError
+from factory.training import options
+from factory.training.data import open_dataset
+from factory.training.folder import Job, TrainingFolder
+from factory.training.progress import make_progress, say
+from factory.training.save import save_model, saved_dtype
+from factory.training.tokenizer import load_tokenizer, transcript_template
+
+# Below this share of the change surviving the saved precision, a training did not do what it says.
+_ENOUGH_KEPT = 0.5
+
+
+class Session:
+    """What the trainers' modules share. They make the TRL trainer out of `args`, `dataset`,
+    `model_dir`, `tokenizer` and `lora`, with `progress` as a callback, and give it to `fit`."""
+
+    def __init__(
+        self,
+        kind: str,
+        columns: tuple[str, ...],
+        data: Path | str,
+        model: Path | str,
+        out: Path,
+        lora: Mapping[str, Any] | None,
+        config: Mapping[str, Any],
+        resume: bool,
+    ) -> None:
+        """Opens the data and looks at the folder; loads no weights and writes nothing."""
+        self._start = time.monotonic()
+        self._config = dict(config)
+        self.dataset, data_fingerprint = open_dataset(data, kind, columns)
+        self.model_dir = weights.resolve(str(model))
+        self._job = Job(
+            kind=kind,
+            data=str(data),
+            data_fingerprint=data_fingerprint,
+            model=str(model),
+            model_fingerprint=weights.fingerprint(self.model_dir),
+            lora=None if lora is None else dict(lora),
+            config=self._config,
+        )
+        self._folder = TrainingFolder(Path(out), self._job)
+        self.record = self._folder.record()
+        """training.json, if there is nothing left to do."""
+        if self.record is not None:
+            say(f"{out}: this training is finished ({self.record['steps']} steps), nothing to do")
+            return
+        self._checkpoint = self._find_checkpoint(resume)
+
+    def _find_checkpoint(self, resume: bool) -> Path | None:
+        checkpoint = self._folder.last_checkpoint()
+        if checkpoint and not resume:
+            raise FactoryError(
+                f"--out {self._folder.path} holds this training, unfinished, with a checkpoint "
+                f"at step {checkpoint.name.removeprefix('checkpoint-')}; add --resume to go on "
+                "from there, or delete the folder to start again"
+            )
+        if checkpoint:
+            say(f"resuming from {checkpoint}")
+        elif resume:
+            say(f"no whole checkpoint in {self._folder.checkpoints}: starting from the beginning")
+        return checkpoint
+
+    def prepare(self, config_type: type, defaults: Mapping[str, Any]) -> None:
+        """Set `args` (a `config_type` of TRL), `lora` and `tokenizer`."""
+        is_lora = self._job.lora is not None
+        self._options = options.resolve(config_type, defaults, self._config, is_lora=is_lora)
+        self.args = options.build(config_type, self._options, self._folder.checkpoints)
+        self.lora = options.build_lora(self._job.lora)
+        trust = self.args.trust_remote_code
+        self.tokenizer = load_tokenizer(self.model_dir, trust_remote_code=trust)
+        self._own_template = self.tokenizer.chat_template
+        if self._own_template is None and not isinstance(self.dataset[0]["prompt"], str):
+            self.tokenizer.chat_template = transcript_template(self.tokenizer)
+            say(f"{self._job.model} has no chat template: training on Human/Assistant transcripts")
+        self.progress = make_progress(self._folder.log)
+
+    def fit(self, trainer: Any, *, rows_cut: int = 0) -> dict[str, Any]:
+        """Train, save, and return training.json. `rows_cut`: rows used, but not to their end."""
+        from transformers import PrinterCallback
+
+        rows, used = len(self.dataset), len(trainer.train_dataset)
+        self._check(trainer, rows, used, rows_cut)
+        trainer.remove_callback(PrinterCallback)  # it would print every log as a dict
+        self._folder.begin()
+        resume = str(self._checkpoint) if self._checkpoint else None
+        steps = trainer.train(resume_from_checkpoint=resume).global_step
+        record: dict[str, Any] = {
+            "kind": self._job.kind,
+            "data": {
+                "path": self._job.data,
+                "fingerprint": self._job.data_fingerprint,
+                "rows": rows,
+                "rows_used": used,
+                "rows_cut": rows_cut,
+            },
+            "base_model": {"name": self._job.model, "fingerprint": self._job.model_fingerprint},
+            "lora": self._job.lora,
+            "config": self._options,
+            "seed": self.args.seed,
+            "steps": steps,
+            "resumed_at_step": self.progress.first_step or None,
+            "metrics": self.progress.metrics,
+        }
+        if trainer.is_world_process_zero():
+            record |= self._save(trainer)
+            self._folder.finish(record, keep_checkpoints="save_total_limit" in self._config)
+            say(f"{self._folder.path}: {steps} steps in {record['seconds']:.0f} s")
+        return record
+
+    def _check(self, trainer: Any, rows: int, used: int, cut: int) -> None:
+        length = getattr(self.args, "max_length", None)
+        if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+            raise RecipeError("config: sharded training (DeepSpeed, FSDP) is not supported")
+        if used == 0:
+            raise RecipeError(
+                f"none of the {rows} rows is left: every prompt alone fills max_length "
+                f"({length} tokens); raise config.max_length"
+            )
+        if used < rows:
+            say(f"{rows - used} of {rows} rows left out: the prompt alone fills {length} tokens")
+        if cut:
+            say(f"{cut} of {rows} rows cut to max_length, {length} tokens")
+
+    def _save(self, trainer: Any) -> dict[str, Any]:
+        dtype = saved_dtype(self.model_dir, self._config)
+        self.tokenizer.chat_template = self._own_template
+        with self._folder.publishing() as temporary:
+            kept = save_model(trainer, self.model_dir, temporary, dtype)
+            self.tokenizer.save_pretrained(temporary)
+        name = str(dtype).removeprefix("torch.")
+        if kept < _ENOUGH_KEPT:
+            say(
+                f"only {kept:.0%} of what the training changed survives in {name}: its steps were "
+                "smaller than that precision shows. Raise learning_rate or train longer; or save "
+                "float32 (config.model_init_kwargs: {dtype: float32}) and serve it as float32"
+            )
+        return {
+            "saved_dtype": name,
+            "change_kept": round(kept, 4),
+            "seconds": round(time.monotonic() - self._start, 1),
+            "versions": {
+                "factory": __version__,
+                **{name: version(name) for name in ("torch", "transformers", "trl", "peft")},
+            },
+        }
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Around all that touches TRL: keeps the libraries quiet, puts their errors plainly."""
+        try:
+            with _quiet_libraries():
+                yield
+        except FactoryError:
+            raise
+        except KeyboardInterrupt:
+            if checkpoint := self._folder.last_checkpoint():
+                say(f"stopped; --resume goes on from {checkpoint}")
+            raise
+        except Exception as error:
+            raise _in_plain_words(error, self._job.model, self._config) from error
+
+
+def _in_plain_words(error: Exception, model: str, config: Mapping[str, Any]) -> Exception:
+    """The error to raise instead; the error itself if there is nothing better to say."""
+    from jinja2 import TemplateError
+
+    text = str(error)
+    is_out_of_memory = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    if is_out_of_memory or "DefaultCPUAllocator" in text:
+        batch = config.get("per_device_train_batch_size", "default")
+        return FactoryError(
+            f"out of memory (batch {batch}, max_length {config.get('max_length', 'default')}). "
+            "In this order: halve per_device_train_batch_size and double "
+            "gradient_accumulation_steps (the same training); lower max_length; set "
+            "precompute_ref_log_probs: true (no reference model in memory); train an adapter, "
+            f"lora: {{r: 16}}. It said: {text.splitlines()[0] if text else type(error).__name__}"
+        )
+    if isinstance(error, TemplateError):
+        return FactoryError(
+            f"the chat template of {model} refused a conversation: {text}; look for roles it does "
+            "not take (system) or two messages of one role in a row"
+        )
+    if isinstance(error, OSError):
+        return FactoryError(f"{type(error).__name__}: {text}")
+    if isinstance(error, ValueError | NotImplementedError):
+        return RecipeError(f"TRL refused this training: {text}")
+    return error
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """No progress bars, no report home (TRL sends one by default), no cache files written beside
+    the user's data (`Dataset.map` writes them there)."""
+    import datasets
+    from huggingface_hub import constants
+    from transformers.utils import logging
+
+    had_caching, had_datasets_bar = datasets.is_caching_enabled(), datasets.is_progress_bar_enabled()
+    had_bar, had_telemetry = logging.is_progress_bar_enabled(), constants.HF_HUB_DISABLE_TELEMETRY
+    datasets.disable_caching()
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+    if "HF_HUB_DISABLE_TELEMETRY" not in os.environ:
+        constants.HF_HUB_DISABLE_TELEMETRY = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_TELEMETRY = had_telemetry
+        if had_caching:
+            datasets.enable_caching()
+        if had_datasets_bar:
+            datasets.enable_progress_bars()
+        if had_bar:
+            logging.enable_progress_bar()

