@@ -37,7 +37,8 @@ LimitOption = Annotated[
     int | None, typer.Option("--limit", "-n", min=1, help="Use only the first N source rows.")
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", help="The run's folder. Default: runs/<recipe's name>.")
+    Path | None,
+    typer.Option("--out", "-o", help="The run's folder. Default: runs/<recipe's name>."),
 ]
 
 
@@ -181,7 +182,9 @@ def train(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", "-s", metavar="FIELD=VALUE", help="A TRL config field, as max_steps=20."),
+        typer.Option(
+            "--set", "-s", metavar="FIELD=VALUE", help="A TRL config field, as max_steps=20."
+        ),
     ] = None,
     lora: Annotated[
         int | None, typer.Option("--lora", min=1, metavar="R", help="Train a LoRA of this rank.")
@@ -219,7 +222,8 @@ def align(
     set_: SetOption = None,
 ) -> None:
     """Close the loop: make data, train on it, compare the new model with the old, and again."""
-    from factory.align import align as turn, table
+    from factory.align import align as turn
+    from factory.align import table
 
     loaded = _load(recipe, set_, limit)
     folder = out or Path("runs") / f"{loaded.name}-align"
@@ -267,8 +271,8 @@ def _print_manifest(folder: Path, manifest: Manifest) -> None:
     )
     if manifest.restarts:
         print(f"  the engine died and was restarted {manifest.restarts} times")
-    for reason, count in manifest.reasons.most_common(3):
-        print(f"  quarantined: {count} x {reason}")
+    for reason, times in manifest.reasons.most_common(3):
+        print(f"  quarantined: {times} x {reason}")
     if manifest.quarantined:
         print(f"  all of them: {folder / 'quarantine.jsonl'}")
     _print_views(folder, manifest)

@@ -50,17 +50,19 @@ def show(result: Sample | Failure, console: Console | None = None) -> None:
     for candidate in result.candidates:
         parts += [Rule(style="dim"), *_candidate(result, candidate)]
     for verdict in result.verdicts:
-        text = "unparsed" if verdict.p is None else f"{verdict.p:.3f}"
+        p = "unparsed" if verdict.p is None else f"{verdict.p:.3f}"
         parts.append(Rule(style="dim"))
         parts.append(
             _titled(
                 f"{verdict.judge}",
-                f"P(answer {verdict.a} better than answer {verdict.b}) = {text}"
+                f"P(answer {verdict.a} better than answer {verdict.b}) = {p}"
                 + (f", {', '.join(verdict.principle_ids)}" if verdict.principle_ids else "")
                 + ("" if verdict.is_consistent else "; the two orders disagree"),
             )
         )
-    console.print(Panel(Group(*parts), title=f"row {result.index}  {result.id}", title_align="left"))
+    console.print(
+        Panel(Group(*parts), title=f"row {result.index}  {result.id}", title_align="left")
+    )
 
 
 def _candidate(sample: Sample, candidate: Candidate) -> list[Text | Rule]:
@@ -72,13 +74,17 @@ def _candidate(sample: Sample, candidate: Candidate) -> list[Text | Rule]:
         text = word_diff(sample.candidates[candidate.parent].text, candidate.text)
     for critique in sample.critiques:
         if critique.candidate == candidate.parent:
-            title_of = f"critique of answer {critique.candidate}: {', '.join(critique.principle_ids)}"
+            title_of = (
+                f"critique of answer {critique.candidate}: {', '.join(critique.principle_ids)}"
+            )
             parts.append(_titled(title_of, critique.text))
     if candidate.drop_reason:
         title += f" (dropped: {candidate.drop_reason})"
     for score in sample.scores:
         if score.candidate == candidate.index:
-            title += f" ({score.name}: {'unparsed' if score.value is None else f'{score.value:.2f}'})"
+            title += (
+                f" ({score.name}: {'unparsed' if score.value is None else f'{score.value:.2f}'})"
+            )
     return [*parts, _titled(title, text)]
 
 

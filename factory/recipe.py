@@ -181,6 +181,9 @@ class _Problems:
             self.found.append(str(error))
             return None
 
+    def add(self, error: RecipeError) -> None:
+        self.found.append(str(error))
+
     def raise_any(self) -> None:
         if self.found:
             raise RecipeError("\n".join(dict.fromkeys(self.found)))
@@ -334,38 +337,33 @@ def _check(recipe: Recipe, file: YamlFile, problems: _Problems) -> None:
             try:
                 weights.local_folder(config.model, recipe.folder)
             except RecipeError as error:
-                problems.found.append(str(file.error(("models", name, "model"), str(error))))
+                problems.add(file.error(("models", name, "model"), str(error)))
     if recipe.evaluation:
         problems.gather(open_source, recipe.evaluation.source, recipe.folder)
         for field in ("model", "judge"):
             name = getattr(recipe.evaluation, field)
             if name not in recipe.models:
-                problems.found.append(str(_no_model(file, ("evaluation", field), name, recipe)))
+                problems.add(_no_model(file, ("evaluation", field), name, recipe))
     facts: set[str] = set()
     for i, stage in enumerate(recipe.stages):
-        for message in _stage_problems(recipe, file, i, stage, facts):
-            problems.found.append(str(message))
+        for error in _stage_problems(recipe, file, i, stage, facts):
+            problems.add(error)
         facts |= stage.facts_made()
     folders: dict[str, int] = {}
     for i, view in enumerate(recipe.views):
         missing = sorted(need for need in view.needs() if not _has(facts, need))
         if missing:
-            problems.found.append(
-                str(file.error(("views", i), f"needs {_made_by(missing)}; no stage makes it"))
-            )
-        if folder_of(view) in folders:
-            message = f"views[{folders[folder_of(view)]}] has the name '{folder_of(view)}' already"
-            problems.found.append(str(file.error(("views", i), f"{message}; give one a `name`")))
-        folders[folder_of(view)] = i
+            problems.add(file.error(("views", i), f"needs {_made_by(missing)}; no stage makes it"))
+        if (first := folders.setdefault(folder_of(view), i)) != i:
+            message = f"views[{first}] has the name '{folder_of(view)}' already; give one a `name`"
+            problems.add(file.error(("views", i), message))
     for i, training in enumerate(recipe.training):
         if training.view not in folders:
             have = ", ".join(folders) or "none"
             message = f"no view named '{training.view}' (have: {have})"
-            problems.found.append(str(file.error(("training", i, "view"), message)))
+            problems.add(file.error(("training", i, "view"), message))
         if training.model is not None and training.model not in recipe.models:
-            problems.found.append(
-                str(_no_model(file, ("training", i, "model"), training.model, recipe))
-            )
+            problems.add(_no_model(file, ("training", i, "model"), training.model, recipe))
 
 
 def _stage_problems(
@@ -384,7 +382,9 @@ def _stage_problems(
         found.append(file.error(loc, f"needs {_made_by(missing)}; no stage before it makes it"))
     if stage.uses_constitution() and recipe.constitution is None:
         found.append(
-            file.error(loc, f"'{stage.kind}' needs principles; add `constitution: FILE` to the recipe")
+            file.error(
+                loc, f"'{stage.kind}' needs principles; add `constitution: FILE` to the recipe"
+            )
         )
     few_shot = getattr(stage, "few_shot", 0)
     if recipe.constitution and few_shot > len(recipe.constitution.examples):

@@ -7,6 +7,7 @@ that two runs of one recipe write the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypedDict
 
 import msgspec
@@ -132,17 +133,32 @@ class Sample(msgspec.Struct):
             candidate = self.candidates[candidate.parent]
         return candidate
 
-    def revision_pairs(self) -> list[tuple[Candidate, Candidate]]:
-        """(initial answer, its newest revision) for each kept initial answer with a kept one."""
-        newest: dict[int, Candidate] = {}
+    def chains(self) -> Iterator[tuple[Candidate, list[Candidate]]]:
+        """Each initial answer with the newest kept answers of its line of revisions.
+
+        Newest: no kept answer descends from it, so a dropped revision gives way to the one before,
+        in the end to the initial answer itself. An empty list: all were dropped.
+        """
+        superseded: set[int] = set()
         for candidate in self.kept():
-            if candidate.parent is not None:
-                newest[self.root(candidate).index] = candidate
-        return [
-            (self.candidates[root], final)
-            for root, final in newest.items()
-            if self.candidates[root].drop_reason is None
-        ]
+            parent = candidate.parent
+            while parent is not None and parent not in superseded:
+                superseded.add(parent)
+                parent = self.candidates[parent].parent
+        newest: dict[int, list[Candidate]] = {
+            c.index: [] for c in self.candidates if c.parent is None
+        }
+        for candidate in self.kept():
+            if candidate.index not in superseded:
+                newest[self.root(candidate).index].append(candidate)
+        for index, answers in newest.items():
+            yield self.candidates[index], answers
+
+    def revision_pairs(self) -> Iterator[tuple[Candidate, Candidate]]:
+        """(initial answer, newest revision) of each chain in which both are kept."""
+        for initial, newest in self.chains():
+            if initial.drop_reason is None:
+                yield from ((initial, revision) for revision in newest if revision is not initial)
 
     def conversation(self, candidate: Candidate) -> list[Message]:
         """The prompt with this candidate as the assistant's answer."""

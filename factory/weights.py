@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,9 +72,7 @@ def _download(model: str) -> Path:
     name, _, revision = model.partition("@")
     wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "tokenizer*"]
     try:
-        return Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=wanted)
-        )
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
     except Exception as error:  # the hub client raises a dozen unrelated kinds
         raise EngineError(
             f"model '{model}' is no local folder and the Hub did not give it "
@@ -97,6 +97,9 @@ def embedded_model() -> Path:
         if not out.is_dir():
             with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as parent:
                 half = Path(parent) / "model"
+                print(
+                    "preparing the embedded model, once (about 20 s)", file=sys.stderr, flush=True
+                )
                 try:
                     _convert(embedded_gguf(), half)
                     _sync(half)
@@ -124,16 +127,17 @@ def embedded_gguf() -> Path:
 
 def _convert(gguf: Path, out: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, logging
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        gguf_file=gguf.name,
-        dtype=torch.bfloat16,
-        quantization_config=GgufConfig(dequantize=True),
-    )
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.clean_up_tokenization_spaces = False  # true is wrong for byte-level BPE
     # The file's own marks are unset or odd: answers end with <|im_end|>, padding must not.
     tokenizer.bos_token = "<|im_start|>"
     tokenizer.eos_token = "<|im_end|>"
@@ -142,7 +146,8 @@ def _convert(gguf: Path, out: Path) -> None:
         config.bos_token_id = tokenizer.bos_token_id
         config.eos_token_id = tokenizer.eos_token_id
         config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(out)
+    with contextlib.redirect_stderr(io.StringIO()):
+        model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 

@@ -200,14 +200,14 @@ def test_unverified_revision_is_chosen_unseen() -> None:
     view = PreferenceView(verified=False)
     of = revised(0.1)
     of.critiques = [
-        Critique(0, 1, ["kind"], "rude", "c"),
-        Critique(1, 2, ["brief", "kind"], "long", "c"),
+        Critique(0, 1, ["kind"], "rude", call="c", request="q"),
+        Critique(1, 2, ["brief", "kind"], "long", call="c", request="q"),
     ]
     [row] = rows(view, of)
     assert row["chosen"][0]["content"] == "Yes, you can."
     numbers = ("preference", "margin", "chosen_score", "rejected_score", "agreement")
     assert [row[name] for name in numbers] == [None] * 5
-    assert row["principle_ids"] == ["kind"]  # the second critique led to no kept revision of it
+    assert row["principle_ids"] == ["kind"]  # the critique of the revision itself led to nothing
     assert reasons(view, revised(0.9, after="no")) == ["identical"]
     assert reasons(view, revised(0.9, after="")) == ["empty"]
 
@@ -704,7 +704,11 @@ def test_statistics_by_hand(tmp_path: Path) -> None:
 
 
 def test_judge_is_only_reported_where_the_view_rests_on_it(tmp_path: Path) -> None:
-    views: list[View] = [SftView(), PreferenceView(verified=False), KtoView(threshold=2.0, name="scored")]
+    views: list[View] = [
+        SftView(),
+        PreferenceView(verified=False),
+        KtoView(threshold=2.0, name="scored"),
+    ]
     of = revised()
     of.scores = [Score("quality", 0, 1.0), Score("quality", 1, None)]
     sft, unverified, kto = export(views, source(of), tmp_path, {})

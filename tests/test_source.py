@@ -503,7 +503,7 @@ def test_any_fields_give_one_record(row: dict[str, object]) -> None:
 
 @settings(deadline=None)
 @given(st.text(alphabet='ab",\r\n\0é').map(str.encode) | st.binary())
-def test_any_bytes_are_a_csv_or_refused(content: bytes) -> None:
+def test_any_bytes_below_a_header_give_records(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         records = read(raw(Path(folder), b"prompt,id\n" + content, "rows.csv"))
     assert [record.index for record in records] == list(range(len(records)))
@@ -641,6 +641,12 @@ def test_a_renamed_column_may_be_absent_from_some_json_rows(tmp_path: Path) -> N
     first, second = read(path, columns=Columns(reference="answer"))
     assert good(first).reference is None
     assert good(second).reference == "c"
+
+
+def test_a_renamed_column_may_come_late(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, *[{"prompt": "a"}] * 1500, {"prompt": "b", "answer": "c"})
+    records = read(path, columns=Columns(reference="answer"))
+    assert good(records[1500]).reference == "c"
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.arrow", "rows.jsonl.gz", "rows.csv.gz"])

@@ -102,7 +102,7 @@ class _Server:
     next_trial: float = 0.0
     """While failing: the `time.monotonic()` from which it may be tried."""
     is_vllm: bool | None = None
-    """None: not asked yet. Until then it gets one call at a time, which asks."""
+    """None: not known yet."""
     context: int = 0
     """Tokens. Only known of vLLM servers."""
     models: Sequence[str] = ()
@@ -122,16 +122,16 @@ class _Router:
         """Wait for a turn; then a place at this server is held for the length of the block."""
         turn: asyncio.Future[_Server] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (priority, order, turn))
-        self.hand_out()
+        self._hand_out()
         try:
             yield await turn
         finally:
             if turn.done() and not turn.cancelled():
                 turn.result().in_flight -= 1
-                self.hand_out()
+                self._hand_out()
 
-    def hand_out(self) -> None:
-        """Give the places there are to the first in line. Call it when one may have opened."""
+    def _hand_out(self) -> None:
+        """Give the places there are to the first in line."""
         while self._waiting:
             turn = self._waiting[0][2]
             if not turn.done():  # done: its caller was cancelled
@@ -147,7 +147,7 @@ class _Router:
         some_are_well = any(not server.is_failing for server in self.servers)
         open_servers = []
         for server in self.servers:
-            places = 1 if server.is_vllm is None else self._concurrency
+            places = self._concurrency
             if server.is_failing and some_are_well:
                 places = 1 if time.monotonic() >= server.next_trial else 0
             if server.in_flight < places:
@@ -231,9 +231,8 @@ class EndpointEngine:
     async def _ask(self, server: _Server, request: Request) -> Completion:
         from openai import BadRequestError
 
-        if server.is_vllm is None:
+        if server.is_vllm is None:  # calls that start together may each find out: that does no harm
             await self._probe(server)
-            self._router.hand_out()
         try:
             if server.is_vllm and (request.prefix or request.labels):
                 return await self._ask_by_ids(server, request)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
-import gc
 import heapq
 import itertools
 import os
@@ -35,13 +34,15 @@ from factory.records import Message
 _MAX_RESTARTS = 3  # in a row, without one call completed between
 _CPU_SEQUENCES = 64  # throughput on CPUs is flat beyond
 _CPU_BLOCK = 32  # tokens; vLLM's default there is 128, which misses short shared prefixes
-_HANDED_OVER = 1.25  # requests given to vLLM for each that can run: the rest of them wait in its queue
-# Engine arguments that say where and how fast, not what: changing them keeps the ledger valid.
-_PLACEMENT = frozenset(
-    "tensor_parallel_size pipeline_parallel_size data_parallel_size gpu_memory_utilization "
-    "max_num_seqs max_num_batched_tokens enforce_eager kv_cache_memory_bytes block_size "
-    "max_model_len enable_prefix_caching async_scheduling".split()
+_HANDED_OVER = (
+    1.25  # requests given to vLLM for each that can run: the rest of them wait in its queue
 )
+# Engine arguments that say where and how fast, not what: changing them keeps the ledger valid.
+_PLACEMENT = frozenset({
+    "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enforce_eager",
+    "gpu_memory_utilization", "kv_cache_memory_bytes", "block_size", "max_model_len",
+    "max_num_seqs", "max_num_batched_tokens", "enable_prefix_caching", "async_scheduling",
+})  # fmt: skip
 _TRANSCRIPT_STOP = "\n\nHuman:"
 
 
@@ -73,7 +74,11 @@ class VllmEngine:
     """
 
     def __init__(
-        self, config: VllmConfig, *, folder: Path | None = None, share: float = 1.0,
+        self,
+        config: VllmConfig,
+        *,
+        folder: Path | None = None,
+        share: float = 1.0,
         log: Path | None = None,
     ) -> None:
         self.config = config
@@ -140,12 +145,12 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         request_id = str(next(self._ids))
-        output = None
+        last = None
         try:
             async for output in engine.generate(
                 TokensPrompt(prompt_token_ids=ids), params, request_id, priority=priority
             ):
-                pass
+                last = output
         except EngineDeadError as error:
             raise _EngineDied from error
         except VLLMValidationError as error:
@@ -154,7 +159,7 @@ class VllmEngine:
             if engine.errored:
                 raise _EngineDied from error
             raise SampleError(f"vLLM failed on this request: {error.__cause__!r}") from error
-        return output
+        return last
 
     def _completion(self, request: Request, output: Any) -> Completion:
         answer = output.outputs[0]
@@ -232,7 +237,9 @@ class VllmEngine:
                 **values, **extra, seed=request.seed, output_kind=RequestOutputKind.FINAL_ONLY
             )
         except (TypeError, ValueError) as error:
-            raise RecipeError(f"vLLM refused the sampling parameters {values | extra}: {error}") from error
+            raise RecipeError(
+                f"vLLM refused the sampling parameters {values | extra}: {error}"
+            ) from error
 
     # -- the engine's life ---------------------------------------------------------------------
 
@@ -271,7 +278,9 @@ class VllmEngine:
         cache = engine.vllm_config.cache_config
         sequences = engine.vllm_config.scheduler_config.max_num_seqs
         self._admission.resize(
-            cache.num_gpu_blocks, cache.block_size, max(sequences + 1, int(sequences * _HANDED_OVER))
+            cache.num_gpu_blocks,
+            cache.block_size,
+            max(sequences + 1, int(sequences * _HANDED_OVER)),
         )
         self._tokenizer = engine.get_tokenizer()
         self._engine = engine
@@ -401,8 +410,8 @@ def _cpu_cache_bytes(share: float) -> int:
 def _shut_down(engine: Any) -> None:
     with contextlib.suppress(Exception):  # a dead engine may fail in any way while it is cleared
         engine.shutdown()
-    del engine
-    gc.collect()
+    # Its __del__ shuts down again, when the interpreter is half gone: complaints on every exit.
+    engine.shutdown = lambda *_: None
 
 
 @contextlib.contextmanager

@@ -105,7 +105,8 @@ trainer.train()"""
     if report.kind == "preference":
         note += (
             "\n\nTRL's `RewardTrainer` takes these rows too, but works a column named `margin` "
-            'into its loss; unless you mean that, give it `data.remove_columns("margin")`.'
+            "into its loss and cannot read a null there; unless you mean that, give it "
+            '`data.remove_columns("margin")`.'
         )
     return _section("Load and train", f"{_fenced(code, 'python')}\n\n{note}")
 

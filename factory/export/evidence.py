@@ -12,7 +12,7 @@ from typing import TypeGuard
 import msgspec
 
 from factory.export.view import Drop
-from factory.records import Candidate, Sample
+from factory.records import Sample
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -70,28 +70,6 @@ def scores_of(sample: Sample, name: str | None) -> dict[int, float] | Drop:
         return Drop("several-scores")
     values = ((s.candidate, s.value) for s in sample.scores if s.name in names)
     return _means(sample, ((i, value) for i, value in values if is_known(value)))
-
-
-def chains(sample: Sample) -> Iterator[tuple[Candidate, list[Candidate]]]:
-    """Each initial answer with the newest kept answers of its line of revisions.
-
-    Newest: no kept answer descends from it, so a filtered revision gives way to the one before, in
-    the end to the initial answer itself. An empty list: all were filtered.
-    """
-    superseded: set[int] = set()
-    for candidate in sample.kept():
-        parent = candidate.parent
-        while parent is not None and parent not in superseded:
-            superseded.add(parent)
-            parent = sample.candidates[parent].parent
-    newest: dict[int, list[Candidate]] = {
-        c.index: [] for c in sample.candidates if c.parent is None
-    }
-    for candidate in sample.kept():
-        if candidate.index not in superseded:
-            newest[sample.root(candidate).index].append(candidate)
-    for index, answers in newest.items():
-        yield sample.candidates[index], answers
 
 
 def is_known(value: float | None) -> TypeGuard[float]:

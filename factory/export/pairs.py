@@ -14,7 +14,7 @@ import msgspec
 from pydantic import Field, model_validator
 
 from factory.config import Config
-from factory.export.evidence import Ranking, chains, compare, rank
+from factory.export.evidence import Ranking, compare, rank
 from factory.export.view import Drop, is_blank
 from factory.records import Candidate, Sample
 
@@ -101,7 +101,7 @@ class PairRules(Config):
 
     def _revision_vs_initial(self, sample: Sample) -> Iterator[Pair | Drop]:
         revised = {c.parent for c in sample.candidates}
-        for initial, newest in chains(sample):
+        for initial, newest in sample.chains():
             if initial.drop_reason is not None:
                 yield Drop("filtered")
                 continue

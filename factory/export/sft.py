@@ -13,7 +13,7 @@ from pydantic import model_validator
 
 from factory.config import Config
 from factory.export import schemas
-from factory.export.evidence import chains, rank
+from factory.export.evidence import rank
 from factory.export.view import Drop, FolderName, answer, is_blank
 from factory.records import Candidate, Sample
 
@@ -58,7 +58,7 @@ class SftView(Config):
     def _picked(self, sample: Sample) -> Iterator[Candidate | Drop]:
         match self.pick:
             case "final":
-                for _, newest in chains(sample):
+                for _, newest in sample.chains():
                     if not newest:
                         yield Drop("filtered")
                     yield from newest

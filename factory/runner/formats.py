@@ -229,11 +229,10 @@ class Parquet:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        # A buffer, because by default a whole column of a row group is read at once.
-        with (
-            readable(self.files[0], pa.ArrowException),
-            pq.ParquetFile(self.files[0], buffer_size=BLOCK_BYTES) as file,
-        ):
+        # By default a whole column of a row group, of any size, is read at once.
+        buffered = {"buffer_size": BLOCK_BYTES, "pre_buffer": False}
+        path = self.files[0]
+        with readable(path, pa.ArrowException), pq.ParquetFile(path, **buffered) as file:
             yield file
 
 
@@ -245,32 +244,31 @@ class ArrowFile:
 
     def __init__(self, path: Path) -> None:
         self.files = [path]
-        with self._open(None) as reader:
+        with self._open() as reader:
             self.columns = list(reader.schema.names)
 
     def count(self, limit: int | None) -> int:
-        with self._open(self.columns[:1]) as reader:
+        with self._open() as reader:
             return sum(batch.num_rows for batch in _batches(reader))
 
     def rows(self, start: int, columns: list[str]) -> Iterator[Row]:
-        with self._open(columns) as reader:
+        wanted = [name for name in self.columns if name in columns]
+        with self._open() as reader:
             for batch in _batches(reader):
                 for offset in range(start, batch.num_rows, BATCH_ROWS):
-                    yield from _arrow_rows(batch.slice(offset, BATCH_ROWS))
+                    yield from _arrow_rows(batch.select(wanted).slice(offset, BATCH_ROWS))
                 start = max(0, start - batch.num_rows)
 
     @contextmanager
-    def _open(self, columns: list[str] | None) -> Iterator[Any]:
+    def _open(self) -> Iterator[Any]:
         import pyarrow as pa
 
-        wanted = [i for i, name in enumerate(self.columns) if name in columns] if columns else []
-        options = pa.ipc.IpcReadOptions(included_fields=wanted)  # none: all
+        # Whole batches, because leaving columns out would copy the others out of the mapped file.
         path = self.files[0]
         with readable(path, pa.ArrowException), pa.memory_map(str(path)) as mapped:
             is_file = mapped.read(6) == b"ARROW1"
             mapped.seek(0)
-            open_ipc = pa.ipc.open_file if is_file else pa.ipc.open_stream
-            with open_ipc(mapped, options=options) as reader:
+            with (pa.ipc.open_file if is_file else pa.ipc.open_stream)(mapped) as reader:
                 yield reader
 
 
@@ -304,9 +302,9 @@ class SavedDataset:
 
     def rows(self, start: int, columns: list[str]) -> Iterator[Row]:
         wanted = [name for name in self.columns if name in columns]
-        rest = self._data.select_columns(wanted).select(range(start, len(self._data)))
-        for table in rest.iter(BATCH_ROWS):
-            yield from _arrow_rows(table)
+        data = self._data.select_columns(wanted)
+        for offset in range(start, len(data), BATCH_ROWS):
+            yield from _arrow_rows(data[offset : offset + BATCH_ROWS])
 
 
 def _batches(reader: Any) -> Iterator[Any]:
@@ -378,7 +376,7 @@ class HubDataset:
         try:
             yield
         except Exception as error:  # the Hub's libraries share no base of theirs
-            message = next(iter(str(error).splitlines()), type(error).__name__)
+            message = " ".join(str(error).split())[:300] or type(error).__name__
             raise SourceError(
                 f"Hub dataset {self._name!r}, split {self._split!r}: {message}; check the name, "
                 "source.subset, source.split and the network, or name a local file"

@@ -108,7 +108,11 @@ class Progress:
         if not self._total or not done:
             return ""
         seconds = (time.monotonic() - self._began) / done * (self._total - self._done)
-        return f"   about {seconds / 60:.0f} min left" if seconds > 90 else f"   about {seconds:.0f} s left"
+        return (
+            f"   about {seconds / 60:.0f} min left"
+            if seconds > 90
+            else f"   about {seconds:.0f} s left"
+        )
 
 
 class _Rates(ProgressColumn):

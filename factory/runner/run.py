@@ -16,13 +16,14 @@ import shutil
 import time
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 import yaml
 
 import factory
+from factory.constitution import Constitution
 from factory.engines import build
 from factory.engines.base import Engine
 from factory.errors import FactoryError, SampleError, TooManyFailures
@@ -49,34 +50,47 @@ class Outcome(msgspec.Struct):
     counts: dict[str, StageCount] = {}
 
 
-def run(
+def run(recipe: Recipe, out: Path, *, progress: Progress | None = None) -> Manifest:
+    """Make what the recipe asks for in the folder `out`, or what is missing of it.
+
+    Returns the manifest; its `state` is `finished`. Raises `FactoryError`; whatever was done stays
+    done. The first Ctrl+C stops cleanly with `KeyboardInterrupt`, a second at once.
+    """
+    return asyncio.run(run_async(recipe, out, progress=progress))
+
+
+async def run_async(
     recipe: Recipe,
     out: Path,
     *,
     engines: Mapping[str, Engine] | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Make what the recipe asks for in the folder `out`, or what is missing of it.
+    """`run`, for a program with an event loop of its own.
 
-    `engines` replaces the recipe's, by model name (for tests and benchmarks). Returns the manifest;
-    its `state` is `finished`. Raises `FactoryError`; whatever was done stays done.
+    `engines` by model name take the place of the recipe's; they stay open afterwards.
     """
     progress = progress or Progress()
     with alone_in(out):
         source = open_source(recipe.source, recipe.folder)
-        engines = engines or build(recipe.models, recipe.folder, out / "logs")
-        manifest = _plan(recipe, source, engines, manifests.read(out))
-        is_new = manifest.state != "finished"
-        if is_new:
-            _save_inputs(recipe, out)
-            with Ledger(out / "ledger.sqlite") as ledger:
-                calls = Calls(ledger, engines)
-                asyncio.run(_make_traces(recipe, source, calls, out, manifest, engines, progress))
-        if is_new or manifest.views_digest != recipe.views_digest():
+        ours = {} if engines else build(recipe.models, recipe.folder, out / "logs")
+        engines = engines or ours
+        try:
+            manifest = _plan(recipe, source, engines, manifests.read(out))
+            is_finished = manifest.state == "finished"
+            if not is_finished:
+                _save_inputs(recipe, out)
+                with Ledger(out / "ledger.sqlite") as ledger:
+                    calls = Calls(ledger, engines)
+                    await _make_traces(recipe, source, calls, out, manifest, engines, progress)
+        finally:
+            for engine in set(ours.values()):
+                await engine.close()
+        if is_finished and manifest.views_digest == recipe.views_digest():
+            progress.note(f"{out} is finished and nothing it depends on has changed: nothing to do")
+        else:
             progress.note(f"writing {len(recipe.views)} datasets to {out / 'datasets'}")
             export_views(recipe, out, manifest)
-        else:
-            progress.note(f"{out} is finished and nothing it depends on has changed: nothing to do")
         return manifest
 
 
@@ -99,12 +113,7 @@ def _plan(
             name: {"model": config.model, "fingerprint": fingerprints[name]}
             for name, config in recipe.models.items()
         },
-        constitution=recipe.constitution
-        and {
-            "name": recipe.constitution.name,
-            "version": recipe.constitution.version,
-            "digest": recipe.constitution.digest(),
-        },
+        constitution=_describe(recipe.constitution),
     )
     same = ("digest", "source_digest", "part_size")
     if old is None or any(getattr(old, field) != getattr(new, field) for field in same):
@@ -116,6 +125,13 @@ def _plan(
     if is_whole_parts and fits:
         return msgspec.structs.replace(old, limit=new.limit, state="running")
     return new
+
+
+def _describe(constitution: Constitution | None) -> dict[str, str] | None:
+    if constitution is None:
+        return None
+    digest = constitution.digest()
+    return {"name": constitution.name, "version": constitution.version, "digest": digest}
 
 
 async def _make_traces(
@@ -132,28 +148,24 @@ async def _make_traces(
     shards.drop_parts_from(out, manifest.parts)
     part = _Part(out, manifest)
     with progress.shown(source.count(), manifest, engines):
-        try:
-            async with contextlib.aclosing(
-                outcomes(recipe, source.rows(manifest.rows), calls)
-            ) as ended:
-                async for outcome in ended:
-                    part.add(outcome)
-                    progress.advance(outcome.result)
-                    _stop_if_failing(recipe, manifest, part)
-                    if len(part) == recipe.part_size:
-                        manifest.seconds = time.monotonic() - began
-                        await asyncio.to_thread(part.close)
-            manifest.restarts += sum(e.stats().restarts for e in set(engines.values()))
-            manifest.seconds = time.monotonic() - began
-            part.close(is_last=True)
-        finally:
-            for engine in set(engines.values()):
-                await engine.close()
+        async with contextlib.aclosing(
+            outcomes(recipe, source.rows(manifest.rows), calls)
+        ) as ended:
+            async for outcome in ended:
+                part.add(outcome)
+                progress.advance(outcome.result)
+                _stop_if_failing(recipe, manifest, part)
+                if len(part) == recipe.part_size:
+                    manifest.seconds = time.monotonic() - began
+                    await asyncio.to_thread(part.close)
+        manifest.restarts += sum(e.stats().restarts for e in set(engines.values()))
+        manifest.seconds = time.monotonic() - began
+        part.close(is_last=True)
 
 
 async def outcomes(
     recipe: Recipe, rows: Iterable[Sample | BadRow], calls: Calls
-) -> AsyncIterator[Outcome]:
+) -> AsyncGenerator[Outcome]:
     """Each row taken through all stages, many at once; in the rows' order."""
     labels = recipe.stage_labels()
 
@@ -170,7 +182,9 @@ async def outcomes(
             try:
                 sample = await stage(sample, models)
             except SampleError as error:
-                return Outcome(_failure(row, label, str(error), error.raw, error.is_permanent), counts)
+                return Outcome(
+                    _failure(row, label, str(error), error.raw, error.is_permanent), counts
+                )
             except (FactoryError, asyncio.CancelledError):
                 raise
             except Exception as error:  # a user's stage may raise anything; it is this sample's

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
 Row = TypeVar("Row")
@@ -17,7 +17,7 @@ samples at any stage; a row and its task take about 20 kB while in the window.""
 
 async def in_order(
     rows: Iterable[Row], work: Callable[[Row], Awaitable[Outcome]], window: int = WINDOW
-) -> AsyncIterator[Outcome]:
+) -> AsyncGenerator[Outcome]:
     """`work` on every row, up to `window` at once; the outcomes in the rows' order.
 
     Memory is bounded however slow the oldest row is. If `work` raises, or the iteration is closed,

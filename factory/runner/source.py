@@ -147,15 +147,22 @@ def _nearest(path: Path) -> str:
 
 
 def _check_columns(name: str, reader: Reader, columns: Columns) -> None:
-    """Refuse names that no row has. Without a schema, no prompt is each row's own error."""
-    have = reader.columns
+    """Refuse names that no row has. Without a schema, a missing prompt is the row's own error."""
     for ours, column in columns.model_dump().items():
-        is_expected = reader.has_schema if ours == "prompt" else bool(have)
-        is_chosen = ours == "prompt" or column != Columns.model_fields[ours].default
-        if is_expected and is_chosen and column not in have:
-            raise SourceError(f"{name}: {_missing(ours, column, have)}")
-        if have.count(column) > 1:
+        if reader.columns.count(column) > 1:
             raise SourceError(f"{name}: more than one column is named {column!r}; rename one")
+        is_chosen = column != Columns.model_fields[ours].default
+        is_expected = reader.has_schema if ours == "prompt" else is_chosen
+        if is_expected and not _has_column(reader, column):
+            raise SourceError(f"{name}: {_missing(ours, column, reader.columns)}")
+
+
+def _has_column(reader: Reader, column: str) -> bool:
+    """Some row has it. Without a schema all are read to tell, if the first ones do not have it."""
+    if column in reader.columns or reader.has_schema:
+        return column in reader.columns
+    names_are_unknown = not reader.columns
+    return names_are_unknown or any(column in row.fields for row in reader.rows(0, [column]))
 
 
 def _missing(ours: str, column: str, have: list[str]) -> str:

@@ -13,7 +13,8 @@ from factory.stages.base import Models, Stage
 # How chat models say no. Looked for in the first 300 characters: a refusal comes first.
 REFUSAL = re.compile(
     r"\bas an ai\b|\bas a (large )?language model\b"
-    r"|\bi(['’]m| am) (very |really |so )?(sorry|afraid)\b.{0,60}\b(can(no|['’])t|cannot|unable|not able|won['’]t)\b"
+    r"|\bi(['’]m| am) (very |really |so )?(sorry|afraid)\b.{0,60}"
+    r"\b(can(no|['’])t|unable|not able|won['’]t)\b"
     r"|\bi (can(['’]t|not)|am (unable|not able) to|won['’]t|must decline to)"
     r" (\w+ ){0,2}(help|assist|provide|fulfil|comply|answer|discuss|support|do that)",
     re.IGNORECASE | re.DOTALL,

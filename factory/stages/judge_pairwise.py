@@ -11,7 +11,7 @@ p = 0.5 without a call.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from factory.constitution import Principle
 from factory.engines.base import Sampling
@@ -21,6 +21,7 @@ from factory.stages.labels import read_labels
 
 LABELS = ("A", "B")
 CLAMP = (0.40, 0.60)  # Bai et al.: with reasoning, probabilities near 0 and 1 are overconfident
+DECIMALS = 6  # below is float noise, which would make a winner of a tie
 ANSWER = "The better answer is ("
 REASON = "Let us think step by step: "
 PLAIN_QUESTION = "Which answer is better?"  # without a constitution
@@ -148,7 +149,7 @@ class PairwiseJudge(Stage):
         probabilities, mass = read_labels(answer.completion, LABELS)
         if probabilities is None:
             return None, mass
-        p = probabilities["A"]
+        p = round(probabilities["A"], DECIMALS)
         if self.chain_of_thought:
             p = min(max(p, CLAMP[0]), CLAMP[1])
         return p, mass
@@ -162,7 +163,7 @@ def _reading(
 ) -> Reading:
     p, mass, call, reasoning = read
     if p is not None and is_swapped:
-        p = 1.0 - p
+        p = round(1.0 - p, DECIMALS)
     return Reading(
         principle_id=principle.id if principle else "",
         is_swapped=is_swapped,
@@ -197,7 +198,7 @@ def verdict(judge: str, a: int, b: int, readings: list[Reading]) -> Verdict:
     ps = [(r.p or 0.0, s.p or 0.0) for r, s in both]
     shown = sum(p for p, _ in ps) / len(ps)
     swapped = sum(q for _, q in ps) / len(ps)
-    p = (shown + swapped) / 2
+    p = round((shown + swapped) / 2, DECIMALS)
     flat = [value for pair in ps for value in pair]
     return Verdict(
         **fields,

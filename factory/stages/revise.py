@@ -65,9 +65,7 @@ class Revise(Stage):
                 {"role": "assistant", "content": critique.text},
                 {"role": "user", "content": request},
             ]
-            questions.append(
-                Question(messages, self.sampling, salt=("revise", candidate.index))
-            )
+            questions.append(Question(messages, self.sampling, salt=("revise", candidate.index)))
         asked = await models.ask(self.model, questions)
         for critique, answer in zip(critiques, asked, strict=True):
             sample.candidates.append(

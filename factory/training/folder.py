@@ -144,7 +144,9 @@ def _is_whole(checkpoint: Path) -> bool:
     except (OSError, ValueError):
         return False
     has_weights = any(checkpoint.glob("*.safetensors"))
-    return has_weights and all((checkpoint / f"{n}.pt").exists() for n in ("optimizer", "scheduler"))
+    return has_weights and all(
+        (checkpoint / f"{n}.pt").exists() for n in ("optimizer", "scheduler")
+    )
 
 
 def _read(path: Path, kind: Any) -> Any:

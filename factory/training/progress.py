@@ -86,7 +86,9 @@ def progress_line(step: int, steps: int, logs: dict[str, Any], seconds: float) -
     'step 5/20  loss 0.6931  margin +0.002  3.1 s/step'
     """
     parts = [f"step {step}/{steps}"]
-    parts += [f"{name} {form.format(float(logs[key]))}" for key, name, form in _SHOWN if key in logs]
+    parts += [
+        f"{name} {form.format(float(logs[key]))}" for key, name, form in _SHOWN if key in logs
+    ]
     return "  ".join([*parts, f"{seconds:.1f} s/step"])
 
 

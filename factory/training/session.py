@@ -213,7 +213,10 @@ def _quiet_libraries() -> Iterator[None]:
     from huggingface_hub import constants
     from transformers.utils import logging
 
-    had_caching, had_datasets_bar = datasets.is_caching_enabled(), datasets.is_progress_bar_enabled()
+    had_caching, had_datasets_bar = (
+        datasets.is_caching_enabled(),
+        datasets.is_progress_bar_enabled(),
+    )
     had_bar, had_telemetry = logging.is_progress_bar_enabled(), constants.HF_HUB_DISABLE_TELEMETRY
     datasets.disable_caching()
     datasets.disable_progress_bars()

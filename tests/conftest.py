@@ -1,0 +1,115 @@
+"""Shared by all tests: folders to work in, a recipe to start from, and one real engine a session."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from factory import weights
+from factory.engines.vllm import VllmConfig, VllmEngine
+from factory.recipe import Recipe, load
+
+ROOT = Path(__file__).parents[1]
+
+CONSTITUTION = {
+    "name": "kind",
+    "version": "1.0.0",
+    "principles": [
+        {
+            "id": "kind-words",
+            "title": "Is kind",
+            "critique": "Say where your answer is unkind.",
+            "revision": "Rewrite it kindly.",
+            "compare": "Which answer is kinder?",
+        },
+        {
+            "id": "plain-words",
+            "title": "Is plain",
+            "critique": "Say where your answer is hard to read.",
+            "revision": "Rewrite it plainly.",
+            "compare": "Which answer is plainer?",
+        },
+    ],
+    "examples": [
+        {
+            "prompt": "How do I boil an egg?",
+            "answer": "Look it up.",
+            "critique": "That is rude and of no use.",
+            "revision": "Put it in boiling water for eight minutes.",
+        }
+    ],
+}
+RECIPE = {
+    "name": "test",
+    "seed": 7,
+    "source": {"path": "prompts.jsonl"},
+    "constitution": "kind.yaml",
+    "models": {"policy": {"model": weights.EMBEDDED, "max_model_len": 512}},
+    "stages": [
+        {"kind": "generate", "model": "policy", "n": 2, "sampling": {"max_tokens": 24}},
+        {"kind": "critique", "model": "policy", "sampling": {"max_tokens": 16}},
+        {"kind": "revise", "model": "policy", "sampling": {"max_tokens": 24}},
+        {"kind": "judge", "model": "policy", "principles": 2},
+    ],
+    "views": [{"kind": "preference", "pairs": "revision_vs_initial"}, {"kind": "sft"}],
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with a constitution, twelve prompts and a recipe, to edit."""
+    (tmp_path / "kind.yaml").write_text(yaml.safe_dump(CONSTITUTION, sort_keys=False))
+    rows = [{"id": f"p{i}", "prompt": f"Tell me about {i} cats."} for i in range(12)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
+    return tmp_path
+
+
+@pytest.fixture
+def recipe(project: Path) -> Callable[..., Recipe]:
+    """Loads the project's recipe, with overrides."""
+
+    def loaded(*overrides: str) -> Recipe:
+        return load(project / "recipe.yaml", overrides)
+
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def model_dir() -> Path:
+    """The embedded model's folder."""
+    return weights.embedded_model()
+
+
+@pytest.fixture(scope="session")
+def loop() -> Iterator[asyncio.Runner]:
+    """The one event loop that the real engine lives in."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="session")
+def engine(
+    loop: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VllmEngine]:
+    """The one real engine of the session: the embedded model in float32. Starting takes ~30 s."""
+    config = VllmConfig(
+        model=weights.EMBEDDED,
+        dtype="float32",
+        max_model_len=1024,
+        engine_args={"kv_cache_memory_bytes": 512 << 20},
+    )
+    made = VllmEngine(config, log=tmp_path_factory.mktemp("engine") / "engine.log")
+    yield made
+    loop.run(made.close())
+
+
+@pytest.fixture(autouse=True)
+def _quiet_tokenizers() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,109 @@
+"""A deterministic engine: what it answers is a function of the request, as with a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import random
+
+import msgspec
+
+from factory.engines.base import Completion, EngineStats, Request
+from factory.errors import SampleError
+
+WORDS = "the a cat dog sat ran on under mat moon green happy then why seven because".split()
+
+
+class FakeEngine:
+    """Answers with words drawn from a hash of the request.
+
+    `slowness`: seconds a call takes at most. `fails_on`: requests that contain this text fail.
+    `seen` keeps every request it was asked.
+    """
+
+    def __init__(self, *, name: str = "fake", slowness: float = 0.0, fails_on: str = "") -> None:
+        self.fingerprint = name
+        self.slowness = slowness
+        self.fails_on = fails_on
+        self.seen: list[Request] = []
+        self.is_closed = False
+        self.most_at_once = self._now = 0
+        self._stats = EngineStats()
+
+    async def generate(self, request: Request) -> Completion:
+        self.seen.append(request)
+        self._now += 1
+        self.most_at_once = max(self.most_at_once, self._now)
+        try:
+            content = msgspec.json.encode(
+                (request.messages, request.sampling, request.seed, request.prefix, request.labels)
+            )
+            rng = random.Random(hashlib.blake2b(content, digest_size=8).digest())
+            await asyncio.sleep(rng.random() * self.slowness)
+            if self.fails_on and self.fails_on in request.messages[-1]["content"]:
+                raise SampleError(f"asked about {self.fails_on}", raw="what it said")
+            completion = self._answer(request, rng)
+        finally:
+            self._now -= 1
+        self._stats.add(completion)
+        return completion
+
+    def _answer(self, request: Request, rng: random.Random) -> Completion:
+        words = [rng.choice(WORDS) for _ in range(rng.randint(3, 30))]
+        weights = [rng.random() + 0.01 for _ in request.labels]
+        return Completion(
+            text="" if request.labels else " ".join(words),
+            finish_reason="stop",
+            prompt_tokens=sum(len(m["content"].split()) for m in request.messages),
+            cached_tokens=0,
+            output_tokens=1 if request.labels else len(words),
+            label_logprobs={
+                label: math.log(0.9 * w / sum(weights))
+                for label, w in zip(request.labels, weights, strict=True)
+            }
+            if request.labels
+            else None,
+        )
+
+    def stats(self) -> EngineStats:
+        return self._stats
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+class ScriptedModels:
+    """`stages.base.Models` for a single stage: answers from a list, in order, and keeps questions."""
+
+    def __init__(self, completions: list[Completion], constitution: object = None) -> None:
+        self.completions = list(completions)
+        self.constitution = constitution
+        self.questions: list[object] = []
+
+    def seed(self, *salt: object) -> int:
+        return 1
+
+    async def ask(self, model: str, questions: list[object]) -> list[object]:
+        answers = []
+        for question in questions:
+            self.questions.append(question)
+            answers.append(_Asked(self.completions.pop(0), f"call{len(self.questions)}"))
+        return answers
+
+
+class _Asked:
+    def __init__(self, completion: Completion, call: str) -> None:
+        self.completion = completion
+        self.call = call
+
+
+def said(text: str, *, tokens: int = 5, reason: str = "stop") -> Completion:
+    """A completion with this text."""
+    return Completion(text, reason, 10, 0, tokens)
+
+
+def labelled(**probabilities: float) -> Completion:
+    """A completion of a label call with these probabilities (whole vocabulary)."""
+    logs = {label.lstrip("_"): math.log(p) for label, p in probabilities.items()}
+    return Completion("", "length", 10, 0, 1, logs)

@@ -1,0 +1,179 @@
+"""Servers for tests: a real vLLM server, and one on loopback that fails as it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def vllm_server(model: str, *arguments: str, start_within: float = 240) -> Iterator[str]:
+    """A vLLM server of `model` under the name `smol`, on the CPU in float32; yields its base URL.
+
+    Raises if it is not ready within `start_within` seconds, with what it printed last.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    command += ["--served-model-name", "smol", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024"]
+    command += ["--kv-cache-memory-bytes", str(256 << 20), "--block-size", "32", *arguments]
+    env = os.environ | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+    with tempfile.TemporaryFile("w+", errors="replace") as printed:
+        process = subprocess.Popen(
+            command, stdout=printed, stderr=subprocess.STDOUT, env=env, start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + start_within
+            while not _is_healthy(f"http://127.0.0.1:{port}/health"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    printed.seek(0)
+                    raise RuntimeError(f"the vLLM server did not start:\n{printed.read()[-4000:]}")
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            _end_group(process)
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End the server and the engine process it started, whatever state they are in."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+class Reply(NamedTuple):
+    """What the fake server answers to one call."""
+
+    status: int
+    body: dict[str, Any]
+    headers: dict[str, str] = {}
+
+
+def completion(text: str = "ok", **choice: Any) -> Reply:
+    message = {"role": "assistant", "content": text}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message, **choice}]
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    return Reply(200, {"object": "chat.completion", "choices": choices, "usage": usage})
+
+
+def failure(status: int, message: str = "no", **headers: str) -> Reply:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status, {"error": {"message": message}}, named)
+
+
+class FakeServer:
+    """Answers calls with `replies` in turn and then with `ok`; use it as a context manager.
+
+    `before` runs in the thread of each call before it is answered: it may block, to hold the call.
+    """
+
+    def __init__(
+        self,
+        *replies: Reply,
+        models: list[dict[str, str]] | None = None,
+        before: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.calls: list[dict[str, Any]] = []
+        """Bodies of the completion calls, in order of arrival."""
+        self.keys: set[str | None] = set()
+        """The Authorization headers seen."""
+        self.was_called = threading.Event()
+        self.most_in_flight = 0
+        self._in_flight = 0
+        self._replies = list(replies)
+        self._models = models
+        self._before = before
+        self._lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def __enter__(self) -> FakeServer:
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, path: str, body: dict[str, Any], key: str | None) -> Reply:
+        if path == "/v1/models":
+            return failure(404) if self._models is None else Reply(200, {"data": self._models})
+        if path == "/tokenize":
+            return Reply(200, {"tokens": [1], "count": 1, "max_model_len": 64})
+        with self._lock:
+            self.calls.append(body)
+            self.keys.add(key)
+            self.was_called.set()
+            reply = self._replies.pop(0) if self._replies else completion()
+            self._in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        try:
+            self._before()
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+        return reply
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128  # of 5, the default, a burst of calls loses some
+
+
+def _handler(fake: FakeServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _reply(self, body: dict[str, Any]) -> None:
+            reply = fake.answer(self.path, body, self.headers.get("Authorization"))
+            data = json.dumps(reply.body).encode()
+            self.send_response(reply.status)
+            headers = {"Content-Type": "application/json", "Content-Length": str(len(data))}
+            for name, value in (headers | reply.headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            self._reply({})
+
+        def do_POST(self) -> None:
+            self._reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler

@@ -1,0 +1,479 @@
+"""The endpoint engine, against a server that fails as told and against a real vLLM server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from servers import FakeServer, completion, failure, free_port, vllm_server
+
+from factory.engines import endpoint
+from factory.engines.base import Completion, Request, Sampling
+from factory.engines.endpoint import EndpointConfig, EndpointEngine
+from factory.errors import ContextOverflow, EngineError, SampleError
+
+MODEL = os.environ.get("FACTORY_TEST_MODEL", "/tmp/smol")
+
+VLLM_CARD = {"id": "smol", "owned_by": "vllm"}
+KEY = "sk-very-secret-0123456789"
+
+
+def config(*urls: str, **fields: Any) -> EndpointConfig:
+    fields = {"engine": "endpoint", "model": "smol", "base_url": list(urls), **fields}
+    return EndpointConfig.model_validate(fields)
+
+
+def request(text: str = "Name a fruit.", seed: int = 1, **fields: Any) -> Request:
+    """A request; fields that `Sampling` knows go there."""
+    sampling = {name: fields.pop(name) for name in [*fields] if name in Sampling.model_fields}
+    changed = Sampling.model_validate(sampling).changed
+    return Request([{"role": "user", "content": text}], changed, seed, **fields)
+
+
+class Sleeps(list[float]):
+    """Notes how long the engine wanted to sleep, and lets it go on at once."""
+
+    async def __call__(self, seconds: float) -> None:
+        self.append(seconds)
+
+
+def ask(config: EndpointConfig, *requests: Request, **engine: Any) -> list[Completion]:
+    """The completions of requests made at the same time on one engine."""
+
+    async def main() -> list[Completion]:
+        client = EndpointEngine(config, **{"sleep": Sleeps(), **engine})
+        try:
+            return await asyncio.gather(*(client.generate(r) for r in requests))
+        finally:
+            await client.close()
+
+    return asyncio.run(main())
+
+
+# -- retries -----------------------------------------------------------------------------------
+
+
+def test_a_rate_limited_call_waits_as_long_as_the_server_asked() -> None:
+    sleeps = Sleeps()
+    with FakeServer(failure(429, retry_after="7")) as server:
+        [answer] = ask(config(server.url), request(), sleep=sleeps)
+    assert answer.text == "ok"
+    assert len(sleeps) == 1
+    assert 7 <= sleeps[0] <= 8
+
+
+def test_retry_after_may_be_a_date() -> None:
+    sleeps = Sleeps()
+    in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    with FakeServer(failure(503, retry_after=in_a_minute)) as server:
+        ask(config(server.url), request(), sleep=sleeps)
+    assert 55 <= sleeps[0] <= 61
+
+
+def test_a_retry_after_that_is_neither_number_nor_date_is_ignored() -> None:
+    sleeps = Sleeps()
+    with FakeServer(failure(429, retry_after="soon")) as server:
+        ask(config(server.url), request(), sleep=sleeps)
+    assert sleeps[0] <= 1
+
+
+def test_server_errors_are_retried_after_waits_with_full_jitter() -> None:
+    sleeps, draws = Sleeps(), random.Random(3)
+    with FakeServer(failure(500), failure(502), failure(408)) as server:
+        [answer] = ask(config(server.url), request(), sleep=sleeps, rng=random.Random(3))
+    assert answer.text == "ok"
+    assert sleeps == [draws.uniform(0, 1), draws.uniform(0, 2), draws.uniform(0, 4)]
+
+
+def test_a_call_that_times_out_is_made_again() -> None:
+    hold = threading.Event()
+    with FakeServer(before=lambda: len(server.calls) > 1 or hold.wait(10)) as server:
+        [answer] = ask(config(server.url, timeout=0.2), request())
+        hold.set()
+    assert answer.text == "ok"
+    assert len(server.calls) == 2
+
+
+def test_a_server_that_keeps_failing_costs_the_sample_and_not_the_run() -> None:
+    with FakeServer(*[failure(503, "overloaded")] * 3) as server:
+        with pytest.raises(SampleError, match=r"tried 3 times.*HTTP 503: overloaded") as caught:
+            ask(config(server.url, max_retries=2), request())
+    assert not caught.value.is_permanent
+
+
+def test_nothing_answering_is_an_engine_error_with_url_tries_and_remedy() -> None:
+    sleeps = Sleeps()
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    with pytest.raises(EngineError) as caught:
+        ask(config(url, max_retries=3), request(), sleep=sleeps)
+    assert len(sleeps) == 3
+    for said in (url, "tried 4 times", "ConnectError", "correct base_url"):
+        assert said in str(caught.value)
+
+
+def test_a_refused_request_is_not_retried_and_keeps_the_servers_words() -> None:
+    with FakeServer(failure(400, "temperature is too high")) as server:
+        with pytest.raises(SampleError, match="HTTP 400: temperature is too high") as caught:
+            ask(config(server.url), request())
+    assert caught.value.is_permanent
+    assert len(server.calls) == 1
+
+
+def test_a_context_length_error_of_any_server_keeps_its_numbers() -> None:
+    message = "maximum context length is 8192 tokens, your messages resulted in 9001 tokens"
+    with FakeServer(failure(400, message)) as server:
+        with pytest.raises(SampleError, match=r"8192 tokens.*9001 tokens") as caught:
+            ask(config(server.url), request())
+    assert caught.value.is_permanent
+
+
+def test_an_answer_without_a_completion_costs_the_sample() -> None:
+    with FakeServer(completion()._replace(body={"error": "upstream is down"})) as server:
+        with pytest.raises(SampleError, match="upstream is down"):
+            ask(config(server.url), request())
+
+
+def test_a_filtered_answer_costs_the_sample_for_good() -> None:
+    with FakeServer(completion("", finish_reason="content_filter")) as server:
+        with pytest.raises(SampleError, match="filtered") as caught:
+            ask(config(server.url), request())
+    assert caught.value.is_permanent
+
+
+def test_an_unknown_model_lists_those_there_are() -> None:
+    models = [{"id": "llama"}, {"id": "qwen"}]
+    with FakeServer(failure(404, "no such model"), models=models) as server:
+        with pytest.raises(EngineError, match=r"'smol' \(have: llama, qwen"):
+            ask(config(server.url), request())
+
+
+# -- the key -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 429])
+def test_the_key_is_sent_and_never_shown(
+    status: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    caplog.set_level(logging.DEBUG)
+    with FakeServer(failure(status, f"bad key {KEY}")) as server:
+        with pytest.raises((EngineError, SampleError)) as caught:
+            ask(config(server.url, api_key_env="MY_KEY", max_retries=0), request())
+    assert server.keys == {f"Bearer {KEY}"}
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+    assert KEY not in caplog.text
+    if status in (401, 403):
+        assert isinstance(caught.value, EngineError)
+        assert "MY_KEY" in str(caught.value)
+
+
+def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MY_KEY", raising=False)
+    with FakeServer(failure(401)) as server:
+        with pytest.raises(EngineError, match="MY_KEY is not set"):
+            ask(config(server.url, api_key_env="MY_KEY"), request())
+    assert server.keys == {"Bearer EMPTY"}
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://me:secret@host/v1"])
+def test_a_url_that_cannot_be_right_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError):
+        config(url)
+
+
+# -- several URLs, and whose turn it is --------------------------------------------------------
+
+
+def test_a_dead_url_is_passed_by() -> None:
+    sleeps = Sleeps()
+    dead = f"http://127.0.0.1:{free_port()}/v1"
+    with FakeServer() as server:
+        calls = [request(seed=i) for i in range(20)]
+        answers = ask(config(dead, server.url, concurrency=4), *calls, sleep=sleeps)
+    assert len(answers) == len(server.calls) == 20
+    assert len(sleeps) == 1  # only the first call met the dead one
+
+
+def test_a_url_that_recovers_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "_REST", 0.0)
+    with FakeServer(failure(503)) as first, FakeServer() as second:
+        calls = [request(seed=i) for i in range(20)]
+        ask(config(first.url, second.url, concurrency=2), *calls)
+    assert len(first.calls) > 2
+    assert len(first.calls) + len(second.calls) == 21
+
+
+def test_calls_go_to_the_least_loaded_url() -> None:
+    everyone = threading.Barrier(40, timeout=30)  # opens once all 40 calls are in flight together
+    with FakeServer(before=everyone.wait) as first, FakeServer(before=everyone.wait) as second:
+        ask(config(first.url, second.url), *(request(seed=i) for i in range(40)))
+    assert len(first.calls) == len(second.calls) == 20
+
+
+def test_no_more_calls_are_in_flight_than_allowed() -> None:
+    with FakeServer(before=lambda: time.sleep(0.02)) as server:
+        ask(config(server.url, concurrency=3), *(request(seed=i) for i in range(20)))
+    assert server.most_in_flight == 3
+
+
+def test_waiting_calls_go_by_priority_then_by_age() -> None:
+    async def main() -> None:
+        client = EndpointEngine(config(server.url, concurrency=1))
+        first = asyncio.create_task(client.generate(request("first", priority=9)))
+        await asyncio.to_thread(server.was_called.wait, 30)
+        waiting = [("c", 5), ("a", 1), ("b", 3), ("d", 5)]
+        others = [client.generate(request(text, priority=p)) for text, p in waiting]
+        gathered = asyncio.gather(*others)
+        await asyncio.sleep(0)
+        hold.set()
+        await asyncio.gather(first, gathered)
+        await client.close()
+
+    hold = threading.Event()
+    with FakeServer(before=lambda: hold.wait(30)) as server:
+        asyncio.run(main())
+    order = [call["messages"][0]["content"] for call in server.calls]
+    assert order == ["first", "a", "b", "c", "d"]
+
+
+def test_cancelled_calls_give_up_their_places_and_leave_no_task() -> None:
+    async def main() -> int:
+        client = EndpointEngine(config(server.url, concurrency=1))
+        tasks = [asyncio.create_task(client.generate(request(seed=i))) for i in range(3)]
+        await asyncio.to_thread(server.was_called.wait, 30)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        hold.set()
+        await client.generate(request(seed=9))
+        await client.close()
+        await client.close()
+        return len(asyncio.all_tasks())
+
+    hold = threading.Event()
+    with FakeServer(before=lambda: hold.wait(30)) as server:
+        assert asyncio.run(main()) == 1
+    assert [call["seed"] for call in server.calls] == [0, 9]
+
+
+# -- what is sent and what comes back ----------------------------------------------------------
+
+
+def test_an_unknown_server_gets_only_what_the_recipe_sets() -> None:
+    with FakeServer() as server:
+        extra = {"logit_bias": {"7": 1}, "temperature": None}
+        ask(config(server.url), request(max_tokens=9, top_k=5, stop=["x"], extra=extra))
+    [call] = server.calls
+    assert call == {
+        "model": "smol",
+        "messages": [{"role": "user", "content": "Name a fruit."}],
+        "max_tokens": 9,
+        "top_k": 5,
+        "stop": ["x"],
+        "seed": 1,
+        "logit_bias": {"7": 1},
+    }
+
+
+def test_a_vllm_server_is_told_every_default() -> None:
+    with FakeServer(models=[VLLM_CARD]) as server:
+        ask(config(server.url, chat_template_kwargs={"think": False}), request(max_tokens=9))
+    [call] = server.calls
+    assert call["top_p"] == 1.0
+    assert call["top_k"] == 0
+    assert call["repetition_penalty"] == 1.0
+    assert call["chat_template_kwargs"] == {"think": False}
+
+
+def test_a_prefix_is_sent_as_a_message_to_be_continued() -> None:
+    with FakeServer() as server:
+        ask(config(server.url), request(prefix="It is"))
+    [call] = server.calls
+    assert call["messages"][-1] == {"role": "assistant", "content": "It is"}
+    assert call["continue_final_message"] is True
+    assert call["add_generation_prompt"] is False
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ({"A": -0.5, "B": -1.5, " A": -3.0}, {"A": -0.5, "B": -1.5}),
+        ({"A": -0.5, "The": -1.5}, {"A": -0.5}),
+        ({"The": -0.1}, {}),
+        (None, {}),
+    ],
+)
+def test_labels_are_found_among_the_likeliest_tokens(
+    shown: dict[str, float] | None, expected: dict[str, float]
+) -> None:
+    logprobs = None
+    if shown is not None:
+        tops = [{"token": token, "logprob": value} for token, value in shown.items()]
+        logprobs = {"content": [{**tops[0], "top_logprobs": tops}]}
+    with FakeServer(completion("A", logprobs=logprobs)) as server:
+        [answer] = ask(config(server.url), request(max_tokens=99, labels=("A", "B")))
+    assert answer.label_logprobs == expected
+    assert answer.text == ""
+    [call] = server.calls
+    assert call["max_tokens"] == 1
+    assert call["temperature"] == 0
+    assert call["top_logprobs"] == 20
+
+
+def test_usage_and_finish_reason_are_read() -> None:
+    reply = completion(finish_reason="length")
+    reply.body["usage"]["prompt_tokens_details"] = {"cached_tokens": 4}
+    with FakeServer(reply) as server:
+        [answer] = ask(config(server.url), request())
+    assert answer == Completion("ok", "length", 5, 4, 2)
+
+
+def test_the_fingerprint_is_of_the_model_and_not_of_where_it_is() -> None:
+    here = EndpointEngine(config("http://here/v1")).fingerprint
+    assert EndpointEngine(config("http://a/v1", "http://b/v1")).fingerprint == here
+    assert EndpointEngine(config("http://here/v1", model="other")).fingerprint != here
+    thinking = config("http://here/v1", chat_template_kwargs={"think": True})
+    assert EndpointEngine(thinking).fingerprint != here
+
+
+# -- a real vLLM server ------------------------------------------------------------------------
+
+pytest_engine = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[EndpointConfig]:
+    """The server's own default is greedy (top_k 1), which a recipe's sampling must override."""
+    arguments = ["--enable-prompt-tokens-details", "--override-generation-config", '{"top_k": 1}']
+    with vllm_server(MODEL, *arguments) as url:
+        yield config(url)
+
+
+@pytest.fixture(scope="module")
+def reference() -> tuple[Any, Any]:
+    """The same tokenizer and weights in transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    return AutoTokenizer.from_pretrained(MODEL), model
+
+
+def prompt_ids(tokenizer: Any, asked: Request) -> list[int]:
+    ids = tokenizer.apply_chat_template(
+        asked.messages, add_generation_prompt=True, return_dict=False
+    )
+    return [*ids, *tokenizer.encode(asked.prefix, add_special_tokens=False)]
+
+
+@pytest_engine
+def test_greedy_answers_are_equal(served: EndpointConfig) -> None:
+    first, second = ask(served, *[request(max_tokens=16, temperature=0)] * 2)
+    assert first.text == second.text != ""
+    assert first.finish_reason == "length"
+    assert first.output_tokens == 16
+
+
+@pytest_engine
+def test_sampling_follows_the_seed_and_not_the_servers_defaults(served: EndpointConfig) -> None:
+    first, again, other = ask(served, *(request(max_tokens=16, seed=s) for s in (1, 1, 2)))
+    assert first.text == again.text
+    assert first.text != other.text
+
+
+@pytest_engine
+@pytest.mark.parametrize("prefix", ["", "The kinder answer is ("])
+def test_label_logprobs_equal_those_of_transformers(
+    served: EndpointConfig, reference: tuple[Any, Any], prefix: str
+) -> None:
+    import torch
+
+    tokenizer, model = reference
+    asked = request(prefix=prefix, labels=("A", "B"))
+    ids = prompt_ids(tokenizer, asked)
+    with torch.no_grad():
+        logprobs_V = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+    [answer] = ask(served, asked)
+    assert answer.prompt_tokens == len(ids)
+    assert answer.label_logprobs == pytest.approx(
+        {label: logprobs_V[tokenizer.encode(label)[0]].item() for label in "AB"}, abs=1e-3
+    )
+
+
+@pytest_engine
+@pytest.mark.parametrize("prefix", ["The fruit is", "\nMy answer:\n\n1. "])
+def test_a_prefix_is_continued_from_exactly_its_ids(
+    served: EndpointConfig, reference: tuple[Any, Any], prefix: str
+) -> None:
+    import torch
+
+    tokenizer, model = reference
+    asked = request(prefix=prefix, max_tokens=8, temperature=0)
+    ids = prompt_ids(tokenizer, asked)
+    output = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)
+    [answer] = ask(served, asked)
+    assert answer.text == tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
+
+
+@pytest_engine
+def test_the_way_for_unknown_servers_agrees_on_a_plain_prefix(
+    served: EndpointConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unknown(self: EndpointEngine, server: Any) -> None:
+        server.is_vllm = False
+
+    asked = request(prefix="The kinder answer is (", labels=("A", "B"))
+    [exact] = ask(served, asked)
+    monkeypatch.setattr(EndpointEngine, "_probe", unknown)
+    [found] = ask(served, asked)
+    assert found.prompt_tokens == exact.prompt_tokens
+    assert found.label_logprobs == pytest.approx(exact.label_logprobs, abs=1e-3)
+
+
+@pytest_engine
+def test_a_label_of_several_tokens_is_an_error(served: EndpointConfig) -> None:
+    with pytest.raises(EngineError, match="'10' is 2 tokens"):
+        ask(served, request(labels=("1", "10")))
+
+
+@pytest_engine
+@pytest.mark.parametrize(
+    ("asked", "prompt_tokens"), [(request("hi " * 3000), 3031), (request(max_tokens=1024), 34)]
+)
+def test_an_overflow_tells_the_prompts_length_and_the_context(
+    served: EndpointConfig, asked: Request, prompt_tokens: int
+) -> None:
+    with pytest.raises(ContextOverflow, match=rf"of {prompt_tokens} tokens.* of 1024 tokens"):
+        ask(served, asked)
+
+
+@pytest_engine
+def test_parameters_that_vllm_refuses_are_told_in_its_words(served: EndpointConfig) -> None:
+    with pytest.raises(SampleError, match="min_p must be in") as caught:
+        ask(served, request(extra={"min_p": 5}))
+    assert caught.value.is_permanent
+
+
+@pytest_engine
+def test_a_model_that_vllm_does_not_serve_is_an_engine_error(served: EndpointConfig) -> None:
+    with pytest.raises(EngineError, match=r"'nope' \(have: smol"):
+        ask(served.model_copy(update={"model": "nope"}), request())
+
+
+@pytest_engine
+def test_cached_tokens_are_counted(served: EndpointConfig) -> None:
+    asked = request("count to three, " * 30, max_tokens=1)
+    [first], [second] = ask(served, asked), ask(served, asked)
+    assert second.prompt_tokens == first.prompt_tokens
+    assert second.cached_tokens >= first.prompt_tokens // 32 * 32 - 32 > first.cached_tokens
