@@ -271,7 +271,7 @@ def _print_manifest(folder: Path, manifest: Manifest) -> None:
     )
     if manifest.restarts:
         print(f"  the engine died and was restarted {manifest.restarts} times")
-    for reason, times in manifest.reasons.most_common(3):
+    for reason, times in list(manifest.reasons.items())[:3]:
         print(f"  quarantined: {times} x {reason}")
     if manifest.quarantined:
         print(f"  all of them: {folder / 'quarantine.jsonl'}")

@@ -7,7 +7,6 @@ Every text is plain text, never executed. A constitution file has `name`, `versi
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -99,13 +98,15 @@ class Constitution(Config):
         applicable = [p for p in self.principles if p.applies_to(tags)]
         if count == "all":
             return applicable
-        # Efraimidis-Spirakis: the largest u^(1/w) win, u from each principle's own seeded stream.
-        keyed = [
-            (random.Random(f"{seed}:{p.id}").random() ** (1 / p.weight), p.id, p)
-            for p in applicable
-        ]
+        # Efraimidis-Spirakis: the largest u^(1/w) win, u from the seed and each principle's own id.
+        keyed = [(_uniform(f"{seed}:{p.id}") ** (1 / p.weight), p.id, p) for p in applicable]
         keyed.sort(key=lambda k: k[:2], reverse=True)
         return [p for _, _, p in keyed[:count]]
+
+
+def _uniform(text: str) -> float:
+    """A number in [0, 1), a pure function of the text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
 
 
 def load(path: Path) -> Constitution:

@@ -346,8 +346,8 @@ def _check(recipe: Recipe, file: YamlFile, problems: _Problems) -> None:
                 problems.add(_no_model(file, ("evaluation", field), name, recipe))
     facts: set[str] = set()
     for i, stage in enumerate(recipe.stages):
-        for error in _stage_problems(recipe, file, i, stage, facts):
-            problems.add(error)
+        for problem in _stage_problems(recipe, file, i, stage, facts):
+            problems.add(problem)
         facts |= stage.facts_made()
     folders: dict[str, int] = {}
     for i, view in enumerate(recipe.views):

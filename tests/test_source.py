@@ -139,6 +139,17 @@ def test_saved_dataset(tmp_path: Path) -> None:
     assert read(tmp_path / "rows") == SAMPLES
 
 
+def test_saved_dataset_of_several_files(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "rows", num_shards=2)
+    assert len(list((tmp_path / "rows").glob("*.arrow"))) == 2
+    source = opened(tmp_path / "rows")
+    assert source.count() == 3
+    for start in range(5):
+        assert list(source.rows(start)) == SAMPLES[start:]
+
+
 def test_saved_splits(tmp_path: Path) -> None:
     from datasets import Dataset, DatasetDict
 
@@ -446,16 +457,35 @@ def test_blank_lines_of_tabs_are_rows_of_a_tsv(tmp_path: Path) -> None:
     assert csv_errors(path) == {3: "field 'prompt' is an empty prompt"}
 
 
-def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_columnar_text_that_is_not_utf8(tmp_path: Path, kind: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     offsets, text = pa.array([0, 2, 5, 7], pa.int32()).buffers()[1], pa.py_buffer(b"okno\xff!!")
-    prompts = pa.StringArray.from_buffers(3, offsets, text)
-    pq.write_table(pa.table({"prompt": prompts}), tmp_path / "rows.parquet")
-    first, second, third = read(tmp_path / "rows.parquet")
+    rows = pa.table({"prompt": pa.StringArray.from_buffers(3, offsets, text)})
+    path = tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        pq.write_table(rows, path)
+    else:
+        with pa.ipc.new_stream(path, rows.schema) as writer:
+            writer.write_table(rows)
+    first, second, third = read(path)
     assert bad(second).error == "not UTF-8: byte 0xff at byte offset 2 of a field"
     assert [good(record).prompt[0]["content"] for record in (first, third)] == ["ok", "!!"]
+
+
+def test_damaged_arrow_offsets_are_never_followed(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    far = pa.array([0, 2, 2**30, 4], pa.int32()).buffers()[1]
+    prompts = pa.StringArray.from_buffers(3, far, pa.py_buffer(b"okno"))
+    with pa.ipc.new_stream(tmp_path / "rows.arrow", pa.schema({"prompt": pa.string()})) as writer:
+        writer.write_batch(pa.record_batch({"prompt": prompts}))
+    first, second, third = read(tmp_path / "rows.arrow")
+    assert good(first).prompt[0]["content"] == "ok"
+    assert bad(second).error.startswith("a value cannot be read: ")
+    assert bad(third).error.startswith("a value cannot be read: ")
 
 
 def test_bad_parquet_rows_show_what_was_read(tmp_path: Path) -> None:
@@ -693,14 +723,14 @@ def test_a_folder_that_datasets_did_not_save(tmp_path: Path) -> None:
     jsonl(folder, name="a.jsonl")
     message = refusal(folder)
     assert "not one saved by datasets.save_to_disk" in message
-    assert message.endswith("name one of the files in it: a.jsonl")
+    assert message.endswith("name one of its files (a.jsonl)")
 
 
 def test_a_damaged_saved_dataset(tmp_path: Path) -> None:
     from datasets import Dataset
 
     Dataset.from_list(ROWS).save_to_disk(tmp_path / "rows")
-    (tmp_path / "rows" / "dataset_info.json").write_text("{")
+    (tmp_path / "rows" / "state.json").write_text("{")
     assert f"{tmp_path}/rows: cannot be read: " in refusal(tmp_path / "rows")
 
 

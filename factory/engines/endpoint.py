@@ -104,7 +104,7 @@ class _Server:
     is_vllm: bool | None = None
     """None: not known yet."""
     context: int = 0
-    """Tokens. Only known of vLLM servers."""
+    """Tokens; 0: not told."""
     models: Sequence[str] = ()
     """Names of the models it serves, where it tells."""
 
@@ -250,18 +250,16 @@ class EndpointEngine:
         """Find out whether this is a vLLM server with /tokenize (a gateway may hide it)."""
         from openai import APIStatusError
 
-        is_vllm = False
         try:
             listed: Any = await server.client.get("/models", cast_to=object)
             cards = listed.get("data") or [] if isinstance(listed, dict) else []
             server.models = [str(card.get("id")) for card in cards]
             if any(card.get("owned_by") == "vllm" for card in cards):  # others tokenize otherwise
-                server.context = int((await self._tokenize(server, prompt="a"))["max_model_len"])
-                is_vllm = True
+                server.context = (await self._tokenize(server, prompt="a")).get("max_model_len", 0)
         except APIStatusError as error:
             if _may_pass(error):
                 raise
-        server.is_vllm = is_vllm
+        server.is_vllm = server.context > 0
 
     async def _ask_by_messages(self, server: _Server, request: Request) -> Completion:
         body = self._body(server, request)
@@ -303,7 +301,7 @@ class EndpointEngine:
         choice = self._choice(server, response)
         if not tokens:
             return _completion(response, choice, choice.text)
-        shown = choice.logprobs.top_logprobs[0]
+        shown = choice.logprobs.top_logprobs[0] if choice.logprobs else {}
         names = {label: f"token_id:{token}" for label, token in tokens.items()}
         found = {label: shown[name] for label, name in names.items() if name in shown}
         return _completion(response, choice, "", found)
@@ -344,7 +342,7 @@ class EndpointEngine:
         url = server.url.removesuffix("/v1") + "/tokenize"
         body = {"model": self.config.model, **what}
         answer: Any = await server.client.post(url, body=body, cast_to=object)
-        return dict(answer)
+        return answer if isinstance(answer, dict) else {}
 
     def _choice(self, server: _Server, response: Any) -> Any:
         choices = getattr(response, "choices", None)
@@ -366,9 +364,8 @@ class EndpointEngine:
     def _exhausted(self, server: _Server, error: APIError) -> Exception:
         from openai import APIConnectionError
 
-        tries = (
-            f"tried {self.config.max_retries + 1} times, last {server.url}: {self._words(error)}"
-        )
+        words = self._words(error)
+        tries = f"tried {self.config.max_retries + 1} times, last {server.url}: {words}"
         servers = self._router.servers
         if isinstance(error, APIConnectionError) and all(s.is_failing for s in servers):
             urls = ", ".join(s.url for s in servers)
@@ -417,9 +414,9 @@ def _completion(
     return Completion(
         text=text,
         finish_reason="length" if choice.finish_reason == "length" else "stop",
-        prompt_tokens=getattr(usage, "prompt_tokens", 0),
+        prompt_tokens=getattr(usage, "prompt_tokens", 0) or 0,
         cached_tokens=getattr(details, "cached_tokens", 0) or 0,
-        output_tokens=getattr(usage, "completion_tokens", 0),
+        output_tokens=getattr(usage, "completion_tokens", 0) or 0,
         label_logprobs=label_logprobs,
     )
 

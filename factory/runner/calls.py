@@ -47,8 +47,12 @@ class StageCount(msgspec.Struct):
     """Waiting of all samples added up; samples wait at the same time."""
 
     def add(self, other: StageCount) -> None:
-        for field in self.__struct_fields__:
-            setattr(self, field, getattr(self, field) + getattr(other, field))
+        self.made += other.made
+        self.remembered += other.remembered
+        self.prompt_tokens += other.prompt_tokens
+        self.cached_tokens += other.cached_tokens
+        self.output_tokens += other.output_tokens
+        self.seconds += other.seconds
 
 
 class Calls:

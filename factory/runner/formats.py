@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 
@@ -182,11 +182,12 @@ def _text_error(raw: bytes) -> str | None:
 
 
 @contextmanager
-def readable(path: Path, kind: type[Exception] = OSError) -> Iterator[None]:
+def readable(path: Path, *kinds: type[Exception]) -> Iterator[None]:
     """Failures of the file itself, rather than of a row, are the user's to mend."""
+    expected: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, *kinds)
     try:
         yield
-    except (kind, OSError, EOFError, zlib.error) as error:
+    except expected as error:
         remedy = "it may be cut short or of another format: write or copy it again"
         if reason := getattr(error, "strerror", None):  # the system's, not a decoder's
             remedy = "check that it is there and that you may read it"
@@ -232,7 +233,10 @@ class Parquet:
         # By default a whole column of a row group, of any size, is read at once.
         buffered = {"buffer_size": BLOCK_BYTES, "pre_buffer": False}
         path = self.files[0]
-        with readable(path, pa.ArrowException), pq.ParquetFile(path, **buffered) as file:
+        with (
+            readable(path, pa.ArrowException, ValueError),
+            pq.ParquetFile(path, **buffered) as file,
+        ):
             yield file
 
 
@@ -255,8 +259,8 @@ class ArrowFile:
         wanted = [name for name in self.columns if name in columns]
         with self._open() as reader:
             for batch in _batches(reader):
-                for offset in range(start, batch.num_rows, BATCH_ROWS):
-                    yield from _arrow_rows(batch.select(wanted).slice(offset, BATCH_ROWS))
+                if start < batch.num_rows:
+                    yield from _mapped_rows(batch.select(wanted).slice(start))
                 start = max(0, start - batch.num_rows)
 
     @contextmanager
@@ -265,7 +269,7 @@ class ArrowFile:
 
         # Whole batches, because leaving columns out would copy the others out of the mapped file.
         path = self.files[0]
-        with readable(path, pa.ArrowException), pa.memory_map(str(path)) as mapped:
+        with readable(path, pa.ArrowException, ValueError), pa.memory_map(str(path)) as mapped:
             is_file = mapped.read(6) == b"ARROW1"
             mapped.seek(0)
             with (pa.ipc.open_file if is_file else pa.ipc.open_stream)(mapped) as reader:
@@ -273,38 +277,62 @@ class ArrowFile:
 
 
 class SavedDataset:
-    """A folder that `datasets.save_to_disk` wrote: a dataset, or several splits."""
+    """A folder that `datasets.save_to_disk` wrote: a dataset, or a folder for each split.
+
+    A dataset is the Arrow streams that its `state.json` names, one after the other, which is also all
+    that `datasets.load_from_disk` makes of them; importing `datasets` for it would take seconds.
+    """
 
     has_schema = True
     version = ""
 
     def __init__(self, path: Path, split: str) -> None:
-        from datasets import DatasetDict, load_from_disk
-
-        if not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-            raise SourceError(
-                f"{path}: a folder, but not one saved by datasets.save_to_disk (no state.json or "
-                f"dataset_dict.json){_files_inside(path)}"
-            )
-        with readable(path, Exception):  # whatever a damaged folder makes the library raise
-            loaded = load_from_disk(str(path), keep_in_memory=False)
-        if isinstance(loaded, DatasetDict):
-            if split not in loaded:
-                have = ", ".join(loaded)
-                raise SourceError(f"{path}: no split {split!r} (have: {have}); set source.split")
-            loaded = loaded[split]
-        self._data = loaded.with_format("arrow")
-        self.columns: list[str] = loaded.column_names
-        self.files = [Path(file["filename"]) for file in loaded.cache_files]
+        folder = _split_folder(path, split)
+        with readable(folder, ValueError):
+            state = msgspec.json.decode((folder / "state.json").read_bytes(), type=_State)
+        self.files = [folder / file.filename for file in state.data_files]
+        self._parts = [ArrowFile(file) for file in self.files]
+        self.columns = self._parts[0].columns
 
     def count(self, limit: int | None) -> int:
-        return len(self._data)
+        return sum(part.count(None) for part in self._parts)
 
     def rows(self, start: int, columns: list[str]) -> Iterator[Row]:
-        wanted = [name for name in self.columns if name in columns]
-        data = self._data.select_columns(wanted)
-        for offset in range(start, len(data), BATCH_ROWS):
-            yield from _arrow_rows(data[offset : offset + BATCH_ROWS])
+        for part in self._parts:
+            yield from part.rows(start, columns)
+            start = max(0, start - part.count(None)) if start else 0
+
+
+class _DataFile(msgspec.Struct):
+    filename: str
+
+
+class _State(msgspec.Struct):
+    data_files: Annotated[list[_DataFile], msgspec.Meta(min_length=1)] = msgspec.field(
+        name="_data_files"
+    )
+
+
+class _Splits(msgspec.Struct):
+    splits: list[str]
+
+
+def _split_folder(path: Path, split: str) -> Path:
+    """The folder of one dataset in a saved folder: itself, or the split's."""
+    if (path / "state.json").is_file():
+        return path
+    if not (path / "dataset_dict.json").is_file():
+        inside = sorted(file.name for file in path.iterdir() if extension(file) in FILE_READERS)
+        remedy = f"name one of its files ({', '.join(inside[:5])})" if inside else "name a file"
+        raise SourceError(
+            f"{path}: a folder, but not one saved by datasets.save_to_disk (it has no state.json "
+            f"or dataset_dict.json); {remedy}"
+        )
+    with readable(path, ValueError):
+        have = msgspec.json.decode((path / "dataset_dict.json").read_bytes(), type=_Splits).splits
+    if split not in have:
+        raise SourceError(f"{path}: no split {split!r} (have: {', '.join(have)}); set source.split")
+    return path / split
 
 
 def _batches(reader: Any) -> Iterator[Any]:
@@ -314,30 +342,51 @@ def _batches(reader: Any) -> Iterator[Any]:
     return iter(reader)
 
 
+def _mapped_rows(batch: Any) -> Iterator[Row]:
+    """Rows of a batch as it lies in its file. Damaged offsets, if followed, can kill the process."""
+    read = _arrow_rows if _is_sound(batch) else _single_rows
+    for offset in range(0, batch.num_rows, BATCH_ROWS):
+        yield from read(batch.slice(offset, BATCH_ROWS))
+
+
+def _is_sound(batch: Any) -> bool:
+    """False: some texts are damaged, each its own row's error. Other damage is `ArrowInvalid`."""
+    import pyarrow as pa
+
+    batch.validate()
+    is_sound = True
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            if column.type not in (pa.string(), pa.large_string()):
+                raise
+            is_sound = False
+    return is_sound
+
+
 def _arrow_rows(batch: Any) -> Iterator[Row]:
-    """Rows of a record batch or table. One bad value spoils a batch: then they go one by one."""
+    """Rows of a batch. One value that Python cannot hold spoils them all: then they go singly."""
     try:
         rows = batch.to_pylist()
     except (ValueError, OverflowError):
-        yield from (_arrow_row(batch.slice(index, 1)) for index in range(batch.num_rows))
+        yield from _single_rows(batch)
         return
     for fields in rows:
         yield Row(None, fields)
 
 
-def _arrow_row(batch: Any) -> Row:
-    try:
-        return Row(None, batch.to_pylist()[0])
-    except UnicodeDecodeError as error:
-        byte = f"byte 0x{error.object[error.start]:02x} at byte offset {error.start}"
-        return Row(None, {}, f"not UTF-8: {byte} of a field")
-    except (ValueError, OverflowError) as error:
-        return Row(None, {}, f"a value Python cannot hold: {error}")
-
-
-def _files_inside(folder: Path) -> str:
-    inside = sorted(path.name for path in folder.iterdir() if extension(path) in FILE_READERS)
-    return f"; name one of the files in it: {', '.join(inside[:5])}" if inside else ""
+def _single_rows(batch: Any) -> Iterator[Row]:
+    for index in range(batch.num_rows):
+        try:
+            row = batch.slice(index, 1)
+            row.validate()
+            yield Row(None, row.to_pylist()[0])
+        except UnicodeDecodeError as error:
+            byte = f"byte 0x{error.object[error.start]:02x} at byte offset {error.start}"
+            yield Row(None, {}, f"not UTF-8: {byte} of a field")
+        except (ValueError, OverflowError) as error:
+            yield Row(None, {}, f"a value cannot be read: {error}")
 
 
 # Hub -------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ the manifest says so.
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +43,8 @@ class Manifest(msgspec.Struct):
     retriable: int = 0
     """Quarantined by a failure that may not happen again: the next run tries them again."""
     quarantine_bytes: int = 0
-    reasons: Counter[str] = msgspec.field(default_factory=Counter)
-    """Quarantine reasons, as `stages[1] critique: ...`, most common kept."""
+    reasons: dict[str, int] = {}
+    """Quarantine reasons, as `stages[1] critique: ...`, most common first."""
     stages: dict[str, StageCount] = {}
     restarts: int = 0
     seconds: float = 0.0

@@ -247,8 +247,8 @@ class _Part:
             m.samples += len(self._samples)
             m.quarantined += len(self.failures)
             m.retriable += sum(not f.is_permanent for f in self.failures)
-            m.reasons.update(f"{f.stage}: {f.error}"[:300] for f in self.failures)
-            m.reasons = Counter(dict(m.reasons.most_common(_REASONS_KEPT)))
+            reasons = Counter(m.reasons) + Counter(reason_of(f) for f in self.failures)
+            m.reasons = dict(reasons.most_common(_REASONS_KEPT))
             for stage, count in self._counts.items():
                 m.stages.setdefault(stage, StageCount()).add(count)
         if is_last:
@@ -257,10 +257,15 @@ class _Part:
         self._begin()
 
 
+def reason_of(failure: Failure) -> str:
+    return f"{failure.stage}: {failure.error}"[:300]
+
+
 def _stop_if_failing(recipe: Recipe, manifest: Manifest, part: _Part) -> None:
     """Rows that were no prompts in the first place are the source's matter and do not count."""
-    failed = [f"{f.stage}: {f.error}" for f in part.failures if f.stage != "source"]
-    reasons = manifest.reasons + Counter(failed)
+    if not part.failures and not manifest.reasons:
+        return
+    reasons = Counter(manifest.reasons) + Counter(reason_of(f) for f in part.failures)
     ours = sum(n for reason, n in reasons.items() if not reason.startswith("source: "))
     ended = manifest.rows + len(part)
     if ended >= _FAILURES_BEFORE_STOPPING and ours > recipe.max_failure_rate * ended:
