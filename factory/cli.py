@@ -187,7 +187,8 @@ def train(
         ),
     ] = None,
     lora: Annotated[
-        int | None, typer.Option("--lora", min=1, metavar="R", help="Train a LoRA of this rank.")
+        str | None,
+        typer.Option("--lora", metavar="R", help="Train a LoRA: its rank, or peft's fields as YAML."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
@@ -207,7 +208,7 @@ def train(
     for text in set_ or []:
         override(options, text)
     result = TRAINERS[kind].train(
-        data, model, out, lora={"r": lora} if lora else None, config=options, resume=resume
+        data, model, out, lora=_lora(lora), config=options, resume=resume
     )
     print(f"trained {model} for {result['steps']} steps: {out}")
     print(f"load it with AutoModelForCausalLM.from_pretrained('{out}')")
@@ -228,6 +229,23 @@ def align(
     loaded = _load(recipe, set_, limit)
     folder = out or Path("runs") / f"{loaded.name}-align"
     print(table(turn(loaded, folder, rounds)))
+
+
+def _lora(text: str | None) -> dict[str, Any] | None:
+    """`16` or `{r: 16, lora_alpha: 32}`."""
+    import yaml
+
+    if text is None:
+        return None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if isinstance(value, int) and value > 0:
+        return {"r": value}
+    if isinstance(value, dict):
+        return value
+    raise RecipeError(f"--lora {text}: expected a rank, as 16, or a mapping, as '{{r: 16}}'")
 
 
 # -- helpers ------------------------------------------------------------------------------------

@@ -6,11 +6,14 @@ import asyncio
 import hashlib
 import math
 import random
+from collections.abc import Callable, Sequence
 
 import msgspec
 
+from factory.constitution import Constitution
 from factory.engines.base import Completion, EngineStats, Request
 from factory.errors import SampleError
+from factory.stages.base import Question, derive_seed
 
 WORDS = "the a cat dog sat ran on under mat moon green happy then why seven because".split()
 
@@ -74,21 +77,33 @@ class FakeEngine:
 
 
 class ScriptedModels:
-    """`stages.base.Models` for a single stage: answers from a list, in order, and keeps questions."""
+    """`stages.base.Models` for a single stage, which keeps the questions it was asked.
 
-    def __init__(self, completions: list[Completion], constitution: object = None) -> None:
-        self.completions = list(completions)
+    Answers come from a list, in order, or from a function of the question. The n-th call's ledger
+    key is `call<n>`.
+    """
+
+    def __init__(
+        self,
+        completions: Sequence[Completion] | Callable[[Question], Completion] = (),
+        constitution: Constitution | None = None,
+        seed: int = 7,
+    ) -> None:
+        self._answer = (
+            completions if callable(completions) else lambda _, left=iter(completions): next(left)
+        )
+        self._seed = seed
         self.constitution = constitution
-        self.questions: list[object] = []
+        self.questions: list[Question] = []
 
     def seed(self, *salt: object) -> int:
-        return 1
+        return derive_seed(self._seed, *salt)
 
-    async def ask(self, model: str, questions: list[object]) -> list[object]:
+    async def ask(self, model: str, questions: Sequence[Question]) -> list[_Asked]:
         answers = []
         for question in questions:
             self.questions.append(question)
-            answers.append(_Asked(self.completions.pop(0), f"call{len(self.questions)}"))
+            answers.append(_Asked(self._answer(question), f"call{len(self.questions)}"))
         return answers
 
 
@@ -104,6 +119,8 @@ def said(text: str, *, tokens: int = 5, reason: str = "stop") -> Completion:
 
 
 def labelled(**probabilities: float) -> Completion:
-    """A completion of a label call with these probabilities (whole vocabulary)."""
-    logs = {label.lstrip("_"): math.log(p) for label, p in probabilities.items()}
+    """A completion of a label call with these probabilities (whole vocabulary); `_3` is label 3."""
+    logs = {
+        label.lstrip("_"): math.log(p) if p else -math.inf for label, p in probabilities.items()
+    }
     return Completion("", "length", 10, 0, 1, logs)

@@ -1,19 +1,38 @@
-"""Runs a recipe with the fake engine, to be killed from outside: RECIPE OUT SLOWNESS."""
+"""Runs a recipe with the fake engine, to be killed from outside: RECIPE OUT SLOWNESS.
+
+Appends the time and content of every call that completes to OUT.calls.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 
+from factory.engines.base import Completion, Request
+from factory.ledger import call_key
 from factory.recipe import load
 from factory.runner.progress import Progress
 from factory.runner.run import run_async
 from tests.fakes import FakeEngine
 
 
+class LoggingEngine(FakeEngine):
+    """Writes down each call when it completes, at once."""
+
+    def __init__(self, log: Path, slowness: float) -> None:
+        super().__init__(slowness=slowness)
+        self._log = log.open("a", buffering=1)
+
+    async def generate(self, request: Request) -> Completion:
+        completion = await super().generate(request)
+        self._log.write(f"{time.monotonic()} {call_key('fake', request).hex()}\n")
+        return completion
+
+
 def main(recipe: str, out: str, slowness: str) -> None:
-    engine = FakeEngine(slowness=float(slowness))
+    engine = LoggingEngine(Path(f"{out}.calls"), float(slowness))
     loaded = load(Path(recipe))
     print("loaded", flush=True)
     quiet = Progress(is_quiet=True)

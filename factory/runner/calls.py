@@ -110,12 +110,23 @@ class Calls:
         completion = None
         try:
             completion = await engine.generate(request)
+            completion.text = _encodable(completion.text)
             self._ledger.put(key, completion)
             count.made += 1
             return completion
         finally:
             del self._in_flight[key]
             ours.set_result(completion)
+
+
+def _encodable(text: str) -> str:
+    """Half a surrogate pair is valid in JSON, where a server may cut an answer, but not in UTF-8,
+    which everything we write is: it becomes U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 class SampleModels:

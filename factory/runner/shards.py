@@ -6,13 +6,14 @@ A part holds a fixed range of source rows. Its bytes are a function of its sampl
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from factory.errors import FactoryError
+from factory.errors import FactoryError, SampleError
 from factory.records import Sample, from_row, to_row
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ def schema() -> pa.Schema:
     )
 
 
+_PART = re.compile(r"part-(\d{5,})\.parquet")
+
+
 def part_path(run: Path, part: int) -> Path:
     return run / "traces" / f"part-{part:05d}.parquet"
 
@@ -111,24 +115,46 @@ def read_samples(run: Path) -> Iterator[Sample]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for path in sorted((run / "traces").glob("part-*.parquet")):
+    for _, path in sorted(_parts(run)):
         try:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=128):
                     for row in batch.to_pylist():
                         yield from_row(row)
-        except (pa.ArrowInvalid, msgspec.ValidationError) as error:
+        except (OSError, pa.ArrowInvalid, msgspec.ValidationError) as error:
             raise FactoryError(
-                f"{path} is not a trace file of this version ({error}); run the recipe again "
-                "to have it written anew from the ledger"
+                f"{path} cannot be read as a trace file of this version ({error}); move "
+                f"{run / 'manifest.json'} away and run the recipe again: the traces are then "
+                "written anew, from the ledger"
             ) from error
 
 
 def drop_parts_from(run: Path, first: int) -> None:
     """Remove parts beyond the end of a run that has become shorter, and half-written ones."""
-    for path in (run / "traces").glob("part-*.*"):
-        if path.suffix == ".half" or path >= part_path(run, first):
+    for path in (run / "traces").glob("part-*.half"):
+        path.unlink()
+    for part, path in _parts(run):
+        if part >= first:
             path.unlink()
+
+
+def _parts(run: Path) -> list[tuple[int, Path]]:
+    """Parts on disk by number; names alone do not sort beyond 99,999."""
+    found = ((_PART.fullmatch(path.name), path) for path in (run / "traces").glob("part-*"))
+    return [(int(match[1]), path) for match, path in found if match]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Sample).decode
+
+
+def check_storable(sample: Sample) -> None:
+    """Raises `SampleError` if a stage put something into the sample that a trace cannot hold, such
+    as a NumPy number or half a surrogate pair."""
+    try:
+        _decode(_encode(sample))
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+        raise SampleError(f"a stage made a record that cannot be stored: {error}") from error
 
 
 def replace(half: Path, path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 from factory.config import Config
-from factory.constitution import Constitution
+from factory.constitution import Constitution, Principle
 from factory.engines.base import Completion, Sampling
 from factory.records import Message, Sample
 
@@ -122,12 +122,16 @@ def render(template: str, /, **values: Any) -> str:
     return text
 
 
+EXAMPLE_PROMPT: list[Message] = [{"role": "user", "content": "Hello"}]
+EXAMPLE_PRINCIPLE = Principle(
+    id="example", title="Title", critique="Criticise.", revision="Revise.", compare="Which?"
+)
+
+
 def template_problem(template: str, **example: Any) -> str | None:
     """What is wrong with a user's template, tried on example values; None: nothing."""
-    from jinja2 import TemplateError
-
     try:
         render(template, **example)
-    except (TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # an expression in a template can raise anything
         return f"the template does not render: {error} (it can use: {', '.join(sorted(example))})"
     return None

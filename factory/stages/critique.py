@@ -19,7 +19,7 @@ from factory.constitution import Constitution
 from factory.engines.base import Sampling
 from factory.errors import SampleError
 from factory.records import Critique, Message, Sample
-from factory.stages.base import Models, Question, Stage, render, template_problem
+from factory.stages.base import EXAMPLE_PRINCIPLE, Models, Question, Stage, render, template_problem
 
 CRITIQUE_REQUEST = "{{ instructions }} Give only your criticism, in a few sentences."
 
@@ -47,7 +47,11 @@ class Criticise(Stage):
         if self.principles != "all" and self.principles < 1:
             return "principles", f"expected 1 or more, or 'all'; found {self.principles}"
         wrong = template_problem(
-            self.template, instructions="", principles=[], prompt="", answer=""
+            self.template,
+            instructions="Improve.",
+            principles=[EXAMPLE_PRINCIPLE],
+            prompt="Hello",
+            answer="Hi",
         )
         return ("template", wrong) if wrong else None
 
@@ -92,11 +96,14 @@ class Criticise(Stage):
 def conversation_of(
     sample: Sample, critique: Critique, constitution: Constitution
 ) -> list[Message]:
-    """The conversation that asks for a critique; after any worked examples, it begins as the one
-    that made the answer, so its keys and values are still in the engine's cache."""
+    """The conversation that asks for a critique. Without worked examples it goes on from the one
+    that made the answer, whose keys and values are still in the engine's cache."""
+    answered = sample.conversation(sample.candidates[critique.candidate])
+    system = answered[:1] if answered[0]["role"] == "system" else []  # may only stand first
     return [
+        *system,
         *worked_examples(constitution, critique.few_shot),
-        *sample.conversation(sample.candidates[critique.candidate]),
+        *answered[len(system) :],
         {"role": "user", "content": critique.request},
     ]
 

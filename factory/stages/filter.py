@@ -10,14 +10,24 @@ from pydantic import Field
 from factory.records import Candidate, Sample
 from factory.stages.base import Models, Stage
 
-# How chat models say no. Looked for in the first 300 characters: a refusal comes first.
+_CANNOT = (
+    r"(can(no|['’])t|can not|won['’]t|will not|( am|['’]m) (unable|not (able|going|allowed)) to)"
+)
+# How chat models say no, in the first 300 characters: a refusal comes first. "I can't wait to help",
+# "I'm sorry for your loss" and "as an AI researcher" are none.
 REFUSAL = re.compile(
-    r"\bas an ai\b|\bas a (large )?language model\b"
-    r"|\bi(['’]m| am) (very |really |so )?(sorry|afraid)\b.{0,60}"
-    r"\b(can(no|['’])t|unable|not able|won['’]t)\b"
-    r"|\bi (can(['’]t|not)|am (unable|not able) to|won['’]t|must decline to)"
-    r" (\w+ ){0,2}(help|assist|provide|fulfil|comply|answer|discuss|support|do that)",
-    re.IGNORECASE | re.DOTALL,
+    # I cannot (in good conscience) help ..., but not "I can't help but ..."
+    rf"\bI ?{_CANNOT}( (ethically|legally|simply|really|in good conscience))?"
+    r" (assist|provide|fulfil|comply|answer|discuss|support|engage|participate|do (that|this)"
+    r"|help(?! but\b| \w+ing\b))"
+    r"|\bI (must|have to|need to)( respectfully)? (decline|refuse)\b"
+    # Sorry, but I cannot ..., as the first words
+    r"|\A\W*((I['’]?m|I am)( very| so| really| truly)? )?(sorry|afraid|(I )?apologi[sz]e)\b"
+    rf"[^.!?\n]{{0,40}}\bI ?{_CANNOT}\b"
+    # As an AI (language model made by ...), I cannot ...
+    r"|\bas an? (AI|(large )?language model)\b[^.!?\n]{0,60}"
+    rf"\bI ?({_CANNOT}\b| (do not|don['’]t) have (access|the ability|personal))",
+    re.IGNORECASE,
 )
 
 

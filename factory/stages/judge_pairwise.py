@@ -11,19 +11,18 @@ p = 0.5 without a call.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from itertools import combinations, islice
+from typing import Any, Literal, NamedTuple
 
 from factory.constitution import Principle
 from factory.engines.base import Sampling
 from factory.records import Candidate, Message, Reading, Sample, Verdict
-from factory.stages.base import Asked, Models, Question, Stage, render, template_problem
-from factory.stages.labels import read_labels
+from factory.stages.base import EXAMPLE_PROMPT, Models, Stage, render, template_problem
+from factory.stages.labels import DECIMALS, Label, ask_labels
 
 LABELS = ("A", "B")
 CLAMP = (0.40, 0.60)  # Bai et al.: with reasoning, probabilities near 0 and 1 are overconfident
-DECIMALS = 6  # below is float noise, which would make a winner of a tie
 ANSWER = "The better answer is ("
-REASON = "Let us think step by step: "
 PLAIN_QUESTION = "Which answer is better?"  # without a constitution
 COMPARISON = """\
 Consider this conversation and two answers to its last message.
@@ -71,7 +70,9 @@ class PairwiseJudge(Stage):
     def problem(self) -> tuple[str, str] | None:
         if self.principles != "all" and self.principles < 1:
             return "principles", f"expected 1 or more, or 'all'; found {self.principles}"
-        wrong = template_problem(self.template, prompt=[], a="", b="", question="")
+        wrong = template_problem(
+            self.template, prompt=EXAMPLE_PROMPT, a="Hi", b="Ho", question="Which?"
+        )
         return ("template", wrong) if wrong else None
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
@@ -82,96 +83,80 @@ class PairwiseJudge(Stage):
             )
             principles = [*chosen] if chosen else [None]
         pairs = self._pairs(sample)
-        told_apart = [(a, b) for a, b in pairs if a.text != b.text]
-        conversations = [
-            self._conversation(sample, *shown, principle)
-            for a, b in told_apart
+        showings = [
+            _Showing(a, b, principle, is_swapped)
+            for a, b in pairs
+            if a.text != b.text
             for principle in principles
-            for shown in ((a, b), (b, a))
+            for is_swapped in (False, True)
         ]
-        readings = iter(await self._read(conversations, models))
+        readings = iter(await self._read(sample, showings, models))
         for a, b in pairs:
-            read = []
-            if a.text != b.text:
-                for principle in principles:
-                    for is_swapped in (False, True):
-                        read.append(_reading(next(readings), principle, is_swapped))
+            count = 2 * len(principles) if a.text != b.text else 0
+            read = list(islice(readings, count))
             sample.verdicts.append(verdict(self.name, a.index, b.index, read))
         return sample
 
     def _pairs(self, sample: Sample) -> list[tuple[Candidate, Candidate]]:
         if self.pairs == "revision_vs_initial":
             return [(revision, initial) for initial, revision in sample.revision_pairs()]
-        kept = sample.kept()
-        return [(a, b) for i, a in enumerate(kept) for b in kept[i + 1 :]]
+        return list(combinations(sample.kept(), 2))
 
-    def _conversation(
-        self, sample: Sample, a: Candidate, b: Candidate, principle: Principle | None
-    ) -> list[Message]:
+    async def _read(
+        self, sample: Sample, showings: list[_Showing], models: Models
+    ) -> list[Reading]:
+        answers = await ask_labels(
+            models,
+            self.model,
+            [self._conversation(sample, showing) for showing in showings],
+            LABELS,
+            prefix=ANSWER,
+            reasoning=self.sampling if self.chain_of_thought else None,
+            salts=[("reason", self.name, *showing.salt()) for showing in showings],
+        )
+        return [
+            self._reading(showing, answer)
+            for showing, answer in zip(showings, answers, strict=True)
+        ]
+
+    def _conversation(self, sample: Sample, showing: _Showing) -> list[Message]:
+        a, b, principle, is_swapped = showing
         text = render(
             self.template,
             prompt=sample.prompt,
-            a=a.text,
-            b=b.text,
+            a=b.text if is_swapped else a.text,
+            b=a.text if is_swapped else b.text,
             question=principle.compare if principle else PLAIN_QUESTION,
         )
         return [{"role": "user", "content": text}]
 
-    async def _read(
-        self, conversations: list[list[Message]], models: Models
-    ) -> list[tuple[float | None, float, str, str]]:
-        """(p of what is shown as A, label mass, call, reasoning) of each conversation."""
-        reasons = [""] * len(conversations)
-        prefixes = [ANSWER] * len(conversations)
-        if self.chain_of_thought:
-            thoughts = await models.ask(
-                self.model,
-                [
-                    Question(m, self.sampling, salt=("reason", self.name, i), prefix=REASON)
-                    for i, m in enumerate(conversations)
-                ],
-            )
-            reasons = [t.completion.text.strip() for t in thoughts]
-            prefixes = [f"{REASON}{reason}\n{ANSWER}" for reason in reasons]
-        asked = await models.ask(
-            self.model,
-            [
-                Question(m, GREEDY, prefix=prefix, labels=LABELS)
-                for m, prefix in zip(conversations, prefixes, strict=True)
-            ],
+    def _reading(self, showing: _Showing, answer: Label) -> Reading:
+        p = None
+        if answer.probabilities is not None:
+            p = answer.probabilities["A"]
+            if self.chain_of_thought:
+                p = min(max(p, CLAMP[0]), CLAMP[1])
+            p = round(1.0 - p if showing.is_swapped else p, DECIMALS)
+        return Reading(
+            principle_id=showing.principle.id if showing.principle else "",
+            is_swapped=showing.is_swapped,
+            p=p,
+            label_mass=answer.mass,
+            call=answer.call,
+            reasoning=answer.reasoning,
         )
-        return [
-            (*self._probability(answer), answer.call, reason)
-            for answer, reason in zip(asked, reasons, strict=True)
-        ]
-
-    def _probability(self, answer: Asked) -> tuple[float | None, float]:
-        probabilities, mass = read_labels(answer.completion, LABELS)
-        if probabilities is None:
-            return None, mass
-        p = round(probabilities["A"], DECIMALS)
-        if self.chain_of_thought:
-            p = min(max(p, CLAMP[0]), CLAMP[1])
-        return p, mass
 
 
-GREEDY = Sampling(temperature=0.0, max_tokens=1)
+class _Showing(NamedTuple):
+    """Two answers to be shown, under one principle, in one order."""
 
+    a: Candidate
+    b: Candidate
+    principle: Principle | None
+    is_swapped: bool
 
-def _reading(
-    read: tuple[float | None, float, str, str], principle: Principle | None, is_swapped: bool
-) -> Reading:
-    p, mass, call, reasoning = read
-    if p is not None and is_swapped:
-        p = round(1.0 - p, DECIMALS)
-    return Reading(
-        principle_id=principle.id if principle else "",
-        is_swapped=is_swapped,
-        p=p,
-        label_mass=mass,
-        call=call,
-        reasoning=reasoning,
-    )
+    def salt(self) -> tuple[object, ...]:
+        return (self.a.index, self.b.index, self.principle and self.principle.id, self.is_swapped)
 
 
 def verdict(judge: str, a: int, b: int, readings: list[Reading]) -> Verdict:
@@ -181,33 +166,35 @@ def verdict(judge: str, a: int, b: int, readings: list[Reading]) -> Verdict:
     No readings at all: the two answers are equal, a tie.
     """
     fields: dict[str, Any] = {"judge": judge, "a": a, "b": b, "readings": readings}
-    both = [
-        (first, second)
-        for first, second in zip(readings[::2], readings[1::2], strict=True)
-        if first.p is not None and second.p is not None
-    ]
-    ids = [first.principle_id for first, _ in both if first.principle_id]
     if not readings:
         return Verdict(
             **fields, p=0.5, order_gap=0.0, is_consistent=True, agreement=0.5, principle_ids=[]
         )
+    both: list[tuple[float, float]] = []
+    ids: list[str] = []
+    for first, second in zip(readings[::2], readings[1::2], strict=True):
+        if first.p is not None and second.p is not None:
+            both.append((first.p, second.p))
+            ids.append(first.principle_id)
     if not both:
         return Verdict(
             **fields, p=None, order_gap=None, is_consistent=None, agreement=None, principle_ids=[]
         )
-    ps = [(r.p or 0.0, s.p or 0.0) for r, s in both]
-    shown = sum(p for p, _ in ps) / len(ps)
-    swapped = sum(q for _, q in ps) / len(ps)
-    p = round((shown + swapped) / 2, DECIMALS)
-    flat = [value for pair in ps for value in pair]
+    flat = [value for values in both for value in values]
+    p = _mean(flat)
+    shown, swapped = _mean(flat[::2]), _mean(flat[1::2])
     return Verdict(
         **fields,
         p=p,
-        order_gap=sum(abs(first - second) for first, second in ps) / len(ps),
+        order_gap=_mean([abs(first - second) for first, second in both]),
         is_consistent=(shown - 0.5) * (swapped - 0.5) > 0 or shown == swapped == 0.5,
-        agreement=sum(_on_side(value, p) for value in flat) / len(flat),
-        principle_ids=ids,
+        agreement=_mean([_on_side(value, p) for value in flat]),
+        principle_ids=[i for i in ids if i],
     )
+
+
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), DECIMALS)
 
 
 def _on_side(value: float, p: float) -> float:

@@ -14,9 +14,8 @@ from pydantic import Field
 
 from factory.engines.base import Sampling
 from factory.records import Candidate, Message, Sample, Score
-from factory.stages.base import Models, Question, Stage, render, template_problem
-from factory.stages.judge_pairwise import GREEDY, REASON
-from factory.stages.labels import read_labels
+from factory.stages.base import EXAMPLE_PROMPT, Models, Stage, render, template_problem
+from factory.stages.labels import DECIMALS, ask_labels
 
 ANSWER = "Score: "
 RUBRIC = """\
@@ -71,43 +70,33 @@ class PointwiseJudge(Stage):
             return "high", f"expected more than low ({self.low}), found {self.high}"
         if self.samples > 1 and not self.chain_of_thought:
             return "samples", "without chain_of_thought every sample is the same; set it to 1"
-        wrong = template_problem(self.template, prompt=[], answer="", rubric="", low=0, high=5)
+        wrong = template_problem(
+            self.template, prompt=EXAMPLE_PROMPT, answer="Hi", rubric="Points:", low=0, high=5
+        )
         return ("template", wrong) if wrong else None
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         candidates = sample.kept()
-        messages = [self._conversation(sample, c) for c in candidates for _ in range(self.samples)]
-        prefixes = [ANSWER] * len(messages)
-        reasons = [""] * len(messages)
-        if self.chain_of_thought:
-            thoughts = await models.ask(
-                self.model,
-                [
-                    Question(m, self.sampling, salt=("reason", self.name, i), prefix=REASON)
-                    for i, m in enumerate(messages)
-                ],
-            )
-            reasons = [t.completion.text.strip() for t in thoughts]
-            prefixes = [f"{REASON}{reason}\n{ANSWER}" for reason in reasons]
-        labels = tuple(str(k) for k in range(self.low, self.high + 1))
-        asked = await models.ask(
+        drawn = [(c, k) for c in candidates for k in range(self.samples)]
+        answers = await ask_labels(
+            models,
             self.model,
-            [
-                Question(m, GREEDY, prefix=prefix, labels=labels)
-                for m, prefix in zip(messages, prefixes, strict=True)
-            ],
+            [self._conversation(sample, candidate) for candidate, _ in drawn],
+            tuple(str(k) for k in range(self.low, self.high + 1)),
+            prefix=ANSWER,
+            reasoning=self.sampling if self.chain_of_thought else None,
+            salts=[("reason", self.name, candidate.index, k) for candidate, k in drawn],
         )
-        values = [expected_score(read_labels(a.completion, labels)[0]) for a in asked]
         for i, candidate in enumerate(candidates):
-            part = slice(i * self.samples, (i + 1) * self.samples)
-            known = [value for value in values[part] if value is not None]
+            its = answers[i * self.samples : (i + 1) * self.samples]
+            read = [expected_score(a.probabilities) for a in its if a.probabilities is not None]
             sample.scores.append(
                 Score(
                     name=self.name,
                     candidate=candidate.index,
-                    value=sum(known) / len(known) if known else None,
-                    detail="\n\n".join(filter(None, reasons[part])),
-                    calls=[a.call for a in asked[part]],
+                    value=round(sum(read) / len(read), DECIMALS) if read else None,
+                    detail="\n\n".join(a.reasoning for a in its if a.reasoning),
+                    calls=[a.call for a in its],
                 )
             )
         return sample
@@ -124,8 +113,6 @@ class PointwiseJudge(Stage):
         return [{"role": "user", "content": text}]
 
 
-def expected_score(probabilities: dict[str, float] | None) -> float | None:
-    """sum_k k * P(k) over integer labels, in [low, high]; None stays None."""
-    if probabilities is None:
-        return None
+def expected_score(probabilities: dict[str, float]) -> float:
+    """sum_k k * P(k) over integer labels, in [low, high]."""
     return sum(int(label) * p for label, p in probabilities.items())

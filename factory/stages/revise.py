@@ -13,7 +13,7 @@ from factory.constitution import Principle
 from factory.engines.base import Sampling
 from factory.errors import SampleError
 from factory.records import Candidate, Message, Sample
-from factory.stages.base import Models, Question, Stage, render, template_problem
+from factory.stages.base import EXAMPLE_PRINCIPLE, Models, Question, Stage, render, template_problem
 from factory.stages.critique import conversation_of
 
 REVISION_REQUEST = "{{ instructions }} Give only the new answer, with no remarks about it."
@@ -37,7 +37,12 @@ class Revise(Stage):
 
     def problem(self) -> tuple[str, str] | None:
         wrong = template_problem(
-            self.template, instructions="", principles=[], prompt="", answer="", critique=""
+            self.template,
+            instructions="Improve.",
+            principles=[EXAMPLE_PRINCIPLE],
+            prompt="Hello",
+            answer="Hi",
+            critique="Curt.",
         )
         return ("template", wrong) if wrong else None
 

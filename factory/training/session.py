@@ -23,9 +23,6 @@ from factory.training.progress import make_progress, say
 from factory.training.save import save_model, saved_dtype
 from factory.training.tokenizer import load_tokenizer, transcript_template
 
-# Below this share of the change surviving the saved precision, a training did not do what it says.
-_ENOUGH_KEPT = 0.5
-
 
 class Session:
     """What the trainers' modules share. They make the TRL trainer out of `args`, `dataset`,
@@ -141,20 +138,13 @@ class Session:
 
     def _save(self, trainer: Any) -> dict[str, Any]:
         dtype = saved_dtype(self.model_dir, self._config)
+        model = trainer.accelerator.unwrap_model(trainer.model)
         self.tokenizer.chat_template = self._own_template
         with self._folder.publishing() as temporary:
-            kept = save_model(trainer, self.model_dir, temporary, dtype)
+            save_model(model, temporary, dtype, self.args.seed)
             self.tokenizer.save_pretrained(temporary)
-        name = str(dtype).removeprefix("torch.")
-        if kept < _ENOUGH_KEPT:
-            say(
-                f"only {kept:.0%} of what the training changed survives in {name}: its steps were "
-                "smaller than that precision shows. Raise learning_rate or train longer; or save "
-                "float32 (config.model_init_kwargs: {dtype: float32}) and serve it as float32"
-            )
         return {
-            "saved_dtype": name,
-            "change_kept": round(kept, 4),
+            "saved_dtype": str(dtype).removeprefix("torch."),
             "seconds": round(time.monotonic() - self._start, 1),
             "versions": {
                 "factory": __version__,
@@ -218,14 +208,17 @@ def _quiet_libraries() -> Iterator[None]:
         datasets.is_progress_bar_enabled(),
     )
     had_bar, had_telemetry = logging.is_progress_bar_enabled(), constants.HF_HUB_DISABLE_TELEMETRY
+    verbosity = logging.get_verbosity()
     datasets.disable_caching()
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     if "HF_HUB_DISABLE_TELEMETRY" not in os.environ:
         constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         constants.HF_HUB_DISABLE_TELEMETRY = had_telemetry
         if had_caching:
             datasets.enable_caching()

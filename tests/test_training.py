@@ -1,0 +1,422 @@
+"""Training, on a model small enough to be trained in a test. Everything but its size is real."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from pydantic import ValidationError
+
+from factory.engines.vllm import transcript
+from factory.errors import FactoryError, RecipeError
+from factory.training import TRAINERS, dpo
+from factory.training.base import TrainingConfig
+from factory.training.folder import Job, TrainingFolder
+from factory.training.progress import Diverged, make_progress, progress_line
+from factory.training.save import rounded
+from factory.training.session import _in_plain_words
+from factory.training.tokenizer import transcript_template
+
+CONFIG = {"max_steps": 10, "learning_rate": 3e-3, "per_device_train_batch_size": 4}
+ROWS = [
+    {
+        "prompt": [{"role": "user", "content": f"Is {n} a number?"}],
+        "chosen": [{"role": "assistant", "content": "Yes, it is."}],
+        "rejected": [{"role": "assistant", "content": "No, never, not at all."}],
+        "prompt_id": f"p{n}",
+    }
+    for n in range(8)
+]
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir() -> Path:
+    return Path(os.environ.get("FACTORY_TEST_MODEL", "/tmp/smol"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tokenizer_dir, tmp_path_factory) -> Path:
+    """A Llama of 32 units and 2 layers with random weights, in bfloat16."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def preferences(tmp_path_factory) -> Path:
+    return save(ROWS, tmp_path_factory.mktemp("preferences"))
+
+
+@pytest.fixture(scope="session")
+def trained(tiny, preferences, tmp_path_factory) -> Path:
+    """A finished training, which tests only look at."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    dpo.train(preferences, tiny, out, config=CONFIG | {"logging_steps": 1})
+    return out
+
+
+def save(rows: list[dict], folder: Path) -> Path:
+    from datasets import Dataset
+
+    Dataset.from_list(rows).save_to_disk(str(folder))
+    return folder
+
+
+def weights_of(folder: Path) -> dict:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def logged(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def kill_at(step: int, monkeypatch) -> None:
+    """The training stops in the middle, after `step` steps, as by Ctrl+C."""
+    from transformers import TrainerCallback
+
+    def stop(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainerCallback, "on_step_begin", stop)
+
+
+# -- what a training leaves ----------------------------------------------------------------------
+
+
+def test_the_margin_rises(trained):
+    lines = logged(trained)
+    assert [line["step"] for line in lines] == list(range(1, 11))
+    assert lines[0]["rewards/margins"] == 0  # policy and reference are still the same
+    assert lines[-1]["rewards/margins"] > 0.1
+    assert lines[-1]["loss"] < lines[0]["loss"] == pytest.approx(0.6931, abs=1e-4)
+
+
+def test_the_model_loads_in_the_precision_of_its_base(trained, tiny):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(trained)
+    assert model.dtype == torch.bfloat16
+    base = weights_of(tiny)
+    assert any(not torch.equal(weight, base[name]) for name, weight in weights_of(trained).items())
+    template = AutoTokenizer.from_pretrained(trained).chat_template
+    assert template == AutoTokenizer.from_pretrained(tiny).chat_template != ""
+
+
+def test_the_record_says_what_was_done(trained, tiny, preferences):
+    record = json.loads((trained / "training.json").read_text())
+    assert record["kind"] == "dpo"
+    assert record["steps"] == 10
+    assert record["data"]["path"] == str(preferences)
+    assert (record["data"]["rows"], record["data"]["rows_used"]) == (8, 8)
+    assert record["base_model"]["name"] == str(tiny)
+    assert record["config"]["beta"] == 0.1
+    assert record["config"]["learning_rate"] == 3e-3
+    assert record["seed"] == 42
+    assert record["metrics"]["rewards/margins"] == logged(trained)[-1]["rewards/margins"]
+    assert record["versions"]["trl"].startswith("1.")
+
+
+def test_nothing_but_the_model_and_its_records_is_left(trained, preferences):
+    hidden = [path for path in trained.iterdir() if path.name.startswith(".")]
+    assert not hidden
+    assert not (trained / "checkpoints").exists()
+    assert not list(preferences.glob("cache-*"))
+
+
+def test_a_finished_training_is_not_repeated(trained, tiny, preferences, capsys):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    record = dpo.train(preferences, tiny, trained, config=CONFIG | {"logging_steps": 1})
+    assert record == json.loads((trained / "training.json").read_text())
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+    assert "finished (10 steps), nothing to do" in capsys.readouterr().err
+
+
+def test_an_adapter_is_merged_and_kept(tiny, preferences, tmp_path):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    out = tmp_path / "out"
+    config = CONFIG | {"model_init_kwargs": {"dtype": "float32"}, "save_strategy": "no"}
+    dpo.train(preferences, tiny, out, lora={"r": 4}, config=config)
+    ids = torch.tensor([[1, 5, 9, 200]])
+    with torch.no_grad():
+        merged = AutoModelForCausalLM.from_pretrained(out)(ids).logits
+        base = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+        plain = base(ids).logits
+        adapted = PeftModel.from_pretrained(base, str(out / "adapter"))(ids).logits
+    assert torch.allclose(merged, adapted, atol=1e-5)
+    assert not torch.allclose(merged, plain, atol=1e-3)
+
+
+def test_a_model_without_chat_template_learns_transcripts(tiny, preferences, tmp_path, capsys):
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny, base, ignore=shutil.ignore_patterns("chat_template.jinja"))
+    out = tmp_path / "out"
+    dpo.train(preferences, base, out, config=CONFIG | {"max_steps": 1, "save_strategy": "no"})
+    assert "no chat template: training on Human/Assistant transcripts" in capsys.readouterr().err
+    assert AutoTokenizer.from_pretrained(out).chat_template is None
+
+
+# -- stopping and going on -----------------------------------------------------------------------
+
+
+def test_a_killed_training_resumes_to_the_same_weights(tiny, preferences, tmp_path, monkeypatch):
+    import torch
+
+    config = CONFIG | {"save_steps": 3, "logging_steps": 1}
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    dpo.train(preferences, tiny, whole, config=config)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill_at(5, patch)
+        dpo.train(preferences, tiny, halved, config=config)
+    half_written = halved / "checkpoints" / "checkpoint-6"
+    half_written.mkdir()
+    (half_written / "model.safetensors").write_bytes(b"not all of it")
+    assert not (halved / "config.json").exists()
+
+    record = dpo.train(preferences, tiny, halved, config=config, resume=True)
+
+    assert (record["steps"], record["resumed_at_step"]) == (10, 3)
+    assert [line["step"] for line in logged(halved)] == list(range(1, 11))
+    for name, weight in weights_of(whole).items():
+        assert torch.equal(weight, weights_of(halved)[name]), name
+
+
+def test_an_unfinished_training_is_not_overwritten_unasked(
+    tiny, preferences, tmp_path, monkeypatch, capsys
+):
+    config = CONFIG | {"save_steps": 1, "max_steps": 3}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill_at(1, patch)
+        dpo.train(preferences, tiny, tmp_path / "out", config=config)
+    assert "--resume goes on from" in capsys.readouterr().err
+    with pytest.raises(FactoryError, match="checkpoint at step 1; add --resume"):
+        dpo.train(preferences, tiny, tmp_path / "out", config=config)
+
+
+def test_resuming_without_a_checkpoint_says_so(tiny, preferences, tmp_path, capsys):
+    out = tmp_path / "out"
+    config = CONFIG | {"max_steps": 1, "save_strategy": "no"}
+    assert dpo.train(preferences, tiny, out, config=config, resume=True)["steps"] == 1
+    assert "no whole checkpoint" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_training_is_refused(trained, tiny, preferences):
+    with pytest.raises(FactoryError, match=r"with config.max_steps 10, not 20; name another"):
+        dpo.train(
+            preferences, tiny, trained, config=CONFIG | {"logging_steps": 1, "max_steps": 20}
+        )
+
+
+def test_a_folder_of_something_else_is_refused(tiny, preferences, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(FactoryError, match=r"not a training \(thesis.tex\); name another folder"):
+        dpo.train(preferences, tiny, tmp_path, config=CONFIG)
+
+
+def test_a_model_is_published_whole_or_not_at_all(tmp_path):
+    folder = TrainingFolder(tmp_path / "out", Job("dpo", "d", "1", "m", "2", None, {}))
+    folder.begin()
+    with pytest.raises(OSError, match="disk full"), folder.publishing() as temporary:
+        (temporary / "config.json").write_text("{}")
+        raise OSError("disk full")
+    assert [path.name for path in folder.path.iterdir()] == ["job.json"]
+
+
+# -- what is wrong is said before the model loads ------------------------------------------------
+
+
+def test_missing_columns_are_named_with_what_they_would_do_for(tmp_path):
+    data = save([{"prompt": "a", "completion": "b", "label": True}], tmp_path / "kto")
+    with pytest.raises(RecipeError) as caught:
+        dpo.train(data, "no-such-model", tmp_path / "out", config={})
+    assert str(caught.value) == (
+        f"factory train dpo: the dataset at {data} has no columns 'chosen', 'rejected' "
+        "(has: prompt, completion, label); a preference view has them: prompt, chosen, rejected. "
+        "These columns are a kto view's"
+    )
+
+
+def test_one_missing_column_is_one(tmp_path):
+    data = save([{"prompt": "a", "rejected": "b"}], tmp_path / "data")
+    with pytest.raises(RecipeError, match=r"no column 'chosen' \(has: prompt, rejected\); a .* it:"):
+        dpo.train(data, "no-such-model", tmp_path / "out", config={})
+
+
+def test_an_empty_dataset_is_refused(tmp_path):
+    from datasets import Dataset
+
+    Dataset.from_dict({"prompt": [], "chosen": [], "rejected": []}).save_to_disk(tmp_path / "data")
+    with pytest.raises(RecipeError, match="has 0 rows; a run's report counts by reason"):
+        dpo.train(tmp_path / "data", "no-such-model", tmp_path / "out", config={})
+
+
+def test_a_folder_that_is_no_dataset_points_to_the_views(tmp_path):
+    (tmp_path / "datasets" / "preference").mkdir(parents=True)
+    with pytest.raises(RecipeError, match=r"no state.json; a run's views .* has preference"):
+        dpo.train(tmp_path, "no-such-model", tmp_path / "out", config={})
+
+
+def test_a_path_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="no such file or folder"):
+        dpo.train(tmp_path / "nothing", "no-such-model", tmp_path / "out", config={})
+
+
+def test_json_lines_are_a_dataset_too(tiny, tmp_path):
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    config = CONFIG | {"max_steps": 1, "save_strategy": "no"}
+    assert dpo.train(data, tiny, tmp_path / "out", config=config)["data"]["rows"] == 8
+
+
+def test_prompts_that_fill_max_length_are_left_out_and_counted(tiny, tmp_path, capsys):
+    long = {**ROWS[0], "prompt": [{"role": "user", "content": "word " * 200}]}
+    config = CONFIG | {"max_steps": 1, "save_strategy": "no", "max_length": 64}
+    record = dpo.train(
+        save([long, *ROWS[:5]], tmp_path / "data"), tiny, tmp_path / "out", config=config
+    )
+    assert (record["data"]["rows"], record["data"]["rows_used"]) == (6, 5)
+    assert "1 of 6 rows left out" in capsys.readouterr().err
+    with pytest.raises(RecipeError, match=r"none of the 1 rows is left.*raise config.max_length"):
+        dpo.train(save([long], tmp_path / "long"), tiny, tmp_path / "none", config=config)
+
+
+def test_a_misspelt_option_is_named_with_the_nearest(tiny, preferences, tmp_path):
+    with pytest.raises(RecipeError, match="no option 'learning_rat'; did you mean 'learning_rate'"):
+        dpo.train(preferences, tiny, tmp_path / "out", config={"learning_rat": 1e-5})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "lora", "message"),
+    [
+        ({"betta": 1}, None, r"config.betta: DPOConfig has no option 'betta'; did you mean 'beta'"),
+        ({"max_steps": "few"}, None, r"config.max_steps: expected int, found 'few'"),
+        ({"max_length": "x"}, None, r"config.max_length: expected int or nothing, found 'x'"),
+        ({"output_dir": "x"}, None, "give --out"),
+        ({}, {"rank": 16}, r"lora.rank: LoraConfig has no option 'rank'"),
+    ],
+)
+def test_wrong_options_are_refused(config, lora, message):
+    with pytest.raises(RecipeError, match=message):
+        TRAINERS["dpo"].check(config, lora)
+
+
+def test_right_options_pass_and_numbers_may_be_text(tiny, preferences, tmp_path):
+    dpo.check({"learning_rate": "1e-5", "loss_type": "ipo"}, {"r": 16})  # YAML reads 1e-5 as text
+
+
+def test_what_trl_refuses_is_said_in_its_words(tiny, preferences, tmp_path):
+    with pytest.raises(RecipeError, match="TRL refused this training: Label smoothing must be"):
+        dpo.train(preferences, tiny, tmp_path / "out", config=CONFIG | {"loss_type": "exo_pair"})
+
+
+def test_a_recipe_names_a_trainer_that_exists():
+    assert TrainingConfig(kind="dpo", lora={"r": 16}).view == "preference"
+    with pytest.raises(ValidationError):
+        TrainingConfig(kind="dop")
+
+
+# -- the parts -----------------------------------------------------------------------------------
+
+
+def test_the_training_template_is_the_engines_transcript(tokenizer_dir):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    tokenizer.chat_template = transcript_template(tokenizer)
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi."},
+        {"role": "user", "content": "Bye"},
+    ]
+    shown = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert shown == transcript(messages)
+    answer = {"role": "assistant", "content": "Bye."}
+    whole = tokenizer.apply_chat_template([*messages, answer], tokenize=False)
+    assert whole == shown + " Bye." + tokenizer.eos_token
+
+
+def test_rounding_to_bfloat16_keeps_the_expected_value():
+    import torch
+
+    # Between 1 and the next bfloat16, 1 + 2**-7, a quarter of the way up.
+    weight = torch.full((40_000,), 1 + 2**-9)
+    result = rounded(weight, torch.bfloat16, torch.Generator().manual_seed(0))
+    assert set(result.tolist()) == {1.0, 1 + 2**-7}
+    assert (result > 1).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert rounded(-weight, torch.bfloat16, torch.Generator().manual_seed(0)).equal(-result)
+
+
+def test_rounding_leaves_an_untrained_weight_as_it_was():
+    import torch
+
+    weight = torch.randn(1000).to(torch.bfloat16)
+    assert rounded(weight.float(), torch.bfloat16, torch.Generator().manual_seed(0)).equal(weight)
+
+
+def test_a_line_of_progress():
+    logs = {"loss": 0.6931, "rewards/margins": 0.002, "rewards/accuracies": 0.5}
+    assert progress_line(5, 20, logs, 3.14) == (
+        "step 5/20  loss 0.6931  margin +0.002  acc 0.50  3.1 s/step"
+    )
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path):
+    progress = make_progress(tmp_path / "log.jsonl")
+    state = SimpleNamespace(global_step=15, max_steps=20, is_world_process_zero=True)
+    args = SimpleNamespace(learning_rate=0.5, max_grad_norm=1.0, fp16=True)
+    progress.on_train_begin(args, state, None)
+    with pytest.raises(Diverged, match=r"loss was nan at step 15 \(learning_rate 0.5\).*lower"):
+        progress.on_log(args, state, None, {"loss": float("nan")})
+
+
+def test_running_out_of_memory_says_what_to_lower():
+    import torch
+
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    said = _in_plain_words(error, "m", {"per_device_train_batch_size": 8, "max_length": 2048})
+    assert isinstance(said, FactoryError)
+    assert "out of memory (batch 8, max_length 2048)" in str(said)
+    assert "halve per_device_train_batch_size" in str(said)
+
+
+def test_importing_the_trainers_is_instant():
+    heavy = "{'torch', 'trl', 'transformers', 'datasets', 'peft', 'numpy', 'pyarrow'}"
+    code = f"import sys, factory.training, factory.evaluation.win_rate; print({heavy} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

@@ -1,0 +1,231 @@
+"""The real engine on the embedded model: one engine for the session, in float32."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from factory.engines.base import Completion, Request
+from factory.engines.vllm import VllmConfig, VllmEngine, transcript
+from factory.errors import ContextOverflow, EngineError, RecipeError
+from factory.recipe import Recipe
+from factory.records import Message
+from factory.runner.progress import Progress
+from factory.runner.run import run_async
+from factory.runner.shards import read_samples
+
+pytestmark = pytest.mark.engine
+CATS: list[Message] = [{"role": "user", "content": "Tell me about cats."}]
+
+
+def request(text: str = "Tell me about cats.", **changes: object) -> Request:
+    fields = {
+        "messages": [{"role": "user", "content": text}],
+        "sampling": {"temperature": 1.0, "max_tokens": 16},
+        "seed": 1,
+    }
+    return Request(**{**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def reference(model_dir: Path):  # type: ignore[no-untyped-def]
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(model_dir)
+
+
+def reference_logprobs(reference, messages, prefix: str, labels: tuple[str, ...]):  # type: ignore[no-untyped-def]
+    model, tokenizer = reference
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    ids += tokenizer.encode(prefix, add_special_tokens=False)
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0, -1]
+    logs = torch.log_softmax(logits.float(), -1)
+    return {label: float(logs[tokenizer.encode(label)[0]]) for label in labels}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "labels"),
+    [("The better answer is (", ("A", "B")), ("Score: ", ("0", "1", "2", "3", "4", "5")), ("", ("A",))],
+)
+def test_label_logprobs_are_those_of_transformers(
+    engine: VllmEngine,
+    loop: asyncio.Runner,
+    reference,  # type: ignore[no-untyped-def]
+    prefix: str,
+    labels: tuple[str, ...],
+) -> None:
+    expected = reference_logprobs(reference, CATS, prefix, labels)
+    got = loop.run(engine.generate(request(prefix=prefix, labels=labels))).label_logprobs
+    assert got is not None
+    assert got.keys() == expected.keys()
+    worst = max(abs(got[label] - expected[label]) for label in labels)
+    assert worst < 1e-3
+
+
+def test_greedy_answers_are_those_of_transformers(
+    engine: VllmEngine,
+    loop: asyncio.Runner,
+    reference,  # type: ignore[no-untyped-def]
+) -> None:
+    model, tokenizer = reference
+    ids = tokenizer.apply_chat_template(CATS, add_generation_prompt=True, return_dict=False)
+    with torch.no_grad():
+        out = model.generate(torch.tensor([ids]), max_new_tokens=16, do_sample=False)
+    expected = tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
+    greedy = request(sampling={"temperature": 0.0, "max_tokens": 16})
+    assert loop.run(engine.generate(greedy)).text == expected
+
+
+def test_an_answer_depends_on_its_seed_and_not_on_its_company(
+    engine: VllmEngine, loop: asyncio.Runner
+) -> None:
+    async def many() -> list[Completion]:
+        return await asyncio.gather(*(engine.generate(request(seed=i)) for i in range(6)))
+
+    alone = [loop.run(engine.generate(request(seed=i))).text for i in range(6)]
+    assert [c.text for c in loop.run(many())] == alone
+    assert len(set(alone)) == 6
+
+
+def test_a_prefix_is_continued(engine: VllmEngine, loop: asyncio.Runner) -> None:
+    greedy = {"temperature": 0.0, "max_tokens": 4}
+    text = loop.run(
+        engine.generate(request("What is 2 + 2?", prefix="2 + 2 =", sampling=greedy))
+    ).text
+    assert "4" in text
+
+
+def test_a_conversation_that_goes_on_finds_its_beginning_in_the_cache(
+    engine: VllmEngine, loop: asyncio.Runner
+) -> None:
+    long = "Tell me about the sea. " * 20
+    first = loop.run(engine.generate(request(long)))
+    again = loop.run(engine.generate(request(long)))
+    assert first.cached_tokens < again.cached_tokens
+    assert again.cached_tokens > 0.7 * again.prompt_tokens
+
+
+def test_a_prompt_too_long_is_that_samples_failure(
+    engine: VllmEngine, loop: asyncio.Runner
+) -> None:
+    with pytest.raises(ContextOverflow, match=r"prompt of \d{4,} tokens.* 1024 tokens") as raised:
+        loop.run(engine.generate(request("cat " * 2000)))
+    assert raised.value.is_permanent
+
+
+def test_a_label_of_several_tokens_is_refused(engine: VllmEngine, loop: asyncio.Runner) -> None:
+    with pytest.raises(EngineError, match=r"'Certainly not' is \d tokens"):
+        loop.run(engine.generate(request(labels=("Certainly not",))))
+
+
+def test_a_wrong_engine_argument_is_named(model_dir: Path) -> None:
+    engine = VllmEngine(VllmConfig(model=str(model_dir), engine_args={"max_num_seq": 3}))
+    with pytest.raises(RecipeError, match=r"'max_num_seq'; did you mean 'max_num_seqs'"):
+        asyncio.run(engine.generate(request()))
+
+
+def test_a_wrong_sampling_parameter_is_named(engine: VllmEngine, loop: asyncio.Runner) -> None:
+    wrong = {"temperature": 1.0, "max_tokens": 4, "extra": {"temprature": 3}}
+    with pytest.raises(RecipeError, match="temprature"):
+        loop.run(engine.generate(request(sampling=wrong)))
+
+
+def test_fingerprints_tell_models_and_precisions_apart(model_dir: Path, tmp_path: Path) -> None:
+    def of(**fields: object) -> str:
+        return VllmEngine(VllmConfig(model=str(model_dir), **fields)).fingerprint
+
+    assert of() == of(max_model_len=64, engine_args={"tensor_parallel_size": 2})
+    assert of() != of(dtype="float32")
+    assert of() != of(engine_args={"quantization": "fp8"})
+
+
+def test_more_calls_than_the_cache_holds_all_end(engine: VllmEngine, loop: asyncio.Runner) -> None:
+    """Over-admission would preempt, and a preempted seeded call kills the CPU engine."""
+    blocks = engine._admission._blocks
+    long = {"temperature": 1.0, "max_tokens": 90, "min_tokens": 90}
+
+    async def many() -> list[Completion]:
+        asked = (engine.generate(request(sampling=long, seed=i)) for i in range(8))
+        return await asyncio.gather(*asked)
+
+    engine._admission.resize(15, engine._admission._block_size, 64)  # room for three at a time
+    try:
+        done = loop.run(many())
+    finally:
+        engine._admission.resize(blocks, engine._admission._block_size, 64)
+    assert [c.output_tokens for c in done] == [90] * 8
+    assert engine.stats().restarts == 0
+
+
+def test_every_stage_runs_on_the_real_engine(
+    engine: VllmEngine, loop: asyncio.Runner, recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    loaded = recipe(
+        "source.limit=4",
+        "stages.4={kind: filter, min_words: 2, duplicates: true}",
+        "stages.5={kind: judge, name: stars, mode: pointwise, model: policy}",
+        "stages.6={kind: judge, name: thinker, model: policy, chain_of_thought: true, "
+        "sampling: {max_tokens: 12}}",
+        "stages.7={kind: judge, name: rated, mode: pointwise, model: policy, chain_of_thought: true, "
+        "samples: 2, sampling: {max_tokens: 12}}",
+    )
+    quiet = Progress(is_quiet=True)
+    run = run_async(loaded, tmp_path / "run", engines={"policy": engine}, progress=quiet)
+    manifest = loop.run(run)
+    assert (manifest.state, manifest.samples, manifest.quarantined) == ("finished", 4, 0)
+    for sample in read_samples(tmp_path / "run"):
+        assert len(sample.candidates) == 4
+        assert all(c.text for c in sample.candidates)
+        assert all(c.text and c.principle_ids for c in sample.critiques)
+        judged = [v for v in sample.verdicts if v.readings]
+        assert all(v.p is not None and 0 <= v.p <= 1 for v in judged)
+        assert all(0.4 <= r.p <= 0.6 for v in judged if v.judge == "thinker" for r in v.readings)
+        assert {s.name for s in sample.scores} == {"stars", "rated"}
+        assert all(s.value is not None and 0 <= s.value <= 5 for s in sample.scores)
+
+
+@pytest.mark.timeout(420)
+def test_a_killed_engine_is_restarted_and_its_calls_are_sent_again(
+    engine: VllmEngine, loop: asyncio.Runner
+) -> None:
+    """Last in this file: it costs one more start of the engine."""
+    long = {"temperature": 1.0, "max_tokens": 200, "min_tokens": 200}
+
+    async def kill_amid() -> list[Completion]:
+        calls = [
+            asyncio.create_task(engine.generate(request(sampling=long, seed=i))) for i in range(8)
+        ]
+        done, _ = await asyncio.wait(
+            [asyncio.create_task(engine.generate(request(seed=99))), *calls],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        assert len(done) == 1  # the short one: the long ones are being decoded now
+        for pid in engine.process_ids:
+            os.kill(pid, signal.SIGKILL)
+        return await asyncio.gather(*calls)
+
+    before = engine.stats().restarts
+    after = loop.run(kill_amid())
+    assert engine.stats().restarts == before + 1
+    undisturbed = [loop.run(engine.generate(request(sampling=long, seed=i))) for i in range(2)]
+    assert [c.text for c in after[:2]] == [c.text for c in undisturbed]
+
+
+def test_a_base_model_sees_a_transcript() -> None:
+    messages: list[Message] = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "Bye"},
+    ]
+    assert transcript(messages) == (
+        "Be kind.\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant:"
+    )
