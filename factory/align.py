@@ -137,7 +137,9 @@ def _evaluate(recipe: Recipe, folder: Path, name: str, model: str, progress: Pro
     """Both models answer held-out prompts, the recipe's judge compares them in both orders."""
     written = folder / "evaluation.yaml"
     written.write_text(
-        yaml.safe_dump(_evaluation_recipe(recipe, name, model), sort_keys=False, allow_unicode=True),
+        yaml.safe_dump(
+            _evaluation_recipe(recipe, name, model), sort_keys=False, allow_unicode=True
+        ),
         encoding="utf-8",
     )
     run(load(written), folder / "evaluation", progress=progress)

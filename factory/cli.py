@@ -188,7 +188,9 @@ def train(
     ] = None,
     lora: Annotated[
         str | None,
-        typer.Option("--lora", metavar="R", help="Train a LoRA: its rank, or peft's fields as YAML."),
+        typer.Option(
+            "--lora", metavar="R", help="Train a LoRA: its rank, or peft's fields as YAML."
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
@@ -207,9 +209,7 @@ def train(
     options: dict[str, Any] = YamlFile(config).data if config else {}
     for text in set_ or []:
         override(options, text)
-    result = TRAINERS[kind].train(
-        data, model, out, lora=_lora(lora), config=options, resume=resume
-    )
+    result = TRAINERS[kind].train(data, model, out, lora=_lora(lora), config=options, resume=resume)
     print(f"trained {model} for {result['steps']} steps: {out}")
     print(f"load it with AutoModelForCausalLM.from_pretrained('{out}')")
 

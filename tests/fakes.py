@@ -15,7 +15,7 @@ from factory.engines.base import Completion, EngineStats, Request
 from factory.errors import SampleError
 from factory.stages.base import Question, derive_seed
 
-WORDS = "the a cat dog sat ran on under mat moon green happy then why seven because".split()
+WORDS = "the a cat dog sat ran on under mat moon green happy then why seven because".split()  # noqa: SIM905
 
 
 class FakeEngine:
@@ -89,9 +89,7 @@ class ScriptedModels:
         constitution: Constitution | None = None,
         seed: int = 7,
     ) -> None:
-        self._answer = (
-            completions if callable(completions) else lambda _, left=iter(completions): next(left)
-        )
+        self._completions = completions if callable(completions) else iter(completions)
         self._seed = seed
         self.constitution = constitution
         self.questions: list[Question] = []
@@ -103,7 +101,9 @@ class ScriptedModels:
         answers = []
         for question in questions:
             self.questions.append(question)
-            answers.append(_Asked(self._answer(question), f"call{len(self.questions)}"))
+            script = self._completions
+            completion = script(question) if callable(script) else next(script)
+            answers.append(_Asked(completion, f"call{len(self.questions)}"))
         return answers
 
 

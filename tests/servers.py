@@ -152,6 +152,9 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128  # of 5, the default, a burst of calls loses some
 
+    def handle_error(self, *_: object) -> None:
+        """A client that hung up is part of the tests, and not worth a traceback."""
+
 
 def _handler(fake: FakeServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):

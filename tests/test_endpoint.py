@@ -103,10 +103,10 @@ def test_server_errors_are_retried_after_waits_with_full_jitter() -> None:
 def test_a_call_that_times_out_is_made_again() -> None:
     hold = threading.Event()
     with FakeServer(before=lambda: len(server.calls) > 1 or hold.wait(10)) as server:
-        [answer] = ask(config(server.url, timeout=0.2), request())
+        [answer] = ask(config(server.url, timeout=0.5), request())
         hold.set()
     assert answer.text == "ok"
-    assert len(server.calls) == 2
+    assert len(server.calls) >= 2
 
 
 def test_a_server_that_keeps_failing_costs_the_sample_and_not_the_run() -> None:

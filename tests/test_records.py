@@ -77,9 +77,7 @@ def test_the_newest_of_each_line_of_revisions(
         (family(None, 0, 0), [(0, 1), (0, 2)]),
     ],
 )
-def test_revision_pairs_need_both_ends_kept(
-    sample: Sample, pairs: list[tuple[int, int]]
-) -> None:
+def test_revision_pairs_need_both_ends_kept(sample: Sample, pairs: list[tuple[int, int]]) -> None:
     assert [(a.index, b.index) for a, b in sample.revision_pairs()] == pairs
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,12 +20,14 @@ from factory.errors import FactoryError, RecipeError
 from factory.training import TRAINERS, dpo
 from factory.training.base import TrainingConfig
 from factory.training.folder import Job, TrainingFolder
-from factory.training.progress import Diverged, make_progress, progress_line
+from factory.training.options import resolve
+from factory.training.progress import make_progress, progress_line
 from factory.training.save import rounded
 from factory.training.session import _in_plain_words
 from factory.training.tokenizer import transcript_template
 
-CONFIG = {"max_steps": 10, "learning_rate": 3e-3, "per_device_train_batch_size": 4}
+CONFIG = {"max_steps": 6, "learning_rate": 3e-3, "save_steps": 2, "logging_steps": 1}
+ONE_STEP = CONFIG | {"max_steps": 1, "save_strategy": "no"}
 ROWS = [
     {
         "prompt": [{"role": "user", "content": f"Is {n} a number?"}],
@@ -46,6 +51,7 @@ def tiny(tokenizer_dir, tmp_path_factory) -> Path:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    torch.set_num_threads(1)  # threads gain nothing on it and spin where cores are shared
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -75,7 +81,7 @@ def preferences(tmp_path_factory) -> Path:
 def trained(tiny, preferences, tmp_path_factory) -> Path:
     """A finished training, which tests only look at."""
     out = tmp_path_factory.mktemp("trained") / "out"
-    dpo.train(preferences, tiny, out, config=CONFIG | {"logging_steps": 1})
+    dpo.train(preferences, tiny, out, config=CONFIG)
     return out
 
 
@@ -84,6 +90,12 @@ def save(rows: list[dict], folder: Path) -> Path:
 
     Dataset.from_list(rows).save_to_disk(str(folder))
     return folder
+
+
+def copy_without_template(model: Path, folder: Path) -> Path:
+    return Path(
+        shutil.copytree(model, folder, ignore=shutil.ignore_patterns("chat_template.jinja"))
+    )
 
 
 def weights_of(folder: Path) -> dict:
@@ -96,15 +108,19 @@ def logged(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def kill_at(step: int, monkeypatch) -> None:
-    """The training stops in the middle, after `step` steps, as by Ctrl+C."""
+@contextmanager
+def stopped_at(step: int) -> Iterator[None]:
+    """A training in here stops in the middle, after `step` steps, as by Ctrl+C."""
     from transformers import TrainerCallback
 
     def stop(self, args, state, control, **kwargs):
         if state.global_step == step:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(TrainerCallback, "on_step_begin", stop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainerCallback, "on_step_begin", stop)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 # -- what a training leaves ----------------------------------------------------------------------
@@ -112,7 +128,7 @@ def kill_at(step: int, monkeypatch) -> None:
 
 def test_the_margin_rises(trained):
     lines = logged(trained)
-    assert [line["step"] for line in lines] == list(range(1, 11))
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert lines[0]["rewards/margins"] == 0  # policy and reference are still the same
     assert lines[-1]["rewards/margins"] > 0.1
     assert lines[-1]["loss"] < lines[0]["loss"] == pytest.approx(0.6931, abs=1e-4)
@@ -133,7 +149,7 @@ def test_the_model_loads_in_the_precision_of_its_base(trained, tiny):
 def test_the_record_says_what_was_done(trained, tiny, preferences):
     record = json.loads((trained / "training.json").read_text())
     assert record["kind"] == "dpo"
-    assert record["steps"] == 10
+    assert record["steps"] == 6
     assert record["data"]["path"] == str(preferences)
     assert (record["data"]["rows"], record["data"]["rows_used"]) == (8, 8)
     assert record["base_model"]["name"] == str(tiny)
@@ -153,10 +169,10 @@ def test_nothing_but_the_model_and_its_records_is_left(trained, preferences):
 
 def test_a_finished_training_is_not_repeated(trained, tiny, preferences, capsys):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
-    record = dpo.train(preferences, tiny, trained, config=CONFIG | {"logging_steps": 1})
+    record = dpo.train(preferences, tiny, trained, config=CONFIG)
     assert record == json.loads((trained / "training.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
-    assert "finished (10 steps), nothing to do" in capsys.readouterr().err
+    assert "finished (6 steps), nothing to do" in capsys.readouterr().err
 
 
 def test_an_adapter_is_merged_and_kept(tiny, preferences, tmp_path):
@@ -178,14 +194,11 @@ def test_an_adapter_is_merged_and_kept(tiny, preferences, tmp_path):
 
 
 def test_a_model_without_chat_template_learns_transcripts(tiny, preferences, tmp_path, capsys):
-    import shutil
-
     from transformers import AutoTokenizer
 
-    base = tmp_path / "base"
-    shutil.copytree(tiny, base, ignore=shutil.ignore_patterns("chat_template.jinja"))
+    base = copy_without_template(tiny, tmp_path / "base")
     out = tmp_path / "out"
-    dpo.train(preferences, base, out, config=CONFIG | {"max_steps": 1, "save_strategy": "no"})
+    dpo.train(preferences, base, out, config=ONE_STEP)
     assert "no chat template: training on Human/Assistant transcripts" in capsys.readouterr().err
     assert AutoTokenizer.from_pretrained(out).chat_template is None
 
@@ -193,34 +206,29 @@ def test_a_model_without_chat_template_learns_transcripts(tiny, preferences, tmp
 # -- stopping and going on -----------------------------------------------------------------------
 
 
-def test_a_killed_training_resumes_to_the_same_weights(tiny, preferences, tmp_path, monkeypatch):
+def test_a_killed_training_resumes_to_the_same_weights(trained, tiny, preferences, tmp_path):
     import torch
 
-    config = CONFIG | {"save_steps": 3, "logging_steps": 1}
-    whole, halved = tmp_path / "whole", tmp_path / "halved"
-    dpo.train(preferences, tiny, whole, config=config)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        kill_at(5, patch)
-        dpo.train(preferences, tiny, halved, config=config)
-    half_written = halved / "checkpoints" / "checkpoint-6"
+    out = tmp_path / "out"
+    with stopped_at(3):
+        dpo.train(preferences, tiny, out, config=CONFIG)
+    half_written = out / "checkpoints" / "checkpoint-4"
     half_written.mkdir()
     (half_written / "model.safetensors").write_bytes(b"not all of it")
-    assert not (halved / "config.json").exists()
+    assert not (out / "config.json").exists()
 
-    record = dpo.train(preferences, tiny, halved, config=config, resume=True)
+    record = dpo.train(preferences, tiny, out, config=CONFIG, resume=True)
 
-    assert (record["steps"], record["resumed_at_step"]) == (10, 3)
-    assert [line["step"] for line in logged(halved)] == list(range(1, 11))
-    for name, weight in weights_of(whole).items():
-        assert torch.equal(weight, weights_of(halved)[name]), name
+    assert (record["steps"], record["resumed_at_step"]) == (6, 2)
+    for name in ("step", "loss", "grad_norm", "learning_rate", "rewards/margins"):
+        assert [line[name] for line in logged(out)] == [line[name] for line in logged(trained)]
+    for name, weight in weights_of(trained).items():
+        assert torch.equal(weight, weights_of(out)[name]), name
 
 
-def test_an_unfinished_training_is_not_overwritten_unasked(
-    tiny, preferences, tmp_path, monkeypatch, capsys
-):
-    config = CONFIG | {"save_steps": 1, "max_steps": 3}
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        kill_at(1, patch)
+def test_an_unfinished_training_is_not_overwritten_unasked(tiny, preferences, tmp_path, capsys):
+    config = CONFIG | {"save_steps": 1}
+    with stopped_at(1):
         dpo.train(preferences, tiny, tmp_path / "out", config=config)
     assert "--resume goes on from" in capsys.readouterr().err
     with pytest.raises(FactoryError, match="checkpoint at step 1; add --resume"):
@@ -229,16 +237,13 @@ def test_an_unfinished_training_is_not_overwritten_unasked(
 
 def test_resuming_without_a_checkpoint_says_so(tiny, preferences, tmp_path, capsys):
     out = tmp_path / "out"
-    config = CONFIG | {"max_steps": 1, "save_strategy": "no"}
-    assert dpo.train(preferences, tiny, out, config=config, resume=True)["steps"] == 1
+    assert dpo.train(preferences, tiny, out, config=ONE_STEP, resume=True)["steps"] == 1
     assert "no whole checkpoint" in capsys.readouterr().err
 
 
 def test_a_folder_of_another_training_is_refused(trained, tiny, preferences):
-    with pytest.raises(FactoryError, match=r"with config.max_steps 10, not 20; name another"):
-        dpo.train(
-            preferences, tiny, trained, config=CONFIG | {"logging_steps": 1, "max_steps": 20}
-        )
+    with pytest.raises(FactoryError, match=r"with config.max_steps 6, not 20; name another"):
+        dpo.train(preferences, tiny, trained, config=CONFIG | {"max_steps": 20})
 
 
 def test_a_folder_of_something_else_is_refused(tiny, preferences, tmp_path):
@@ -250,9 +255,14 @@ def test_a_folder_of_something_else_is_refused(tiny, preferences, tmp_path):
 def test_a_model_is_published_whole_or_not_at_all(tmp_path):
     folder = TrainingFolder(tmp_path / "out", Job("dpo", "d", "1", "m", "2", None, {}))
     folder.begin()
-    with pytest.raises(OSError, match="disk full"), folder.publishing() as temporary:
-        (temporary / "config.json").write_text("{}")
-        raise OSError("disk full")
+
+    def fail() -> None:
+        with folder.publishing() as temporary:
+            (temporary / "config.json").write_text("{}")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
     assert [path.name for path in folder.path.iterdir()] == ["job.json"]
 
 
@@ -272,7 +282,9 @@ def test_missing_columns_are_named_with_what_they_would_do_for(tmp_path):
 
 def test_one_missing_column_is_one(tmp_path):
     data = save([{"prompt": "a", "rejected": "b"}], tmp_path / "data")
-    with pytest.raises(RecipeError, match=r"no column 'chosen' \(has: prompt, rejected\); a .* it:"):
+    with pytest.raises(
+        RecipeError, match=r"no column 'chosen' \(has: prompt, rejected\); a .* it:"
+    ):
         dpo.train(data, "no-such-model", tmp_path / "out", config={})
 
 
@@ -298,13 +310,12 @@ def test_a_path_that_is_not_there_is_refused(tmp_path):
 def test_json_lines_are_a_dataset_too(tiny, tmp_path):
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    config = CONFIG | {"max_steps": 1, "save_strategy": "no"}
-    assert dpo.train(data, tiny, tmp_path / "out", config=config)["data"]["rows"] == 8
+    assert dpo.train(data, tiny, tmp_path / "out", config=ONE_STEP)["data"]["rows"] == 8
 
 
 def test_prompts_that_fill_max_length_are_left_out_and_counted(tiny, tmp_path, capsys):
     long = {**ROWS[0], "prompt": [{"role": "user", "content": "word " * 200}]}
-    config = CONFIG | {"max_steps": 1, "save_strategy": "no", "max_length": 64}
+    config = ONE_STEP | {"max_length": 64}
     record = dpo.train(
         save([long, *ROWS[:5]], tmp_path / "data"), tiny, tmp_path / "out", config=config
     )
@@ -335,13 +346,36 @@ def test_wrong_options_are_refused(config, lora, message):
         TRAINERS["dpo"].check(config, lora)
 
 
-def test_right_options_pass_and_numbers_may_be_text(tiny, preferences, tmp_path):
+def test_right_options_pass_and_numbers_may_be_text():
     dpo.check({"learning_rate": "1e-5", "loss_type": "ipo"}, {"r": 16})  # YAML reads 1e-5 as text
 
 
 def test_what_trl_refuses_is_said_in_its_words(tiny, preferences, tmp_path):
     with pytest.raises(RecipeError, match="TRL refused this training: Label smoothing must be"):
         dpo.train(preferences, tiny, tmp_path / "out", config=CONFIG | {"loss_type": "exo_pair"})
+
+
+def test_a_conversation_the_template_refuses_is_said_plainly(tiny, preferences, tmp_path):
+    base = copy_without_template(tiny, tmp_path / "base")
+    (base / "chat_template.jinja").write_text("{{ raise_exception('no such role') }}")
+    with pytest.raises(FactoryError, match="refused a conversation: no such role; look for roles"):
+        dpo.train(preferences, base, tmp_path / "out", config=ONE_STEP)
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_on_a_gpu_half_precision_and_checkpointing_are_the_default(monkeypatch, has_bf16):
+    import torch
+    from trl import DPOConfig
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
+    options = resolve(DPOConfig, {"beta": 0.1}, {"beta": 0.2}, is_lora=False)
+    assert (options["bf16"], options.get("fp16", False)) == (has_bf16, not has_bf16)
+    assert options["gradient_checkpointing"] is True
+    assert options["beta"] == 0.2
+    assert options["model_init_kwargs"]["dtype"] == "float32"
+    assert resolve(DPOConfig, {}, {}, is_lora=True)["model_init_kwargs"]["dtype"] == "auto"
+    assert resolve(DPOConfig, {}, {"use_cpu": True}, is_lora=False)["bf16"] is False
 
 
 def test_a_recipe_names_a_trainer_that_exists():
@@ -401,8 +435,9 @@ def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path):
     state = SimpleNamespace(global_step=15, max_steps=20, is_world_process_zero=True)
     args = SimpleNamespace(learning_rate=0.5, max_grad_norm=1.0, fp16=True)
     progress.on_train_begin(args, state, None)
-    with pytest.raises(Diverged, match=r"loss was nan at step 15 \(learning_rate 0.5\).*lower"):
+    with pytest.raises(FactoryError, match=r"loss was nan at step 15 \(learning_rate 0.5\).*lower"):
         progress.on_log(args, state, None, {"loss": float("nan")})
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 15, "loss": null}\n'
 
 
 def test_running_out_of_memory_says_what_to_lower():
@@ -418,5 +453,7 @@ def test_running_out_of_memory_says_what_to_lower():
 def test_importing_the_trainers_is_instant():
     heavy = "{'torch', 'trl', 'transformers', 'datasets', 'peft', 'numpy', 'pyarrow'}"
     code = f"import sys, factory.training, factory.evaluation.win_rate; print({heavy} & set(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "set()"

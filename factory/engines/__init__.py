@@ -10,6 +10,7 @@ from factory.config import Config
 from factory.engines.base import Engine
 from factory.engines.endpoint import EndpointConfig, EndpointEngine
 from factory.engines.vllm import VllmConfig, VllmEngine
+from factory.errors import RecipeError
 
 EngineConfig = VllmConfig | EndpointConfig
 
@@ -33,6 +34,7 @@ def build(
             key = f"{path} {config.model_copy(update={**sizes, 'model': ''})}"
             shared[key] = _larger(shared[key], config) if key in shared else config
             which[name] = key
+    _check_fractions(list(shared.values()))
     local: dict[str, Engine] = {
         key: VllmEngine(
             config,
@@ -42,10 +44,23 @@ def build(
         )
         for i, (key, config) in enumerate(shared.items())
     }
-    return {
-        name: EndpointEngine(config) if isinstance(config, EndpointConfig) else local[which[name]]
-        for name, config in models.items()
-    }
+    remote: dict[str, Engine] = {}
+    for name, config in models.items():
+        if isinstance(config, EndpointConfig):
+            which[name] = str(config)
+            remote.setdefault(which[name], EndpointEngine(config))
+    return {name: {**local, **remote}[which[name]] for name in models}
+
+
+def _check_fractions(configs: list[VllmConfig]) -> None:
+    """Refuse more of the GPU than there is, before anything loads."""
+    given = [f"{c.model}: {c.memory_fraction:g}" for c in configs if c.memory_fraction]
+    total = sum(c.memory_fraction or 0 for c in configs)
+    if total > 1:
+        raise RecipeError(
+            f"models: memory_fraction adds up to {total:g} ({', '.join(given)}); engines that run "
+            "at the same time share one GPU: at most 1 together"
+        )
 
 
 def _larger(a: VllmConfig, b: VllmConfig) -> VllmConfig:

@@ -6,6 +6,7 @@ content, with the engine's fingerprint, is the key under which the ledger rememb
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ import msgspec
 from pydantic import Field
 
 from factory.config import Config
+from factory.errors import EngineError
 from factory.records import Message
 
 
@@ -72,6 +74,28 @@ class Completion(msgspec.Struct, array_like=True):
     output_tokens: int
     label_logprobs: dict[str, float] | None = None
     """Natural log-probabilities under the whole vocabulary, <= 0; None unless labels were asked."""
+
+
+LABEL_CONTEXT = 8
+"""Characters of the prefix that are tokenised with a label to see what token it becomes there."""
+
+
+def label_token(
+    before: Sequence[int], with_label: Sequence[int], alone: Sequence[int], label: str, model: str
+) -> int:
+    """The token that a label is after a prefix, from three tokenisations: the prefix's end, the same
+    with the label, and the label alone (SentencePiece writes that one with a space).
+
+    Raises `EngineError` if the label is not one token.
+    """
+    if len(with_label) == len(before) + 1 and [*with_label[:-1]] == [*before]:
+        return with_label[-1]
+    if len(alone) == 1:
+        return alone[0]
+    raise EngineError(
+        f"the label '{label}' is {len(alone)} tokens in {model}'s tokenizer; "
+        "a judge's labels must be one token each: choose others"
+    )
 
 
 class EngineStats(msgspec.Struct):

@@ -35,7 +35,14 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from factory.config import Config
-from factory.engines.base import Completion, EngineStats, Request, Sampling
+from factory.engines.base import (
+    LABEL_CONTEXT,
+    Completion,
+    EngineStats,
+    Request,
+    Sampling,
+    label_token,
+)
 from factory.errors import ContextOverflow, EngineError, SampleError
 
 if TYPE_CHECKING:
@@ -289,7 +296,8 @@ class EndpointEngine:
         a template trims, and renders no <think> block that the generation prompt opens.
         """
         body = self._body(server, request)
-        tokens = {label: await self._label_id(server, label) for label in request.labels}
+        end = request.prefix[-LABEL_CONTEXT:]
+        tokens = {label: await self._label_id(server, end, label) for label in request.labels}
         if tokens:
             # Servers too old to know `logprob_token_ids` give the likeliest tokens instead.
             body |= {"logprobs": _TOP_LOGPROBS, "logprob_token_ids": list(tokens.values())}
@@ -320,14 +328,11 @@ class EndpointEngine:
         prefix = await self._text_ids(server, request.prefix) if request.prefix else []
         return [*chat["tokens"], *prefix]
 
-    async def _label_id(self, server: _Server, label: str) -> int:
-        ids = await self._text_ids(server, label)
-        if len(ids) != 1:
-            raise EngineError(
-                f"the label '{label}' is {len(ids)} tokens in {self.config.model}'s tokenizer; "
-                "a judge's labels must be one token each: choose others"
-            )
-        return ids[0]
+    async def _label_id(self, server: _Server, end: str, label: str) -> int:
+        before = await self._text_ids(server, end) if end else []
+        both = await self._text_ids(server, end + label)
+        alone = await self._text_ids(server, label)
+        return label_token(before, both, alone, label, self.config.model)
 
     async def _text_ids(self, server: _Server, text: str) -> list[int]:
         if text not in self._ids:

@@ -27,7 +27,7 @@ from pydantic import Field
 
 from factory import weights
 from factory.config import Config
-from factory.engines.base import Completion, EngineStats, Request
+from factory.engines.base import LABEL_CONTEXT, Completion, EngineStats, Request, label_token
 from factory.errors import ContextOverflow, EngineError, RecipeError, SampleError
 from factory.records import Message
 
@@ -117,7 +117,7 @@ class VllmEngine:
     async def generate(self, request: Request) -> Completion:
         await self._running()
         ids = self._prompt_ids(request)
-        params = self._sampling_params(request, ids)
+        params = self._sampling_params(request)
         context = self._engine.model_config.max_model_len
         if len(ids) + params.max_tokens > context:
             raise ContextOverflow(len(ids), params.max_tokens, context)
@@ -203,19 +203,16 @@ class VllmEngine:
         return ids
 
     def _label_id(self, prefix: str, label: str) -> int:
-        known = self._label_ids.get((prefix[-1:], label))
-        if known is not None:
-            return known
-        tokens = self._tokenizer.encode(label, add_special_tokens=False)
-        if len(tokens) != 1:
-            raise EngineError(
-                f"the label '{label}' is {len(tokens)} tokens in {self.config.model}'s tokenizer; "
-                "a judge's labels must be one token each: choose others"
+        end = prefix[-LABEL_CONTEXT:]
+        if (end, label) not in self._label_ids:
+            before, both, alone = (
+                self._tokenizer.encode(text, add_special_tokens=False)
+                for text in (end, end + label, label)
             )
-        self._label_ids[prefix[-1:], label] = tokens[0]
-        return int(tokens[0])
+            self._label_ids[end, label] = label_token(before, both, alone, label, self.config.model)
+        return self._label_ids[end, label]
 
-    def _sampling_params(self, request: Request, ids: list[int]) -> Any:
+    def _sampling_params(self, request: Request) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 

@@ -37,8 +37,8 @@ def interval(
     rows = max(1, _BLOCK // data.size)
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
-        means[start : start + count] = data[random.integers(data.size, size=(count, data.size))].mean(
-            axis=1
-        )
+        means[start : start + count] = data[
+            random.integers(data.size, size=(count, data.size))
+        ].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -14,6 +14,7 @@ import msgspec
 
 from factory.constitution import Constitution
 from factory.engines.base import Completion, Engine, Request
+from factory.errors import SampleError
 from factory.ledger import Ledger, call_key
 from factory.records import Sample
 from factory.stages.base import Asked, Question, derive_seed
@@ -72,7 +73,7 @@ class Calls:
         if fingerprint is None:
             fingerprint = self._fingerprints[model] = self._engines[model].fingerprint
         keys = [call_key(fingerprint, request) for request in requests]
-        answers: list[Completion | BaseException | None] = [self._ledger.get(k) for k in keys]
+        answers = [self._ledger.get(key) for key in keys]
         count.remembered += sum(found is not None for found in answers)
         missing = [i for i, found in enumerate(answers) if found is None]
         engine = self._engines[model]
@@ -84,13 +85,17 @@ class Calls:
                 *(self._make(engine, keys[i], requests[i], count) for i in missing),
                 return_exceptions=True,
             )
+            failures: list[BaseException] = []
             for i, result in zip(missing, made, strict=True):
-                answers[i] = result
+                if isinstance(result, BaseException):
+                    failures.append(result)
+                else:
+                    answers[i] = result
+            if failures:  # one that stops the run before one that is only this sample's
+                raise min(failures, key=lambda failure: isinstance(failure, SampleError))
         asked: list[Asked] = []
         for key, completion in zip(keys, answers, strict=True):
-            if not isinstance(completion, Completion):
-                assert completion is not None
-                raise completion
+            assert completion is not None
             count.prompt_tokens += completion.prompt_tokens
             count.cached_tokens += completion.cached_tokens
             count.output_tokens += completion.output_tokens

@@ -106,7 +106,7 @@ def write_part(run: Path, part: int, samples: Sequence[Sample]) -> None:
     path = part_path(run, part)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".half")
-    pq.write_table(table, half, compression="zstd")
+    pq.write_table(table, half, compression="zstd", write_page_checksum=True)
     replace(half, path)
 
 
@@ -117,11 +117,11 @@ def read_samples(run: Path) -> Iterator[Sample]:
 
     for _, path in sorted(_parts(run)):
         try:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 for batch in file.iter_batches(batch_size=128):
                     for row in batch.to_pylist():
                         yield from_row(row)
-        except (OSError, pa.ArrowInvalid, msgspec.ValidationError) as error:
+        except (OSError, ValueError, pa.ArrowException, msgspec.ValidationError) as error:
             raise FactoryError(
                 f"{path} cannot be read as a trace file of this version ({error}); move "
                 f"{run / 'manifest.json'} away and run the recipe again: the traces are then "

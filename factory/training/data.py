@@ -6,6 +6,7 @@ In: a view's folder, a JSON-lines or Parquet file, or a Hub dataset id (its `tra
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -52,7 +53,7 @@ def open_dataset(data: Path | str, kind: str, columns: tuple[str, ...]) -> tuple
 
 
 def _from_folder(path: Path, where: str) -> Dataset:
-    from datasets import load_from_disk
+    from datasets import Dataset, load_from_disk
 
     if (path / "dataset_dict.json").is_file():
         splits = ", ".join(sorted(p.name for p in path.iterdir() if p.is_dir()))
@@ -63,6 +64,8 @@ def _from_folder(path: Path, where: str) -> Dataset:
         hint = f"; a run's views are its subfolders: {views}/ has {names}" if names else ""
         raise RecipeError(f"{where} is no dataset folder: it has no state.json{hint}")
     try:
+        if not json.loads((path / "state.json").read_text(encoding="utf-8"))["_data_files"]:
+            return Dataset.from_dict({})  # load_from_disk fails on a dataset without files
         dataset: Dataset = load_from_disk(str(path))
     except (OSError, ValueError, KeyError) as error:
         raise RecipeError(f"{where} cannot be read: {error}; export the view again") from error

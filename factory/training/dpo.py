@@ -18,7 +18,7 @@ from factory.training.session import Session
 if TYPE_CHECKING:
     from datasets import Dataset
 
-COLUMNS = ("prompt", "chosen", "rejected")
+COLUMNS: tuple[str, ...] = ("prompt", "chosen", "rejected")
 
 # TRL's own, stated because they decide the result and must not change under a user. `max_length`
 # is in tokens, prompt and answer together.

@@ -22,7 +22,7 @@ _EVERYWHERE: dict[str, Any] = {
     "logging_steps": 5,
     "logging_first_step": True,
     "logging_nan_inf_filter": False,  # by default a loss that is not a number is logged as zero
-    "save_steps": 0.2,  # of the training: a kill costs a fifth of it at most
+    "save_steps": 0.25,  # of the training: a kill costs a quarter of it at most
     "save_total_limit": 1,  # an old checkpoint goes only when a newer one is whole
     "disable_tqdm": True,
     "report_to": "none",
@@ -95,11 +95,14 @@ def resolve(
         options["bf16" if torch.cuda.is_bf16_supported() else "fp16"] = True
         options.setdefault("bf16", False)  # TRL reads an unset bf16 as True
     # All weights train in float32 (bfloat16 would swallow small steps); frozen ones need not.
+    model_options = given.get("model_init_kwargs") or {}
+    if not isinstance(model_options, Mapping):
+        raise RecipeError(f"config.model_init_kwargs: expected a mapping, found {model_options!r}")
     dtype = "auto" if is_lora and on_gpu else "float32"
     options["model_init_kwargs"] = {
         "dtype": dtype,
         "use_safetensors": True,  # never a pickle
-        **(given.get("model_init_kwargs") or {}),
+        **model_options,
     }
     return options
 

@@ -23,10 +23,6 @@ _SHOWN = (
 )
 
 
-class Diverged(FactoryError):
-    """The loss is not a finite number."""
-
-
 def say(text: str) -> None:
     """A line for the person who waits. Standard output is left to results."""
     print(text, file=sys.stderr, flush=True)
@@ -37,10 +33,10 @@ def make_progress(log: Path) -> Any:
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):  # type: ignore[misc]
-        """`metrics`: what TRL logged last, which is at the last step."""
+        """`metrics`: what TRL logged last, which is at the last step. None: not a finite number."""
 
         def __init__(self) -> None:
-            self.metrics: dict[str, float] = {}
+            self.metrics: dict[str, float | None] = {}
             self.first_step = 0
             self._last: tuple[int, float] = (0, 0.0)
 
@@ -59,16 +55,16 @@ def make_progress(log: Path) -> Any:
         ) -> None:
             if "loss" not in logs:  # the summary at the end
                 return
-            self.metrics = {key: float(value) for key, value in logs.items()}
+            self.metrics = {key: _finite(float(value)) for key, value in logs.items()}
             step, now = state.global_step, time.monotonic()
             seconds = (now - self._last[1]) / max(step - self._last[0], 1)
             self._last = (step, now)
             if state.is_world_process_zero:
                 with log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"step": step, **logs}) + "\n")
+                    file.write(json.dumps({"step": step, **self.metrics}) + "\n")
                 say(progress_line(step, state.max_steps, logs, seconds))
             if not math.isfinite(float(logs["loss"])):
-                raise Diverged(
+                raise FactoryError(
                     f"the loss was {logs['loss']} at step {step} (learning_rate "
                     f"{args.learning_rate:g}), so the training was stopped and no model written; "
                     "lower learning_rate, set max_grad_norm below "
@@ -90,6 +86,11 @@ def progress_line(step: int, steps: int, logs: dict[str, Any], seconds: float) -
         f"{name} {form.format(float(logs[key]))}" for key, name, form in _SHOWN if key in logs
     ]
     return "  ".join([*parts, f"{seconds:.1f} s/step"])
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no word for the others."""
+    return value if math.isfinite(value) else None
 
 
 def _keep_until(log: Path, step: int) -> None:

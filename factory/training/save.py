@@ -25,7 +25,8 @@ def save_model(model: Any, out: Path, dtype: Any, seed: int) -> None:
     """
     import torch
 
-    generator = torch.Generator(model.device).manual_seed(seed)
+    # On the CPU, so that the result does not depend on where the weights are.
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         if hasattr(model, "merge_and_unload"):
             model.save_pretrained(out / "adapter")
@@ -45,7 +46,7 @@ def saved_dtype(model_dir: Path, config: Mapping[str, Any]) -> Any:
     import torch
     from transformers import AutoConfig
 
-    named = (config.get("model_init_kwargs") or {}).get("dtype", "auto")
+    named = (config.get("model_init_kwargs") or {}).get("dtype") or "auto"
     if named != "auto":
         return named if isinstance(named, torch.dtype) else getattr(torch, named)
     trust = bool(config.get("trust_remote_code", False))
@@ -60,10 +61,8 @@ def rounded(weight: Any, dtype: Any, generator: Any) -> Any:
         return weight.to(dtype)
     # A bfloat16 is the upper half of a float32. Adding 16 random bits below it carries over into
     # the upper half as often as the lower half is large.
-    noise = torch.randint(
-        1 << 16, weight.shape, dtype=torch.int32, device=weight.device, generator=generator
-    )
-    bits = (weight.contiguous().view(torch.int32) + noise) & ~0xFFFF
+    noise = torch.randint(1 << 16, weight.shape, dtype=torch.int32, generator=generator)
+    bits = (weight.contiguous().view(torch.int32) + noise.to(weight.device)) & ~0xFFFF
     return bits.view(torch.float32).to(dtype)
 
 

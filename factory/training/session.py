@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from factory import __version__, weights
 from factory.errors import FactoryError, RecipeError
 from factory.training import options
@@ -41,7 +43,7 @@ class Session:
     ) -> None:
         """Opens the data and looks at the folder; loads no weights and writes nothing."""
         self._start = time.monotonic()
-        self._config = dict(config)
+        self._config = _as_json(config)
         self.dataset, data_fingerprint = open_dataset(data, kind, columns)
         self.model_dir = weights.resolve(str(model))
         self._job = Job(
@@ -50,7 +52,7 @@ class Session:
             data_fingerprint=data_fingerprint,
             model=str(model),
             model_fingerprint=weights.fingerprint(self.model_dir),
-            lora=None if lora is None else dict(lora),
+            lora=None if lora is None else _as_json(lora),
             config=self._config,
         )
         self._folder = TrainingFolder(Path(out), self._job)
@@ -166,6 +168,12 @@ class Session:
             raise
         except Exception as error:
             raise _in_plain_words(error, self._job.model, self._config) from error
+
+
+def _as_json(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as they come back from job.json, so that the two can be compared."""
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(options)))
+    return plain
 
 
 def _in_plain_words(error: Exception, model: str, config: Mapping[str, Any]) -> Exception:

@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from factory.engines.base import Completion, Request, Sampling
+from factory.errors import EngineError, SampleError
+from factory.ledger import Ledger, call_key
+from factory.records import Sample
+from factory.runner.calls import Calls, SampleModels, StageCount
+from factory.stages.base import Question
+from tests.fakes import FakeEngine, said
+
+GREEDY = {"temperature": 0.0, "max_tokens": 8}
+
+
+class HeldEngine(FakeEngine):
+    """Answers the n-th call when the test gives it an answer, or a failure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[asyncio.Future[Completion]] = []
+
+    async def generate(self, request: Request) -> Completion:
+        self.seen.append(request)
+        self.held.append(asyncio.get_running_loop().create_future())
+        return await self.held[-1]
+
+
+def ask_for(text: str, **fields: object) -> Request:
+    return Request([{"role": "user", "content": text}], GREEDY, **{"seed": 1, **fields})
+
+
+async def settle() -> None:
+    """Let everything run that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def with_calls(
+    path: Path, engine: FakeEngine, body: Callable[[Calls], Awaitable[object]]
+) -> object:
+    """The result of `body`, given calls to `engine` as the model `m`."""
+
+    path.mkdir(exist_ok=True)
+
+    async def go() -> object:
+        with Ledger(path / "ledger.sqlite") as ledger:
+            return await body(Calls(ledger, {"m": engine}))
+
+    return asyncio.run(go())
+
+
+def test_a_call_is_made_once_and_remembered_by_the_next_run(tmp_path: Path) -> None:
+    async def twice(calls: Calls) -> list[tuple[int, int]]:
+        counts = StageCount(), StageCount()
+        for count in counts:
+            await calls.answer("m", [ask_for("x"), ask_for("y")], count)
+        return [(c.made, c.remembered) for c in counts]
+
+    engine = FakeEngine()
+    assert with_calls(tmp_path, engine, twice) == [(2, 0), (0, 2)]
+    assert with_calls(tmp_path, engine, twice) == [(0, 2), (0, 2)]
+    assert len(engine.seen) == 2
+
+
+def test_answers_come_in_the_order_of_the_requests(tmp_path: Path) -> None:
+    async def body(calls: Calls) -> None:
+        (known,) = await calls.answer("m", [ask_for("b")], StageCount())
+        answers = await calls.answer("m", [ask_for(t) for t in "abca"], StageCount())
+        assert answers[1].call == known.call
+        assert answers[1].completion == known.completion
+        assert answers[0].completion == answers[3].completion
+        assert len({a.completion.text for a in answers}) == 3
+        assert [a.call for a in answers] == [call_key("fake", ask_for(t)).hex() for t in "abca"]
+
+    engine = FakeEngine(slowness=0.001)
+    with_calls(tmp_path, engine, body)
+
+
+def test_a_call_in_flight_is_joined_and_not_made_again(tmp_path: Path) -> None:
+    engine = HeldEngine()
+
+    async def body(calls: Calls) -> None:
+        first, second = StageCount(), StageCount()
+        one = asyncio.create_task(calls.answer("m", [ask_for("x")], first))
+        two = asyncio.create_task(calls.answer("m", [ask_for("x")], second))
+        await settle()
+        engine.held[0].set_result(said("yes"))
+        assert [a.completion.text for a in await one + await two] == ["yes", "yes"]
+        assert (first.made, first.remembered) == (1, 0)
+        assert (second.made, second.remembered) == (0, 1)
+
+    with_calls(tmp_path, engine, body)
+    assert len(engine.seen) == 1
+
+
+def test_the_same_question_twice_at_once_is_one_call(tmp_path: Path) -> None:
+    engine, count = FakeEngine(), StageCount()
+    with_calls(tmp_path, engine, lambda c: c.answer("m", [ask_for("x"), ask_for("x")], count))
+    assert len(engine.seen) == 1
+    assert (count.made, count.remembered) == (1, 1)
+
+
+def test_when_the_call_joined_fails_the_other_makes_it_itself(tmp_path: Path) -> None:
+    engine = HeldEngine()
+
+    async def body(calls: Calls) -> None:
+        first, second = StageCount(), StageCount()
+        one = asyncio.create_task(calls.answer("m", [ask_for("x")], first))
+        two = asyncio.create_task(calls.answer("m", [ask_for("x")], second))
+        await settle()
+        engine.held[0].set_exception(SampleError("no"))
+        await settle()
+        engine.held[1].set_result(said("yes"))
+        with pytest.raises(SampleError, match="no"):
+            await one
+        assert [a.completion.text for a in await two] == ["yes"]
+        assert (first.made, second.made, second.remembered) == (0, 1, 0)
+
+    with_calls(tmp_path, engine, body)
+
+
+def test_when_the_call_joined_is_cancelled_the_other_makes_it_itself(tmp_path: Path) -> None:
+    engine = HeldEngine()
+
+    async def body(calls: Calls) -> None:
+        one, two, three = (
+            asyncio.create_task(calls.answer("m", [ask_for("x")], StageCount())) for _ in range(3)
+        )
+        await settle()
+        one.cancel()
+        await settle()
+        assert len(engine.seen) == 2  # one of the two others makes it, the third joins that
+        engine.held[1].set_result(said("yes"))
+        assert [a.completion.text for a in await two + await three] == ["yes", "yes"]
+        assert one.cancelled()
+
+    with_calls(tmp_path, engine, body)
+    assert len(engine.seen) == 2
+
+
+def test_cancelling_one_that_joined_does_not_disturb_the_call(tmp_path: Path) -> None:
+    engine = HeldEngine()
+
+    async def body(calls: Calls) -> None:
+        one, two = (
+            asyncio.create_task(calls.answer("m", [ask_for("x")], StageCount())) for _ in range(2)
+        )
+        await settle()
+        two.cancel()
+        await settle()
+        engine.held[0].set_result(said("yes"))
+        assert [a.completion.text for a in await one] == ["yes"]
+
+    with_calls(tmp_path, engine, body)
+
+
+def test_one_failure_fails_all_when_all_have_ended_and_keeps_what_succeeded(
+    tmp_path: Path,
+) -> None:
+    engine, count = HeldEngine(), StageCount()
+
+    async def body(calls: Calls) -> None:
+        asked = asyncio.create_task(calls.answer("m", [ask_for(t) for t in "xyz"], count))
+        await settle()
+        engine.held[1].set_exception(SampleError("too long"))
+        await settle()
+        assert not asked.done()
+        engine.held[0].set_result(said("x"))
+        engine.held[2].set_result(said("z"))
+        with pytest.raises(SampleError, match="too long"):
+            await asked
+        again = StageCount()
+        await calls.answer("m", [ask_for("x"), ask_for("z")], again)
+        assert (again.made, again.remembered) == (0, 2)
+
+    with_calls(tmp_path, engine, body)
+    assert count.made == 2
+
+
+def test_an_engine_that_is_gone_is_the_runs_failure_even_beside_a_bad_sample(
+    tmp_path: Path,
+) -> None:
+    engine = HeldEngine()
+
+    async def body(calls: Calls) -> None:
+        asked = asyncio.create_task(calls.answer("m", [ask_for("x"), ask_for("y")], StageCount()))
+        await settle()
+        engine.held[0].set_exception(SampleError("too long"))
+        engine.held[1].set_exception(EngineError("gone"))
+        with pytest.raises(EngineError, match="gone"):
+            await asked
+
+    with_calls(tmp_path, engine, body)
+
+
+def test_cancelling_several_calls_at_once_cancels_them_in_the_engine(tmp_path: Path) -> None:
+    engine = HeldEngine()
+
+    async def body(calls: Calls) -> None:
+        asked = asyncio.create_task(calls.answer("m", [ask_for("x"), ask_for("y")], StageCount()))
+        await settle()
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert [held.cancelled() for held in engine.held] == [True, True]
+
+    with_calls(tmp_path, engine, body)
+
+
+def test_tokens_are_counted_whether_made_or_remembered(tmp_path: Path) -> None:
+    engine = HeldEngine()
+
+    async def body(calls: Calls) -> StageCount:
+        count = StageCount()
+        asked = asyncio.create_task(calls.answer("m", [ask_for("x"), ask_for("y")], count))
+        await settle()
+        engine.held[0].set_result(Completion("x", "stop", 100, 64, 7))
+        engine.held[1].set_result(Completion("y", "stop", 20, 0, 3))
+        await asked
+        await calls.answer("m", [ask_for("y")], count)
+        return count
+
+    assert with_calls(tmp_path, engine, body) == StageCount(2, 1, 140, 64, 13, 0.0)
+
+
+def test_counts_add_up() -> None:
+    count = StageCount(1, 2, 3, 4, 5, 6.0)
+    count.add(StageCount(10, 20, 30, 40, 50, 60.0))
+    assert count == StageCount(11, 22, 33, 44, 55, 66.0)
+
+
+@pytest.mark.parametrize(
+    ("said_by_model", "kept"),
+    [
+        ("cut in half \ud83d", "cut in half \ufffd"),
+        ("\ude00 other half", "\ufffd other half"),
+        ("\ud83d\ude00 whole in two halves", "😀 whole in two halves"),
+        ("NUL \0 and 日本語 😀", "NUL \0 and 日本語 😀"),
+    ],
+)
+def test_text_that_utf_8_cannot_hold_stops_nothing(
+    tmp_path: Path, said_by_model: str, kept: str
+) -> None:
+    engine = HeldEngine()
+
+    async def body(calls: Calls) -> str:
+        asked = asyncio.create_task(calls.answer("m", [ask_for("x")], StageCount()))
+        await settle()
+        engine.held[0].set_result(said(said_by_model))
+        (answer,) = await asked
+        assert answer.completion.text == kept
+        return answer.call
+
+    call = with_calls(tmp_path, engine, body)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        remembered = ledger.get(bytes.fromhex(str(call)))
+    assert remembered is not None
+    assert remembered.text == kept
+
+
+# What a stage sees -----------------------------------------------------------------------------
+
+
+def asked_by(sample: Sample, path: Path, *questions: Question, seed: int = 7) -> list[Request]:
+    engine = FakeEngine()
+
+    async def body(calls: Calls) -> None:
+        await SampleModels(calls, None, sample, seed, StageCount()).ask("m", questions)
+
+    with_calls(path, engine, body)
+    return engine.seen
+
+
+def question(*salt: object) -> Question:
+    return Question([{"role": "user", "content": "hi"}], Sampling(max_tokens=8), salt=salt)
+
+
+def test_a_question_becomes_a_request_of_its_sample(tmp_path: Path) -> None:
+    full = Question(
+        [{"role": "user", "content": "hi"}],
+        Sampling(temperature=0.5, top_p=0.9, max_tokens=8),
+        salt=("generate", 0),
+        prefix="The",
+        labels=("A", "B"),
+    )
+    (request,) = asked_by(Sample("p0", 41, []), tmp_path, full)
+    assert request == Request(
+        messages=[{"role": "user", "content": "hi"}],
+        sampling={"temperature": 0.5, "max_tokens": 8, "top_p": 0.9},
+        seed=1228319363,  # blake2b of b"7\x1fp0\x1fgenerate\x1f0", 4 bytes: 926d5507 >> 1
+        prefix="The",
+        labels=("A", "B"),
+        priority=41,
+    )
+
+
+def test_seeds_differ_by_salt_sample_and_recipe(tmp_path: Path) -> None:
+    seeds = {
+        request.seed
+        for i, (sample_id, seed) in enumerate([("p0", 7), ("p1", 7), ("p0", 8)])
+        for request in asked_by(
+            Sample(sample_id, i, []), tmp_path, question("a"), question("b"), seed=seed
+        )
+    }
+    assert len(seeds) == 6
+
+
+def test_a_seed_does_not_depend_on_the_samples_place_in_the_source(tmp_path: Path) -> None:
+    first = asked_by(Sample("p0", 0, []), tmp_path / "1", question("a"))
+    later = asked_by(Sample("p0", 99, []), tmp_path / "2", question("a"))
+    assert first[0].seed == later[0].seed

@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from factory.constitution import Constitution
+from factory.engines.base import Completion
+from factory.records import Candidate, Reading, Sample, Verdict
+from factory.stages.judge_pairwise import PairwiseJudge, verdict
+from tests.conftest import CONSTITUTION
+from tests.fakes import ScriptedModels, labelled, said
+
+KIND = Constitution.model_validate(CONSTITUTION)
+PROMPT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}]
+UNREAD = labelled(A=0.001, B=0.001)
+
+
+def sample_of(*texts: str, parents: dict[int, int] | None = None) -> Sample:
+    """Candidates with these texts; `parents`: which are revisions of which."""
+    sample = Sample("s", 0, PROMPT)
+    for i, text in enumerate(texts):
+        sample.candidates.append(Candidate(i, text, "x", "m", "c", (parents or {}).get(i)))
+    return sample
+
+
+def revised() -> Sample:
+    """Candidate 1 is a revision of candidate 0."""
+    return sample_of("initial", "revision", parents={1: 0})
+
+
+def answers(*ps: float | None) -> list[Completion]:
+    """Judge's answers with these P(A); None: not an answer."""
+    return [UNREAD if p is None else labelled(A=p, B=1 - p) for p in ps]
+
+
+def judged(
+    sample: Sample, completions: Any, constitution: Constitution | None = KIND, **options: Any
+) -> tuple[list[Verdict], ScriptedModels]:
+    models = ScriptedModels(completions, constitution)
+    judge = PairwiseJudge(model="policy", **options)
+    return asyncio.run(judge(sample, models)).verdicts, models
+
+
+def texts(models: ScriptedModels) -> list[str]:
+    return [q.messages[-1]["content"] for q in models.questions]
+
+
+# The number ------------------------------------------------------------------------------------
+
+
+def test_p_is_the_mean_over_both_orders_and_all_principles() -> None:
+    # Shown first, the revision gets 0.9 and 0.6; shown second, its rival gets 0.3 and 0.5.
+    verdicts, _ = judged(revised(), answers(0.9, 0.3, 0.6, 0.5), principles="all")
+    (v,) = verdicts
+    assert (v.a, v.b) == (1, 0)
+    assert [r.p for r in v.readings] == [0.9, 0.7, 0.6, 0.5]
+    assert [r.is_swapped for r in v.readings] == [False, True, False, True]
+    assert v.p == 0.675  # (0.9 + 0.7 + 0.6 + 0.5) / 4
+    assert v.order_gap == 0.15  # (|0.9 - 0.7| + |0.6 - 0.5|) / 2
+    assert v.is_consistent is True  # 0.75 shown first, 0.6 shown second
+    assert v.agreement == 0.875  # three readings on its side, one undecided
+    assert v.principle_ids == ["kind-words", "plain-words"]
+
+
+def test_probabilities_are_of_a_and_b_alone() -> None:
+    verdicts, _ = judged(revised(), [labelled(A=0.3, B=0.1), labelled(A=0.2, B=0.6)])
+    assert verdicts[0].p == 0.75
+    assert [r.label_mass for r in verdicts[0].readings] == pytest.approx([0.4, 0.8])
+
+
+def test_a_judge_that_always_says_a_is_undecided_and_inconsistent() -> None:
+    (v,), _ = judged(revised(), answers(0.9, 0.9))
+    assert (v.p, v.order_gap, v.is_consistent, v.agreement) == (0.5, 0.8, False, 0.5)
+
+
+def test_a_judge_that_prefers_neither_is_undecided_and_consistent() -> None:
+    (v,), _ = judged(revised(), answers(0.5, 0.5))
+    assert (v.p, v.order_gap, v.is_consistent, v.agreement) == (0.5, 0.0, True, 0.5)
+
+
+def test_orders_that_cancel_but_for_float_noise_are_a_tie() -> None:
+    third = labelled(A=0.1, B=0.2)
+    (v,), _ = judged(revised(), [third, third])
+    assert v.p == 0.5
+
+
+def test_the_loser_can_win_in_one_order() -> None:
+    (v,), _ = judged(revised(), answers(0.2, 0.4))
+    assert [r.p for r in v.readings] == [0.2, 0.6]
+    assert (v.p, v.is_consistent, v.agreement) == (0.4, False, 0.5)
+
+
+def test_a_principle_of_which_one_order_is_unread_is_left_out() -> None:
+    (v,), _ = judged(revised(), answers(0.9, None, 0.6, 0.2), principles="all")
+    assert [r.p for r in v.readings] == [0.9, None, 0.6, 0.8]
+    assert (v.p, v.principle_ids) == (0.7, ["plain-words"])
+    assert v.readings[1].label_mass == pytest.approx(0.002)
+
+
+def test_a_verdict_without_a_principle_read_in_both_orders_is_unparsed() -> None:
+    (v,), _ = judged(revised(), answers(0.9, None, None, 0.2), principles="all")
+    assert (v.p, v.order_gap, v.is_consistent, v.agreement) == (None, None, None, None)
+    assert v.principle_ids == []
+    assert len(v.readings) == 4
+
+
+def test_equal_answers_are_a_tie_without_a_call() -> None:
+    (v,), models = judged(sample_of("same", "same", parents={1: 0}), [])
+    assert (v.p, v.order_gap, v.is_consistent, v.agreement) == (0.5, 0.0, True, 0.5)
+    assert (v.readings, models.questions) == ([], [])
+
+
+def test_equal_answers_do_not_shift_the_readings_of_others() -> None:
+    (equal, other, another), _ = judged(
+        sample_of("x", "x", "y"), answers(0.9, 0.1, 0.2, 0.8), pairs="all_pairs"
+    )
+    assert (equal.a, equal.b, equal.p) == (0, 1, 0.5)
+    assert (other.a, other.b, other.p) == (0, 2, 0.9)
+    assert (another.a, another.b, another.p) == (1, 2, 0.2)
+
+
+def test_each_reading_names_its_call() -> None:
+    (v,), _ = judged(revised(), answers(0.9, 0.3))
+    assert [r.call for r in v.readings] == ["call1", "call2"]
+
+
+p = st.floats(0, 1).map(lambda value: round(value, 6))
+both_orders = st.lists(st.tuples(p, p), min_size=1, max_size=5)
+
+
+def of(pairs: list[tuple[float, float]]) -> Verdict:
+    """The verdict from (p shown first, p shown second) by principle."""
+    flat = [Reading("x", i % 2 == 1, value, 1.0, "c") for i, value in enumerate(sum(pairs, ()))]
+    return verdict("judge", 0, 1, flat)
+
+
+@given(both_orders)
+def test_every_number_of_a_verdict_is_in_range(pairs: list[tuple[float, float]]) -> None:
+    v = of(pairs)
+    for number in (v.p, v.order_gap, v.agreement):
+        assert number is not None
+        assert 0 <= number <= 1
+
+
+@given(both_orders)
+def test_naming_the_answers_the_other_way_round_mirrors_the_verdict(
+    pairs: list[tuple[float, float]],
+) -> None:
+    v, mirrored = of(pairs), of([(1 - second, 1 - first) for first, second in pairs])
+    assert v.p is not None
+    assert mirrored.p == pytest.approx(1 - v.p, abs=2e-6)  # numbers are kept to six decimals
+    assert mirrored.order_gap == pytest.approx(v.order_gap, abs=2e-6)
+
+
+# The conversation ------------------------------------------------------------------------------
+
+
+def test_the_answers_change_places() -> None:
+    _, models = judged(revised(), answers(0.5, 0.5), None)
+    shown, swapped = texts(models)
+    assert shown == (
+        "Consider this conversation and two answers to its last message.\n\n"
+        "System: Be brief.\n"
+        "User: Hello?\n\n"
+        "Answer (A):\nrevision\n\n"
+        "Answer (B):\ninitial\n\n"
+        "Which answer is better? Reply with (A) or (B)."
+    )
+    assert swapped == shown.replace("revision", "#").replace("initial", "revision").replace(
+        "#", "initial"
+    )
+
+
+def test_the_answer_is_begun_for_the_judge_and_read_from_labels() -> None:
+    _, models = judged(revised(), answers(0.5, 0.5))
+    for question in models.questions:
+        assert question.prefix == "The better answer is ("
+        assert question.labels == ("A", "B")
+        assert question.sampling.temperature == 0
+
+
+def test_principles_share_all_but_the_question_at_the_end() -> None:
+    _, models = judged(revised(), answers(0.5, 0.5, 0.5, 0.5), principles="all")
+    kinder, _, plainer, _ = texts(models)
+    assert kinder.removesuffix("Which answer is kinder? Reply with (A) or (B).") == (
+        plainer.removesuffix("Which answer is plainer? Reply with (A) or (B).")
+    )
+    assert "kinder" not in plainer
+
+
+def test_without_a_constitution_the_plain_question_is_asked() -> None:
+    (v,), models = judged(revised(), answers(0.9, 0.1), None)
+    assert "Which answer is better?" in texts(models)[0]
+    assert (v.p, v.principle_ids, v.readings[0].principle_id) == (0.9, [], "")
+
+
+def test_the_plain_question_is_asked_where_no_principle_applies() -> None:
+    only_safety = [{**p, "applies_when": {"tags": ["safety"]}} for p in CONSTITUTION["principles"]]
+    constitution = Constitution.model_validate({**CONSTITUTION, "principles": only_safety})
+    _, models = judged(revised(), answers(0.5, 0.5), constitution)
+    assert "Which answer is better?" in texts(models)[0]
+
+
+def test_all_pairs_of_a_sample_are_judged_by_the_same_principle() -> None:
+    verdicts, _ = judged(
+        sample_of("x", "y", "z"), lambda _: labelled(A=0.6, B=0.4), pairs="all_pairs"
+    )
+    assert len({r.principle_id for v in verdicts for r in v.readings}) == 1
+
+
+def test_a_users_template_is_filled_and_checked() -> None:
+    _, models = judged(
+        revised(), answers(0.5, 0.5), None, template="{{ a }}<{{ b }} {{ question }}"
+    )
+    assert texts(models)[0] == "revision<initial Which answer is better?"
+    bad = "{% for m in prompt %}{{ m.text }}{% endfor %}"
+    field, text = PairwiseJudge(model="m", template=bad).problem() or ("", "")
+    assert field == "template"
+    assert "'dict object' has no attribute 'text'" in text
+
+
+def test_what_an_answer_says_is_never_taken_for_a_template() -> None:
+    _, models = judged(sample_of("{{ 7 * 7 }}", "y", parents={1: 0}), answers(0.5, 0.5))
+    assert "{{ 7 * 7 }}" in texts(models)[0]
+
+
+# Chain of thought ------------------------------------------------------------------------------
+
+
+def reasoned(text: str, p: float) -> Any:
+    """Says `text` when asked to reason, and P(A) = p when asked for a label."""
+    return lambda q: labelled(A=p, B=1 - p) if q.labels else said(text)
+
+
+def test_reasoning_stands_before_the_answer() -> None:
+    _, models = judged(revised(), reasoned(" A is kinder. ", 0.5), chain_of_thought=True)
+    thought, _, answer, _ = models.questions
+    assert thought.prefix == "Let us think step by step:"
+    assert thought.labels == ()
+    assert answer.prefix == ("Let us think step by step: A is kinder.\nThe better answer is (")
+    assert answer.messages == thought.messages
+
+
+def test_reasoned_probabilities_are_clamped_in_both_orders() -> None:
+    (v,), _ = judged(revised(), reasoned("", 0.99), chain_of_thought=True)
+    assert [r.p for r in v.readings] == [0.6, 0.4]
+    (v,), _ = judged(revised(), reasoned("", 0.45), chain_of_thought=True)
+    assert [r.p for r in v.readings] == [0.45, 0.55]
+    (v,), _ = judged(revised(), answers(0.99, 0.01))
+    assert v.p == 0.99
+
+
+def test_the_reasoning_is_kept_with_its_reading() -> None:
+    (v,), _ = judged(
+        revised(),
+        [said("first"), said("second"), *answers(0.6, 0.4)],
+        chain_of_thought=True,
+    )
+    assert [(r.reasoning, r.call) for r in v.readings] == [("first", "call3"), ("second", "call4")]
+
+
+def test_every_reasoning_is_sampled_with_a_seed_of_its_own() -> None:
+    _, models = judged(
+        sample_of("x", "y", "z"),
+        reasoned("hm", 0.5),
+        pairs="all_pairs",
+        principles="all",
+        chain_of_thought=True,
+    )
+    salts = {q.salt for q in models.questions if not q.labels}
+    assert len(salts) == 3 * 2 * 2  # pairs, principles, orders
+
+
+# Which pairs -----------------------------------------------------------------------------------
+
+
+def compared(sample: Sample, **options: Any) -> list[tuple[int, int]]:
+    verdicts, _ = judged(sample, lambda _: labelled(A=0.6, B=0.4), **options)
+    return [(v.a, v.b) for v in verdicts]
+
+
+def test_each_initial_answer_is_compared_with_its_newest_kept_revision() -> None:
+    sample = sample_of("i0", "i1", "r0", "r1", "rr0", "rr1", parents={2: 0, 3: 1, 4: 2, 5: 3})
+    assert compared(sample) == [(4, 0), (5, 1)]
+    sample.verdicts = []
+    sample.candidates[4].drop_reason = "too-short"
+    assert compared(sample) == [(2, 0), (5, 1)]
+    sample.verdicts = []
+    sample.candidates[0].drop_reason = "too-short"
+    assert compared(sample) == [(5, 1)]
+
+
+def test_all_pairs_of_kept_answers_are_compared() -> None:
+    sample = sample_of("x", "y", "z", "u")
+    assert compared(sample, pairs="all_pairs") == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    sample.verdicts = []
+    sample.candidates[1].drop_reason = "refusal"
+    assert compared(sample, pairs="all_pairs") == [(0, 2), (0, 3), (2, 3)]
+
+
+def test_with_nothing_to_compare_there_is_no_verdict() -> None:
+    assert compared(sample_of("x"), pairs="all_pairs") == []
+    assert compared(sample_of("x", "y")) == []
+
+
+def test_what_a_judge_makes_and_needs_depends_on_its_pairs() -> None:
+    revisions = PairwiseJudge(model="m")
+    everything = PairwiseJudge(model="m", pairs="all_pairs")
+    assert revisions.facts_needed() == {"candidates", "revisions"}
+    assert revisions.facts_made() == {"verdicts:revision_vs_initial"}
+    assert everything.facts_needed() == {"candidates"}
+    assert everything.facts_made() == {"verdicts:all_pairs", "ranking"}
+
+
+def test_no_principles_at_all_are_refused() -> None:
+    assert PairwiseJudge(model="m").problem() is None
+    field, _ = PairwiseJudge(model="m", principles=0).problem() or ("", "")
+    assert field == "principles"
