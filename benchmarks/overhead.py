@@ -9,7 +9,6 @@ pass replays all its calls from the ledger.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import subprocess
@@ -23,7 +22,7 @@ import msgspec
 from benchmarks.instant import InstantEngine
 from factory.recipe import load
 from factory.runner.progress import Progress
-from factory.runner.run import run_async
+from factory.runner.run import in_loop, run_async
 
 QUICKSTART = Path(__file__).parents[1] / "pipelines" / "quickstart.yaml"
 REPEATS = 3
@@ -49,14 +48,14 @@ def measure(samples: int) -> Measured:
         engines = {"policy": InstantEngine()}
         quiet = Progress(is_quiet=True)
         began = time.perf_counter()
-        manifest = asyncio.run(run_async(recipe, folder / "run", engines=engines, progress=quiet))
+        manifest = in_loop(run_async(recipe, folder / "run", engines=engines, progress=quiet))
         seconds = time.perf_counter() - began
         peak = _peak_mib()
         calls = sum(s.made for s in manifest.stages.values())
         # The same calls again, from the ledger: forget the parts, keep the ledger.
         (folder / "run" / "manifest.json").unlink()
         began = time.perf_counter()
-        again = asyncio.run(run_async(recipe, folder / "run", engines=engines, progress=quiet))
+        again = in_loop(run_async(recipe, folder / "run", engines=engines, progress=quiet))
         replay = time.perf_counter() - began
         assert sum(s.made for s in again.stages.values()) == 0
         return Measured(samples, calls, seconds, replay, peak)

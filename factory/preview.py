@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import difflib
 from pathlib import Path
@@ -17,7 +16,7 @@ from factory.ledger import Ledger
 from factory.recipe import Recipe
 from factory.records import Candidate, Failure, Sample
 from factory.runner.calls import Calls
-from factory.runner.run import alone_in, outcomes
+from factory.runner.run import alone_in, in_loop, outcomes
 from factory.runner.source import open_source
 
 
@@ -36,7 +35,7 @@ def answer_some(recipe: Recipe, out: Path) -> list[Sample | Failure]:
                 for engine in set(engines.values()):
                     await engine.close()
 
-        return asyncio.run(collect())
+        return in_loop(collect())
 
 
 def show(result: Sample | Failure, console: Console | None = None) -> None:

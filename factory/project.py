@@ -11,7 +11,9 @@ from factory.recipe import shipped_file
 
 def create(folder: Path) -> None:
     """Copy `constitutions/` and `pipelines/` into a new or empty folder; never overwrites."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"{folder} is a file; choose a new folder")
+    if folder.exists() and any(folder.iterdir()):
         raise RecipeError(f"{folder} is not empty; choose a new folder")
     for name in ("constitutions", "pipelines"):
         source = shipped_file(name)

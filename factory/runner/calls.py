@@ -73,7 +73,8 @@ class Calls:
         if fingerprint is None:
             fingerprint = self._fingerprints[model] = self._engines[model].fingerprint
         keys = [call_key(fingerprint, request) for request in requests]
-        answers = [self._ledger.get(key) for key in keys]
+        remembered = self._ledger.get_many(keys)
+        answers = [remembered.get(key) for key in keys]
         count.remembered += sum(found is not None for found in answers)
         missing = [i for i, found in enumerate(answers) if found is None]
         engine = self._engines[model]

@@ -40,6 +40,8 @@ class Manifest(msgspec.Struct):
     """Source rows in those parts: samples and quarantined."""
     samples: int = 0
     quarantined: int = 0
+    failed: int = 0
+    """Of those, samples that failed in a stage (the rest were no prompts to begin with)."""
     retriable: int = 0
     """Quarantined by a failure that may not happen again: the next run tries them again."""
     quarantine_bytes: int = 0

@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import re
 import shutil
 import time
 import traceback
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 import yaml
@@ -42,6 +44,8 @@ from factory.runner.source import Source, open_source
 _FAILURES_BEFORE_STOPPING = 20  # samples that must have ended before a rate means anything
 _REASONS_KEPT = 50
 
+Result = TypeVar("Result")
+
 
 class Outcome(msgspec.Struct):
     """What became of one source row."""
@@ -56,7 +60,15 @@ def run(recipe: Recipe, out: Path, *, progress: Progress | None = None) -> Manif
     Returns the manifest; its `state` is `finished`. Raises `FactoryError`; whatever was done stays
     done. The first Ctrl+C stops cleanly with `KeyboardInterrupt`, a second at once.
     """
-    return asyncio.run(run_async(recipe, out, progress=progress))
+    return in_loop(run_async(recipe, out, progress=progress))
+
+
+def in_loop(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run `work` in an event loop of its own, the fast one."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
 
 
 async def run_async(
@@ -83,6 +95,11 @@ async def run_async(
                 with Ledger(out / "ledger.sqlite") as ledger:
                     calls = Calls(ledger, engines)
                     await _make_traces(recipe, source, calls, out, manifest, engines, progress)
+        except OSError as error:
+            raise FactoryError(
+                f"cannot write in {out} ({error}); free some space or mend the folder and run "
+                "again: what was done is kept"
+            ) from error
         finally:
             for engine in set(ours.values()):
                 await engine.close()
@@ -193,6 +210,10 @@ async def outcomes(
                 text = f"{type(error).__name__}: {error} ({place})"
                 return Outcome(_failure(row, label, text, "", is_permanent=False), counts)
             count.seconds = time.monotonic() - began
+        try:
+            shards.check_storable(sample)
+        except SampleError as error:
+            return Outcome(_failure(row, labels[-1], str(error), "", error.is_permanent), counts)
         return Outcome(sample, counts)
 
     async with contextlib.aclosing(in_order(rows, go_through)) as ended:
@@ -202,6 +223,7 @@ async def outcomes(
 
 def _failure(sample: Sample, stage: str, error: str, raw: str, is_permanent: bool) -> Failure:
     raw = (raw or sample.prompt[-1]["content"])[:2000]
+    error, raw = (text.encode("utf-8", "replace").decode() for text in (error, raw))
     return Failure(sample.index, None, sample.id, stage, error, raw, is_permanent)
 
 
@@ -220,6 +242,7 @@ class _Part:
     def _begin(self) -> None:
         self._samples: list[Sample] = []
         self.failures: list[Failure] = []
+        self.failed = 0
         self._counts: dict[str, StageCount] = {}
 
     def __len__(self) -> int:
@@ -228,6 +251,7 @@ class _Part:
     def add(self, outcome: Outcome) -> None:
         if isinstance(outcome.result, Failure):
             self.failures.append(outcome.result)
+            self.failed += outcome.result.stage != "source"
         else:
             self._samples.append(outcome.result)
         for stage, count in outcome.counts.items():
@@ -246,6 +270,7 @@ class _Part:
             m.rows += len(self)
             m.samples += len(self._samples)
             m.quarantined += len(self.failures)
+            m.failed += self.failed
             m.retriable += sum(not f.is_permanent for f in self.failures)
             reasons = Counter(m.reasons) + Counter(reason_of(f) for f in self.failures)
             m.reasons = dict(reasons.most_common(_REASONS_KEPT))
@@ -258,20 +283,19 @@ class _Part:
 
 
 def reason_of(failure: Failure) -> str:
-    return f"{failure.stage}: {failure.error}"[:300]
+    """What failures are counted by: numbers in their text differ where the reason does not."""
+    return re.sub(r"(?<![:\w])\d+", "#", f"{failure.stage}: {failure.error}")[:300]
 
 
 def _stop_if_failing(recipe: Recipe, manifest: Manifest, part: _Part) -> None:
     """Rows that were no prompts in the first place are the source's matter and do not count."""
-    if not part.failures and not manifest.reasons:
-        return
-    reasons = Counter(manifest.reasons) + Counter(reason_of(f) for f in part.failures)
-    ours = sum(n for reason, n in reasons.items() if not reason.startswith("source: "))
+    failed = manifest.failed + part.failed
     ended = manifest.rows + len(part)
-    if ended >= _FAILURES_BEFORE_STOPPING and ours > recipe.max_failure_rate * ended:
+    if ended >= _FAILURES_BEFORE_STOPPING and failed > recipe.max_failure_rate * ended:
+        reasons = Counter(manifest.reasons) + Counter(reason_of(f) for f in part.failures)
         commonest = "\n".join(f"  {n} x {reason}" for reason, n in reasons.most_common(3))
         raise TooManyFailures(
-            f"{ours} of {ended} samples failed, more than max_failure_rate "
+            f"{failed} of {ended} samples failed, more than max_failure_rate "
             f"({recipe.max_failure_rate:g}) allows; the commonest reasons:\n{commonest}\n"
             "mend the cause and run again (what succeeded is remembered), or raise max_failure_rate"
         )

@@ -7,6 +7,7 @@ recipe by its path, `kind: my_module:MyStage`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
@@ -104,22 +105,32 @@ def derive_seed(*salt: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
 
 
-_templates: dict[str, Any] = {}
-
-
 def render(template: str, /, **values: Any) -> str:
     """Fill a Jinja template in a sandbox: a user's template can format text and nothing else."""
-    compiled = _templates.get(template)
-    if compiled is None:
-        from jinja2 import StrictUndefined
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        environment = ImmutableSandboxedEnvironment(
-            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
-        compiled = _templates[template] = environment.from_string(template)
-    text: str = compiled.render(**values)
+    used = tuple((name, values[name]) for name in _compiled(template)[1] if name in values)
+    if all(isinstance(value, str) for _, value in used):
+        return _rendered(template, used)  # as a principle's request: few, and the same for many
+    text: str = _compiled(template)[0].render(used)
     return text
+
+
+@functools.lru_cache(maxsize=256)
+def _rendered(template: str, values: tuple[tuple[str, str], ...]) -> str:
+    text: str = _compiled(template)[0].render(values)
+    return text
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(template: str) -> tuple[Any, tuple[str, ...]]:
+    """The template, and the names of the values it uses."""
+    from jinja2 import StrictUndefined, meta
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    names = sorted(meta.find_undeclared_variables(environment.parse(template)))
+    return environment.from_string(template), tuple(names)
 
 
 EXAMPLE_PROMPT: list[Message] = [{"role": "user", "content": "Hello"}]

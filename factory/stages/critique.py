@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from factory.constitution import Constitution
+from factory.constitution import Constitution, Principle
 from factory.engines.base import Sampling
 from factory.errors import SampleError
 from factory.records import Critique, Message, Sample
@@ -60,11 +60,13 @@ class Criticise(Stage):
         if constitution is None:
             raise SampleError("critique needs a constitution", is_permanent=True)
         todo: list[tuple[Critique, Question]] = []
+        drawn: dict[int, list[Principle]] = {}
         for candidate in sample.heads():
             round_ = candidate.round + 1
-            chosen = constitution.choose(
-                sample.tags, self.principles, models.seed("principle", round_)
-            )
+            if round_ not in drawn:
+                seed = models.seed("principle", round_)
+                drawn[round_] = constitution.choose(sample.tags, self.principles, seed)
+            chosen = drawn[round_]
             if not chosen:
                 continue  # no principle applies to this sample: nothing to criticise
             critique = Critique(

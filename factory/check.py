@@ -1,0 +1,148 @@
+"""What must hold across a recipe before anything runs: every name in it leads somewhere, every file
+is there, and no stage or view needs what nothing before it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from factory import weights
+from factory.engines import VllmConfig
+from factory.errors import RecipeError, SourceError
+from factory.export.view import folder_of
+from factory.runner.source import SourceConfig, open_source
+from factory.stages.base import Stage
+from factory.training import TRAINERS
+from factory.yamlfile import Loc, closest, nearest
+
+if TYPE_CHECKING:
+    from factory.recipe import Recipe
+
+Problem = tuple[Loc, str]
+"""A place in the recipe and what is wrong there."""
+
+# What a stage or view can need -> its name, and what makes it.
+_MAKERS = {
+    "candidates": ("candidates", "{kind: generate}"),
+    "critiques": ("critiques", "{kind: critique}"),
+    "revisions": ("revisions", "{kind: revise}"),
+    "verdicts:revision_vs_initial": ("verdicts on revisions", "{kind: judge}"),
+    "verdicts:all_pairs": ("verdicts on all pairs", "{kind: judge, pairs: all_pairs}"),
+    "ranking": ("a ranking", "{kind: judge, mode: pointwise} or {kind: judge, pairs: all_pairs}"),
+    "score:*": ("a score", "{kind: judge, mode: pointwise}"),
+}
+
+
+def problems(recipe: Recipe) -> Iterator[Problem]:
+    """Everything wrong with a recipe whose parts are right one by one."""
+    return chain(_sources(recipe), _models(recipe), _stages(recipe), _training(recipe))
+
+
+def _sources(recipe: Recipe) -> Iterator[Problem]:
+    sources: dict[Loc, SourceConfig] = {("source",): recipe.source}
+    if recipe.evaluation:
+        sources["evaluation", "source"] = recipe.evaluation.source
+    for loc, source in sources.items():
+        try:
+            open_source(source, recipe.folder)
+        except SourceError as error:
+            yield loc, str(error)
+
+
+def _models(recipe: Recipe) -> Iterator[Problem]:
+    for name, config in recipe.models.items():
+        if not isinstance(config, VllmConfig) or config.model == weights.EMBEDDED:
+            continue
+        loc = ("models", name, "model")
+        try:
+            is_local = weights.local_folder(config.model, recipe.folder) is not None
+        except RecipeError as error:
+            yield loc, str(error)
+            continue
+        if not is_local and closest(config.model, [weights.EMBEDDED]):
+            yield loc, f"no model '{config.model}'; did you mean '{weights.EMBEDDED}'?"
+    if recipe.evaluation:
+        for field in ("model", "judge"):
+            yield from _no_model(recipe, ("evaluation", field), getattr(recipe.evaluation, field))
+
+
+def _no_model(recipe: Recipe, loc: Loc, name: str) -> Iterator[Problem]:
+    if name not in recipe.models:
+        have = f"(have: {', '.join(recipe.models)})"
+        yield loc, f"no model named '{name}'{nearest(name, recipe.models)} {have}"
+
+
+def _stages(recipe: Recipe) -> Iterator[Problem]:
+    """Of stages and views, in the order in which they would run."""
+    facts: set[str] = set()
+    for i, stage in enumerate(recipe.stages):
+        for inner, message in _stage(recipe, stage):
+            yield ("stages", i, *inner), message
+        for need in _lacking(stage.facts_needed(), facts):
+            yield ("stages", i), _lack(need, facts, "earlier stage")
+            facts.add(need)  # said once
+        facts |= stage.facts_made()
+    folders: dict[str, int] = {}
+    for i, view in enumerate(recipe.views):
+        for need in _lacking(view.needs(), facts):
+            yield ("views", i), _lack(need, facts, "stage")
+        name = folder_of(view)
+        if (first := folders.setdefault(name, i)) != i:
+            yield ("views", i), f"views[{first}] has the name '{name}' already; give one a `name`"
+
+
+def _stage(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
+    for field, model in stage.models_used().items():
+        yield from _no_model(recipe, (field,), model)
+    if problem := stage.problem():
+        yield problem[:1], problem[1]
+    if recipe.constitution is None:
+        if stage.uses_constitution():
+            yield (), f"'{stage.kind}' needs principles; add `constitution: FILE` to the recipe"
+        return
+    few_shot, there = getattr(stage, "few_shot", 0), len(recipe.constitution.examples)
+    if few_shot > there:
+        name = recipe.constitution.name
+        yield ("few_shot",), f"expected at most {there}, the examples of '{name}'; found {few_shot}"
+
+
+def _lacking(needs: Iterable[str], facts: set[str]) -> list[str]:
+    def is_there(need: str) -> bool:
+        return any(f.startswith(need[:-1]) if need.endswith(":*") else f == need for f in facts)
+
+    return sorted(need for need in needs if not is_there(need))
+
+
+def _lack(need: str, facts: set[str], maker: str) -> str:
+    """`needs critiques, which no earlier stage makes; {kind: critique} does`"""
+    if need in _MAKERS:
+        what, how = _MAKERS[need]
+        return f"needs {what}, which no {maker} makes; {how} does"
+    if not need.startswith("score:"):
+        return f"needs '{need}', which no {maker} makes"
+    name = need.removeprefix("score:")
+    have = sorted(fact.removeprefix("score:") for fact in facts if fact.startswith("score:"))
+    hint = f"{nearest(name, have)} (have: {', '.join(have)})"
+    how = f"; {{kind: judge, mode: pointwise, name: {name}}} does"
+    return f"needs a score named '{name}', which no {maker} makes{hint if have else how}"
+
+
+def _training(recipe: Recipe) -> Iterator[Problem]:
+    views = [folder_of(view) for view in recipe.views]
+    for i, training in enumerate(recipe.training):
+        if training.view not in views:
+            have = f"(have: {', '.join(views) or 'none'})"
+            hint = nearest(training.view, views)
+            yield ("training", i, "view"), f"no view named '{training.view}'{hint} {have}"
+        if training.model is not None:
+            yield from _no_model(recipe, ("training", i, "model"), training.model)
+
+
+def check_training(recipe: Recipe) -> None:
+    """Refuse options that the trainers do not have. Imports their libraries, which takes seconds."""
+    for i, training in enumerate(recipe.training):
+        try:
+            TRAINERS[training.kind].check(training.config, training.lora)
+        except RecipeError as error:
+            raise RecipeError(f"{recipe.path} training[{i}].{error}") from error

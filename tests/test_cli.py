@@ -1,0 +1,406 @@
+"""The command line: what it prints, and with which code it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+import typer
+import yaml
+
+import factory
+from factory import doctor, training
+from factory.cli import app, main
+from factory.doctor import Finding
+from factory.errors import FactoryError, RecipeError
+from factory.recipe import Recipe, load
+from factory.runner import run as runner
+from factory.runner.manifest import Manifest
+from factory.runner.progress import Progress
+from tests.conftest import ROOT
+from tests.fakes import FakeEngine
+
+HEAVY = ("torch", "vllm", "transformers", "datasets", "trl", "pandas", "pydantic", "yaml")
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Runs `factory ARGUMENTS` within this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def called(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["factory", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert isinstance(end.value.code, int)
+        return Ended(end.value.code, *capsys.readouterr())
+
+    return called
+
+
+@pytest.fixture
+def run_folder(project: Path, tmp_path: Path) -> Path:
+    """A finished run of the project's recipe."""
+    out = tmp_path / "run"
+    recipe = load(project / "recipe.yaml")
+    engines = {"policy": FakeEngine()}
+    asyncio.run(runner.run_async(recipe, out, engines=engines, progress=Progress(is_quiet=True)))
+    return out
+
+
+def fails_with(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+# -- as a process -------------------------------------------------------------------------------
+
+
+def shell(*arguments: object) -> Ended:
+    command = [sys.executable, "-m", "factory", *map(str, arguments)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def test_a_valid_recipe_ends_with_0() -> None:
+    ended = shell("validate", "pipelines/self-rewarding.yaml", "--set", "training=[]")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("pipelines/self-rewarding.yaml is valid\n")
+
+
+def test_an_invalid_recipe_ends_with_2_and_one_error_on_stderr() -> None:
+    ended = shell("validate", "pipelines/quickstart.yaml", "--set", "stages.4.model=judge")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == (
+        "error: --set stages.4.model=judge: no model named 'judge' (have: policy)\n"
+    )
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from factory.cli import main; sys.argv = ['factory', '--help']\n"
+        "try: main()\n"
+        f"finally: print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stderr == "[]\n"
+    assert "validate" in ended.stdout
+
+
+def test_checking_a_recipe_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from pathlib import Path; from factory.recipe import load\n"
+        "load(Path('pipelines/quickstart.yaml'))\n"
+        f"print([m for m in {HEAVY[:6]} if m in sys.modules])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "[]\n"
+
+
+# -- codes and help -----------------------------------------------------------------------------
+
+
+def test_help_of_every_command_names_its_arguments_and_options(call: Call) -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert {"doctor", "init", "validate", "preview", "run", "status", "export"} <= set(commands)
+    for name, command in commands.items():
+        ended = call(name, "--help")
+        assert ended.code == 0
+        for parameter in command.params:
+            is_option = parameter.param_type_name == "option"
+            for shown in parameter.opts if is_option else [parameter.metavar]:
+                assert shown in ended.out, f"factory {name} --help: {shown}"
+            assert parameter.help, f"factory {name}: {parameter.name}"
+
+
+def test_the_version(call: Call) -> None:
+    assert call("--version") == Ended(0, f"factory {factory.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["validate"], "Missing argument 'RECIPE'"),
+        (["status"], "Missing argument 'RUN'"),
+        (["validat"], "No such command 'validat'. Did you mean 'validate'?"),
+        (["run", "x.yaml", "--limt", "3"], "No such option: --limt"),
+        (["run", "x.yaml", "--limit", "0"], "Invalid value for '--limit'"),
+        (["run", "x.yaml", "--limit", "few"], "Invalid value for '--limit'"),
+        (["train", "dpo"], "Missing option '--data'"),
+    ],
+)
+def test_bad_usage_ends_with_2(call: Call, arguments: list[str], complaint: str) -> None:
+    ended = call(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert complaint in ended.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(RecipeError("no such thing"), 2), (FactoryError("no such thing"), 1)]
+)
+def test_an_error_is_one_message_on_stderr(
+    call: Call, project: Path, monkeypatch: pytest.MonkeyPatch, error: FactoryError, code: int
+) -> None:
+    monkeypatch.setattr(runner, "run", fails_with(error))
+    ended = call("run", project / "recipe.yaml", "--out", project / "run")
+    assert ended == Ended(code, "", "error: no such thing\n")
+
+
+def test_ctrl_c_ends_with_130_and_says_that_nothing_is_lost(
+    call: Call, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "run", fails_with(KeyboardInterrupt()))
+    ended = call("run", project / "recipe.yaml", "--out", project / "run")
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.err == "stopped; what was done is kept: the same command goes on\n"
+
+
+def test_a_bug_of_ours_is_not_hidden(
+    call: Call, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "run", fails_with(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        call("run", project / "recipe.yaml")
+
+
+# -- validate -----------------------------------------------------------------------------------
+
+
+def test_validate_shows_what_the_recipe_means(call: Call, project: Path) -> None:
+    ended = call("validate", project / "recipe.yaml")
+    assert ended == Ended(
+        0,
+        f"{project}/recipe.yaml is valid\n"
+        "  source        prompts.jsonl\n"
+        "  constitution  kind 1.0.0, 2 principles\n"
+        "  model         policy: smollm2-135m-instruct (vllm)\n"
+        "  stages        generate -> critique -> revise -> judge\n"
+        "  views         preference, sft\n"
+        "  training      none\n",
+        "",
+    )
+
+
+def test_validate_with_an_override(call: Call, project: Path) -> None:
+    ended = call("validate", project / "recipe.yaml", "-s", "views.1.name=tuned")
+    assert "views         preference, tuned\n" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("stages.0.n", "--set stages.0.n: expected field=value, as stages.0.n=4"),
+        ("stages.0.n=none", "--set stages.0.n=none: expected a whole number, found 'none'"),
+        (
+            "stages.7.n=1",
+            "--set stages.7.n=1: stages is a list; expected a position from 0 to 3, found '7'",
+        ),
+    ],
+)
+def test_a_mistaken_override_is_told(call: Call, project: Path, text: str, complaint: str) -> None:
+    ended = call("validate", project / "recipe.yaml", "--set", text)
+    assert ended == Ended(2, "", f"error: {complaint}\n")
+
+
+def test_several_mistakes_are_a_line_each(call: Call, project: Path) -> None:
+    sets = [word for text in ("stages.0.n=0", "seed=x") for word in ("--set", text)]
+    ended = call("validate", project / "recipe.yaml", *sets)
+    assert ended.err.splitlines() == [
+        "error: --set seed=x: expected a whole number, found 'x'",
+        "--set stages.0.n=0: expected 1 or more, found 0",
+    ]
+
+
+def test_a_recipe_that_is_not_there(call: Call, project: Path) -> None:
+    ended = call("validate", project / "recip.yaml")
+    near = project / "recipe.yaml"
+    assert ended == Ended(
+        2, "", f"error: {project}/recip.yaml: no such file; did you mean {near}?\n"
+    )
+
+
+def test_validate_checks_the_trainers_options(
+    call: Call, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def check(config: dict[str, Any], lora: dict[str, Any] | None) -> None:
+        seen.append((config, lora))
+        raise RecipeError("config.max_step: DPOConfig has no option 'max_step'")
+
+    monkeypatch.setitem(training.TRAINERS, "dpo", SimpleNamespace(check=check))  # type: ignore[arg-type]
+    entry = "training=[{kind: dpo, config: {max_step: 2}, lora: {r: 4}}]"
+    ended = call("validate", project / "recipe.yaml", "--set", entry)
+    assert seen == [({"max_step": 2}, {"r": 4})]
+    assert ended.code == 2
+    assert ended.err == (
+        f"error: {project}/recipe.yaml training[0].config.max_step: "
+        "DPOConfig has no option 'max_step'\n"
+    )
+
+
+# -- init, doctor -------------------------------------------------------------------------------
+
+
+def test_init_makes_a_project_and_names_files_that_are_there(call: Call, tmp_path: Path) -> None:
+    ended = call("init", tmp_path / "mine")
+    assert (ended.code, ended.err) == (0, "")
+    named = [Path(line.split()[-1]) for line in ended.out.splitlines()[1:]]
+    assert len(named) == 3
+    assert all(path.is_file() for path in named)
+    edited, previewed, _ = named
+    used = load(previewed).constitution_path
+    assert used is not None
+    assert edited.resolve() == used.resolve()
+
+
+def test_init_refuses_a_folder_in_use(call: Call, project: Path) -> None:
+    ended = call("init", project)
+    assert ended == Ended(2, "", f"error: {project} is not empty; choose a new folder\n")
+
+
+@pytest.mark.parametrize(("is_fine", "code"), [(True, 0), (False, 1)])
+def test_doctor_ends_with_1_if_anything_is_amiss(
+    call: Call, monkeypatch: pytest.MonkeyPatch, is_fine: bool, code: int
+) -> None:
+    findings = [
+        Finding("python", "3.11.7"),
+        Finding("trl", "0.1", is_fine, "" if is_fine else "run make install"),
+    ]
+    monkeypatch.setattr(doctor, "examine", lambda: findings)
+    ended = call("doctor")
+    assert ended.code == code
+    lines = ended.out.splitlines()
+    assert lines[0].split() == ["ok", "python", "3.11.7"]
+    assert lines[1].split() == ["ok" if is_fine else "FAIL", "trl", "0.1"]
+    assert [line.strip() for line in lines[2:]] == ([] if is_fine else ["run make install"])
+
+
+# -- run, status, export ------------------------------------------------------------------------
+
+
+def test_run_takes_its_options_to_the_runner(
+    call: Call, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Recipe, Path]] = []
+
+    def fake(recipe: Recipe, out: Path) -> Manifest:
+        seen.append((recipe, out))
+        return Manifest(digest="", source_digest="", part_size=1, state="finished")
+
+    monkeypatch.setattr(runner, "run", fake)
+    monkeypatch.chdir(project)
+    assert call("run", "recipe.yaml").code == 0
+    assert call("run", "recipe.yaml", "-n", 3, "-o", "there", "-s", "stages.0.n=5").code == 0
+    (first, first_out), (second, second_out) = seen
+    assert (first.source.limit, first_out) == (None, Path("runs/test"))
+    assert (second.source.limit, second_out) == (3, Path("there"))
+    assert second.stages[0].model_dump()["n"] == 5
+
+
+def test_status_shows_what_a_run_made(call: Call, run_folder: Path) -> None:
+    ended = call("status", run_folder)
+    assert (ended.code, ended.err) == (0, "")
+    assert f"{run_folder}: finished, 12 samples\n" in ended.out
+    # A sample: 2 answers, 2 critiques, 2 revisions, 2 pairs x 2 principles x 2 orders.
+    made = {line.split()[0]: line.split()[1] for line in ended.out.splitlines()[4:9]}
+    assert made == {"generate": "24", "critique": "24", "revise": "24", "judge": "96", "all": "168"}
+    assert f"{run_folder}/datasets/sft: 24 rows\n" in ended.out
+
+
+@pytest.mark.parametrize("command", ["status", "export"])
+@pytest.mark.parametrize("folder", [".", "nothing"])
+def test_a_folder_that_holds_no_run(call: Call, tmp_path: Path, command: str, folder: str) -> None:
+    ended = call(command, tmp_path / folder)
+    assert ended.code == 2
+    assert ended.err == (
+        f"error: {tmp_path / folder} holds no run (there is no manifest.json in it)\n"
+    )
+
+
+def test_export_makes_other_views_of_a_run(call: Call, run_folder: Path) -> None:
+    views = "views=[{kind: preference, name: all, pairs: revision_vs_initial, verified: false}]"
+    ended = call("export", run_folder, "--set", views)
+    assert (ended.code, ended.err) == (0, "")
+    assert f"{run_folder}/datasets/all: 24 rows\n" in ended.out
+
+
+def test_export_of_a_run_that_is_not_finished(call: Call, run_folder: Path) -> None:
+    manifest = run_folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"finished"', '"running"'))
+    ended = call("export", run_folder)
+    assert ended == Ended(
+        1, "", f"error: {run_folder} is not finished: run its recipe again first\n"
+    )
+
+
+# -- train --------------------------------------------------------------------------------------
+
+
+def test_train_takes_its_options_to_the_trainer(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def train(*arguments: Any, **options: Any) -> dict[str, Any]:
+        seen.append((arguments, options))
+        return {"steps": 8}
+
+    monkeypatch.setitem(training.TRAINERS, "dpo", SimpleNamespace(train=train))  # type: ignore[arg-type]
+    (tmp_path / "dpo.yaml").write_text(yaml.safe_dump({"max_steps": 3, "beta": 0.2}))
+    ended = call(
+        *("train", "dpo", "--data", "pairs", "--model", "m", "--out", tmp_path / "out"),
+        *("--config", tmp_path / "dpo.yaml", "--set", "max_steps=8", "-s", "learning_rate=1e-5"),
+        *("--lora", "16", "--resume"),
+    )
+    assert seen == [
+        (
+            ("pairs", "m", tmp_path / "out"),
+            {
+                "lora": {"r": 16},
+                "config": {"max_steps": 8, "beta": 0.2, "learning_rate": 1e-5},
+                "resume": True,
+            },
+        )
+    ]
+    assert ended.code == 0
+    assert ended.out.startswith(f"trained m for 8 steps: {tmp_path}/out\n")
+
+
+TRAIN = ("--data", "x", "--model", "y", "--out", "z")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("dop",), "no trainer 'dop'; did you mean 'dpo'? (have: dpo"),
+        (("dpo", "--lora", "-1"), "--lora -1: expected a rank, as 16, or a mapping, as '{r: 16}'"),
+        (("dpo", "--set", "max_steps"), "--set max_steps: expected field=value"),
+        (("dpo", "--config", "nothing.yaml"), "nothing.yaml: no such file"),
+    ],
+)
+def test_what_train_refuses(call: Call, arguments: tuple[str, ...], complaint: str) -> None:
+    ended = call("train", *arguments, *TRAIN)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("error: ")
+    assert complaint in ended.err
