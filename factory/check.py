@@ -14,7 +14,7 @@ from factory.export.view import folder_of
 from factory.runner.source import SourceConfig, open_source
 from factory.stages.base import Stage
 from factory.training import TRAINERS
-from factory.yamlfile import Loc, closest, nearest
+from factory.yamlfile import Loc, YamlFile, closest, nearest
 
 if TYPE_CHECKING:
     from factory.recipe import Recipe
@@ -60,7 +60,8 @@ def _models(recipe: Recipe) -> Iterator[Problem]:
         except RecipeError as error:
             yield loc, str(error)
             continue
-        if not is_local and closest(config.model, [weights.EMBEDDED]):
+        is_hub_id = "/" in config.model  # looked up when it is needed
+        if not is_local and not is_hub_id and closest(config.model, [weights.EMBEDDED]):
             yield loc, f"no model '{config.model}'; did you mean '{weights.EMBEDDED}'?"
     if recipe.evaluation:
         for field in ("model", "judge"):
@@ -145,4 +146,4 @@ def check_training(recipe: Recipe) -> None:
         try:
             TRAINERS[training.kind].check(training.config, training.lora)
         except RecipeError as error:
-            raise RecipeError(f"{recipe.path} training[{i}].{error}") from error
+            raise YamlFile(recipe.path).error(("training", i), str(error)) from error

@@ -277,7 +277,9 @@ def _manifest_of(run_folder: Path) -> Manifest:
 
     manifest = read(run_folder)
     if manifest is None:
-        raise RecipeError(f"{run_folder} holds no run (there is no manifest.json in it)")
+        inside = sorted(str(path.parent) for path in run_folder.glob("*/manifest.json"))
+        hint = f"; did you mean {inside[0]}?" if inside else ""
+        raise RecipeError(f"{run_folder} holds no run: there is no manifest.json in it{hint}")
     return manifest
 
 

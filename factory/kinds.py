@@ -23,6 +23,9 @@ from factory.training.base import TrainingConfig
 from factory.validation import validate
 from factory.yamlfile import Loc, YamlFile, describe, nearest
 
+# Name of a module beside a recipe -> its file and source, as it was imported last.
+_imported: dict[str, tuple[Path, bytes]] = {}
+
 
 def pick_engine(file: YamlFile, loc: Loc, entry: Any) -> Any:
     _refuse_unless_mapping(file, loc, entry, f"model: {weights.EMBEDDED}")
@@ -89,11 +92,13 @@ def _name(file: YamlFile, loc: Loc, found: Any, known: Mapping[str, Any]) -> str
 def _own_class(path: str, file: YamlFile, loc: Loc, base: type) -> Any:
     """A user's own class. Its module is looked for beside the recipe, then where Python looks."""
     module, _, name = path.partition(":")
-    beside = str(file.path.parent.absolute())
-    sys.path[:] = [beside, *(folder for folder in sys.path if folder != beside)]
-    if Path(beside, f"{module}.py").is_file():
+    folder = file.path.parent.absolute()
+    sys.path[:] = [str(folder), *(other for other in sys.path if other != str(folder))]
+    path_of = folder / f"{module}.py"
+    if path_of.is_file() and _imported.get(module) != (now := (path_of, path_of.read_bytes())):
         sys.modules.pop(module, None)  # another recipe's, or this one from before an edit
         importlib.invalidate_caches()
+        _imported[module] = now
     loc = (*loc, "kind")
     try:
         found = getattr(importlib.import_module(module), name)

@@ -140,6 +140,8 @@ def load(path: Path, overrides: Sequence[str] = (), *, limit: int | None = None)
     `overrides` are `--set` texts, as `stages.0.n=4`; `limit` takes the place of `source.limit`.
     """
     file = YamlFile(path)
+    if "principles" in file.data and "stages" not in file.data:
+        raise RecipeError(f"{path} is a constitution; name a recipe, which has it as a field")
     for text in overrides:
         file.overridden(override(file.data, text), text)
     if limit is not None and isinstance(file.data.get("source"), dict):

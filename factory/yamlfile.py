@@ -43,6 +43,8 @@ for _reader in (_Loader, _Dumper):
 _REMEDIES = {
     "mapping values are not allowed here": "check the indentation; a text with ': ' in it needs quotes",
     "found character '\\t'": "indent with spaces, not tabs",
+    "<block end>": "check the indentation",
+    "could not find expected ':'": "a field is written name: value",
     "that cannot start any token": "a text that begins with it needs quotes",
 }
 
@@ -194,13 +196,14 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def missing_file(path: Path) -> str:
-    """What to say about a file that is not there, with the nearest name that is."""
+    """What to say about a file that is not there, with the nearest that is."""
     if path.is_dir():
         return f"{path} is a folder; name a file in it"
     missing = path
     while not missing.parent.is_dir():
         missing = missing.parent
-    found = closest(missing.name, (p.name for p in missing.parent.iterdir()))
-    below = missing.parent.glob(f"*/{glob.escape(path.name)}")
-    near = missing.parent / found if found else next(below, None)
+    folder, stem = missing.parent, glob.escape(path.stem)
+    namesakes = (*folder.glob(f"*/{stem}.yaml"), *folder.glob(f"../*/{stem}.yaml"))
+    found = closest(missing.name, (p.name for p in folder.iterdir()))
+    near = folder / found if found and missing == path else next(iter(namesakes), None)
     return f"{path}: no such file" + (f"; did you mean {near}?" if near else "")

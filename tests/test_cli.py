@@ -249,12 +249,15 @@ def test_validate_checks_the_trainers_options(
         raise RecipeError("config.max_step: DPOConfig has no option 'max_step'")
 
     monkeypatch.setitem(training.TRAINERS, "dpo", SimpleNamespace(check=check))  # type: ignore[arg-type]
-    entry = "training=[{kind: dpo, config: {max_step: 2}, lora: {r: 4}}]"
-    ended = call("validate", project / "recipe.yaml", "--set", entry)
+    text = (project / "recipe.yaml").read_text()
+    entry = "training:\n- {kind: dpo, config: {max_step: 2}, lora: {r: 4}}\n"
+    (project / "recipe.yaml").write_text(text + entry)
+    line = len(text.splitlines()) + 2
+    ended = call("validate", project / "recipe.yaml")
     assert seen == [({"max_step": 2}, {"r": 4})]
     assert ended.code == 2
     assert ended.err == (
-        f"error: {project}/recipe.yaml training[0].config.max_step: "
+        f"error: {project}/recipe.yaml:{line} training[0]: config.max_step: "
         "DPOConfig has no option 'max_step'\n"
     )
 
@@ -334,8 +337,14 @@ def test_a_folder_that_holds_no_run(call: Call, tmp_path: Path, command: str, fo
     ended = call(command, tmp_path / folder)
     assert ended.code == 2
     assert ended.err == (
-        f"error: {tmp_path / folder} holds no run (there is no manifest.json in it)\n"
+        f"error: {tmp_path / folder} holds no run: there is no manifest.json in it\n"
     )
+
+
+def test_a_folder_of_runs(call: Call, run_folder: Path) -> None:
+    ended = call("status", run_folder.parent)
+    assert ended.code == 2
+    assert ended.err.endswith(f"; did you mean {run_folder}?\n")
 
 
 def test_export_makes_other_views_of_a_run(call: Call, run_folder: Path) -> None:

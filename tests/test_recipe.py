@@ -395,6 +395,16 @@ def test_mistakes_in_the_constitution_are_told_with_its_own_lines(
     )
 
 
+def test_a_hub_id_is_left_for_the_hub_to_find(folder: Path) -> None:
+    recipe = load(folder / "recipe.yaml", ["models.rm.model=HuggingFaceTB/SmolLM2-135M-Instruct"])
+    assert recipe.models["rm"].model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_a_constitution_is_no_recipe(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"kind\.yaml is a constitution; name a recipe"):
+        load(folder / "kind.yaml")
+
+
 def test_a_shipped_constitution_is_found_by_its_name(folder: Path) -> None:
     (folder / "recipe.yaml").write_text(RECIPE.replace("kind.yaml", "harmless"))
     recipe = load(folder / "recipe.yaml")
@@ -478,7 +488,7 @@ def test_a_bad_template_is_refused_and_runs_nothing(
     complaints: Told, template: str, reason: str
 ) -> None:
     stage = json.dumps({"kind": "critique", "model": "policy", "template": template})
-    [told] = complaints((CRITIQUE, f"- {stage}"))
+    told, *_ = complaints((CRITIQUE, f"- {stage}"))
     assert told.startswith("recipe.yaml:10 stages[1].template: ")
     assert reason in told
 
@@ -527,6 +537,12 @@ def test_a_users_own_stage_is_found_beside_the_recipe(folder: Path) -> None:
     recipe = with_own(folder, OWN, "{kind: 'own:Shout', times: 3}")
     assert times(recipe) == 3
     assert recipe.stage_labels() == ["generate", "shout", "critique", "revise", "judge"]
+
+
+def test_two_stages_of_one_module_share_it(folder: Path) -> None:
+    code = OWN + "\nclass Whisper(Shout): pass\n"
+    recipe = with_own(folder, code, "{kind: 'own:Shout'}\n  - {kind: 'own:Whisper'}")
+    assert isinstance(recipe.stages[2], type(recipe.stages[1]))
 
 
 def test_two_recipes_own_modules_of_one_name_are_told_apart(folder: Path) -> None:

@@ -132,7 +132,12 @@ def test_dotted() -> None:
         (
             "a: 1\nb 2\nc: 3\n",
             "x.yaml:3 is not YAML: while scanning a simple key that begins in line 2, "
-            "could not find expected ':'",
+            "could not find expected ':'; a field is written name: value",
+        ),
+        (
+            "a:\n  - 1\n - 2\n",
+            "x.yaml:3 is not YAML: while parsing a block mapping that begins in line 1, "
+            "expected <block end>, but found '<block sequence start>'; check the indentation",
         ),
         (
             "a:\n\tb: 1\n",
@@ -186,20 +191,27 @@ def test_the_nearest_name_is_found_in_any_case_of_letters() -> None:
     assert closest("zzz", ["generate"]) == ""
 
 
-def test_a_missing_file_is_told_with_the_nearest_there_is(tmp_path: Path) -> None:
-    (tmp_path / "pipelines").mkdir()
-    (tmp_path / "pipelines" / "quickstart.yaml").touch()
-
-    def told(name: str) -> str:
-        return missing_file(tmp_path / name).replace(f"{tmp_path}/", "")
-
-    near = "pipelines/quickstart.yaml"
-    typo = told("pipelines/quickstrat.yaml")
-    assert typo == f"pipelines/quickstrat.yaml: no such file; did you mean {near}?"
-    assert told("quickstart.yaml") == f"quickstart.yaml: no such file; did you mean {near}?"
-    assert told("pipeline/x.yaml") == "pipeline/x.yaml: no such file; did you mean pipelines?"
-    assert told("zzz") == "zzz: no such file"
-    assert told("pipelines") == "pipelines is a folder; name a file in it"
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("pipelines/quickstrat.yaml", "pipelines/quickstart.yaml"),
+        ("pipelines/quickstart.yml", "pipelines/quickstart.yaml"),
+        ("quickstart.yaml", "pipelines/quickstart.yaml"),  # in a folder below
+        ("quickstart", "pipelines/quickstart.yaml"),
+        ("pipeline/quickstart.yaml", "pipelines/quickstart.yaml"),  # the folder is mistyped
+        ("pipelines/constitutions/kind.yaml", "pipelines/../constitutions/kind.yaml"),
+        ("pipelines/zzz.yaml", None),
+        ("zzz/quickstart", "pipelines/quickstart.yaml"),
+    ],
+)
+def test_a_missing_file_is_told_with_the_nearest_there_is(
+    tmp_path: Path, name: str, near: str | None
+) -> None:
+    for there in ("pipelines/quickstart.yaml", "constitutions/kind.yaml"):
+        (tmp_path / there).parent.mkdir()
+        (tmp_path / there).touch()
+    told = missing_file(tmp_path / name).replace(f"{tmp_path}/", "")
+    assert told == f"{name}: no such file" + (f"; did you mean {near}?" if near else "")
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:

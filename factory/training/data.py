@@ -7,6 +7,8 @@ In: a view's folder, a JSON-lines or Parquet file, or a Hub dataset id (its `tra
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -37,12 +39,13 @@ def open_dataset(data: Path | str, kind: str, columns: tuple[str, ...]) -> tuple
     """
     where = f"factory train {kind}: the dataset at {data}"
     path = Path(data).expanduser()
-    if path.is_dir():
-        dataset = _from_folder(path, where)
-    elif path.is_file():
-        dataset = _from_file(path, where)
-    else:
-        dataset = _from_hub(str(data), where)
+    with no_progress_bars():
+        if path.is_dir():
+            dataset = _from_folder(path, where)
+        elif path.is_file():
+            dataset = _from_file(path, where)
+        else:
+            dataset = _from_hub(str(data), where)
     if len(dataset) == 0:
         raise RecipeError(
             f"{where} has 0 rows; a run's report counts by reason what made no row "
@@ -50,6 +53,20 @@ def open_dataset(data: Path | str, kind: str, columns: tuple[str, ...]) -> tuple
         )
     _check_columns(dataset.column_names, kind, columns, where)
     return dataset, _content_hash(path) if path.exists() else str(dataset._fingerprint)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """`datasets` draws none in here."""
+    import datasets
+
+    were_shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if were_shown:
+            datasets.enable_progress_bars()
 
 
 def _from_folder(path: Path, where: str) -> Dataset:

@@ -19,7 +19,7 @@ import msgspec
 from factory import __version__, weights
 from factory.errors import FactoryError, RecipeError
 from factory.training import options
-from factory.training.data import open_dataset
+from factory.training.data import no_progress_bars, open_dataset
 from factory.training.folder import Job, TrainingFolder
 from factory.training.progress import make_progress, say
 from factory.training.save import save_model, saved_dtype
@@ -170,9 +170,9 @@ class Session:
             raise _in_plain_words(error, self._job.model, self._config) from error
 
 
-def _as_json(options: Mapping[str, Any]) -> dict[str, Any]:
+def _as_json(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options as they come back from job.json, so that the two can be compared."""
-    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(options)))
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(given)))
     return plain
 
 
@@ -211,26 +211,20 @@ def _quiet_libraries() -> Iterator[None]:
     from huggingface_hub import constants
     from transformers.utils import logging
 
-    had_caching, had_datasets_bar = (
-        datasets.is_caching_enabled(),
-        datasets.is_progress_bar_enabled(),
-    )
-    had_bar, had_telemetry = logging.is_progress_bar_enabled(), constants.HF_HUB_DISABLE_TELEMETRY
-    verbosity = logging.get_verbosity()
-    datasets.disable_caching()
-    datasets.disable_progress_bars()
+    had_bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    had_caching, had_telemetry = datasets.is_caching_enabled(), constants.HF_HUB_DISABLE_TELEMETRY
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    datasets.disable_caching()
     if "HF_HUB_DISABLE_TELEMETRY" not in os.environ:
         constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
-        yield
+        with no_progress_bars():
+            yield
     finally:
         logging.set_verbosity(verbosity)
         constants.HF_HUB_DISABLE_TELEMETRY = had_telemetry
         if had_caching:
             datasets.enable_caching()
-        if had_datasets_bar:
-            datasets.enable_progress_bars()
         if had_bar:
             logging.enable_progress_bar()
