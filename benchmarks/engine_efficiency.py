@@ -129,7 +129,9 @@ async def measure(samples: int, repeats: int) -> None:
     (folder / "recipe.yaml").write_text(text)
     engine = VllmEngine(VllmConfig(model=weights.EMBEDDED, max_model_len=1024))
     try:
-        warm = Request([{"role": "user", "content": "Hi"}], {"temperature": 1.0, "max_tokens": 4}, 1)
+        warm = Request(
+            [{"role": "user", "content": "Hi"}], {"temperature": 1.0, "max_tokens": 4}, 1
+        )
         await engine.generate(warm)
         ratios: dict[str, list[float]] = {"floor": [], "barrier": []}
         for repeat in range(repeats):

@@ -43,7 +43,9 @@ def measure(samples: int) -> Measured:
         source = folder / "prompts.jsonl"
         with source.open("w") as file:
             for i in range(samples):
-                file.write(json.dumps({"id": f"p{i}", "prompt": f"Question {i}: why is it so?"}) + "\n")
+                file.write(
+                    json.dumps({"id": f"p{i}", "prompt": f"Question {i}: why is it so?"}) + "\n"
+                )
         recipe = load(QUICKSTART, [f"source.path={source}", f"source.limit={samples}"])
         engines = {"policy": InstantEngine()}
         quiet = Progress(is_quiet=True)
@@ -87,7 +89,10 @@ def main() -> None:
             f"{m.calls / m.replay_seconds:>15.0f} {m.peak_mib:>9.0f}"
         )
     middle = sorted(large, key=lambda m: m.seconds)[REPEATS // 2]
-    growth = sorted(m.peak_mib for m in large)[REPEATS // 2] - sorted(m.peak_mib for m in small)[REPEATS // 2]
+    growth = (
+        sorted(m.peak_mib for m in large)[REPEATS // 2]
+        - sorted(m.peak_mib for m in small)[REPEATS // 2]
+    )
     print(f"median of 20,000: {middle.samples / middle.seconds:.0f} samples/s; ", end="")
     print(f"replay {middle.calls / middle.replay_seconds:.0f} calls/s; memory +{growth:.0f} MiB")
 

@@ -95,9 +95,7 @@ def loop() -> Iterator[asyncio.Runner]:
 
 
 @pytest.fixture(scope="session")
-def engine(
-    loop: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[VllmEngine]:
+def engine(loop: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmEngine]:
     """The one real engine of the session: the embedded model in float32. Starting takes ~30 s."""
     config = VllmConfig(
         model=weights.EMBEDDED,

@@ -209,7 +209,9 @@ def test_too_many_failures_stop_the_run_with_the_commonest_reason(
     with (project / "prompts.jsonl").open("w") as file:
         for i in range(100):
             file.write(json.dumps({"prompt": f"Tell me about {i} cats."}) + "\n")
-    with pytest.raises(TooManyFailures, match=r"20 of 20 samples failed(.|\n)*20 x generate: asked"):
+    with pytest.raises(
+        TooManyFailures, match=r"20 of 20 samples failed(.|\n)*20 x generate: asked"
+    ):
         go(recipe(), tmp_path / "run", FakeEngine(fails_on="cats"))
 
 

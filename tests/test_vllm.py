@@ -53,7 +53,11 @@ def reference_logprobs(reference, messages, prefix: str, labels: tuple[str, ...]
 
 @pytest.mark.parametrize(
     ("prefix", "labels"),
-    [("The better answer is (", ("A", "B")), ("Score: ", ("0", "1", "2", "3", "4", "5")), ("", ("A",))],
+    [
+        ("The better answer is (", ("A", "B")),
+        ("Score: ", ("0", "1", "2", "3", "4", "5")),
+        ("", ("A",)),
+    ],
 )
 def test_label_logprobs_are_those_of_transformers(
     engine: VllmEngine,
@@ -163,6 +167,25 @@ def test_more_calls_than_the_cache_holds_all_end(engine: VllmEngine, loop: async
         engine._admission.resize(blocks, engine._admission._block_size, 64)
     assert [c.output_tokens for c in done] == [90] * 8
     assert engine.stats().restarts == 0
+
+
+def test_prompts_that_exceed_one_step_together_all_end(
+    engine: VllmEngine, loop: asyncio.Runner
+) -> None:
+    """A seeded prompt that vLLM splits over two steps kills the CPU engine."""
+
+    async def many() -> list[Completion]:
+        short = {"temperature": 1.0, "max_tokens": 2}
+        asked = (
+            engine.generate(request(f"{i} " + "cat dog " * 150, sampling=short, seed=i))
+            for i in range(12)
+        )
+        return await asyncio.gather(*asked)
+
+    before = engine.stats().restarts
+    done = loop.run(many())
+    assert sum(c.prompt_tokens for c in done) > 3000
+    assert engine.stats().restarts == before
 
 
 def test_every_stage_runs_on_the_real_engine(

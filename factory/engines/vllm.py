@@ -16,6 +16,7 @@ import contextlib
 import difflib
 import heapq
 import itertools
+import logging
 import os
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from factory.engines.base import LABEL_CONTEXT, Completion, EngineStats, Request
 from factory.errors import ContextOverflow, EngineError, RecipeError, SampleError
 from factory.records import Message
 
-_MAX_RESTARTS = 3  # in a row, without one call completed between
+_MAX_DEATHS = 4  # of the engine in a row without one call completed, or under one call
 _CPU_SEQUENCES = 64  # throughput on CPUs is flat beyond
 _CPU_BLOCK = 32  # tokens; vLLM's default there is 128, which misses short shared prefixes
 _HANDED_OVER = (
@@ -90,7 +91,7 @@ class VllmEngine:
         self._tokenizer: Any = None
         self._admission = _Admission(0, 0)
         self._starting = asyncio.Lock()
-        self._failures_in_a_row = 0
+        self._deaths_in_a_row = 0
         self._ids = itertools.count()
         self._label_ids: dict[tuple[str, str], int] = {}
         self._stats = EngineStats()
@@ -121,7 +122,7 @@ class VllmEngine:
         context = self._engine.model_config.max_model_len
         if len(ids) + params.max_tokens > context:
             raise ContextOverflow(len(ids), params.max_tokens, context)
-        while True:
+        for _ in range(_MAX_DEATHS):
             engine = await self._running()
             need = self._admission.blocks(len(ids) + params.max_tokens)
             await self._admission.acquire(need, request.priority)
@@ -134,10 +135,14 @@ class VllmEngine:
             if output is None:
                 await self._bury(engine)
                 continue
-            self._failures_in_a_row = 0
+            self._deaths_in_a_row = 0
             completion = self._completion(request, output)
             self._stats.add(completion)
             return completion
+        raise SampleError(
+            f"the engine died {_MAX_DEATHS} times while it worked on this call; what it printed is "
+            f"in {self._log}"
+        )
 
     async def _call(self, engine: Any, ids: list[int], params: Any, priority: int) -> Any:
         from vllm import TokensPrompt
@@ -254,11 +259,11 @@ class VllmEngine:
                 return  # another call has seen to it
             self._engine = None
             self._stats.restarts += 1
-            self._failures_in_a_row += 1
+            self._deaths_in_a_row += 1
             await asyncio.to_thread(_shut_down, dead)
-            if self._failures_in_a_row > _MAX_RESTARTS:
+            if self._deaths_in_a_row >= _MAX_DEATHS:
                 raise EngineError(
-                    f"the engine of {self.config.model} died {self._failures_in_a_row} times "
+                    f"the engine of {self.config.model} died {self._deaths_in_a_row} times "
                     f"without completing a call between; the last lines it printed:\n{self._tail()}"
                 )
 
@@ -292,6 +297,8 @@ class VllmEngine:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM
 
+            # What vLLM logs in this process later, as an engine's death, belongs in its log too.
+            logging.getLogger("vllm").handlers = [logging.FileHandler(self._log)]
             return AsyncLLM.from_engine_args(self._engine_args(AsyncEngineArgs))
 
     def _engine_args(self, kind: Any) -> Any:
@@ -312,6 +319,10 @@ class VllmEngine:
             args["max_num_seqs"] = config.max_num_seqs or _CPU_SEQUENCES
             args["block_size"] = _CPU_BLOCK
             args["enforce_eager"] = True  # compiling costs a minute and gains nothing on small runs
+            # A prompt computed in two steps kills the CPU engine, as preemption does: it takes back
+            # a random number from the request's generator, and those on CPUs cannot ("CPU Generator
+            # does not use offset", vLLM 0.31).
+            args["enable_chunked_prefill"] = False
             args["kv_cache_memory_bytes"] = _cpu_cache_bytes(self._share)
         else:
             args["gpu_memory_utilization"] = config.memory_fraction or 0.9 * self._share
