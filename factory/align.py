@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from factory import weights
+from factory.check import check_training
 from factory.engines.vllm import VllmConfig
 from factory.errors import FactoryError, RecipeError
 from factory.evaluation.win_rate import Comparison, WinRate, win_rate
@@ -29,6 +29,7 @@ from factory.runner import shards
 from factory.runner.progress import Progress
 from factory.runner.run import run
 from factory.training.base import TrainingConfig
+from factory.yamlfile import dump, parse
 
 
 class Round(msgspec.Struct):
@@ -50,6 +51,7 @@ def align(recipe: Recipe, out: Path, rounds: int) -> list[Round]:
     Raises `RecipeError` if the recipe says nothing of training or evaluation.
     """
     training, name = _check(recipe)
+    check_training(recipe)
     progress = Progress()
     done: list[Round] = []
     model: str | None = None
@@ -101,10 +103,10 @@ def _with_model(recipe: Recipe, name: str, model: str | None) -> Recipe:
     """The recipe with other weights under a model's name; None: as it is."""
     if model is None:
         return recipe
-    data = yaml.safe_load(recipe.text)
+    data = parse(recipe.text)
     data["models"][name]["model"] = model
     models = {**recipe.models, name: recipe.models[name].model_copy(update={"model": model})}
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+    text = dump(data)
     return msgspec.structs.replace(recipe, models=models, text=text)
 
 
@@ -118,12 +120,12 @@ def _absolute(recipe: Recipe, model: str) -> str:
 def _train(training: TrainingConfig, folder: Path, model: str) -> dict[str, Any]:
     """Train in a process of its own: engines and trainers never share a process's memory."""
     config = folder / "training.yaml"
-    config.write_text(yaml.safe_dump(training.config, sort_keys=False), encoding="utf-8")
+    config.write_text(dump(training.config), encoding="utf-8")
     command = [sys.executable, "-m", "factory", "train", training.kind, "--resume"]
     command += ["--data", str(folder / "run" / "datasets" / training.view), "--model", model]
     command += ["--out", str(folder / "model"), "--config", str(config)]
     if training.lora is not None:
-        command += ["--lora", yaml.safe_dump(training.lora, default_flow_style=True).strip()]
+        command += ["--lora", msgspec.json.encode(training.lora).decode()]
     code = subprocess.run(command, check=False).returncode
     if code == 130:
         raise KeyboardInterrupt

@@ -25,6 +25,8 @@ from factory.records import Failure, Sample
 from factory.runner.manifest import Manifest
 
 _SECONDS_BETWEEN_LINES = 10.0
+_FIRST_CALL = "the engine starts at the first call that the ledger does not know"
+_SAMPLES_BEFORE_GUESSING = 0.1  # share of the source; the first samples end late and together
 
 
 class Progress:
@@ -58,6 +60,7 @@ class Progress:
         if self._before:
             self.note(f"going on after {self._before} samples that are done")
         if not self._console.is_terminal:
+            self.note(f"{total if total is not None else 'streaming'} prompts; {_FIRST_CALL}")
             yield
             return
         self._bar = Bar(
@@ -105,7 +108,8 @@ class Progress:
 
     def _left(self) -> str:
         done = self._done - self._before
-        if not self._total or not done:
+        if not self._total or done < _FIRST_CALL = "the engine starts at the first call that the ledger does not know"
+_SAMPLES_BEFORE_GUESSING * self._total:
             return ""
         seconds = (time.monotonic() - self._began) / done * (self._total - self._done)
         return (

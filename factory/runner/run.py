@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import inspect
 import re
 import shutil
 import time
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import yaml
 
 import factory
 from factory.constitution import Constitution
@@ -40,6 +40,7 @@ from factory.runner.manifest import Manifest
 from factory.runner.progress import Progress
 from factory.runner.schedule import in_order
 from factory.runner.source import Source, open_source
+from factory.yamlfile import dump
 
 _FAILURES_BEFORE_STOPPING = 20  # samples that must have ended before a rate means anything
 _REASONS_KEPT = 50
@@ -321,16 +322,18 @@ def export_views(recipe: Recipe, out: Path, manifest: Manifest) -> None:
 
 def _save_inputs(recipe: Recipe, out: Path) -> None:
     """Keep the recipe and the constitution with the run, so that it can be repeated from there."""
-    data = yaml.safe_load(recipe.text)
-    local = recipe.folder / recipe.source.path
-    if local.exists():
-        data["source"]["path"] = str(local.resolve())
+    data = recipe.movable()
+    for stage in recipe.stages:
+        if ":" in stage.kind:  # a user's own, beside the recipe: it goes along
+            module = Path(inspect.getfile(type(stage)))
+            if module.parent.resolve() == recipe.folder.resolve() != out.resolve():
+                shutil.copyfile(module, out / module.name)
     if recipe.constitution_path:
         if recipe.constitution_path.resolve() != (out / "constitution.yaml").resolve():
             shutil.copyfile(recipe.constitution_path, out / "constitution.yaml")
         data["constitution"] = "constitution.yaml"
     half = out / "recipe.yaml.half"
-    half.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    half.write_text(dump(data), encoding="utf-8")
     shards.replace(half, out / "recipe.yaml")
 
 

@@ -144,5 +144,6 @@ def template_problem(template: str, **example: Any) -> str | None:
     try:
         render(template, **example)
     except Exception as error:  # an expression in a template can raise anything
-        return f"the template does not render: {error} (it can use: {', '.join(sorted(example))})"
+        what = getattr(error, "message", error)
+        return f"the template does not render: {what} (it can use: {', '.join(sorted(example))})"
     return None
