@@ -138,12 +138,8 @@ def _train(training: TrainingConfig, folder: Path, model: str) -> dict[str, Any]
 def _evaluate(recipe: Recipe, folder: Path, name: str, model: str, progress: Progress) -> WinRate:
     """Both models answer held-out prompts, the recipe's judge compares them in both orders."""
     written = folder / "evaluation.yaml"
-    written.write_text(
-        yaml.safe_dump(
-            _evaluation_recipe(recipe, name, model), sort_keys=False, allow_unicode=True
-        ),
-        encoding="utf-8",
-    )
+    text = dump(_evaluation_recipe(recipe, name, model))
+    written.write_text(text, encoding="utf-8")
     run(load(written), folder / "evaluation", progress=progress)
     comparisons = [c for s in shards.read_samples(folder / "evaluation") for c in _compare(s)]
     return win_rate(comparisons, seed=recipe.seed)

@@ -108,8 +108,7 @@ class Progress:
 
     def _left(self) -> str:
         done = self._done - self._before
-        if not self._total or done < _FIRST_CALL = "the engine starts at the first call that the ledger does not know"
-_SAMPLES_BEFORE_GUESSING * self._total:
+        if not self._total or done <= _SAMPLES_BEFORE_GUESSING * self._total:
             return ""
         seconds = (time.monotonic() - self._began) / done * (self._total - self._done)
         return (
