@@ -35,14 +35,13 @@ _decode = msgspec.msgpack.Decoder(Completion)
 
 
 def call_key(fingerprint: str, request: Request) -> bytes:
-    """16 bytes that name a call. Greedy calls do not depend on their seed."""
-    seed = request.seed if request.sampling["temperature"] and not request.labels else 0
+    """16 bytes that name a call: all of the request but its priority."""
     content = _encode_key.encode(
         (
             fingerprint,
             request.messages,
             request.sampling,
-            seed,
+            request.seed,
             request.prefix,
             request.labels,
         )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -286,7 +287,6 @@ def test_a_question_becomes_a_request_of_its_sample(tmp_path: Path) -> None:
         Sampling(temperature=0.5, top_p=0.9, max_tokens=8),
         salt=("generate", 0),
         prefix="The",
-        labels=("A", "B"),
     )
     (request,) = asked_by(Sample("p0", 41, []), tmp_path, full)
     assert request == Request(
@@ -294,7 +294,6 @@ def test_a_question_becomes_a_request_of_its_sample(tmp_path: Path) -> None:
         sampling={"temperature": 0.5, "max_tokens": 8, "top_p": 0.9},
         seed=1228319363,  # blake2b of b"7\x1fp0\x1fgenerate\x1f0", 4 bytes: 926d5507 >> 1
         prefix="The",
-        labels=("A", "B"),
         priority=41,
     )
 
@@ -314,3 +313,10 @@ def test_a_seed_does_not_depend_on_the_samples_place_in_the_source(tmp_path: Pat
     first = asked_by(Sample("p0", 0, []), tmp_path / "1", question("a"))
     later = asked_by(Sample("p0", 99, []), tmp_path / "2", question("a"))
     assert first[0].seed == later[0].seed
+
+
+@pytest.mark.parametrize("how", [{"labels": ("A", "B")}, {"sampling": Sampling(temperature=0)}])
+def test_where_nothing_is_sampled_the_seed_is_zero(tmp_path: Path, how: dict[str, Any]) -> None:
+    fields = {"sampling": Sampling(), "salt": ("generate", 0), **how}
+    question = Question([{"role": "user", "content": "hi"}], **fields)
+    assert asked_by(Sample("p0", 41, []), tmp_path, question)[0].seed == 0

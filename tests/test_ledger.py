@@ -56,13 +56,6 @@ def test_the_model_is_in_the_key_and_the_priority_is_not() -> None:
     assert call_key("a", request()) == call_key("a", request(priority=9))
 
 
-def test_greedy_calls_do_not_depend_on_their_seed() -> None:
-    greedy = {"temperature": 0.0, "max_tokens": 8}
-    assert call_key("a", request(sampling=greedy)) == call_key(
-        "a", request(sampling=greedy, seed=5)
-    )
-
-
 def test_a_ledger_of_another_format_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "l"
     Ledger(path).close()

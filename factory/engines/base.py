@@ -52,7 +52,8 @@ class Request(msgspec.Struct, frozen=True):
     sampling: dict[str, Any]
     """`Sampling.changed`: temperature and max_tokens always, the rest where not default."""
     seed: int
-    """In [0, 2**31). Every sampled call has its own, so order and batching do not matter."""
+    """In [0, 2**31). Every sampled call has its own, so order and batching do not matter. 0 where
+    nothing is sampled: greedy calls, and labels."""
     prefix: str = ""
     """Words put into the assistant's mouth; the completion continues them."""
     labels: tuple[str, ...] = ()

@@ -166,7 +166,7 @@ class SampleModels:
             Request(
                 messages=q.messages,
                 sampling=q.sampling.changed,
-                seed=self.seed(*q.salt),
+                seed=self.seed(*q.salt) if q.sampling.temperature and not q.labels else 0,
                 prefix=q.prefix,
                 labels=q.labels,
                 priority=self._priority,
