@@ -28,6 +28,7 @@ COMMIT_EVERY = 0.05
 """Seconds between commits while there is anything to commit."""
 
 _QUERY = 64  # keys asked for at once
+_ROWS = 500  # rows written at once
 
 _encode_key = msgspec.json.Encoder()
 _encode = msgspec.msgpack.Encoder()
@@ -92,7 +93,6 @@ class Ledger:
                 )
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("PRAGMA mmap_size=1073741824")
         if is_new:
             connection.executescript(
                 f"BEGIN; PRAGMA application_id={_APPLICATION_ID}; PRAGMA user_version={FORMAT};"
@@ -189,9 +189,14 @@ class Ledger:
                     if not self._pending:
                         return
                     self._writing, self._pending = self._pending, {}
-                rows = [(key, _encode.encode(c)) for key, c in self._writing.items()]
+                values = [x for key, c in self._writing.items() for x in (key, _encode.encode(c))]
                 connection.execute("BEGIN")
-                connection.executemany("INSERT OR IGNORE INTO calls VALUES (?, ?)", rows)
+                # Many rows a statement: each statement gives up the interpreter's lock once, and
+                # waits for it again while the event loop is busy.
+                for i in range(0, len(values), 2 * _ROWS):
+                    part = values[i : i + 2 * _ROWS]
+                    rows = ",".join(["(?,?)"] * (len(part) // 2))
+                    connection.execute(f"INSERT OR IGNORE INTO calls VALUES {rows}", part)
                 connection.execute("COMMIT")
                 with self._wake:
                     self._writing = {}
