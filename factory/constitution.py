@@ -6,8 +6,10 @@ Every text is plain text, never executed. A constitution file has `name`, `versi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -103,14 +105,25 @@ class Constitution(Config):
         if count == "all":
             return applicable
         # Efraimidis-Spirakis: the largest u^(1/w) win, u from the seed and each principle's own id.
-        keyed = [(_uniform(f"{seed}:{p.id}") ** (1 / p.weight), p.id, p) for p in applicable]
-        keyed.sort(key=lambda k: k[:2], reverse=True)
+        keyed = [(_uniform(seed, p.id) ** (1 / p.weight), p.id, p) for p in applicable]
+        keyed.sort(key=itemgetter(0, 1), reverse=True)
         return [p for _, _, p in keyed[:count]]
 
 
-def _uniform(text: str) -> float:
-    """A number in [0, 1), a pure function of the text."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
+_MASK = 2**64 - 1
+
+
+def _uniform(seed: int, name: str) -> float:
+    """A number in [0, 1), a pure function of both: SplitMix64 (Steele et al. 2014) of their sum."""
+    z = (_hash(name) + seed * 0x9E3779B97F4A7C15) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return (z ^ (z >> 31)) / 2**64
+
+
+@functools.lru_cache(maxsize=4096)
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
 def load(path: Path) -> Constitution:

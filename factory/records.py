@@ -160,6 +160,10 @@ class Sample(msgspec.Struct):
             if initial.drop_reason is None:
                 yield from ((initial, revision) for revision in newest if revision is not initial)
 
+    def prompt_text(self) -> str:
+        """The prompt as text for a judge to read: a line or more a turn, each with its role."""
+        return "\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in self.prompt)
+
     def conversation(self, candidate: Candidate) -> list[Message]:
         """The prompt with this candidate as the assistant's answer."""
         return [*self.prompt, {"role": "assistant", "content": candidate.text}]

@@ -27,9 +27,7 @@ PLAIN_QUESTION = "Which answer is better?"  # without a constitution
 COMPARISON = """\
 Consider this conversation and two answers to its last message.
 
-{% for message in prompt %}
-{{ message.role | capitalize }}: {{ message.content }}
-{% endfor %}
+{{ conversation }}
 
 Answer (A):
 {{ a }}
@@ -56,7 +54,7 @@ class PairwiseJudge(Stage):
     sampling: Sampling = Sampling(temperature=0.0, max_tokens=256)
     """Of the reasoning; the verdict itself is never sampled."""
     template: str = COMPARISON
-    """Can use: prompt (messages), a, b, question."""
+    """Can use: conversation (text), prompt (messages), a, b, question."""
 
     def facts_made(self) -> frozenset[str]:
         ranking = {"ranking"} if self.pairs == "all_pairs" else set()
@@ -71,7 +69,7 @@ class PairwiseJudge(Stage):
         if self.principles != "all" and self.principles < 1:
             return "principles", f"expected 1 or more, or 'all'; found {self.principles}"
         wrong = template_problem(
-            self.template, prompt=EXAMPLE_PROMPT, a="Hi", b="Ho", question="Which?"
+            self.template, conversation="", prompt=EXAMPLE_PROMPT, a="Hi", b="Ho", question="Which?"
         )
         return ("template", wrong) if wrong else None
 
@@ -123,6 +121,7 @@ class PairwiseJudge(Stage):
         a, b, principle, is_swapped = showing
         text = render(
             self.template,
+            conversation=sample.prompt_text(),
             prompt=sample.prompt,
             a=b.text if is_swapped else a.text,
             b=a.text if is_swapped else b.text,

@@ -28,9 +28,7 @@ Add one point for each of these that holds:
 RATING = """\
 Consider this conversation and an answer to its last message.
 
-{% for message in prompt %}
-{{ message.role | capitalize }}: {{ message.content }}
-{% endfor %}
+{{ conversation }}
 
 Answer:
 {{ answer }}
@@ -58,7 +56,7 @@ class PointwiseJudge(Stage):
     sampling: Sampling = Sampling(max_tokens=256)
     """Of the reasoning; the score itself is never sampled."""
     template: str = RATING
-    """Can use: prompt (messages), answer, rubric, low, high."""
+    """Can use: conversation (text), prompt (messages), answer, rubric, low, high."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
 
@@ -71,7 +69,13 @@ class PointwiseJudge(Stage):
         if self.samples > 1 and not self.chain_of_thought:
             return "samples", "without chain_of_thought every sample is the same; set it to 1"
         wrong = template_problem(
-            self.template, prompt=EXAMPLE_PROMPT, answer="Hi", rubric="Points:", low=0, high=5
+            self.template,
+            conversation="",
+            prompt=EXAMPLE_PROMPT,
+            answer="Hi",
+            rubric="Points:",
+            low=0,
+            high=5,
         )
         return ("template", wrong) if wrong else None
 
@@ -104,6 +108,7 @@ class PointwiseJudge(Stage):
     def _conversation(self, sample: Sample, candidate: Candidate) -> list[Message]:
         text = render(
             self.template,
+            conversation=sample.prompt_text(),
             prompt=sample.prompt,
             answer=candidate.text,
             rubric=self.rubric,
