@@ -6,7 +6,7 @@ pay only for calls that were never made before.
 
 SQLite in WAL mode with one writer thread that commits in groups, at most `COMMIT_EVERY` seconds
 apart: what a `kill -9` can lose is what completed since the last commit. Look-ups see completions
-that are not committed yet. A ledger is never deleted or replaced by us, whatever is wrong with it.
+that are not committed yet. Only one process at a time has a ledger open: the run's lock sees to it. A ledger is never deleted or replaced by us, whatever is wrong with it.
 """
 
 from __future__ import annotations
@@ -64,9 +64,11 @@ class Ledger:
         self._failure: Exception | None = None
         self._wake = threading.Condition()
         self._is_closing = False
+        self._is_stale = False
         try:
             self._reader = self._open()
             self._find = self._reader.cursor()
+            self._find.execute("BEGIN")
         except sqlite3.Error as error:
             raise self._broken(error) from error
         self._thread = threading.Thread(target=self._write_groups, name="ledger", daemon=True)
@@ -112,6 +114,7 @@ class Ledger:
     def __len__(self) -> int:
         self.flush()
         try:
+            self._see_commits()
             count: int = self._reader.execute("SELECT count(*) FROM calls").fetchone()[0]
         except sqlite3.Error as error:
             raise self._broken(error) from error
@@ -132,6 +135,7 @@ class Ledger:
             else:
                 missing.append(key)
         try:
+            self._see_commits()
             for i in range(0, len(missing), _QUERY):
                 part = missing[i : i + _QUERY]
                 marks = ",".join("?" * len(part))
@@ -141,6 +145,14 @@ class Ledger:
         except (sqlite3.Error, msgspec.DecodeError) as error:
             raise self._broken(error) from error
         return found
+
+    def _see_commits(self) -> None:
+        """Look-ups share one read transaction, begun anew after each commit of ours: a transaction
+        for every look-up would cost as much as the look-up."""
+        if self._is_stale:
+            self._is_stale = False
+            self._find.execute("COMMIT")
+            self._find.execute("BEGIN")
 
     def put(self, key: bytes, completion: Completion) -> None:
         """Remember a completion; it is on disk at the next group commit."""
@@ -199,6 +211,7 @@ class Ledger:
                     connection.execute(f"INSERT OR IGNORE INTO calls VALUES {rows}", part)
                 connection.execute("COMMIT")
                 with self._wake:
+                    self._is_stale = True  # before the next line: a look-up misses neither
                     self._writing = {}
                     self._wake.notify_all()
         except Exception as error:  # handed to whoever next puts, flushes or closes

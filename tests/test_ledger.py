@@ -169,10 +169,12 @@ def test_a_full_disk_stops_with_a_clear_error_and_keeps_what_was_written(tmp_pat
         assert ledger.get(b"first" + b"0" * 11) is not None
 
 
-def test_two_processes_can_use_one_ledger(tmp_path: Path) -> None:
-    with Ledger(tmp_path / "l") as one, Ledger(tmp_path / "l") as two:
-        one.put(b"1" * 16, DONE)
-        two.put(b"2" * 16, DONE)
-        one.flush()
-        two.flush()
-        assert one.get(b"2" * 16) == two.get(b"1" * 16) == DONE
+def test_look_ups_see_every_commit(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l") as ledger:
+        for i in range(300):
+            key = i.to_bytes(16, "big")
+            assert ledger.get(key) is None
+            ledger.put(key, DONE)
+            if i % 3 == 0:
+                ledger.flush()
+            assert ledger.get_many([key, b"x" * 16]) == {key: DONE}
