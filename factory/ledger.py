@@ -6,7 +6,8 @@ pay only for calls that were never made before.
 
 SQLite in WAL mode with one writer thread that commits in groups, at most `COMMIT_EVERY` seconds
 apart: what a `kill -9` can lose is what completed since the last commit. Look-ups see completions
-that are not committed yet. Only one process at a time has a ledger open: the run's lock sees to it. A ledger is never deleted or replaced by us, whatever is wrong with it.
+that are not committed yet. Only one process at a time writes a ledger: the run's lock sees to it.
+Whatever is wrong with a ledger, we never delete or replace it.
 """
 
 from __future__ import annotations
