@@ -27,7 +27,7 @@ install: $(READY)
 $(READY): pyproject.toml Makefile overrides.txt
 	@echo "setting up $(VENV) ($(BUILD) build)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check "uv>=0.9"
 ifeq ($(BUILD),cpu)
 	@# PyPI's torch brings CUDA along; the CPU build comes from pip's own configuration or PyTorch's index.
 	@$(BIN)/python -c "import torch; assert torch.__version__ == '$(TORCH)+cpu'" 2>/dev/null \

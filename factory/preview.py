@@ -92,7 +92,8 @@ def _titled(title: str, text: str | Text) -> Text:
 
 
 def word_diff(old: str, new: str) -> Text:
-    """The new text with what was added in green and what was removed struck out in red."""
+    """The new text with what was {+added+} in green and what was [-removed-] in red, marked as by
+    `git diff --word-diff`."""
     before, after = old.split(), new.split()
     text = Text()
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
@@ -101,9 +102,9 @@ def word_diff(old: str, new: str) -> Text:
             text.append(" ".join(before[i:j]) + " ")
             continue
         if j > i:
-            text.append(" ".join(before[i:j]), style="red strike")
+            text.append(f"[-{' '.join(before[i:j])}-]", style="red")
             text.append(" ")
         if m > k:
-            text.append(" ".join(after[k:m]), style="green")
+            text.append(f"{{+{' '.join(after[k:m])}+}}", style="green")
             text.append(" ")
     return text

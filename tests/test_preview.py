@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from factory.preview import show, word_diff
+from factory.records import Candidate, Critique, Failure, Sample, Verdict
+
+
+def shown(result: Sample | Failure) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    show(result, console)
+    return console.export_text()
+
+
+def test_a_revision_is_shown_as_a_diff_of_words() -> None:
+    diff = word_diff("the cat sat down", "the dog sat")
+    assert diff.plain == "the [-cat-] {+dog+} sat [-down-] "
+
+
+def test_a_sample_is_shown_with_answer_critique_revision_and_verdict() -> None:
+    sample = Sample(
+        "p0",
+        3,
+        [{"role": "user", "content": "Why?"}],
+        candidates=[
+            Candidate(0, "because it is", "generate", "policy", "c0"),
+            Candidate(1, "because it was", "revise", "policy", "c1", parent=0, round=1),
+        ],
+        critiques=[Critique(0, 1, ["plain-words"], "too vague", "c2", "Criticise.")],
+        verdicts=[Verdict("judge", 1, 0, 0.75, 0.5, False, 0.5, ["plain-words"], [])],
+    )
+    text = shown(sample)
+    for part in (
+        "row 3  p0",
+        "Why?",
+        "critique of answer 0: plain-words",
+        "too vague",
+        "because it [-is-] {+was+}",
+        "P(answer 1 better than answer 0) = 0.750, plain-words; the two orders disagree",
+    ):
+        assert part in text
+
+
+def test_a_failure_is_shown_with_its_stage_and_words() -> None:
+    text = shown(Failure(2, 3, None, "source", "not JSON", "{oops", True))
+    assert "row 2 quarantined" in text
+    assert "source: not JSON" in text
+    assert "{oops" in text
