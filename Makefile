@@ -44,7 +44,7 @@ demo: install
 	@$(BIN)/factory run pipelines/quickstart.yaml --out runs/demo
 	@$(BIN)/factory preview pipelines/quickstart.yaml --samples 1 --out runs/demo
 	@$(BIN)/factory train dpo --data runs/demo/datasets/preference --model smollm2-135m-instruct \
-	  --out runs/demo/model --set max_steps=12 --set per_device_train_batch_size=2 --set max_length=512
+	  --out runs/demo/model --set max_steps=10 --set per_device_train_batch_size=2 --set max_length=512
 
 test: install
 	@$(BIN)/python -m pytest

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -252,3 +255,26 @@ def test_a_base_model_sees_a_transcript() -> None:
     assert transcript(messages) == (
         "Be kind.\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant:"
     )
+
+
+OWNER = """
+import subprocess, sys, time
+from factory.engines.vllm import _start_reaper
+engine = subprocess.Popen(["sleep", "600"], start_new_session=True)
+reaper = _start_reaper([engine.pid])
+print(engine.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_an_engine_does_not_outlive_a_process_that_is_killed() -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    engine = int(owner.stdout.readline())
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(owner.pid, signal.SIGKILL)
+    owner.wait()
+    # `sleep` holds the owner's stdout too: the pipe ends when it is gone.
+    assert owner.stdout.read() == ""
+    state = Path(f"/proc/{engine}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"

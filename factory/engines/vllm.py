@@ -18,6 +18,7 @@ import heapq
 import itertools
 import logging
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -88,6 +89,7 @@ class VllmEngine:
         self._log = log or Path(tempfile.gettempdir()) / f"factory-engine-{os.getpid()}.log"
         self._fingerprint: str | None = None
         self._engine: Any = None
+        self._reaper: subprocess.Popen[bytes] | None = None
         self._tokenizer: Any = None
         self._admission = _Admission(0, 0)
         self._starting = asyncio.Lock()
@@ -258,6 +260,7 @@ class VllmEngine:
             if self._engine is not dead:
                 return  # another call has seen to it
             self._engine = None
+            self._dismiss_reaper()
             self._stats.restarts += 1
             self._deaths_in_a_row += 1
             await asyncio.to_thread(_shut_down, dead)
@@ -286,6 +289,7 @@ class VllmEngine:
         )
         self._tokenizer = engine.get_tokenizer()
         self._engine = engine
+        self._reaper = _start_reaper(self.process_ids)
 
     def _load(self) -> Any:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -335,6 +339,12 @@ class VllmEngine:
                 raise RecipeError(f"engine_args: vLLM has no engine argument '{key}'{hint}")
         return kind(**args)
 
+    def _dismiss_reaper(self) -> None:
+        if self._reaper is not None:
+            self._reaper.kill()
+            self._reaper.communicate()
+            self._reaper = None
+
     def _tail(self) -> str:
         with contextlib.suppress(OSError):
             return "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
@@ -343,6 +353,7 @@ class VllmEngine:
     async def close(self) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
+            self._dismiss_reaper()
             await asyncio.to_thread(_shut_down, engine)
 
 
@@ -413,6 +424,24 @@ def _cpu_cache_bytes(share: float) -> int:
         kib = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
         available = int(kib) * 1024
     return max(256 << 20, min(4 << 30, int(available * share / 8)))
+
+
+_REAPER = """
+import os, sys
+sys.stdin.buffer.read()
+for pid in sys.argv[1:]:
+    try:
+        os.kill(int(pid), 9)
+    except ProcessLookupError:
+        pass
+"""
+
+
+def _start_reaper(pids: list[int]) -> subprocess.Popen[bytes]:
+    """A process that kills the engine's when this one is gone, however it went: its standard input
+    then ends. vLLM's own would go on with what they were given, and keep the memory."""
+    command = [sys.executable, "-S", "-E", "-c", _REAPER, *map(str, pids)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def _shut_down(engine: Any) -> None:
