@@ -120,7 +120,8 @@ async def run_async(
         if is_finished and manifest.views_digest == recipe.views_digest():
             progress.note(f"{out} is finished and nothing it depends on has changed: nothing to do")
         else:
-            progress.note(f"writing {len(recipe.views)} datasets to {out / 'datasets'}")
+            if recipe.views:
+                progress.note(f"writing {len(recipe.views)} datasets to {out / 'datasets'}")
             export_views(recipe, out, manifest)
         return manifest
 
