@@ -38,17 +38,17 @@ _decode = msgspec.msgpack.Decoder(Completion)
 
 def call_key(fingerprint: str, request: Request) -> bytes:
     """16 bytes that name a call: all of the request but its priority."""
-    content = _encode_key.encode(
-        (
-            fingerprint,
-            request.messages,
-            request.sampling,
-            request.seed,
-            request.prefix,
-            request.labels,
-        )
+    content: tuple[object, ...] = (
+        fingerprint,
+        request.messages,
+        request.sampling,
+        request.seed,
+        request.prefix,
+        request.labels,
     )
-    return hashlib.blake2b(content, digest_size=16).digest()
+    if request.scoring is not None:
+        content += (request.scoring,)
+    return hashlib.blake2b(_encode_key.encode(content), digest_size=16).digest()
 
 
 class Ledger:

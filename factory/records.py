@@ -91,13 +91,31 @@ class Verdict(msgspec.Struct):
 
 
 class Score(msgspec.Struct):
-    """A number given to one candidate by a pointwise judge (later: by reward models, verifiers)."""
+    """A number given to one candidate: by a judge, a reward model, a verifier, a ranking."""
 
     name: str
     candidate: int
     value: float | None
     """Higher is better. None: unparsed, never zero."""
     detail: str = ""
+    calls: list[str] = []
+    low: float | None = None
+    """With `high`: the 95% interval of `value`, where the stage estimates one."""
+    high: float | None = None
+
+
+class StepLabels(msgspec.Struct):
+    """What one scorer says of each step of a candidate's solution. Lists run over the steps."""
+
+    name: str
+    """Names the scorer, for views: `steps: prm`."""
+    candidate: int
+    steps: list[str]
+    """The solution's steps, in order, at least one, without the white space between them."""
+    scores: list[float | None]
+    """P(the step is correct), in [0, 1]. None: unknown, as of steps after the first error."""
+    labels: list[bool | None]
+    """True: correct. None: unknown."""
     calls: list[str] = []
 
 
@@ -117,6 +135,7 @@ class Sample(msgspec.Struct):
     critiques: list[Critique] = []
     verdicts: list[Verdict] = []
     scores: list[Score] = []
+    step_labels: list[StepLabels] = []
 
     def kept(self) -> list[Candidate]:
         """Candidates that no filter dropped."""

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from factory.engines.base import Completion, Request
-from factory.engines.vllm import VllmConfig, VllmEngine, transcript
+from factory.engines.render import transcript
+from factory.engines.vllm import VllmConfig, VllmEngine
 from factory.errors import ContextOverflow, EngineError, RecipeError
 from factory.recipe import Recipe
 from factory.records import Message
@@ -259,9 +260,9 @@ def test_a_base_model_sees_a_transcript() -> None:
 
 OWNER = """
 import subprocess, sys, time
-from factory.engines.vllm import _start_reaper
+from factory.engines.reaper import start_reaper
 engine = subprocess.Popen(["sleep", "600"], start_new_session=True)
-reaper = _start_reaper([engine.pid])
+reaper = start_reaper([engine.pid])
 print(engine.pid, flush=True)
 time.sleep(600)
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 from pydantic import Field
@@ -16,6 +16,10 @@ from pydantic import Field
 from factory.config import Config
 from factory.errors import EngineError
 from factory.records import Message
+
+Task = Literal["generate", "classify", "token_classify"]
+"""What a model is served for, in vLLM's words: to write; to score a conversation (a reward model);
+to score each step (a process reward model)."""
 
 
 class Sampling(Config):
@@ -44,6 +48,22 @@ class Sampling(Config):
         return {"temperature": self.temperature, "max_tokens": self.max_tokens, **values}
 
 
+class Scoring(msgspec.Struct, frozen=True):
+    """What a scoring model reads: all of the conversation, or a solution's steps.
+
+    Without steps the conversation ends with the answer to score, and the model's outputs at its end
+    are read. With steps it ends with the user's message; the steps follow as the answer, each with
+    `tag` and then `separator` after it, and the outputs are read at each `tag`, or, where there is
+    none, at the last token of each `separator`. Tag and separator are tokenised by themselves, as
+    TRL's process reward trainer did.
+    """
+
+    steps: tuple[str, ...] = ()
+    separator: str = "\n"
+    tag: str = ""
+    """A single token of the model, as `<extra_0>`."""
+
+
 class Request(msgspec.Struct, frozen=True):
     """One call of a model. All fields but `priority` determine the completion."""
 
@@ -59,6 +79,9 @@ class Request(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
     """If given, nothing is generated: the completion carries the log-probability of each label,
     every one a single token, as the next token after `prefix`."""
+    scoring: Scoring | None = None
+    """If given, nothing is generated: the completion carries the outputs of a scoring model, one
+    whose `task` is `classify` (no steps) or `token_classify` (steps)."""
     priority: int = 0
     """Lower goes first."""
 
@@ -75,6 +98,9 @@ class Completion(msgspec.Struct, array_like=True):
     output_tokens: int
     label_logprobs: dict[str, float] | None = None
     """Natural log-probabilities under the whole vocabulary, <= 0; None unless labels were asked."""
+    scores: list[list[float]] | None = None
+    """A scoring model's raw outputs (logits, no activation): [1, labels], or with steps
+    [steps, labels]. None unless scoring was asked. Not necessarily finite."""
 
 
 LABEL_CONTEXT = 8

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
-import heapq
 import itertools
+import json
 import logging
 import os
 import subprocess
@@ -29,9 +29,18 @@ from pydantic import Field
 
 from factory import weights
 from factory.config import Config
-from factory.engines.base import LABEL_CONTEXT, Completion, EngineStats, Request, label_token
+from factory.engines.admission import Admission
+from factory.engines.base import (
+    LABEL_CONTEXT,
+    Completion,
+    EngineStats,
+    Request,
+    Task,
+    label_token,
+)
+from factory.engines.reaper import start_reaper
+from factory.engines.render import conversation_ids, prompt_ids, step_ids
 from factory.errors import ContextOverflow, EngineError, RecipeError, SampleError
-from factory.records import Message
 
 _MAX_DEATHS = 4  # of the engine in a row without one call completed, or under one call
 _CPU_SEQUENCES = 64  # throughput on CPUs is flat beyond
@@ -59,6 +68,12 @@ class VllmConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_num_seqs: int | None = Field(None, ge=1)
     """Sequences that run at once. None: 64 on CPUs, 256 on GPUs."""
+    task: Task = "generate"
+    """`classify`: a reward model. `token_classify`: a process reward model. Both are scored by, and
+    write nothing; a trained model with a classification head is what they need."""
+    label_tokens: list[str] = []
+    """Makes a scoring model of one that writes: its outputs are the logits of these tokens, each in
+    the model's vocabulary, as `["+", "-"]` for the Math-Shepherd process reward model."""
     memory_fraction: float | None = Field(None, gt=0, le=1)
     """Share of the GPU's memory. None: 0.9 divided evenly among the recipe's engines."""
     chat_template_kwargs: dict[str, Any] = {}
@@ -85,16 +100,17 @@ class VllmEngine:
     ) -> None:
         self.config = config
         self._model_dir = weights.resolve(config.model, folder)
+        _refuse_other_head(config, self._model_dir)
         self._share = share
         self._log = log or Path(tempfile.gettempdir()) / f"factory-engine-{os.getpid()}.log"
         self._fingerprint: str | None = None
         self._engine: Any = None
         self._reaper: subprocess.Popen[bytes] | None = None
         self._tokenizer: Any = None
-        self._admission = _Admission(0, 0)
+        self._admission = Admission(0, 0)
         self._starting = asyncio.Lock()
         self._deaths_in_a_row = 0
-        self._ids = itertools.count()
+        self._request_ids = itertools.count()
         self._label_ids: dict[tuple[str, str], int] = {}
         self._stats = EngineStats()
 
@@ -103,7 +119,9 @@ class VllmEngine:
         if self._fingerprint is None:
             c = self.config
             content = {k: v for k, v in sorted(c.engine_args.items()) if k not in _PLACEMENT}
-            settings = [c.dtype, sorted(c.chat_template_kwargs.items()), content]
+            settings: list[Any] = [c.dtype, sorted(c.chat_template_kwargs.items()), content]
+            if c.task != "generate":
+                settings += [c.task, c.label_tokens]
             self._fingerprint = f"{weights.fingerprint(self._model_dir)}:{settings}"
         return self._fingerprint
 
@@ -119,14 +137,16 @@ class VllmEngine:
 
     async def generate(self, request: Request) -> Completion:
         await self._running()
-        ids = self._prompt_ids(request)
-        params = self._sampling_params(request)
+        self._refuse_other_task(request)
+        ids, positions = self._ids(request)
+        params = self._params(request)
+        output_tokens = 0 if request.scoring else params.max_tokens
         context = self._engine.model_config.max_model_len
-        if len(ids) + params.max_tokens > context:
-            raise ContextOverflow(len(ids), params.max_tokens, context)
+        if len(ids) + output_tokens > context:
+            raise ContextOverflow(len(ids), output_tokens, context)
         for _ in range(_MAX_DEATHS):
             engine = await self._running()
-            need = self._admission.blocks(len(ids) + params.max_tokens)
+            need = self._admission.blocks(len(ids) + output_tokens)
             await self._admission.acquire(need, request.priority)
             try:
                 output = await self._call(engine, ids, params, request.priority)
@@ -138,7 +158,9 @@ class VllmEngine:
                 await self._bury(engine)
                 continue
             self._deaths_in_a_row = 0
-            completion = self._completion(request, output)
+            completion = (
+                _scores(output, positions) if request.scoring else self._answer(request, output)
+            )
             self._stats.add(completion)
             return completion
         raise SampleError(
@@ -146,17 +168,27 @@ class VllmEngine:
             f"in {self._log}"
         )
 
+    def _refuse_other_task(self, request: Request) -> None:
+        wanted = "generate"
+        if request.scoring:
+            wanted = "token_classify" if request.scoring.steps else "classify"
+        if wanted != self.config.task:
+            raise EngineError(
+                f"{self.config.model} is served with task: {self.config.task}, and was asked to "
+                f"{wanted}; set task: {wanted} in the recipe's models"
+            )
+
     async def _call(self, engine: Any, ids: list[int], params: Any, priority: int) -> Any:
         from vllm import TokensPrompt
         from vllm.exceptions import VLLMValidationError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        request_id = str(next(self._ids))
+        request_id = str(next(self._request_ids))
+        ask = engine.generate if self.config.task == "generate" else engine.encode
         last = None
         try:
-            async for output in engine.generate(
-                TokensPrompt(prompt_token_ids=ids), params, request_id, priority=priority
-            ):
+            prompt = TokensPrompt(prompt_token_ids=ids)
+            async for output in ask(prompt, params, request_id, priority=priority):
                 last = output
         except EngineDeadError as error:
             raise _EngineDied from error
@@ -168,7 +200,7 @@ class VllmEngine:
             raise SampleError(f"vLLM failed on this request: {error.__cause__!r}") from error
         return last
 
-    def _completion(self, request: Request, output: Any) -> Completion:
+    def _answer(self, request: Request, output: Any) -> Completion:
         answer = output.outputs[0]
         logprobs: dict[str, float] | None = None
         if request.labels:
@@ -187,27 +219,17 @@ class VllmEngine:
             label_logprobs=logprobs,
         )
 
-    # -- from messages to token ids ------------------------------------------------------------
+    # -- from a request to what vLLM takes -----------------------------------------------------
 
-    def _prompt_ids(self, request: Request) -> list[int]:
-        """Ids of the conversation up to where the completion begins, with exactly one BOS."""
-        tokenizer = self._tokenizer
-        if tokenizer.chat_template is None:
-            text = transcript(request.messages)
-            text += f" {request.prefix}" if request.prefix else ""
-            ids: list[int] = tokenizer.encode(text)
-            return ids
-        ids = list(
-            tokenizer.apply_chat_template(
-                request.messages,
-                add_generation_prompt=True,
-                return_dict=False,
-                **self.config.chat_template_kwargs,
-            )
-        )
-        if request.prefix:
-            ids += tokenizer.encode(request.prefix, add_special_tokens=False)
-        return ids
+    def _ids(self, request: Request) -> tuple[list[int], list[int]]:
+        """The prompt's ids, and the positions whose outputs are read (of steps, else none)."""
+        kwargs, scoring = self.config.chat_template_kwargs, request.scoring
+        if scoring is None:
+            ids = prompt_ids(self._tokenizer, request.messages, kwargs, request.prefix)
+            return ids, []
+        if not scoring.steps:
+            return conversation_ids(self._tokenizer, request.messages, kwargs), []
+        return step_ids(self._tokenizer, request.messages, scoring, kwargs)
 
     def _label_id(self, prefix: str, label: str) -> int:
         end = prefix[-LABEL_CONTEXT:]
@@ -219,10 +241,12 @@ class VllmEngine:
             self._label_ids[end, label] = label_token(before, both, alone, label, self.config.model)
         return self._label_ids[end, label]
 
-    def _sampling_params(self, request: Request) -> Any:
-        from vllm import SamplingParams
+    def _params(self, request: Request) -> Any:
+        from vllm import PoolingParams, SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        if request.scoring:
+            return PoolingParams(task=self.config.task, use_activation=False)
         if request.labels:
             labels = [self._label_id(request.prefix, label) for label in request.labels]
             return SamplingParams(
@@ -289,7 +313,7 @@ class VllmEngine:
         )
         self._tokenizer = engine.get_tokenizer()
         self._engine = engine
-        self._reaper = _start_reaper(self.process_ids)
+        self._reaper = start_reaper(self.process_ids)
 
     def _load(self) -> Any:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -330,6 +354,17 @@ class VllmEngine:
             args["kv_cache_memory_bytes"] = _cpu_cache_bytes(self._share)
         else:
             args["gpu_memory_utilization"] = config.memory_fraction or 0.9 * self._share
+        if config.task != "generate":
+            args["runner"] = "pooling"
+            args["enable_prefix_caching"] = (
+                config.task == "classify"
+            )  # each step's output is wanted
+        if config.label_tokens:
+            args["convert"] = "classify"
+            args["hf_overrides"] = {
+                "classifier_from_token": config.label_tokens,
+                "method": "no_post_processing",
+            }
         args |= config.engine_args
         known = kind.__dataclass_fields__
         for key in args:
@@ -361,59 +396,39 @@ class _EngineDied(Exception):
     """The engine's process is gone; the request may be sent to another."""
 
 
-class _Admission:
-    """Bounds the KV blocks and requests handed to vLLM; lets the lowest priority in first."""
-
-    def __init__(self, blocks: int, requests: int) -> None:
-        self._blocks = self._free_blocks = blocks
-        self._requests = self._free_requests = requests
-        self._block_size = 1
-        self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []
-        self._order = itertools.count()
-
-    def resize(self, blocks: int, block_size: int, requests: int) -> None:
-        """Set what there is, when an engine has started. What is admitted stays admitted."""
-        self._free_blocks += blocks - self._blocks
-        self._free_requests += requests - self._requests
-        self._blocks, self._requests, self._block_size = blocks, requests, block_size
-        self._let_in()
-
-    def blocks(self, tokens: int) -> int:
-        """KV blocks that a sequence of so many tokens fills, plus one that vLLM may hold ahead."""
-        return min(-(-tokens // self._block_size) + 1, self._blocks)
-
-    async def acquire(self, need: int, priority: int) -> None:
-        admitted = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (priority, next(self._order), need, admitted))
-        self._let_in()
-        try:
-            await admitted
-        except asyncio.CancelledError:
-            if admitted.done() and not admitted.cancelled():
-                self.release(need)
-            raise
-
-    def release(self, need: int) -> None:
-        self._free_blocks += need
-        self._free_requests += 1
-        self._let_in()
-
-    def _let_in(self) -> None:
-        while self._waiting and self._free_requests > 0:
-            _, _, need, admitted = self._waiting[0]
-            if not admitted.done():
-                if need > self._free_blocks:
-                    return  # the first in line waits for room; passing it by could starve it
-                self._free_blocks -= need
-                self._free_requests -= 1
-                admitted.set_result(None)
-            heapq.heappop(self._waiting)
+def _scores(output: Any, positions: list[int]) -> Completion:
+    """What a scoring model put out: one row, or one at each of the positions."""
+    rows = output.outputs.data.float()
+    rows = rows[positions] if positions else rows.reshape(1, -1)
+    return Completion(
+        text="",
+        finish_reason="stop",
+        prompt_tokens=len(output.prompt_token_ids),
+        cached_tokens=output.num_cached_tokens or 0,
+        output_tokens=0,
+        scores=rows.tolist(),
+    )
 
 
-def transcript(messages: list[Message]) -> str:
-    """A conversation for a model without a chat template, as in the Constitutional AI paper."""
-    names = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "system": ""}
-    return "".join(names[m["role"]] + m["content"] for m in messages) + "\n\nAssistant:"
+def _refuse_other_head(config: VllmConfig, model_dir: Path) -> None:
+    """vLLM would put a random head on a model without one and score with it."""
+    try:
+        names = json.loads((model_dir / "config.json").read_text())["architectures"] or []
+    except (OSError, ValueError, KeyError):
+        return  # vLLM says what is wrong with the folder
+    writes = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+    if writes and config.task != "generate" and not config.label_tokens:
+        trains = "reward" if config.task == "classify" else "prm"
+        raise RecipeError(
+            f"{config.model} ({', '.join(names)}) has no classification head to score with, as "
+            f"task: {config.task} needs; train one with `factory train {trains}`, or name the "
+            "label_tokens it answers with"
+        )
+    if not writes and names and config.task == "generate":
+        raise RecipeError(
+            f"{config.model} ({', '.join(names)}) scores and does not write; set task: classify "
+            "(a reward model) or task: token_classify (a process reward model)"
+        )
 
 
 def _cpu_cache_bytes(share: float) -> int:
@@ -424,24 +439,6 @@ def _cpu_cache_bytes(share: float) -> int:
         kib = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
         available = int(kib) * 1024
     return max(256 << 20, min(4 << 30, int(available * share / 8)))
-
-
-_REAPER = """
-import os, sys
-sys.stdin.buffer.read()
-for pid in sys.argv[1:]:
-    try:
-        os.kill(int(pid), 9)
-    except ProcessLookupError:
-        pass
-"""
-
-
-def _start_reaper(pids: list[int]) -> subprocess.Popen[bytes]:
-    """A process that kills the engine's when this one is gone, however it went: its standard input
-    then ends. vLLM's own would go on with what they were given, and keep the memory."""
-    command = [sys.executable, "-S", "-E", "-c", _REAPER, *map(str, pids)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def _shut_down(engine: Any) -> None:

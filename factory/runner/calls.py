@@ -125,6 +125,10 @@ class Calls:
             ours.set_result(completion)
 
 
+def _is_sampled(question: Question) -> bool:
+    return bool(question.sampling.temperature) and not question.labels and not question.scoring
+
+
 def _encodable(text: str) -> str:
     """Half a surrogate pair is valid in JSON, where a server may cut an answer, but not in UTF-8,
     which everything we write is: it becomes U+FFFD."""
@@ -166,9 +170,10 @@ class SampleModels:
             Request(
                 messages=q.messages,
                 sampling=q.sampling.changed,
-                seed=self.seed(*q.salt) if q.sampling.temperature and not q.labels else 0,
+                seed=self.seed(*q.salt) if _is_sampled(q) else 0,
                 prefix=q.prefix,
                 labels=q.labels,
+                scoring=q.scoring,
                 priority=self._priority,
             )
             for q in questions

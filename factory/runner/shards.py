@@ -74,6 +74,16 @@ def schema() -> pa.Schema:
         "value": real,
         "detail": text,
         "calls": pa.list_(text),
+        "low": real,
+        "high": real,
+    }
+    step_labels = {
+        "name": text,
+        "candidate": number,
+        "steps": pa.list_(text),
+        "scores": pa.list_(real),
+        "labels": pa.list_(flag),
+        "calls": pa.list_(text),
     }
     return pa.schema(
         {
@@ -86,6 +96,7 @@ def schema() -> pa.Schema:
             "critiques": pa.list_(pa.struct(critique)),
             "verdicts": pa.list_(pa.struct(verdict)),
             "scores": pa.list_(pa.struct(score)),
+            "step_labels": pa.list_(pa.struct(step_labels)),
         }
     )
 

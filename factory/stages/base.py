@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 from factory.config import Config
 from factory.constitution import Constitution, Principle
-from factory.engines.base import Completion, Sampling
+from factory.engines.base import Completion, Sampling, Scoring, Task
 from factory.records import Message, Sample
 
 
@@ -48,7 +48,7 @@ class Models(Protocol):
 class Question:
     """One call to a model. `salt` makes its seed its own: what tells it from the sample's others."""
 
-    __slots__ = ("labels", "messages", "prefix", "salt", "sampling")
+    __slots__ = ("labels", "messages", "prefix", "salt", "sampling", "scoring")
 
     def __init__(
         self,
@@ -58,12 +58,14 @@ class Question:
         salt: tuple[object, ...] = (),
         prefix: str = "",
         labels: tuple[str, ...] = (),
+        scoring: Scoring | None = None,
     ) -> None:
         self.messages = messages
         self.sampling = sampling
         self.salt = salt
         self.prefix = prefix
         self.labels = labels
+        self.scoring = scoring
 
 
 class Stage(Config):
@@ -87,6 +89,10 @@ class Stage(Config):
         """Field of this stage -> the recipe's model that it names."""
         model = getattr(self, "model", None)
         return {"model": model} if isinstance(model, str) else {}
+
+    def task(self) -> Task:
+        """What the models of `models_used` must be served for."""
+        return "generate"
 
     def uses_constitution(self) -> bool:
         return False

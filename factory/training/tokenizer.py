@@ -1,7 +1,7 @@
 """The tokenizer to train with: the model's own, given a chat template if it has none.
 
 A base model is trained on the very transcript that the engines show it
-(`factory.engines.vllm.transcript`), so what it learns is what it is asked for later.
+(`factory.engines.render.transcript`), so what it learns is what it is asked for later.
 """
 
 from __future__ import annotations
