@@ -11,6 +11,8 @@ BUILD ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu
 READY := $(VENV)/ready-$(BUILD)
 # Also what a job that reads the output wants: plain lines, no prompts.
 export TOKENIZERS_PARALLELISM := false
+# Where this is set, every start compiles all of vLLM's and torch's sources again: ten seconds each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo test check bench clean
 .DEFAULT_GOAL := help

@@ -28,7 +28,7 @@ _APPLICATION_ID = 0x0FAC7024
 COMMIT_EVERY = 0.05
 """Seconds between commits while there is anything to commit."""
 
-_QUERY = 64  # keys asked for at once
+_QUERY = 256  # keys asked for at once
 _ROWS = 500  # rows written at once
 
 _encode_key = msgspec.json.Encoder()
@@ -131,7 +131,7 @@ class Ledger:
         missing = []
         for key in keys:
             # Pending before writing before the file: the order in which a completion moves.
-            if held := self._pending.get(key) or self._writing.get(key):
+            if held := self.just_put(key):
                 found[key] = held
             else:
                 missing.append(key)
@@ -146,6 +146,10 @@ class Ledger:
         except (sqlite3.Error, msgspec.DecodeError) as error:
             raise self._broken(error) from error
         return found
+
+    def just_put(self, key: bytes) -> Completion | None:
+        """The completion of a call that was put a moment ago: it may not be committed yet."""
+        return self._pending.get(key) or self._writing.get(key)
 
     def _see_commits(self) -> None:
         """Look-ups share one read transaction, begun anew after each commit of ours: a transaction

@@ -88,6 +88,11 @@ def completion(text: str = "ok", **choice: Any) -> Reply:
     return Reply(200, {"object": "chat.completion", "choices": choices, "usage": usage})
 
 
+def pooled(data: list[Any], **usage: int) -> Reply:
+    """What a vLLM server answers to /pooling."""
+    return Reply(200, {"object": "list", "data": [{"index": 0, "data": data}], "usage": usage})
+
+
 def failure(status: int, message: str = "no", **headers: str) -> Reply:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Reply(status, {"error": {"message": message}}, named)
@@ -97,6 +102,7 @@ class FakeServer:
     """Answers calls with `replies` in turn and then with `ok`; use it as a context manager.
 
     `before` runs in the thread of each call before it is answered: it may block, to hold the call.
+    `tokenize` makes ids of the body of a call to /tokenize, which also tells `context`.
     """
 
     def __init__(
@@ -104,9 +110,13 @@ class FakeServer:
         *replies: Reply,
         models: list[dict[str, str]] | None = None,
         before: Callable[[], object] = lambda: None,
+        tokenize: Callable[[dict[str, Any]], list[int]] = lambda _: [1],
+        context: int = 64,
     ) -> None:
         self.calls: list[dict[str, Any]] = []
-        """Bodies of the completion calls, in order of arrival."""
+        """Bodies of the calls of the model, in order of arrival."""
+        self.paths: list[str] = []
+        """Where they went."""
         self.keys: set[str | None] = set()
         """The Authorization headers seen."""
         self.was_called = threading.Event()
@@ -115,6 +125,8 @@ class FakeServer:
         self._replies = list(replies)
         self._models = models
         self._before = before
+        self._tokenize = tokenize
+        self._context = context
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
@@ -131,9 +143,11 @@ class FakeServer:
         if path == "/v1/models":
             return failure(404) if self._models is None else Reply(200, {"data": self._models})
         if path == "/tokenize":
-            return Reply(200, {"tokens": [1], "count": 1, "max_model_len": 64})
+            ids = self._tokenize(body)
+            return Reply(200, {"tokens": ids, "count": len(ids), "max_model_len": self._context})
         with self._lock:
             self.calls.append(body)
+            self.paths.append(path)
             self.keys.add(key)
             self.was_called.set()
             reply = self._replies.pop(0) if self._replies else completion()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from factory.engines.base import Completion, Request, Sampling
-from factory.errors import EngineError, SampleError
+from factory.errors import EngineError, LedgerError, SampleError
 from factory.ledger import Ledger, call_key
 from factory.records import Sample
 from factory.runner.calls import Calls, SampleModels, StageCount
@@ -320,3 +320,50 @@ def test_where_nothing_is_sampled_the_seed_is_zero(tmp_path: Path, how: dict[str
     fields = {"sampling": Sampling(), "salt": ("generate", 0), **how}
     question = Question([{"role": "user", "content": "hi"}], **fields)
     assert asked_by(Sample("p0", 41, []), tmp_path, question)[0].seed == 0
+
+
+def test_samples_that_ask_in_one_turn_share_one_look_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries: list[int] = []
+    really = Ledger.get_many
+
+    def counted(ledger: Ledger, keys: Any) -> dict[bytes, Completion]:
+        queries.append(len(keys))
+        return really(ledger, keys)
+
+    monkeypatch.setattr(Ledger, "get_many", counted)
+
+    async def body(calls: Calls) -> None:
+        asked = [
+            asyncio.create_task(
+                calls.answer("m", [ask_for(f"{i}a"), ask_for(f"{i}b")], StageCount())
+            )
+            for i in range(50)
+        ]
+        asked[7].cancel()  # before its first step
+        await asyncio.sleep(0)
+        asked[8].cancel()  # while it waits for the look-up: the others must not notice
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        cancelled = [i for i, r in enumerate(results) if isinstance(r, asyncio.CancelledError)]
+        assert cancelled == [7, 8]
+        assert all(len(r) == 2 for r in results if isinstance(r, list))
+
+    with_calls(tmp_path, FakeEngine(), body)
+    assert queries == [98]
+
+
+def test_a_ledger_that_cannot_be_read_fails_everyone_who_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(ledger: Ledger, keys: object) -> dict[bytes, Completion]:
+        raise LedgerError("no more")
+
+    monkeypatch.setattr(Ledger, "get_many", broken)
+
+    async def body(calls: Calls) -> None:
+        asked = (calls.answer("m", [ask_for(t)], StageCount()) for t in "xy")
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        assert [str(r) for r in results] == ["no more", "no more"]
+
+    with_calls(tmp_path, FakeEngine(), body)

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from factory.engines import endpoint
+from factory.engines import routing, vllm_server
 from factory.engines.base import Completion, Request, Sampling
 from factory.engines.endpoint import EndpointConfig, EndpointEngine
 from factory.errors import ContextOverflow, EngineError, SampleError
-from tests.servers import FakeServer, completion, failure, free_port, vllm_server
+from tests import servers
+from tests.servers import FakeServer, completion, failure, free_port
 
 VLLM_CARD = {"id": "smol", "owned_by": "vllm"}
 KEY = "sk-very-secret-0123456789"
@@ -213,7 +214,7 @@ def test_a_dead_url_is_passed_by() -> None:
 
 
 def test_a_url_that_recovers_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "_REST", 0.0)
+    monkeypatch.setattr(routing, "_REST", 0.0)
     with FakeServer(failure(503)) as first, FakeServer() as second:
         calls = [request(seed=i) for i in range(20)]
         ask(config(first.url, second.url, concurrency=2), *calls)
@@ -361,7 +362,7 @@ def test_the_fingerprint_is_of_the_model_and_not_of_where_it_is() -> None:
 def served(model_dir: Path) -> Iterator[EndpointConfig]:
     """The server's own default is greedy (top_k 1), which a recipe's sampling must override."""
     arguments = ["--enable-prompt-tokens-details", "--override-generation-config", '{"top_k": 1}']
-    with vllm_server(str(model_dir), *arguments) as url:
+    with servers.vllm_server(str(model_dir), *arguments) as url:
         yield config(url)
 
 
@@ -447,12 +448,12 @@ def test_a_prefix_is_continued_from_exactly_its_ids(
 def test_the_way_for_unknown_servers_agrees_on_a_plain_prefix(
     served: EndpointConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def unknown(self: EndpointEngine, server: Any) -> None:
+    async def unknown(server: Any, model: str) -> None:
         server.is_vllm = False
 
     asked = request(prefix="The kinder answer is (", labels=("A", "B"))
     [exact] = ask(served, asked)
-    monkeypatch.setattr(EndpointEngine, "_probe", unknown)
+    monkeypatch.setattr(vllm_server, "probe", unknown)
     [found] = ask(served, asked)
     assert found.prompt_tokens == exact.prompt_tokens
     assert found.label_logprobs == pytest.approx(exact.label_logprobs, abs=1e-3)

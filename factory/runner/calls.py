@@ -64,6 +64,7 @@ class Calls:
         self._engines = engines
         self._fingerprints: dict[str, str] = {}
         self._in_flight: dict[bytes, asyncio.Future[Completion | None]] = {}
+        self._look_ups: list[tuple[list[bytes], asyncio.Future[dict[bytes, Completion]]]] = []
 
     async def answer(
         self, model: str, requests: Sequence[Request], count: StageCount
@@ -73,7 +74,7 @@ class Calls:
         if fingerprint is None:
             fingerprint = self._fingerprints[model] = self._engines[model].fingerprint
         keys = [call_key(fingerprint, request) for request in requests]
-        remembered = self._ledger.get_many(keys)
+        remembered = await self._remembered(keys)
         answers = [remembered.get(key) for key in keys]
         count.remembered += sum(found is not None for found in answers)
         missing = [i for i, found in enumerate(answers) if found is None]
@@ -103,6 +104,29 @@ class Calls:
             asked.append(Answer(key, completion))
         return asked
 
+    async def _remembered(self, keys: list[bytes]) -> dict[bytes, Completion]:
+        """What the ledger holds of these calls. All samples that ask in one turn of the event loop
+        share one query: the trip to the file costs more than what it fetches."""
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[dict[bytes, Completion]] = loop.create_future()
+        if not self._look_ups:
+            loop.call_soon(self._look_up)
+        self._look_ups.append((keys, found))
+        return await found
+
+    def _look_up(self) -> None:
+        asked, self._look_ups = self._look_ups, []
+        try:
+            held = self._ledger.get_many([key for keys, _ in asked for key in keys])
+        except Exception as error:
+            for _, found in asked:
+                if not found.done():
+                    found.set_exception(error)
+            return
+        for _, found in asked:
+            if not found.done():  # done: its sample was cancelled
+                found.set_result(held)
+
     async def _make(
         self, engine: Engine, key: bytes, request: Request, count: StageCount
     ) -> Completion:
@@ -111,6 +135,9 @@ class Calls:
                 count.remembered += 1
                 return completion
             # Whoever made the call was cancelled or failed: make it ourselves.
+        if (just_made := self._ledger.just_put(key)) is not None:  # since we looked it up
+            count.remembered += 1
+            return just_made
         ours: asyncio.Future[Completion | None] = asyncio.get_running_loop().create_future()
         self._in_flight[key] = ours
         completion = None

@@ -1,0 +1,95 @@
+"""What a server's failure means: whether to try again and when, and what to tell the user.
+
+In: the errors of the `openai` client. Out: `SampleError` where another call may fare better, and
+`EngineError` where none would. The API key is in none of their messages.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from factory.engines.routing import Server
+from factory.errors import EngineError, SampleError
+
+if TYPE_CHECKING:
+    from openai import APIError
+
+_LONGEST_RETRY_AFTER = 300.0  # seconds; a server that asks for more is asked again by then
+
+
+def may_pass(error: APIError) -> bool:
+    """Whether the same call may succeed a little later."""
+    from openai import APIConnectionError, APIStatusError
+
+    if isinstance(error, APIStatusError):
+        return error.status_code in (408, 409, 429) or error.status_code >= 500
+    return isinstance(error, APIConnectionError)
+
+
+def retry_after(error: APIError) -> float:
+    """Seconds the server asked us to wait (it says a number or a date); 0: it did not."""
+    response = getattr(error, "response", None)
+    asked = response.headers.get("retry-after", "") if response is not None else ""
+    try:
+        seconds = float(asked)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(asked).timestamp() - time.time()
+        except ValueError:
+            return 0.0
+    return min(max(0.0, seconds), _LONGEST_RETRY_AFTER)
+
+
+def words(server: Server, error: APIError) -> str:
+    """What the server said, or what kept it from answering."""
+    from openai import APIStatusError
+
+    if not isinstance(error, APIStatusError):
+        cause = error.__cause__ or error
+        return server.clean(f"{type(cause).__name__} {cause}")
+    said = error.body.get("message") if isinstance(error.body, dict) else None
+    return server.clean(f"HTTP {error.status_code}: {said or error.response.text}")
+
+
+def exhausted(servers: Sequence[Server], last: Server, error: APIError, tries: int) -> Exception:
+    """What to raise when the last try, on `last`, failed too."""
+    from openai import APIConnectionError
+
+    tried = f"tried {tries} times, last {last.url}: {words(last, error)}"
+    if isinstance(error, APIConnectionError) and all(s.is_failing for s in servers):
+        urls = ", ".join(s.url for s in servers)
+        return EngineError(
+            f"nothing answers at {urls} ({tried}); start the server, or correct base_url"
+        )
+    return SampleError(f"no completion ({tried})")
+
+
+def refusal(server: Server, error: APIError, model: str, key_name: str) -> Exception:
+    """What to raise where trying again would change nothing. `key_name`: the environment variable
+    that holds the key."""
+    status = getattr(error, "status_code", None)
+    said = words(server, error)
+    if status == 401:  # not in the server's words: some quote a part of the key
+        state = "was refused" if server.key else "is not set, and this server wants a key"
+        return EngineError(f"{server.url}: {key_name} {state} (HTTP 401); set it to a valid key")
+    if status == 403:
+        return EngineError(f"{server.url}: the key in {key_name} may not do this ({said})")
+    if status == 404 and model in server.models:
+        return EngineError(
+            f"{server.url} has the model '{model}' and does not write with it ({said}); serve it "
+            "without `--runner pooling`, or set its task in the recipe"
+        )
+    if status == 404:
+        return no_model(server, model, f"; it said {said}")
+    return SampleError(f"{server.url} refused the request: {said}", is_permanent=True)
+
+
+def no_model(server: Server, model: str, said: str = "") -> EngineError:
+    have = ", ".join(server.models) or "none named"
+    return EngineError(
+        f"{server.url} has no model '{model}' (have: {have}{said}); "
+        "correct model, or base_url, which usually ends in /v1"
+    )

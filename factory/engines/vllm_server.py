@@ -1,0 +1,214 @@
+"""What only a vLLM server understands: token ids in, log-probabilities of given tokens and the
+outputs of scoring models out.
+
+A vLLM server is recognised once per URL and asked for more than the OpenAI API promises: sampling
+that ignores the model's `generation_config.json`, prefixes appended as token ids, labels'
+log-probabilities by token id, and raw scores. All then equal those of the in-process engine, except
+that padding tokens at a conversation's end stay where they are: the server does not tell which
+token is padding. That matters to a reward model only if it was trained with its end-of-text token
+as padding and its chat template ends with that very token; serve such a one in process.
+
+These raise the errors of the `openai` client besides those they name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from factory.engines import chat_api
+from factory.engines.api_errors import may_pass, no_model, words
+from factory.engines.base import LABEL_CONTEXT, Completion, Request, Scoring, label_token
+from factory.engines.render import step_ids
+from factory.engines.routing import Server
+from factory.errors import ContextOverflow, EngineError, SampleError
+from factory.records import Message
+
+if TYPE_CHECKING:
+    from factory.engines.endpoint import EndpointConfig
+
+_REMEMBERED_TEXTS = 4096  # prefixes, labels and tags whose token ids are kept
+
+
+async def probe(server: Server, model: str) -> None:
+    """Find out whether this is a vLLM server with /tokenize (a gateway may hide it)."""
+    from openai import APIStatusError
+
+    try:
+        listed: Any = await server.client.get("/models", cast_to=object)
+        cards = listed.get("data") or [] if isinstance(listed, dict) else []
+        server.models = [str(card.get("id")) for card in cards]
+        if any(card.get("owned_by") == "vllm" for card in cards):  # others tokenize otherwise
+            told = await _post(server, "/tokenize", {"model": model, "prompt": "a"})
+            server.context = told.get("max_model_len", 0)
+    except APIStatusError as error:
+        if may_pass(error):
+            raise
+    server.is_vllm = server.context > 0
+
+
+class VllmCalls:
+    """Calls of one model on any of the vLLM servers that serve it. Remembers ids of short texts."""
+
+    def __init__(self, config: EndpointConfig) -> None:
+        self._config = config
+        self._ids: dict[str, list[int]] = {}
+
+    async def complete(self, server: Server, request: Request) -> Completion:
+        """Send the chat template's ids, generation prompt included, and then the prefix's.
+
+        `continue_final_message` may merge tokens of the template and the prefix, loses spaces that
+        a template trims, and renders no <think> block that the generation prompt opens.
+        """
+        body = chat_api.sampling_fields(server, request)
+        end = request.prefix[-LABEL_CONTEXT:]
+        tokens = {label: await self._label_id(server, end, label) for label in request.labels}
+        if tokens:
+            # Servers too old to know `logprob_token_ids` give the likeliest tokens instead.
+            body |= {"logprobs": chat_api.TOP_LOGPROBS, "logprob_token_ids": list(tokens.values())}
+            body["return_tokens_as_token_ids"] = True
+        ids = await self.prompt_ids(server, request)
+        response = await server.client.completions.create(
+            model=self._config.model, prompt=ids, extra_body=body
+        )
+        choice = chat_api.only_choice(server, response)
+        if not tokens:
+            return chat_api.read(response, choice, choice.text)
+        shown = choice.logprobs.top_logprobs[0] if choice.logprobs else {}
+        names = {label: f"token_id:{token}" for label, token in tokens.items()}
+        found = {label: shown[name] for label, name in names.items() if name in shown}
+        return chat_api.read(response, choice, "", found)
+
+    async def score(self, server: Server, messages: list[Message], scoring: Scoring) -> Completion:
+        """A scoring model's outputs at the conversation's end, or at each step.
+
+        Raises `EngineError` if the server is not one that can, `ContextOverflow`, and `SampleError`
+        if it answers otherwise than it should.
+        """
+        from openai import APIStatusError
+
+        model, task = self._config.model, self._config.task
+        remedy = (
+            f"scoring through an endpoint needs a vLLM server with `--runner pooling` (and, where "
+            f"the model can do more, `--pooler-config.task {task}`) and /tokenize within reach"
+        )
+        if not server.is_vllm:
+            if server.models and model not in server.models:
+                raise no_model(server, model)
+            raise EngineError(f"{server.url} is not a vLLM server; {remedy}")
+        if scoring.steps:
+            ids, positions = await self._step_ids(server, messages, scoring)
+        else:
+            ids, positions = await self._chat_ids(server, messages, begins_answer=False), [0]
+        if len(ids) > server.context:
+            raise ContextOverflow(len(ids), 0, server.context)
+        body = {"model": model, "input": ids, "add_special_tokens": False}
+        body |= {"task": task, "use_activation": False, "encoding_format": "float"}
+        try:
+            answer = await _post(server, "/pooling", body)
+        except APIStatusError as error:  # 404: it writes; 501: it has no head; param: another task
+            if error.status_code in (404, 501) or error.param == "task":
+                said = words(server, error)
+                raise EngineError(f"{server.url} cannot {task} ({said}); {remedy}") from None
+            raise
+        rows = _rows(server, answer)
+        expected = len(ids) if scoring.steps else 1
+        if len(rows) != expected:
+            raise EngineError(
+                f"{server.url} gave {len(rows)} rows of scores for {len(ids)} tokens, and {expected}"
+                f" should be there for {task}; serve the model without a pooler config of its own"
+            )
+        usage = answer.get("usage") or {}
+        return Completion(
+            text="",
+            finish_reason="stop",
+            prompt_tokens=usage.get("prompt_tokens") or len(ids),
+            cached_tokens=0,
+            output_tokens=0,
+            scores=[rows[position] for position in positions],
+        )
+
+    # -- token ids -----------------------------------------------------------------------------
+
+    async def prompt_ids(self, server: Server, request: Request) -> list[int]:
+        ids = await self._chat_ids(server, request.messages, begins_answer=True)
+        return ids + await self._text_ids(server, request.prefix) if request.prefix else ids
+
+    async def _step_ids(
+        self, server: Server, messages: list[Message], scoring: Scoring
+    ) -> tuple[list[int], list[int]]:
+        """As `render.step_ids`, which does the work once every text has its ids."""
+        texts = {text: await self._text_ids(server, text) for text in _marks(scoring)}
+        for step in scoring.steps:
+            if step.strip() and step not in texts:
+                texts[step] = await self._tokenize(server, step)
+        prompt = await self._chat_ids(server, messages, begins_answer=True)
+        return step_ids(_Tokenized(prompt, texts), messages, scoring, {})
+
+    async def _label_id(self, server: Server, end: str, label: str) -> int:
+        before = await self._text_ids(server, end) if end else []
+        both = await self._text_ids(server, end + label)
+        alone = await self._text_ids(server, label)
+        return label_token(before, both, alone, label, self._config.model)
+
+    async def _chat_ids(
+        self, server: Server, messages: Sequence[Message], *, begins_answer: bool
+    ) -> list[int]:
+        """The chat template's ids, and with `begins_answer` those that open the assistant's turn."""
+        body = {
+            "model": self._config.model,
+            "messages": messages,
+            "add_generation_prompt": begins_answer,
+            "chat_template_kwargs": self._config.chat_template_kwargs,
+        }
+        return list((await _post(server, "/tokenize", body))["tokens"])
+
+    async def _text_ids(self, server: Server, text: str) -> list[int]:
+        if text not in self._ids:
+            if len(self._ids) >= _REMEMBERED_TEXTS:
+                self._ids.clear()
+            self._ids[text] = await self._tokenize(server, text)
+        return self._ids[text]
+
+    async def _tokenize(self, server: Server, text: str) -> list[int]:
+        body = {"model": self._config.model, "prompt": text, "add_special_tokens": False}
+        return list((await _post(server, "/tokenize", body))["tokens"])
+
+
+class _Tokenized:
+    """Texts whose ids a server has told, in the form of a tokenizer that knows no others."""
+
+    chat_template = "the server's"
+
+    def __init__(self, prompt: list[int], texts: Mapping[str, list[int]]) -> None:
+        self._prompt = prompt
+        self._texts = texts
+
+    def apply_chat_template(self, messages: object, **_: object) -> list[int]:
+        return self._prompt
+
+    def encode(self, text: str, **_: object) -> list[int]:
+        return self._texts[text]
+
+
+def _marks(scoring: Scoring) -> set[str]:
+    return {scoring.tag, scoring.separator} - {""}
+
+
+async def _post(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """One of vLLM's own routes, which lie beside /v1."""
+    url = server.url.removesuffix("/v1") + path
+    answer: Any = await server.client.post(url, body=body, cast_to=object)
+    return answer if isinstance(answer, dict) else {}
+
+
+def _rows(server: Server, answer: dict[str, Any]) -> list[list[float]]:
+    """The outputs, one row or one for each token; those that JSON cannot hold (null) are NaN."""
+    try:
+        data = answer["data"][0]["data"]
+        rows = data if isinstance(data[0], list) else [data]
+        return [[math.nan if value is None else float(value) for value in row] for row in rows]
+    except (LookupError, TypeError, ValueError):
+        said = server.clean(str(answer))
+        raise SampleError(f"{server.url} answered, but with no scores: {said}") from None
