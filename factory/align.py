@@ -90,6 +90,11 @@ def _check(recipe: Recipe) -> tuple[TrainingConfig, str]:
             "{source: {path: prompts/held-out.jsonl}, model: policy, judge: policy}`"
         )
     training = recipe.training[0]
+    if training.kind != "dpo":
+        raise RecipeError(
+            f"{recipe.path} training[0].kind: '{training.kind}' trains a model that scores; align "
+            "needs one that trains the model that writes: dpo"
+        )
     name = training.model or recipe.evaluation.model
     if not isinstance(recipe.models[name], VllmConfig):
         raise RecipeError(

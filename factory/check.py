@@ -28,9 +28,15 @@ _MAKERS = {
     "critiques": ("critiques", "{kind: critique}"),
     "revisions": ("revisions", "{kind: revise}"),
     "verdicts:revision_vs_initial": ("verdicts on revisions", "{kind: judge}"),
+    "verdicts:*": ("verdicts", "{kind: judge}"),
+    "verdicts:swiss": ("verdicts of a Swiss tournament", "{kind: judge, pairs: swiss}"),
     "verdicts:all_pairs": ("verdicts on all pairs", "{kind: judge, pairs: all_pairs}"),
-    "ranking": ("a ranking", "{kind: judge, mode: pointwise} or {kind: judge, pairs: all_pairs}"),
-    "score:*": ("a score", "{kind: judge, mode: pointwise}"),
+    "ranking": (
+        "a ranking",
+        "{kind: reward}, {kind: judge, mode: pointwise} or {kind: judge, pairs: all_pairs}",
+    ),
+    "score:*": ("a score", "{kind: reward}, {kind: verify} or {kind: judge, mode: pointwise}"),
+    "steps:*": ("labelled steps", "{kind: process} or {kind: rollout}"),
 }
 
 
@@ -95,7 +101,15 @@ def _stages(recipe: Recipe) -> Iterator[Problem]:
 
 def _stage(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
     for field, model in stage.models_used().items():
-        yield from _no_model(recipe, (field,), model)
+        loc = tuple(field.split("."))
+        yield from _no_model(recipe, loc, model)
+        served = recipe.models[model].task if model in recipe.models else stage.task()
+        if served != stage.task():
+            yield (
+                loc,
+                f"'{model}' is served with task: {served}, and {stage.kind} needs task: "
+                f"{stage.task()}; set it in models.{model}, or name another model",
+            )
     if problem := stage.problem():
         yield problem[:1], problem[1]
     if recipe.constitution is None:
@@ -125,7 +139,7 @@ def _lack(need: str, facts: set[str], maker: str) -> str:
     name = need.removeprefix("score:")
     have = sorted(fact.removeprefix("score:") for fact in facts if fact.startswith("score:"))
     hint = f"{nearest(name, have)} (have: {', '.join(have)})"
-    how = f"; {{kind: judge, mode: pointwise, name: {name}}} does"
+    how = f"; {{kind: reward, name: {name}}} or {{kind: judge, mode: pointwise, name: {name}}} does"
     return f"needs a score named '{name}', which no {maker} makes{hint if have else how}"
 
 

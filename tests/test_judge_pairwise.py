@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from factory.constitution import Constitution
 from factory.engines.base import Completion
 from factory.records import Candidate, Reading, Sample, Verdict
+from factory.stages.base import Question
 from factory.stages.judge_pairwise import PairwiseJudge, verdict
 from tests.conftest import CONSTITUTION
 from tests.fakes import ScriptedModels, labelled, said
@@ -320,3 +321,122 @@ def test_no_principles_at_all_are_refused() -> None:
     assert PairwiseJudge(model="m").problem() is None
     field, _ = PairwiseJudge(model="m", principles=0).problem() or ("", "")
     assert field == "principles"
+
+
+# A Swiss tournament ----------------------------------------------------------------------------
+
+
+class CountingModels(ScriptedModels):
+    """Keeps how many questions were asked at once."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.asked: list[int] = []
+
+    async def ask(self, model: str, questions: Any) -> Any:
+        self.asked.append(len(questions))
+        return await super().ask(model, questions)
+
+
+def earlier_in_the_alphabet(question: Question) -> Completion:
+    """Prefers, whatever the order shown, the answer that is earlier in the alphabet."""
+    a, b = question.messages[-1]["content"].split()
+    return labelled(A=0.9, B=0.1) if a < b else labelled(A=0.1, B=0.9)
+
+
+def tournament(
+    letters: str, script: Any = earlier_in_the_alphabet, seed: int = 7, **options: Any
+) -> tuple[list[Verdict], CountingModels]:
+    models = CountingModels(script, None, seed)
+    judge = PairwiseJudge(model="policy", pairs="swiss", template="{{ a }} {{ b }}", **options)
+    return asyncio.run(judge(sample_of(*letters), models)).verdicts, models
+
+
+def met(verdicts: list[Verdict]) -> list[set[int]]:
+    return [{v.a, v.b} for v in verdicts]
+
+
+def test_swiss_rounds_cost_half_the_candidates_each_in_both_orders() -> None:
+    verdicts, models = tournament("abcdefgh")
+    assert models.asked == [8, 8, 8]  # 3 rounds of 4 pairs in 2 orders; all pairs were 56 calls
+    assert len({(v.a, v.b) for v in verdicts}) == 12
+    assert all(v.a < v.b and v.p == 0.9 and v.order_gap == 0 for v in verdicts)
+    assert [{i for v in verdicts[r : r + 4] for i in (v.a, v.b)} for r in (0, 4, 8)] == [
+        {*range(8)}
+    ] * 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_wins_every_round_of_a_swiss_tournament(seed: int) -> None:
+    verdicts, _ = tournament("abcdefgh", seed=seed)
+    assert sum(v.a == 0 for v in verdicts) == 3
+    (final,) = [v for v in verdicts[8:] if v.a == 0]
+    earlier = [v.a for v in verdicts[:8]]  # who won: a is earlier in the alphabet
+    assert earlier.count(final.b) == 2
+
+
+def test_swiss_pairs_are_judged_by_all_principles_in_one_go_a_round() -> None:
+    models = CountingModels(lambda _: labelled(A=0.6, B=0.4), KIND)
+    judge = PairwiseJudge(model="policy", pairs="swiss", principles="all", rounds=1)
+    verdicts = asyncio.run(judge(sample_of(*"abcd"), models)).verdicts
+    assert models.asked == [8]
+    assert [v.principle_ids for v in verdicts] == [["kind-words", "plain-words"]] * 2
+
+
+def test_an_unparsed_verdict_is_half_a_point_to_each_in_the_schedule_alone() -> None:
+    # Points after round 1: 0.9, 0.1 / 0.8, 0.2 / 0.7, 0.3 / 0.5, 0.5 (unread).
+    script = iter(answers(0.9, 0.1, 0.8, 0.2, 0.7, 0.3, None, None))
+    verdicts, _ = tournament("abcdefgh", lambda _: next(script, labelled(A=0.5, B=0.5)), rounds=2)
+    assert [v.p for v in verdicts[:4]] == [0.9, 0.8, 0.7, None]
+    (p9, p1), (p8, p2), (p7, p3), unread = ((v.a, v.b) for v in verdicts[:4])
+    x, y = unread if {p7, unread[0]} in met(verdicts[4:]) else unread[::-1]
+    assert met(verdicts[4:]) == [{p9, p8}, {p7, x}, {y, p3}, {p2, p1}]
+
+
+def test_a_bye_is_half_a_point() -> None:
+    # Points after round 1: 0.9, 0.1 / 0.8, 0.2 / 0.7, 0.3 / 0.5 (bye). The lowest has the next bye.
+    script = iter(answers(0.9, 0.1, 0.8, 0.2, 0.7, 0.3))
+    verdicts, _ = tournament("abcdefg", lambda _: next(script, labelled(A=0.5, B=0.5)), rounds=2)
+    (p9, p1), (p8, p2), (p7, p3) = ((v.a, v.b) for v in verdicts[:3])
+    (bye,) = {*range(7)} - {p9, p1, p8, p2, p7, p3}
+    assert met(verdicts[3:]) == [{p9, p8}, {p7, bye}, {p3, p2}]
+
+
+def test_a_swiss_tournament_ends_where_all_have_met() -> None:
+    verdicts, models = tournament("abcd", rounds=9)
+    assert sorted((v.a, v.b) for v in verdicts) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    assert models.asked == [4, 4, 4]
+
+
+def test_a_swiss_tournament_is_drawn_by_the_samples_seed() -> None:
+    drawn = [tuple((v.a, v.b) for v in tournament("abcdef", seed=s)[0]) for s in (1, 1, 2, 3, 4)]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) > 2
+
+
+def test_dropped_answers_and_other_judges_verdicts_take_no_part_in_a_tournament() -> None:
+    sample = sample_of(*"abcd")
+    sample.candidates[2].drop_reason = "refusal"
+    earlier = verdict("other", 0, 1, [])
+    sample.verdicts.append(earlier)
+    judge = PairwiseJudge(model="policy", pairs="swiss", template="{{ a }} {{ b }}", rounds=9)
+    verdicts = asyncio.run(judge(sample, ScriptedModels(earlier_in_the_alphabet))).verdicts
+    assert verdicts[0] is earlier
+    assert sorted((v.a, v.b) for v in verdicts[1:]) == [(0, 1), (0, 3), (1, 3)]
+
+
+def test_there_is_no_tournament_of_less_than_two() -> None:
+    assert tournament("a")[0] == []
+    assert tournament("")[0] == []
+
+
+def test_rounds_are_for_tournaments() -> None:
+    assert PairwiseJudge(model="m", pairs="swiss", rounds=2).problem() is None
+    field, text = PairwiseJudge(model="m", pairs="all_pairs", rounds=2).problem() or ("", "")
+    assert (field, text) == ("rounds", "rounds: 2 is for pairs: swiss; found pairs: all_pairs")
+
+
+def test_a_swiss_tournament_needs_candidates_and_makes_a_ranking() -> None:
+    swiss = PairwiseJudge(model="m", pairs="swiss")
+    assert swiss.facts_needed() == {"candidates"}
+    assert swiss.facts_made() == {"verdicts:swiss", "ranking"}

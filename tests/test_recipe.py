@@ -47,7 +47,7 @@ SAMPLING = (
     "(known: temperature, top_p, top_k, min_p, max_tokens, min_tokens, stop, presence_penalty, "
     "frequency_penalty, repetition_penalty, extra)"
 )
-STAGES = "(have: generate, critique, revise, judge, filter)"
+STAGES = "(have: generate, critique, revise, judge, reward, process, verify, rollout, rank, corrupt, filter)"
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_a_recipe_is_read(folder: Path) -> None:
         (
             "principles: 2",
             "pairs: all",
-            "12 stages[3].pairs: expected 'revision_vs_initial' or 'all_pairs', found 'all'",
+            "12 stages[3].pairs: expected 'revision_vs_initial', 'all_pairs' or 'swiss', found 'all'",
         ),
         # Names from a table
         (
@@ -223,9 +223,9 @@ def test_a_recipe_is_read(folder: Path) -> None:
         (
             "kind: sft",
             "kind: stf",
-            "15 views[1].kind: no kind 'stf'; did you mean 'sft'? (have: preference, sft, kto)",
+            "15 views[1].kind: no kind 'stf'; did you mean 'sft'? (have: preference, sft, kto, reward, process, grpo)",
         ),
-        ("kind: dpo", "kind: xyz", "17 training[0].kind: no kind 'xyz' (have: dpo)"),
+        ("kind: dpo", "kind: xyz", "17 training[0].kind: no kind 'xyz' (have: dpo, prm, reward)"),
         (
             "  rm: {",
             "  rm: {engine: vlm, ",
@@ -321,18 +321,19 @@ def test_a_recipe_is_read(folder: Path) -> None:
             "{kind: preference}",
             "{kind: preference, pairs: best_vs_worst}",
             "14 views[0]: needs a ranking, which no stage makes; "
-            "{kind: judge, mode: pointwise} or {kind: judge, pairs: all_pairs} does",
+            "{kind: reward}, {kind: judge, mode: pointwise} or {kind: judge, pairs: all_pairs} does",
         ),
         (
             "{kind: preference}",
             "{kind: preference, pairs: best_vs_worst, score: helpful}",
             "14 views[0]: needs a score named 'helpful', which no stage makes; "
-            "{kind: judge, mode: pointwise, name: helpful} does",
+            "{kind: reward, name: helpful} or {kind: judge, mode: pointwise, name: helpful} does",
         ),
         (
             "kind: sft",
             "kind: kto, threshold: 3",
-            "15 views[1]: needs a score, which no stage makes; {kind: judge, mode: pointwise} does",
+            "15 views[1]: needs a score, which no stage makes; "
+            "{kind: reward}, {kind: verify} or {kind: judge, mode: pointwise} does",
         ),
         # What a stage's own options can get wrong
         (

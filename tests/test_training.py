@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
-from factory.engines.vllm import transcript
+from factory.engines.render import transcript
 from factory.errors import FactoryError, RecipeError
 from factory.training import TRAINERS, dpo
 from factory.training.base import TrainingConfig

@@ -20,9 +20,21 @@ TITLES = {
     "preference": "pairs of answers, the better one chosen",
     "kto": "single answers labelled good or bad",
     "sft": "prompts, each with an answer worth imitating",
+    "reward": "prompts, each with several answers and their scores",
+    "process": "solutions, each step labelled right or wrong",
+    "grpo": "prompts to train on by trial and reward",
 }
-TRAINERS = {"preference": "DPO", "kto": "KTO", "sft": "SFT"}
-"""By kind of view: TRL's trainer, without `Config` or `Trainer`; in lower case also ours."""
+TRAINERS = {"preference": "DPO", "kto": "KTO", "sft": "SFT", "grpo": "GRPO"}
+"""By kind of view: TRL's trainer, without `Config` or `Trainer`."""
+COMMANDS = {"preference": "dpo", "kto": "kto", "sft": "sft", "reward": "reward", "process": "prm"}
+"""By kind of view: what `factory train` calls it."""
+REWARD_FUNCTION = '''
+def holds_reference(completions, reference, **columns):
+    """An example: 1 where the answer holds the reference; None (left out) where there is none."""
+    pairs = zip(completions, reference)
+    return [None if r is None else float(r in c[0]["content"]) for c, r in pairs]
+
+'''
 FEW_PAIRS = 2_000
 """Gao et al. (2210.10760): a reward model from fewer comparisons is near chance."""
 
@@ -36,6 +48,7 @@ def card(view: View, report: ViewReport, facts: Mapping[str, Any]) -> str:
         _columns(view),
         _rows(report),
         _evidence(report),
+        _combined(report),
         _lengths(report),
         _numbers(report),
         _making(view, facts),
@@ -86,22 +99,30 @@ def _title(report: ViewReport, facts: Mapping[str, Any]) -> str:
 
 def _load(report: ViewReport) -> str:
     data = f'data = load_from_disk("{report.view}")  # this folder'
-    trainer = TRAINERS.get(report.kind)
+    trainer, command = TRAINERS.get(report.kind), COMMANDS.get(report.kind)
+    train = f"`factory train {command} --data FOLDER --model MODEL --out OUT`"
     if trainer is None:
-        code = f"from datasets import load_from_disk\n\n{data}"
-        return _section("Load", _fenced(code, "python"))
+        code = _fenced(f"from datasets import load_from_disk\n\n{data}", "python")
+        if command is None:
+            return _section("Load", code)
+        return _section("Load and train", f"{code}\n\n{train} trains on it.")
+    function, argument = ("", "")
+    if report.kind == "grpo":
+        function, argument = REWARD_FUNCTION, "\n    reward_funcs=holds_reference,"
     code = f"""\
 from datasets import load_from_disk
 from trl import {trainer}Config, {trainer}Trainer
-
+{function}
 {data}
 trainer = {trainer}Trainer(
-    model="PATH_OR_HUB_ID",
+    model="PATH_OR_HUB_ID",{argument}
     args={trainer}Config(output_dir="{trainer.lower()}-out"),
     train_dataset=data,
 )
 trainer.train()"""
-    note = f"Or `factory train {trainer.lower()} --data FOLDER --model MODEL --out OUT`."
+    if command is None:
+        return _section("Load and train", _fenced(code, "python"))
+    note = f"Or {train}."
     if report.kind == "preference":
         note += (
             "\n\nTRL's `RewardTrainer` takes these rows too, but works a column named `margin` "
@@ -150,6 +171,38 @@ def _evidence(report: ViewReport) -> str:
     return _section("Quality of the judge", "\n\n".join(parts)) if parts else ""
 
 
+def _combined(report: ViewReport) -> str:
+    parts = []
+    for measured in report.combinations:
+        made = measured.combination
+        unit = "standardised over the run" if made.standardise else "as they are"
+        what = {
+            "weights": "the weighted sum",
+            "minimum": "the lowest",
+            "mean_minus_variance": f"the mean less {made.penalty:g} times the variance",
+        }[made.how]
+        parts.append(f"{_code(made.name)} is {what} of these scores, {unit}.")
+        has_weights = made.how == "weights"
+        header = ["score", *(["weight"] if has_weights else []), "values", "mean", "std"]
+        rows = [
+            [
+                _code(part),
+                *([f"{weight:g}"] if has_weights else []),
+                f"{(moments := measured.moments[part]).count:,}",
+                "" if moments.mean is None else f"{moments.mean:.4g}",
+                "" if moments.std is None else f"{moments.std:.4g}",
+            ]
+            for part, weight in made.parts.items()
+        ]
+        parts.append(_table(header, rows))
+        flat = [_code(part) for part, moments in measured.moments.items() if moments.std == 0]
+        if flat and made.standardise:
+            parts.append(
+                f"{', '.join(flat)} never varies, so it tells nothing and counts as 0 everywhere."
+            )
+    return _section("Combined scores", "\n\n".join(parts)) if parts else ""
+
+
 def _lengths(report: ViewReport) -> str:
     length = report.length
     if length is None:
@@ -179,6 +232,12 @@ def _numbers(report: ViewReport) -> str:
     lines += [
         f"{_code(name)} is true in {share:.1%} of rows." for name, share in report.shares.items()
     ]
+    if report.best_of_n is not None:
+        lines.append(
+            f"Each row's answer is the best of n, on average of {report.best_of_n.mean_n:.1f}. If "
+            "the n were drawn independently from one model, this data is at most "
+            f"{report.best_of_n.mean_kl:.3f} nats from it (KL, the mean of log n - (n - 1)/n)."
+        )
     return _section("Numbers", "\n\n".join(lines)) if lines else ""
 
 

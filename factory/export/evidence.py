@@ -56,7 +56,7 @@ def compare(sample: Sample, first: int, second: int) -> Comparison | None:
 
 
 def rank(sample: Sample, score: str | None) -> Ranking | Drop:
-    """By the score named; with None by the verdicts, or without verdicts by the only score."""
+    """By the score named; with None by the verdicts, or without verdicts as in `scores_of`."""
     if score is None and sample.verdicts:
         return Ranking(_win_rates(sample), is_by_verdicts=True)
     scores = scores_of(sample, score)
@@ -64,8 +64,13 @@ def rank(sample: Sample, score: str | None) -> Ranking | Drop:
 
 
 def scores_of(sample: Sample, name: str | None) -> dict[int, float] | Drop:
-    """Kept candidates' scores (the mean, if scored twice); name None: the sample's only score."""
-    names = {s.name for s in sample.scores} if name is None else {name}
+    """Kept candidates' scores (the mean, if scored twice); name None: the sample's only score.
+
+    Parts do not count beside the score they were combined into, `reward/helpful` beside `reward`.
+    """
+    names = {name} if name is not None else {s.name for s in sample.scores}
+    if len(names) > 1:
+        names = {n for n in names if n.rpartition("/")[0] not in names}
     if len(names) > 1:
         return Drop("several-scores")
     values = ((s.candidate, s.value) for s in sample.scores if s.name in names)

@@ -1,6 +1,7 @@
 """Traces -> datasets. READ FIRST in this package.
 
-One pass over the samples fills all views at once. Views are pure, so another view, or the same one
+One pass over the samples fills all views at once; where scores are to be combined, a pass before it
+measures them. Views are pure, so another view, or the same one
 with other rules, is made again from the traces and never calls a model. Nothing is replaced before
 every view has been written in full.
 """
@@ -12,18 +13,33 @@ from pathlib import Path
 from typing import Any
 
 from factory.errors import RecipeError
+from factory.export.combine import Combination, Measured, measure, with_combined
+from factory.export.grpo import GrpoView
 from factory.export.kto import KtoView
 from factory.export.preference import PreferenceView
+from factory.export.process import ProcessView
+from factory.export.reward import RewardView
 from factory.export.sft import SftView
 from factory.export.statistics import EvidenceStatistics, RowStatistics, ViewReport
 from factory.export.view import Drop, View, folder_of
 from factory.export.write import DatasetWriter
 from factory.records import Sample
 
-VIEWS: dict[str, type[PreferenceView] | type[SftView] | type[KtoView]] = {
+VIEWS: dict[
+    str,
+    type[PreferenceView]
+    | type[SftView]
+    | type[KtoView]
+    | type[RewardView]
+    | type[ProcessView]
+    | type[GrpoView],
+] = {
     "preference": PreferenceView,
     "sft": SftView,
     "kto": KtoView,
+    "reward": RewardView,
+    "process": ProcessView,
+    "grpo": GrpoView,
 }
 """Every kind of view a recipe can name."""
 
@@ -33,8 +49,11 @@ def export(
     samples: Callable[[], Iterator[Sample]],
     out: Path,
     facts: Mapping[str, Any],
+    combinations: Sequence[Combination] = (),
 ) -> list[ViewReport]:
     """Writes a dataset for each view into `out`, with rows in the order of `samples()`.
+
+    `combinations` are scores that the views see beside those in the samples.
 
     `facts` tells the cards where the data comes from; each may be missing: run_name,
     factory_version, constitution {name, version, digest}, models {name: {model, fingerprint}},
@@ -49,16 +68,18 @@ def export(
             )
     if not views:
         return []
+    measured = measure(combinations, samples() if combinations else ())
     evidence = EvidenceStatistics()
     exports: list[_Export] = []
     try:
         for view in views:
             exports.append(_Export(view, out / folder_of(view)))
-        for sample in samples():
+        for raw in samples():
+            sample = with_combined(raw, measured)
             evidence.add(sample)
             for each in exports:
                 each.add(sample)
-        reports = [each.finish(evidence) for each in exports]
+        reports = [each.finish(evidence, measured) for each in exports]
         for each, report in zip(exports, reports, strict=True):
             each.publish(report, facts)
         return reports
@@ -84,9 +105,13 @@ class _Export:
             else:
                 self._writer.add(row)
                 self._statistics.add(row)
-        self._statistics.prompts += self._statistics.rows > rows_before
+        if self._statistics.rows == rows_before:
+            return
+        self._statistics.prompts += 1
+        if isinstance(self._view, SftView) and (n := self._view.chosen_among(sample)):
+            self._statistics.choose(n)
 
-    def finish(self, evidence: EvidenceStatistics) -> ViewReport:
+    def finish(self, evidence: EvidenceStatistics, measured: list[Measured]) -> ViewReport:
         needs = self._view.needs()
         by_verdicts = any(need == "ranking" or need.startswith("verdicts:") for need in needs)
         by_scores = any(need == "ranking" or need.startswith("score:") for need in needs)
@@ -103,12 +128,16 @@ class _Export:
             length=statistics.length(),
             judges=evidence.judges() if by_verdicts else {},
             scores=evidence.scores() if by_scores else {},
+            combinations=measured if by_scores else [],
+            best_of_n=statistics.best_of_n(),
         )
 
     def publish(self, report: ViewReport, facts: Mapping[str, Any]) -> None:
         from factory.export.card import card
 
         self._writer.publish(card(self._view, report, facts))
+        if isinstance(self._view, ProcessView):
+            self._view.write_beside(self._writer.folder)
 
     def abandon(self) -> None:
         self._writer.abandon()

@@ -59,6 +59,46 @@ def sft() -> Features:
     )
 
 
+def reward() -> Features:
+    from datasets import Features, List, Value
+
+    return Features(
+        {
+            "prompt": _messages(),
+            "responses": List(Value("string")),
+            "scores": List(Value("float64")),
+            "prompt_id": Value("string"),
+        }
+    )
+
+
+def grpo() -> Features:
+    from datasets import Features, List, Value
+
+    return Features(
+        {
+            "prompt": _messages(),
+            "reference": Value("string"),
+            "tags": List(Value("string")),
+            "prompt_id": Value("string"),
+        }
+    )
+
+
+def process() -> Features:
+    from datasets import Features, List, Value
+
+    return Features(
+        {
+            "prompt": _messages(),
+            "completions": List(Value("string")),
+            "labels": List(Value("bool")),
+            "scores": List(Value("float64")),
+            "prompt_id": Value("string"),
+        }
+    )
+
+
 def _messages() -> object:
     from datasets import List, Value
 
@@ -81,6 +121,12 @@ MEANINGS = {
     "label": "true: a good answer",
     "score": "the score behind the label",
     "origin": "the stage that wrote the answer",
+    "responses": "different answers to the prompt, as texts",
+    "reference": "the source's reference answer; null where it has none",
+    "tags": "the source's tags of the prompt",
+    "scores": "of each response: its score; of each step: P(correct), in [0, 1], null: unknown",
+    "completions": "the steps of one solution, in order, as texts",
+    "labels": "of each step: true: correct; null: unknown, as after the first error",
     "prompt_id": "the source's id of the prompt",
 }
 """What each column holds, for the dataset card."""

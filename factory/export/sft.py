@@ -1,7 +1,7 @@
 """Samples -> prompts with an answer worth imitating, for supervised fine-tuning.
 
 `final` is the dataset of Constitutional AI's first stage (Bai et al. 2022): all last revisions,
-judged or not.
+judged or not. `best` is best-of-n, and with `min_score` rejection sampling.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class SftView(Config):
     `best`: the one answer a prompt with the highest score. `all`: initial and revised answers."""
     score: str | None = None
     """Name of the score that `best` goes by. None: the judge's verdicts; without any, the only
-    score there is."""
+    score there is, the combined one before its parts."""
+    min_score: float | None = None
+    """`best` must score at least this, on the score's own scale; else the prompt makes no row."""
     keep_truncated: bool = True
     """Keep answers that were cut at max_tokens. They teach a model to stop mid-sentence, but short
     runs consist of little else."""
@@ -41,6 +43,10 @@ class SftView(Config):
     def _options_agree(self) -> Self:
         if self.score is not None and self.pick != "best":
             raise ValueError(f"score: {self.score} is for pick: best; {self.pick} needs no score")
+        if self.min_score is not None and self.pick != "best":
+            raise ValueError(
+                f"min_score: {self.min_score:g} is for pick: best; {self.pick} needs no score"
+            )
         return self
 
     def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop]:
@@ -76,9 +82,19 @@ class SftView(Config):
             return ranking
         scored = [c for c in sample.kept() if c.index in ranking.scores]
         usable = [c for c in scored if self._unfit(c) is None]
-        if usable:
-            return max(usable, key=lambda c: ranking.scores[c.index])
-        return scored[0] if scored else Drop("not-scored")
+        if not usable:
+            return scored[0] if scored else Drop("not-scored")
+        best = max(usable, key=lambda c: ranking.scores[c.index])
+        if self.min_score is not None and ranking.scores[best.index] < self.min_score:
+            return Drop("score-too-low")
+        return best
+
+    def chosen_among(self, sample: Sample) -> int | None:
+        """n, where the sample's row is a plain best of n scored answers."""
+        if self.pick != "best" or self.min_score is not None:
+            return None
+        ranking = rank(sample, self.score)
+        return None if isinstance(ranking, Drop) else len(ranking.scores)
 
     def _unfit(self, candidate: Candidate) -> Drop | None:
         if candidate.drop_reason is not None:

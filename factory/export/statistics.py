@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from factory.export.combine import Measured
 from factory.export.evidence import is_known
 from factory.records import Sample
 
@@ -44,6 +45,15 @@ class LengthBaseline(msgspec.Struct, frozen=True):
     """chosen_longer / pairs, in [0, 1]. Far above 0.5: a model may learn length, not quality."""
     mean_words_chosen: float
     mean_words_rejected: float
+
+
+class BestOfN(msgspec.Struct, frozen=True):
+    """How hard the rows were selected: each is the best of n scored answers."""
+
+    mean_n: float
+    mean_kl: float
+    """Mean over rows of log n - (n - 1) / n, in nats, >= 0: how far, at most, best-of-n moves away
+    from the model that wrote the answers, if it drew them independently."""
 
 
 class JudgeQuality(msgspec.Struct, frozen=True):
@@ -89,6 +99,10 @@ class ViewReport(msgspec.Struct):
     """By judge stage. Empty where the view does not rest on verdicts."""
     scores: dict[str, ScoreQuality]
     """By score. Empty where the view does not rest on scores."""
+    combinations: list[Measured] = []
+    """Scores made of others. Empty where the view does not rest on scores."""
+    best_of_n: BestOfN | None = None
+    """None: the rows are no best of n, or there are none."""
 
 
 class Numbers:
@@ -134,6 +148,7 @@ class RowStatistics:
         from datasets import List, Value
 
         self._numbers = [n for n, f in features.items() if f == Value("float64")]
+        self._lists = [n for n, f in features.items() if f == List(Value("float64"))]
         self._booleans = [n for n, f in features.items() if f == Value("bool")]
         self._answers = [
             n
@@ -145,6 +160,8 @@ class RowStatistics:
         self._trues = dict.fromkeys(self._booleans, 0)
         self._chosen_longer = 0
         self._same_length = 0
+        self._n = Numbers()
+        self._kl = Numbers()
         self.rows = 0
         self.prompts = 0
         self.drops: dict[str, int] = {}
@@ -152,11 +169,20 @@ class RowStatistics:
     def drop(self, reason: str) -> None:
         self.drops[reason] = self.drops.get(reason, 0) + 1
 
+    def choose(self, n: int) -> None:
+        """The row just added is the best of n."""
+        self._n.add(n)
+        self._kl.add(math.log(n) - (n - 1) / n)
+
     def add(self, row: Mapping[str, Any]) -> None:
         self.rows += 1
         for name in self._numbers:
             if row[name] is not None:
                 self._collected[name].add(row[name])
+        for name in self._lists:
+            for value in row[name]:
+                if value is not None:
+                    self._collected[name].add(value)
         for name in self._booleans:
             self._trues[name] += bool(row[name])
         words = {name: sum(len(m["content"].split()) for m in row[name]) for name in self._answers}
@@ -172,6 +198,10 @@ class RowStatistics:
 
     def shares(self) -> dict[str, float]:
         return {name: trues / self.rows for name, trues in self._trues.items() if self.rows}
+
+    def best_of_n(self) -> BestOfN | None:
+        n, kl = self._n.spread(), self._kl.spread()
+        return BestOfN(n.mean, kl.mean) if n and kl else None
 
     def length(self) -> LengthBaseline | None:
         if not self._has_pairs or not self.rows:

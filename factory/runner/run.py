@@ -329,7 +329,10 @@ def export_views(recipe: Recipe, out: Path, manifest: Manifest) -> None:
         "counts": {"samples": manifest.samples, "quarantined": manifest.quarantined},
         "recipe": recipe.text,
     }
-    reports = export(recipe.views, lambda: shards.read_samples(out), out / "datasets", facts)
+    combinations = [combined for stage in recipe.stages for combined in stage.combinations()]
+    reports = export(
+        recipe.views, lambda: shards.read_samples(out), out / "datasets", facts, combinations
+    )
     manifest.views = [msgspec.to_builtins(report) for report in reports]
     manifest.views_digest = recipe.views_digest()
     manifest.state = "finished"

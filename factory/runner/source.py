@@ -26,6 +26,7 @@ from factory.config import Config
 from factory.errors import SampleError, SourceError
 from factory.records import BadRow, Message, Sample
 from factory.runner.formats import HubDataset, Reader, Row, kind_of, open_local, readable
+from factory.runner.problems import Problems, is_problems
 
 RAW_CHARS = 2000
 MAX_NAMES = 12
@@ -58,7 +59,8 @@ class SourceConfig(Config):
 
     path: str
     """A JSONL, CSV, TSV (each also .gz), Parquet or Arrow file, a folder saved by
-    `datasets.save_to_disk`, or a Hub dataset id. Relative to the recipe's folder."""
+    `datasets.save_to_disk`, or a Hub dataset id. Relative to the recipe's folder. Or problems made
+    by rule: `reasoning-gym:chain_sum` (see `factory/runner/problems.py`)."""
     split: str = "train"
     """Of a Hub dataset, or of a saved folder with several splits."""
     subset: str | None = None
@@ -68,6 +70,8 @@ class SourceConfig(Config):
     """System prompt of every row that has none of its own."""
     limit: int | None = Field(None, ge=1)
     """Rows to read, counted from the first, bad ones included."""
+    options: dict[str, Any] = {}
+    """Of problems made by rule: what their task takes, as `max_terms: 6`, and a `seed`."""
 
 
 class Source:
@@ -111,7 +115,12 @@ class Source:
 def open_source(config: SourceConfig, folder: Path) -> Source:
     """Open the source; `folder` is where a relative path starts (the recipe's)."""
     path = folder / os.path.expanduser(config.path)
-    if os.path.exists(path):
+    if config.options and not is_problems(config.path):
+        raise SourceError(f"{config.path}: source.options is for reasoning-gym:TASK; remove it")
+    reader: Reader
+    if is_problems(config.path):
+        name, reader = config.path, Problems(config.path, config.options, config.limit)
+    elif os.path.exists(path):
         name, reader = path.name, open_local(path, config.split)
     elif _is_hub_id(config.path):
         name, reader = config.path, _open_hub(config, path)

@@ -10,12 +10,15 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from factory.config import Config
 from factory.constitution import Constitution, Principle
 from factory.engines.base import Completion, Sampling, Scoring, Task
 from factory.records import Message, Sample
+
+if TYPE_CHECKING:
+    from factory.export.combine import Combination
 
 
 class Asked(Protocol):
@@ -96,6 +99,11 @@ class Stage(Config):
 
     def uses_constitution(self) -> bool:
         return False
+
+    def combinations(self) -> list[Combination]:
+        """Scores that views make of this stage's, with numbers of the whole run; a trace holds
+        their parts only."""
+        return []
 
     def problem(self) -> tuple[str, str] | None:
         """A field and what is wrong with it, found without a model; None: nothing."""

@@ -7,6 +7,11 @@ token (Bai et al. 2022, section 4.1; both orders averaged as in RLAIF, Lee et al
 
 The question stands last, so the answers are read once for all principles. Two equal answers are
 p = 0.5 without a call.
+
+With `pairs: swiss` K candidates play a Swiss tournament: K/2 pairs a round instead of K(K-1)/2 in
+all. A candidate's points are the sum of its P(better); a bye and an unparsed verdict, neither a win
+nor a loss, are 0.5 points each, in the schedule and nowhere else. Rank the result with
+`kind: rank`: winners met winners, so a mean of P would be unfair to them.
 """
 
 from __future__ import annotations
@@ -14,11 +19,14 @@ from __future__ import annotations
 from itertools import combinations, islice
 from typing import Any, Literal, NamedTuple
 
+from pydantic import Field
+
 from factory.constitution import Principle
 from factory.engines.base import Sampling
 from factory.records import Candidate, Message, Reading, Sample, Verdict
 from factory.stages.base import EXAMPLE_PROMPT, Models, Stage, render, template_problem
 from factory.stages.labels import DECIMALS, Label, ask_labels
+from factory.stages.tournament import Pair, next_round, swiss_rounds
 
 LABELS = ("A", "B")
 CLAMP = (0.40, 0.60)  # Bai et al.: with reasoning, probabilities near 0 and 1 are overconfident
@@ -46,8 +54,12 @@ class PairwiseJudge(Stage):
     name: str = "judge"
     """Names this judge in verdicts."""
     model: str
-    pairs: Literal["revision_vs_initial", "all_pairs"] = "revision_vs_initial"
-    """Which candidates are compared: each initial answer with its newest revision, or all."""
+    pairs: Literal["revision_vs_initial", "all_pairs", "swiss"] = "revision_vs_initial"
+    """Which candidates are compared: each initial answer with its newest revision, all with all, or
+    in a Swiss tournament those that did equally well so far."""
+    rounds: int | None = Field(None, ge=1)
+    """Of the Swiss tournament; None: log2 of the candidates, rounded up. It ends early where all
+    have met."""
     principles: int | Literal["all"] = 1
     """Principles drawn for a sample, or `all` that apply. Without a constitution: none."""
     chain_of_thought: bool = False
@@ -57,17 +69,19 @@ class PairwiseJudge(Stage):
     """Can use: conversation (text), prompt (messages), a, b, question."""
 
     def facts_made(self) -> frozenset[str]:
-        ranking = {"ranking"} if self.pairs == "all_pairs" else set()
+        ranking = {"ranking"} if self.pairs != "revision_vs_initial" else set()
         return frozenset({f"verdicts:{self.pairs}", *ranking})
 
     def facts_needed(self) -> frozenset[str]:
-        if self.pairs == "all_pairs":
-            return frozenset({"candidates"})
-        return frozenset({"candidates", "revisions"})
+        if self.pairs == "revision_vs_initial":
+            return frozenset({"candidates", "revisions"})
+        return frozenset({"candidates"})
 
     def problem(self) -> tuple[str, str] | None:
         if self.principles != "all" and self.principles < 1:
             return "principles", f"expected 1 or more, or 'all'; found {self.principles}"
+        if self.rounds is not None and self.pairs != "swiss":
+            return "rounds", f"rounds: {self.rounds} is for pairs: swiss; found pairs: {self.pairs}"
         wrong = template_problem(
             self.template, conversation="", prompt=EXAMPLE_PROMPT, a="Hi", b="Ho", question="Which?"
         )
@@ -80,7 +94,47 @@ class PairwiseJudge(Stage):
                 sample.tags, self.principles, models.seed("principle", self.name)
             )
             principles = [*chosen] if chosen else [None]
-        pairs = self._pairs(sample)
+        if self.pairs == "swiss":
+            sample.verdicts += await self._tournament(sample, principles, models)
+        else:
+            sample.verdicts += await self._judge(sample, self._pairs(sample), principles, models)
+        return sample
+
+    def _pairs(self, sample: Sample) -> list[tuple[Candidate, Candidate]]:
+        if self.pairs == "revision_vs_initial":
+            return [(revision, initial) for initial, revision in sample.revision_pairs()]
+        return list(combinations(sample.kept(), 2))
+
+    async def _tournament(
+        self, sample: Sample, principles: list[Principle | None], models: Models
+    ) -> list[Verdict]:
+        """Verdicts by round; the calls of a round go out together."""
+        points = {candidate.index: 0.0 for candidate in sample.kept()}
+        rounds: list[list[Pair]] = []
+        verdicts: list[Verdict] = []
+        for number in range(self.rounds or swiss_rounds(len(points))):
+            met = next_round(points, rounds, models.seed("swiss", self.name, number))
+            if not met:
+                break
+            pairs = [(sample.candidates[a], sample.candidates[b]) for a, b in met]
+            judged = await self._judge(sample, pairs, principles, models)
+            gained = dict.fromkeys(points, 0.5)
+            for v in judged:
+                if v.p is not None:
+                    gained[v.a], gained[v.b] = v.p, 1 - v.p
+            points = {index: points[index] + gained[index] for index in points}
+            rounds.append(met)
+            verdicts += judged
+        return verdicts
+
+    async def _judge(
+        self,
+        sample: Sample,
+        pairs: list[tuple[Candidate, Candidate]],
+        principles: list[Principle | None],
+        models: Models,
+    ) -> list[Verdict]:
+        """The verdict on each pair, of calls that go out together."""
         showings = [
             _Showing(a, b, principle, is_swapped)
             for a, b in pairs
@@ -89,16 +143,11 @@ class PairwiseJudge(Stage):
             for is_swapped in (False, True)
         ]
         readings = iter(await self._read(sample, showings, models))
+        verdicts = []
         for a, b in pairs:
             count = 2 * len(principles) if a.text != b.text else 0
-            read = list(islice(readings, count))
-            sample.verdicts.append(verdict(self.name, a.index, b.index, read))
-        return sample
-
-    def _pairs(self, sample: Sample) -> list[tuple[Candidate, Candidate]]:
-        if self.pairs == "revision_vs_initial":
-            return [(revision, initial) for initial, revision in sample.revision_pairs()]
-        return list(combinations(sample.kept(), 2))
+            verdicts.append(verdict(self.name, a.index, b.index, list(islice(readings, count))))
+        return verdicts
 
     async def _read(
         self, sample: Sample, showings: list[_Showing], models: Models

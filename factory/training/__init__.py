@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from factory.training import dpo
+from factory.training import dpo, prm, reward
 from factory.training.base import Trainer
 
-TRAINERS: dict[str, Trainer] = {"dpo": dpo}
+TRAINERS: dict[str, Trainer] = {"dpo": dpo, "prm": prm, "reward": reward}

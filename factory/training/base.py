@@ -10,23 +10,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from pydantic import Field
+
 from factory.config import Config
+
+_OWN_VIEWS = {"dpo": "preference", "reward": "preference", "prm": "process"}
 
 
 class TrainingConfig(Config):
     """One entry of a recipe's `training:`."""
 
-    kind: Literal["dpo"]
-    view: str = "preference"
-    """The recipe's view to train on."""
+    kind: Literal["dpo", "reward", "prm"]
+    view: str = Field(default_factory=lambda given: _OWN_VIEWS.get(given.get("kind"), ""))
+    """The recipe's view to train on; by default the kind's own, as `preference` of `dpo`."""
     model: str | None = None
     """The recipe's name of the model to train; `factory align` puts the new weights under it."""
     lora: dict[str, Any] | None = None
     """Passed to `peft.LoraConfig`, as `{r: 16}`. All linear layers are adapted unless it says
     otherwise, and the adapter is merged into the saved weights. None: all weights are trained."""
     config: dict[str, Any] = {}
-    """Passed to the trainer's TRL config class, as `{max_steps: 20, learning_rate: 1.0e-5}`. What it
-    does not name has the defaults of `factory/training/options.py` and of the trainer's module,
+    """Passed to the trainer's config class, TRL's or one that extends it, as `{max_steps: 20}`. What
+    it does not name has the defaults of `factory/training/options.py` and of the trainer's module,
     else TRL's. Checkpoints stay after the training only if it sets `save_total_limit`."""
 
 

@@ -32,10 +32,13 @@ _VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def open_dataset(data: Path | str, kind: str, columns: tuple[str, ...]) -> tuple[Dataset, str]:
+def open_dataset(
+    data: Path | str, kind: str, columns: tuple[str, ...], or_columns: tuple[str, ...] = ()
+) -> tuple[Dataset, str]:
     """The dataset and the hash (32 hex digits) of its contents.
 
-    Raises `RecipeError` if there is no dataset, it has no rows, or it lacks one of `columns`.
+    Raises `RecipeError` if there is no dataset, it has no rows, or it lacks one of `columns`; having
+    all of `or_columns`, if any, will do as well.
     """
     where = f"factory train {kind}: the dataset at {data}"
     path = Path(data).expanduser()
@@ -51,8 +54,9 @@ def open_dataset(data: Path | str, kind: str, columns: tuple[str, ...]) -> tuple
             f"{where} has 0 rows; a run's report counts by reason what made no row "
             "(ties, unparsed verdicts, answers the judge did not prefer)"
         )
-    _check_columns(dataset.column_names, kind, columns, where)
-    return dataset, _content_hash(path) if path.exists() else str(dataset._fingerprint)
+    if not or_columns or not set(or_columns) <= set(dataset.column_names):
+        _check_columns(dataset.column_names, kind, columns, or_columns, where)
+    return dataset, content_hash(path) if path.exists() else str(dataset._fingerprint)
 
 
 @contextmanager
@@ -117,15 +121,19 @@ def _from_hub(name: str, where: str) -> Dataset:
         ) from error
 
 
-def _check_columns(has: list[str], kind: str, needed: tuple[str, ...], where: str) -> None:
+def _check_columns(
+    has: list[str], kind: str, needed: tuple[str, ...], or_needed: tuple[str, ...], where: str
+) -> None:
     missing = [column for column in needed if column not in has]
     if not missing:
         return
     plural = "s" if len(missing) > 1 else ""
-    view = _VIEWS[kind][0]
+    view = "preference" if or_needed else _VIEWS[kind][0]
+    other = f", or a {_VIEWS[kind][0]} view's: {', '.join(or_needed)}" if or_needed else ""
     raise RecipeError(
         f"{where} has no column{plural} {', '.join(map(repr, missing))} (has: {', '.join(has)}); "
-        f"a {view} view has {'them' if plural else 'it'}: {', '.join(needed)}{_suggestion(has)}"
+        f"a {view} view has {'them' if plural else 'it'}: {', '.join(needed)}{other}"
+        f"{_suggestion(has)}"
     )
 
 
@@ -139,7 +147,7 @@ def _suggestion(has: list[str]) -> str:
     return ""
 
 
-def _content_hash(path: Path) -> str:
+def content_hash(path: Path) -> str:
     import xxhash
 
     files = sorted(path.glob("data-*.arrow")) if path.is_dir() else [path]

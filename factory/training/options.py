@@ -1,7 +1,7 @@
-"""Options: a recipe's mapping becomes a TRL config and a LoRA config.
+"""Options: a recipe's mapping becomes a trainer's config and a LoRA config.
 
-The user's values win over the trainer's defaults, those over the ones here, and TRL's own fill the
-rest. No option of TRL is declared here: a misspelt one is found by looking at TRL's own fields.
+The user's values win over the trainer's defaults, those over the ones here, and the library's own
+fill the rest. No option of TRL is declared here: a misspelt one is found by looking at its fields.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from factory.errors import RecipeError
 from factory.yamlfile import nearest
+
+LoraTask = Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"]
 
 _EVERYWHERE: dict[str, Any] = {
     "num_train_epochs": 1,  # a second pass over preferences mostly memorises them
@@ -36,6 +38,10 @@ _CPU: dict[str, Any] = {
 }
 _GPU: dict[str, Any] = {"gradient_checkpointing": True, "per_device_train_batch_size": 8}
 
+# How the weights load. TRL's configs have both fields, transformers' own has neither; every trainer
+# takes them.
+_LOADING = ("model_init_kwargs", "trust_remote_code")
+
 # What the command line decides.
 _NOT_HERE = {
     "output_dir": "give --out",
@@ -49,8 +55,11 @@ def check(kind: type, config: Mapping[str, Any], where: str = "config") -> dict[
 
     Raises `RecipeError` for a name it does not have or a value of another type.
     """
-    fields = [field.name for field in dataclasses.fields(kind) if field.init]
     hints = typing.get_type_hints(kind)
+    fields = [field.name for field in dataclasses.fields(kind) if field.init]
+    if "output_dir" in fields:
+        fields += [name for name in _LOADING if name not in fields]
+        hints = {"model_init_kwargs": dict, "trust_remote_code": bool} | hints
     checked = {}
     for name, value in config.items():
         if name in _NOT_HERE:
@@ -85,7 +94,8 @@ def resolve(
     *,
     is_lora: bool,
 ) -> dict[str, Any]:
-    """All the options that differ from TRL's, for this machine. `kind` is the TRL config class."""
+    """All the options that differ from the library's, for this machine. `kind` is the config class:
+    TRL's, ours that extends it, or `transformers.TrainingArguments`."""
     import torch
 
     given = check(kind, config)
@@ -108,20 +118,25 @@ def resolve(
 
 
 def build(kind: type, options: Mapping[str, Any], out: Path) -> Any:
-    """The TRL config. Raises `RecipeError` in TRL's words if it refuses a value."""
+    """The config object. Raises `RecipeError` in the library's words if it refuses a value."""
+    fields = {field.name for field in dataclasses.fields(kind)}
+    taken = {name: value for name, value in options.items() if name in fields}
     try:
-        return kind(output_dir=str(out), **options)
+        return kind(output_dir=str(out), **taken)
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         raise RecipeError(f"config: {kind.__name__} refused it: {error}") from error
 
 
-def build_lora(lora: Mapping[str, Any] | None) -> Any:
-    """A `peft.LoraConfig`, or None. All linear layers but the head, unless `lora` says otherwise."""
+def build_lora(lora: Mapping[str, Any] | None, task: LoraTask = "CAUSAL_LM") -> Any:
+    """A `peft.LoraConfig`, or None. All linear layers but the head, unless `lora` says otherwise.
+    A scoring head is new, so it is trained whole: peft sees to that by the task."""
     if lora is None:
         return None
     from peft import LoraConfig
 
-    options = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    options: dict[str, Any] = {"task_type": task, "target_modules": "all-linear"}
+    if task == "TOKEN_CLS":  # there peft would adapt the head too, besides training it
+        options["exclude_modules"] = ["score", "classifier"]
     try:
         return LoraConfig(**options | check(LoraConfig, lora, "lora"))
     except (ValueError, TypeError) as error:

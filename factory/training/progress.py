@@ -20,6 +20,9 @@ _SHOWN = (
     ("loss", "loss", "{:.4f}"),
     ("rewards/margins", "margin", "{:+.3f}"),
     ("rewards/accuracies", "acc", "{:.2f}"),
+    ("margin", "margin", "{:+.3f}"),
+    ("accuracy", "acc", "{:.2f}"),
+    ("balanced_accuracy", "balanced", "{:.2f}"),
 )
 
 

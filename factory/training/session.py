@@ -1,4 +1,4 @@
-"""One training with a TRL trainer, from the command to the finished folder.
+"""One training with a trainer of TRL or transformers, from the command to the finished folder.
 
 What is cheap to find wrong is found first: the data's columns, the folder, the options; then the
 weights load. Whatever stops the training is said in plain language, with what to change.
@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,10 +25,13 @@ from factory.training.progress import make_progress, say
 from factory.training.save import save_model, saved_dtype
 from factory.training.tokenizer import load_tokenizer, transcript_template
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 
 class Session:
-    """What the trainers' modules share. They make the TRL trainer out of `args`, `dataset`,
-    `model_dir`, `tokenizer` and `lora`, with `progress` as a callback, and give it to `fit`."""
+    """What the trainers' modules share. They make the trainer out of `args`, `dataset`, `model_dir`,
+    `tokenizer` and `lora`, with `progress` as a callback, and give it to `fit`."""
 
     def __init__(
         self,
@@ -40,11 +43,15 @@ class Session:
         lora: Mapping[str, Any] | None,
         config: Mapping[str, Any],
         resume: bool,
+        *,
+        opened: tuple[Dataset, str] | None = None,
     ) -> None:
-        """Opens the data and looks at the folder; loads no weights and writes nothing."""
+        """Opens the data, unless it is `opened` already (as `open_dataset` returns it), and looks at
+        the folder; loads no weights and writes nothing."""
         self._start = time.monotonic()
+        self._left_out: dict[str, int] = {}
         self._config = _as_json(config)
-        self.dataset, data_fingerprint = open_dataset(data, kind, columns)
+        self.dataset, data_fingerprint = opened or open_dataset(data, kind, columns)
         self.model_dir = weights.resolve(str(model))
         self._job = Job(
             kind=kind,
@@ -77,22 +84,44 @@ class Session:
             say(f"no whole checkpoint in {self._folder.checkpoints}: starting from the beginning")
         return checkpoint
 
-    def prepare(self, config_type: type, defaults: Mapping[str, Any]) -> None:
-        """Set `args` (a `config_type` of TRL), `lora` and `tokenizer`."""
+    def prepare(
+        self,
+        config_type: type,
+        defaults: Mapping[str, Any],
+        lora_task: options.LoraTask = "CAUSAL_LM",
+    ) -> None:
+        """Set `args` (a `config_type`, of TRL or transformers), `model_options` (how to load the
+        weights, for `from_pretrained`), `lora` and `tokenizer`."""
         is_lora = self._job.lora is not None
         self._options = options.resolve(config_type, defaults, self._config, is_lora=is_lora)
         self.args = options.build(config_type, self._options, self._folder.checkpoints)
-        self.lora = options.build_lora(self._job.lora)
-        trust = self.args.trust_remote_code
+        self.lora = options.build_lora(self._job.lora, lora_task)
+        trust = bool(self._options.get("trust_remote_code", False))
+        self.model_options: dict[str, Any] = {
+            "trust_remote_code": trust,
+            **self._options["model_init_kwargs"],
+        }
         self.tokenizer = load_tokenizer(self.model_dir, trust_remote_code=trust)
         self._own_template = self.tokenizer.chat_template
-        if self._own_template is None and not isinstance(self.dataset[0]["prompt"], str):
+        # Scoring models read what `engines.render` makes, which needs no template.
+        generates = lora_task == "CAUSAL_LM"
+        is_chat = generates and not isinstance(self.dataset[0]["prompt"], str)
+        if self._own_template is None and is_chat:
             self.tokenizer.chat_template = transcript_template(self.tokenizer)
             say(f"{self._job.model} has no chat template: training on Human/Assistant transcripts")
         self.progress = make_progress(self._folder.log)
 
-    def fit(self, trainer: Any, *, rows_cut: int = 0) -> dict[str, Any]:
-        """Train, save, and return training.json. `rows_cut`: rows used, but not to their end."""
+    def leave_out(self, reasons: Mapping[str, int]) -> None:
+        """Say how many rows are not trained on, by reason (`over 1024 tokens`), and record it."""
+        self._left_out = {reason: count for reason, count in reasons.items() if count}
+        for reason, count in self._left_out.items():
+            say(f"{count} of {len(self.dataset)} rows left out: {reason}")
+
+    def fit(
+        self, trainer: Any, *, rows_cut: int = 0, more: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Train, save, and return training.json. `rows_cut`: rows used, but not to their end.
+        `more`: what else to record."""
         from transformers import PrinterCallback
 
         rows, used = len(self.dataset), len(trainer.train_dataset)
@@ -109,6 +138,7 @@ class Session:
                 "rows": rows,
                 "rows_used": used,
                 "rows_cut": rows_cut,
+                "rows_left_out": self._left_out,
             },
             "base_model": {"name": self._job.model, "fingerprint": self._job.model_fingerprint},
             "lora": self._job.lora,
@@ -117,6 +147,7 @@ class Session:
             "steps": steps,
             "resumed_at_step": self.progress.first_step or None,
             "metrics": self.progress.metrics,
+            **(more or {}),
         }
         if trainer.is_world_process_zero():
             record |= self._save(trainer)
@@ -133,7 +164,7 @@ class Session:
                 f"none of the {rows} rows is left: every prompt alone fills max_length "
                 f"({length} tokens); raise config.max_length"
             )
-        if used < rows:
+        if used < rows and not self._left_out:
             say(f"{rows - used} of {rows} rows left out: the prompt alone fills {length} tokens")
         if cut:
             say(f"{cut} of {rows} rows cut to max_length, {length} tokens")
@@ -156,7 +187,7 @@ class Session:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Around all that touches TRL: keeps the libraries quiet, puts their errors plainly."""
+        """Around all that touches the libraries: keeps them quiet, puts their errors plainly."""
         try:
             with _quiet_libraries():
                 yield
@@ -167,7 +198,7 @@ class Session:
                 say(f"stopped; --resume goes on from {checkpoint}")
             raise
         except Exception as error:
-            raise _in_plain_words(error, self._job.model, self._config) from error
+            raise _in_plain_words(error, self._job.model, self._config, self._job.kind) from error
 
 
 def _as_json(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +207,9 @@ def _as_json(given: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _in_plain_words(error: Exception, model: str, config: Mapping[str, Any]) -> Exception:
+def _in_plain_words(
+    error: Exception, model: str, config: Mapping[str, Any], kind: str = "dpo"
+) -> Exception:
     """The error to raise instead; the error itself if there is nothing better to say."""
     from jinja2 import TemplateError
 
@@ -184,11 +217,14 @@ def _in_plain_words(error: Exception, model: str, config: Mapping[str, Any]) -> 
     is_out_of_memory = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     if is_out_of_memory or "DefaultCPUAllocator" in text:
         batch = config.get("per_device_train_batch_size", "default")
+        no_reference = "set precompute_ref_log_probs: true (no reference model in memory); "
+        if kind != "dpo":
+            no_reference = ""
         return FactoryError(
             f"out of memory (batch {batch}, max_length {config.get('max_length', 'default')}). "
             "In this order: halve per_device_train_batch_size and double "
-            "gradient_accumulation_steps (the same training); lower max_length; set "
-            "precompute_ref_log_probs: true (no reference model in memory); train an adapter, "
+            f"gradient_accumulation_steps (the same training); lower max_length; {no_reference}"
+            "train an adapter, "
             f"lora: {{r: 16}}. It said: {text.splitlines()[0] if text else type(error).__name__}"
         )
     if isinstance(error, TemplateError):
@@ -199,7 +235,8 @@ def _in_plain_words(error: Exception, model: str, config: Mapping[str, Any]) -> 
     if isinstance(error, OSError):
         return FactoryError(f"{type(error).__name__}: {text}")
     if isinstance(error, ValueError | NotImplementedError):
-        return RecipeError(f"TRL refused this training: {text}")
+        library = "transformers" if kind == "prm" else "TRL"
+        return RecipeError(f"{library} refused this training: {text}")
     return error
 
 

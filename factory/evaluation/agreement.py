@@ -1,0 +1,235 @@
+"""Whether a judge agrees with people: agreement, kappa, and what length explains of it.
+
+In: comparisons of answers a and b, each with the judge's p and the labels of one or more people.
+Out: one `JudgeReport`. Always:
+- people's word is their majority: the label of more than half of them. A comparison without one is
+  counted and in no rate against it; likewise one whose p was not read (unparsed), for the judge;
+- a judge's tie is |p - 0.5| <= `tie_band`;
+- every comparison counts once; prompts are what the intervals resample;
+- a rate of nothing is None, not zero.
+
+Read the judge's agreement beside the baselines on the same comparisons, and `with_one_person` beside
+`between_people`, which is the ceiling: how often two people of one comparison agree. Which answer
+the judge saw first cannot be told from p, the mean over both orders; `swap_consistency` shows how
+much it mattered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from factory.evaluation.bootstrap import Estimate, mean_of
+from factory.evaluation.kappa import cohen_kappa, fleiss_kappa, pair_agreement
+from factory.evaluation.tables import aligned, few_prompts
+
+TIE, A, B = 0, 1, 2
+
+
+class JudgedRow(msgspec.Struct, frozen=True):
+    """One comparison, by a judge and by people."""
+
+    prompt_id: str
+    p: float | None
+    """P(a is better), in [0, 1]. None: unparsed."""
+    is_consistent: bool | None
+    """Both orders prefer the same answer. None: unknown."""
+    order_gap: float | None
+    """|p as shown - p swapped|, in [0, 1]."""
+    human: list[int]
+    """A label a person: 1, a is better; 2, b is better; 0, a tie. Empty: nobody looked."""
+    words_a: int
+    words_b: int
+
+
+class Agreement(msgspec.Struct, frozen=True):
+    """Shares of comparisons on which each agrees with the majority, in [0, 1]."""
+
+    comparisons: int
+    judge: Estimate
+    longer_wins: Estimate
+    """Preferring the longer answer; equally long is a tie."""
+    always_a: Estimate
+    commonest: Estimate
+    """Always giving the label that is the majority's most often here."""
+    gain: Estimate
+    """`judge` less `longer_wins`; 0: no better than length."""
+
+
+class JudgeReport(msgspec.Struct, frozen=True):
+    """What people's labels say of a judge."""
+
+    comparisons: int
+    prompts: int
+    unparsed: int
+    unlabelled: int
+    """Nobody looked."""
+    no_majority: int
+    """People looked, and no label has more than half of them."""
+    judge_ties: int
+    """Of all comparisons that were read."""
+    tie_band: float
+    three_way: Agreement
+    """Over a, b and tie: a tie is right only where the majority says so."""
+    decided: Agreement
+    """Over comparisons in which the majority prefers an answer: a tie is half right."""
+    kappa: Estimate
+    """Cohen's, of judge and majority, over the three labels."""
+    with_one_person: Estimate
+    """How often the judge agrees with one person, over the three labels: the mean over people."""
+    between_people: Estimate
+    """How often two people agree, over the three labels."""
+    fleiss_kappa: Estimate
+    """Among people: their agreement beyond chance; 1: perfect, 0: chance."""
+    swap_consistency: Estimate
+    """Share of comparisons in which both orders prefer the same answer."""
+    order_gap: Estimate
+    judge_prefers_longer: Estimate
+    """Of comparisons of unequal length that both judge and majority decided."""
+    human_prefers_longer: Estimate
+    """The majority, on the same comparisons."""
+
+    def text(self) -> str:
+        """A table to read at a glance."""
+        three, two = self.three_way, self.decided
+        table = [
+            ["", f"a, b or tie ({three.comparisons:,})", f"people decided ({two.comparisons:,})"],
+            ["judge", str(three.judge), str(two.judge)],
+            ["longer wins", str(three.longer_wins), str(two.longer_wins)],
+            ["always a", str(three.always_a), str(two.always_a)],
+            ["commonest label", str(three.commonest), str(two.commonest)],
+            ["judge over length", str(three.gain), str(two.gain)],
+        ]
+        more = [
+            ["judge with one person", str(self.with_one_person)],
+            ["two people (ceiling)", str(self.between_people)],
+            ["Cohen's kappa, judge", str(self.kappa)],
+            ["Fleiss' kappa, people", str(self.fleiss_kappa)],
+            ["same choice in both orders", str(self.swap_consistency)],
+            ["gap between the orders", str(self.order_gap)],
+            ["judge prefers the longer", str(self.judge_prefers_longer)],
+            ["people prefer the longer", str(self.human_prefers_longer)],
+        ]
+        return "\n".join(
+            [
+                f"agreement with people's majority, {self.comparisons:,} comparisons of "
+                f"{self.prompts:,} prompts",
+                f"left out: {self.unparsed:,} unparsed, {self.no_majority:,} without majority, "
+                f"{self.unlabelled:,} unlabelled; ties of the judge: {self.judge_ties:,}",
+                "",
+                aligned(table),
+                "",
+                aligned(more),
+                *few_prompts(self.prompts),
+            ]
+        )
+
+
+def judge_report(rows: Sequence[JudgedRow], *, tie_band: float = 0.0, seed: int = 0) -> JudgeReport:
+    """`tie_band`: in [0, 0.5). `seed` is the bootstrap's.
+
+    Raises `ValueError` for a p outside [0, 1], or a label that is not 0, 1 or 2.
+    """
+    _check(rows, tie_band)
+    read = [(row, _label(row.p, tie_band)) for row in rows if row.p is not None]
+    both = [(row, label, m) for row, label in read if (m := majority(row.human)) is not None]
+    unequal = [
+        (row, label, m, _longer(row))
+        for row, label, m in both
+        if TIE not in {label, m, _longer(row)}
+    ]
+    with_people = [(row, label) for row, label in read if row.human]
+    several = [row for row in rows if len(row.human) >= 2]
+    consistent = [row for row in rows if row.is_consistent is not None]
+    gaps = [(row.prompt_id, row.order_gap) for row in rows if row.order_gap is not None]
+    people = [row.human for row in several]
+    return JudgeReport(
+        comparisons=len(rows),
+        prompts=len({row.prompt_id for row in rows}),
+        unparsed=len(rows) - len(read),
+        unlabelled=sum(not row.human for row in rows),
+        no_majority=sum(bool(row.human) and majority(row.human) is None for row in rows),
+        judge_ties=sum(label == TIE for _, label in read),
+        tie_band=tie_band,
+        three_way=_agreement(both, 0.0, seed),
+        decided=_agreement([case for case in both if case[2] != TIE], 0.5, seed),
+        kappa=cohen_kappa(
+            [row.prompt_id for row, _, _ in both],
+            [label for _, label, _ in both],
+            [m for _, _, m in both],
+            seed=seed,
+        ),
+        with_one_person=mean_of(
+            [row.prompt_id for row, _ in with_people],
+            [row.human.count(label) / len(row.human) for row, label in with_people],
+            seed=seed,
+        ),
+        between_people=mean_of(
+            [row.prompt_id for row in several], [pair_agreement(p) for p in people], seed=seed
+        ),
+        fleiss_kappa=fleiss_kappa([row.prompt_id for row in several], people, seed=seed),
+        swap_consistency=mean_of(
+            [row.prompt_id for row in consistent],
+            [bool(row.is_consistent) for row in consistent],
+            seed=seed,
+        ),
+        order_gap=mean_of([prompt for prompt, _ in gaps], [gap for _, gap in gaps], seed=seed),
+        judge_prefers_longer=mean_of(
+            [row.prompt_id for row, _, _, _ in unequal],
+            [label == longer for _, label, _, longer in unequal],
+            seed=seed,
+        ),
+        human_prefers_longer=mean_of(
+            [row.prompt_id for row, _, _, _ in unequal],
+            [m == longer for _, _, m, longer in unequal],
+            seed=seed,
+        ),
+    )
+
+
+def majority(human: Sequence[int]) -> int | None:
+    """The label of more than half of the people. None: there is none."""
+    return next((label for label in set(human) if 2 * human.count(label) > len(human)), None)
+
+
+def _agreement(
+    cases: Sequence[tuple[JudgedRow, int, int]], tie_credit: float, seed: int
+) -> Agreement:
+    """Of (row, judge's label, majority). `tie_credit`: what a wrong tie is worth."""
+
+    def credit(label: int, truth: int) -> float:
+        return 1.0 if label == truth else tie_credit * (label == TIE)
+
+    truths = [truth for _, _, truth in cases]
+    prompts = [row.prompt_id for row, _, _ in cases]
+    commonest = max((TIE, A, B), key=truths.count)
+    judge = [credit(label, truth) for _, label, truth in cases]
+    longer = [credit(_longer(row), truth) for row, _, truth in cases]
+    return Agreement(
+        comparisons=len(cases),
+        judge=mean_of(prompts, judge, seed=seed),
+        longer_wins=mean_of(prompts, longer, seed=seed),
+        always_a=mean_of(prompts, [truth == A for truth in truths], seed=seed),
+        commonest=mean_of(prompts, [truth == commonest for truth in truths], seed=seed),
+        gain=mean_of(prompts, [a - b for a, b in zip(judge, longer, strict=True)], seed=seed),
+    )
+
+
+def _label(p: float, tie_band: float) -> int:
+    is_tie = abs(p - 0.5) <= tie_band + 1e-12  # as 0.45 and 0.55 are at a band of 0.05
+    return TIE if is_tie else A if p > 0.5 else B
+
+
+def _longer(row: JudgedRow) -> int:
+    return TIE if row.words_a == row.words_b else A if row.words_a > row.words_b else B
+
+
+def _check(rows: Sequence[JudgedRow], tie_band: float) -> None:
+    if not 0 <= tie_band < 0.5:
+        raise ValueError(f"tie_band {tie_band} is not in [0, 0.5)")
+    for row in rows:
+        if row.p is not None and not 0 <= row.p <= 1:
+            raise ValueError(f"p {row.p} of prompt {row.prompt_id} is not in [0, 1]")
+        if wrong := [label for label in row.human if label not in {TIE, A, B}]:
+            raise ValueError(f"label {wrong[0]} of prompt {row.prompt_id} is not 0, 1 or 2")

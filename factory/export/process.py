@@ -1,0 +1,75 @@
+"""Samples -> solutions in steps with a label for each, for training a process reward model.
+
+Labels come from one scorer: a `rollout` or `process` stage. A row keeps the whole solution; steps
+that nobody could judge, as those after the first error, have the label null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from factory.config import Config
+from factory.export import schemas
+from factory.export.evidence import is_known
+from factory.export.view import Drop, FolderName
+from factory.records import Candidate, Sample, StepLabels
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+
+class ProcessView(Config):
+    """Prompts, each with a solution in labelled steps."""
+
+    kind: Literal["process"] = "process"
+    name: FolderName | None = None
+    """Folder of the dataset; None: the kind."""
+    steps: str | None = None
+    """Name of the stage that labelled the steps. None: the only one there is."""
+    prm800k: bool = False
+    """Write the rows in PRM800K's format too, to `NAME.prm800k.jsonl` beside the dataset."""
+
+    def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop]:
+        labelled = [x for x in sample.step_labels if self.steps in (None, x.name)]
+        if len({labels.name for labels in labelled}) > 1:
+            yield Drop("several-scorers")
+            return
+        of_candidate = {labels.candidate: labels for labels in labelled}
+        for candidate in sample.candidates:
+            yield self._row(sample, candidate, of_candidate.get(candidate.index))
+
+    def _row(
+        self, sample: Sample, candidate: Candidate, labelled: StepLabels | None
+    ) -> dict[str, Any] | Drop:
+        if candidate.drop_reason is not None:
+            return Drop("filtered")
+        if labelled is None:
+            return Drop("no-steps")
+        if all(label is None for label in labelled.labels):
+            return Drop("no-labels")
+        return {
+            "prompt": sample.prompt,
+            "completions": labelled.steps,
+            "labels": labelled.labels,
+            "scores": [score if is_known(score) else None for score in labelled.scores],
+            "prompt_id": sample.id,
+        }
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"candidates", f"steps:{self.steps or '*'}"})
+
+    def features(self) -> Features:
+        return schemas.process()
+
+    def write_beside(self, folder: Path) -> None:
+        """What the view makes besides its dataset, which is `folder`, once that is in place."""
+        if not self.prm800k:
+            return
+        from datasets import load_from_disk
+
+        from factory import prm800k
+
+        rows = (prm800k.from_view(row) for row in load_from_disk(str(folder)))
+        prm800k.write(rows, folder.with_name(f"{folder.name}.prm800k.jsonl"))

@@ -1,0 +1,107 @@
+"""From a worked solution, candidates whose every step is known to be right or wrong. No model is
+asked, so scorers can be trained and measured on labels without doubt.
+
+In: `Sample.reference`, a solution of one step a line that ends with `#### <answer>` (GSM8K's form).
+Out: the solution itself as a candidate, then copies with one error each (`factory/faults.py`) at a
+step drawn evenly from those that can hold one, no two copies alike. A step's label is True before the
+error, False at it and None after it, where right and wrong no longer have a meaning; the answer's line
+is the last step. The score of a copy is 0: its reasoning is wrong, even where its answer is right, as
+after a skipped step. Labels of the solution itself are as good as the reference is.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Literal
+
+from pydantic import Field
+
+from factory.answers import MARK, final_line
+from factory.equations import without_annotations
+from factory.errors import SampleError
+from factory.faults import Error, Solution
+from factory.records import Candidate, Sample, Score, StepLabels
+from factory.stages.base import Models, Stage
+from factory.steps import split_steps
+
+
+class Corrupt(Stage):
+    """Make right and wrong solutions with known steps."""
+
+    kind: Literal["corrupt"] = "corrupt"
+    name: str = Field("known", min_length=1)
+    """Names the labels and the score, for views: `steps: known`."""
+    n: int = Field(1, ge=1)
+    """Copies with an error, for each prompt; fewer where the solution has no room for so many."""
+    errors: list[Error] = Field(
+        ["changed_number", "swapped_operation", "skipped_step"], min_length=1
+    )
+    """Kinds of error, of which each copy has one."""
+
+    def facts_made(self) -> frozenset[str]:
+        return frozenset({"candidates", f"steps:{self.name}", f"score:{self.name}", "ranking"})
+
+    async def __call__(self, sample: Sample, models: Models) -> Sample:
+        steps = _steps(sample.reference)
+        self._add(sample, "reference", steps, None, "correct")
+        rng = random.Random(models.seed("corrupt", self.name))
+        for wrong, at, error in self._copies(Solution(steps, sample.prompt_text()), rng):
+            self._add(sample, "corrupt", wrong, at, f"{error} at step {at + 1} of {len(wrong)}")
+        return sample
+
+    def _copies(self, solution: Solution, rng: random.Random) -> list[tuple[list[str], int, Error]]:
+        """Different copies, each with the index of the step that is wrong and its error. Every step
+        has one before any has two."""
+        copies: list[tuple[list[str], int, Error]] = []
+        positions = list(range(len(solution.lines)))
+        while positions:
+            rng.shuffle(positions)
+            for at in positions.copy():
+                seen = [copy[0] for copy in copies]
+                for error in rng.sample(self.errors, len(self.errors)):
+                    faults = solution.faults(at, error, rng)
+                    fault = next((lines for lines in faults if lines not in seen), None)
+                    if fault is not None:
+                        copies.append((fault, at, error))
+                        break
+                else:
+                    positions.remove(at)
+                if len(copies) == self.n:
+                    return copies
+        return copies
+
+    def _add(
+        self, sample: Sample, origin: str, steps: list[str], wrong: int | None, detail: str
+    ) -> None:
+        index = len(sample.candidates)
+        first = len(steps) if wrong is None else wrong
+        labels = [True if i < first else False if i == first else None for i in range(len(steps))]
+        sample.candidates.append(
+            Candidate(index=index, text="\n".join(steps), origin=origin, model="", call="")
+        )
+        sample.step_labels.append(
+            StepLabels(
+                name=self.name,
+                candidate=index,
+                steps=steps,
+                scores=[None if label is None else float(label) for label in labels],
+                labels=labels,
+            )
+        )
+        value = 1.0 if wrong is None else 0.0
+        sample.scores.append(Score(self.name, index, value, detail))
+
+
+def _steps(reference: str | None) -> list[str]:
+    """The lines of a worked solution, the answer's included."""
+    steps = split_steps(without_annotations(reference or ""), "newline")
+    if len(steps) < 2 or not steps[-1].startswith(MARK) or not final_line(steps[-1]):
+        found = "none" if not steps else f"{steps[-1][:100]!r} as its last line"
+        raise SampleError(
+            "expected a reference with a step a line and then a line `#### <answer>`, found "
+            f"{found} in {len(steps)} lines; use problems with worked solutions, such as GSM8K or "
+            "reasoning-gym:chain_sum",
+            is_permanent=True,
+            raw=reference or "",
+        )
+    return steps

@@ -1,0 +1,162 @@
+r"""Score each step of each candidate with a process reward model, in one prefill a solution.
+
+The candidate's text is cut into steps, laid out as the model was trained to see them
+(`engines.base.Scoring`), and the model's logits are read at the end of each step. P(the step is
+correct) is their softmax: over two columns (wrong, right), over three (PRM800K's ratings -1, 0,
++1), or a sigmoid of a single one. Qwen2.5-Math-PRM, and models that `factory train prm` makes with
+a tag, are asked so:
+
+    {kind: process, model: prm, split: blank_line, separator: "", tag: "<extra_0>"}
+
+Models that say it with a token are the same to this stage: the engine reads the logits of the two
+tokens at each tag. Math-Shepherd's model, which says "+" or "-" after each line:
+
+    models:
+      shepherd: {engine: vllm, model: PATH, label_tokens: ["+", "-"]}
+    stages:
+      - {kind: process, model: shepherd, separator: "\n", tag: "ки", good: first}
+
+(In its SentencePiece tokenizer a word by itself is the token with the space before it.)
+
+A solution's score is the product of its steps' P (Lightman et al. 2305.20050, where the neutral
+rating counts as correct), or the least, the last or the mean of them. Models trained on Monte Carlo
+labels do better with the last one, those trained on human labels with product or minimum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from factory.engines.base import Completion, Sampling, Scoring, Task
+from factory.errors import EngineError, SampleError
+from factory.records import Candidate, Sample, Score, StepLabels
+from factory.stages.base import Models, Question, Stage
+from factory.stages.labels import DECIMALS
+from factory.steps import Split, split_steps
+
+Aggregate = Literal["product", "minimum", "last", "mean"]
+
+NO_STEPS = "no steps"
+SCORING_CALL = Sampling(temperature=0.0, max_tokens=1)
+
+
+class ProcessReward(Stage):
+    """Score each step with a process reward model."""
+
+    kind: Literal["process"] = "process"
+    name: str = "process"
+    """Names the score and the steps' labels, for views: `score: process`, `steps: process`."""
+    model: str
+    split: Split = "newline"
+    separator: str = "\n"
+    """Follows each step. Without a tag, the step is read at its last token."""
+    tag: str = ""
+    """A single token of the model that follows each step and at which the step is read."""
+    good: Literal["last", "first"] = "last"
+    """The column that means "right", of two or three. Ours, and Qwen's, have it last."""
+    neutral_is_good: bool = True
+    """Of three columns: the middle one, PRM800K's rating 0, counts as correct."""
+    aggregate: Aggregate = "product"
+    """From P(correct) of the steps to the solution's score, in [0, 1]."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+
+    def facts_made(self) -> frozenset[str]:
+        return frozenset({f"score:{self.name}", f"steps:{self.name}", "ranking"})
+
+    def task(self) -> Task:
+        return "token_classify"
+
+    def problem(self) -> tuple[str, str] | None:
+        if not self.separator and not self.tag:
+            return "separator", "steps are read at the separator or at the tag: set one of them"
+        return None
+
+    async def __call__(self, sample: Sample, models: Models) -> Sample:
+        solutions = [(c, split_steps(c.text, self.split)) for c in sample.kept()]
+        asked = await models.ask(
+            self.model,
+            [
+                Question(
+                    sample.prompt,
+                    SCORING_CALL,
+                    scoring=Scoring(tuple(steps), self.separator, self.tag),
+                )
+                for _, steps in solutions
+                if steps
+            ],
+        )
+        answers = iter(asked)
+        for candidate, steps in solutions:
+            if not steps:
+                sample.scores.append(Score(self.name, candidate.index, None, NO_STEPS))
+                continue
+            answer = next(answers)
+            ps = self._probabilities(candidate, steps, answer.completion)
+            scores = [round(p, DECIMALS) for p in ps]
+            labels = [score >= 0.5 for score in scores]
+            calls = [answer.call]
+            sample.step_labels.append(
+                StepLabels(self.name, candidate.index, steps, [*scores], [*labels], calls)
+            )
+            value = aggregated(ps, self.aggregate)
+            sample.scores.append(Score(self.name, candidate.index, value, calls=calls))
+        return sample
+
+    def _probabilities(
+        self, candidate: Candidate, steps: list[str], completion: Completion
+    ) -> list[float]:
+        """P(correct) of each step. Raises `SampleError` for logits that are not finite."""
+        rows = completion.scores or []
+        if len(rows) != len(steps):
+            raise EngineError(
+                f"the model '{self.model}' gave outputs for {len(rows)} steps where {len(steps)} "
+                "were asked: it is not served as a process reward model"
+            )
+        for i, logits in enumerate(rows):
+            if not 1 <= len(logits) <= 3:
+                raise EngineError(
+                    f"the model '{self.model}' has {len(logits)} labels a step; a process reward "
+                    "model has 2 (wrong, right), 3 (ratings -1, 0, +1) or 1 (a logit): "
+                    "name another model"
+                )
+            if not all(map(math.isfinite, logits)):
+                raise SampleError(
+                    f"candidate {candidate.index}, step {i + 1} of {len(steps)}: the model "
+                    f"'{self.model}' gave {logits}, which are not finite numbers",
+                    is_permanent=True,  # the ledger would give the same
+                    raw=steps[i],
+                )
+        return [
+            correct(logits, good=self.good, neutral_is_good=self.neutral_is_good) for logits in rows
+        ]
+
+
+def correct(
+    logits: Sequence[float], *, good: Literal["last", "first"], neutral_is_good: bool
+) -> float:
+    """P(the step is correct), in [0, 1]: one finite logit's sigmoid, or the good columns' softmax."""
+    if len(logits) == 1:
+        logits = (0.0, logits[0])  # the sigmoid is the softmax against 0
+    elif good == "first":
+        logits = logits[::-1]
+    highest = max(logits)
+    weights = [math.exp(logit - highest) for logit in logits]
+    return sum(weights[1:] if neutral_is_good else weights[-1:]) / sum(weights)
+
+
+def aggregated(ps: Sequence[float], how: Aggregate) -> float:
+    """The solution's score, in [0, 1], from at least one step's. It has six significant digits, not
+    decimals: the product of many steps is small and still ranks solutions."""
+    match how:
+        case "product":
+            value = math.prod(ps)
+        case "minimum":
+            value = min(ps)
+        case "last":
+            value = ps[-1]
+        case "mean":
+            value = sum(ps) / len(ps)
+    return float(f"{value:.{DECIMALS}g}")

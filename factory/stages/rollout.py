@@ -1,0 +1,196 @@
+"""Label the steps of solutions with no human and no process reward model: complete them and see.
+
+From the end of each step the policy completes the solution `n` times, and each answer is checked
+against the reference. The share of right answers is the step's score, in [0, 1] ("soft"); any right
+answer makes its label True, none makes it False ("hard"; Math-Shepherd, Wang et al. 2312.08935).
+`method: binary_search` looks for the first wrong step alone, by halving (OmegaPRM, Luo et al.
+2406.06592). The last step's beginning is the whole solution: its own answer is checked and nothing
+is completed, unless it has none.
+
+What the authors of Qwen's process reward models learned (Zhang et al. 2501.07301) is followed so:
+a step is wrong only if all completions fail; labels stop after the first error; and with `judge`
+they are kept as far as a model that reads the steps puts the first error in the same place, which
+left about 40% of their rows. Without a judge, a right answer reached by wrong steps passes as right.
+
+Not read is not wrong: a completion whose answer cannot be read, or that was cut at max_tokens
+before the right answer, is not counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from factory.answers import How, check
+from factory.engines.base import Sampling
+from factory.errors import SampleError
+from factory.records import Candidate, Sample, Score, StepLabels
+from factory.stages.base import Models, Question, Stage
+from factory.stages.first_error import agreed, binary_search, every_step, settled, share_right
+from factory.stages.labels import DECIMALS
+from factory.stages.process import NO_STEPS
+from factory.stages.step_judge import QUESTION, ask_steps, question_problem
+from factory.steps import Split, joined, split_steps
+
+
+class Rollout(Stage):
+    """Label each step by completing the solution from there."""
+
+    kind: Literal["rollout"] = "rollout"
+    name: str = "rollout"
+    """Names the score and the steps' labels, for views: `score: rollout`, `steps: rollout`. The
+    score is the share of steps before the first wrong one, in [0, 1]; None: not settled."""
+    model: str
+    """Completes the solutions. Steps are as good as it can make of them: best the policy itself."""
+    n: int = Field(8, ge=1)
+    """Completions from each step."""
+    split: Split = "newline"
+    separator: str = "\n"
+    """Stands between the steps, and after the last one, when the model is asked to go on."""
+    sampling: Sampling = Sampling(max_tokens=512)
+    """Of the rest of the solution."""
+    how: How = "math"
+    """How an answer is found in a solution and checked against the reference (factory/answers.py).
+    `exact` is for solutions that end with a line `#### answer`."""
+    pattern: str | None = None
+    """With `how: pattern`: the regular expression that finds the answer."""
+    method: Literal["every_step", "binary_search"] = "every_step"
+    """`every_step`: n x (steps - 1) completions a solution. `binary_search`: at most
+    n x log2(steps), none for solutions that end right; scores of steps it skipped are None."""
+    judge: str | None = None
+    """A model that reads each step and says whether it is correct. Labels are kept as far as it
+    puts the first error in the same place."""
+    template: str = QUESTION
+    """The judge's question. Can use: conversation (text), prompt (messages), steps (up to the one
+    asked about), reference."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+
+    def facts_made(self) -> frozenset[str]:
+        return frozenset({f"score:{self.name}", f"steps:{self.name}", "ranking"})
+
+    def models_used(self) -> dict[str, str]:
+        judge = {"judge": self.judge} if self.judge is not None else {}
+        return {"model": self.model, **judge}
+
+    def problem(self) -> tuple[str, str] | None:
+        if self.n > 1 and not self.sampling.temperature:
+            return "sampling", f"at temperature 0 all {self.n} completions are the same; set n: 1"
+        if not self.separator:
+            return "separator", "without one, steps run into each other; the default is a newline"
+        if (self.how == "pattern") != (self.pattern is not None):
+            return "pattern", "a pattern and `how: pattern` go together"
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            return "pattern", f"'{self.pattern}' is not a regular expression: {error}"
+        wrong = question_problem(self.template)
+        return ("template", wrong) if wrong else None
+
+    async def __call__(self, sample: Sample, models: Models) -> Sample:
+        if not (sample.reference or "").strip():
+            raise SampleError(
+                "the sample has no reference answer to check completions against; give the "
+                "source's rows one, or name its column in `source.columns.reference`",
+                is_permanent=True,
+            )
+        for candidate in sample.kept():
+            steps = split_steps(candidate.text, self.split)
+            if steps:
+                await self._label(sample, candidate, steps, models)
+            else:
+                sample.scores.append(Score(self.name, candidate.index, None, NO_STEPS))
+        return sample
+
+    async def _label(
+        self, sample: Sample, candidate: Candidate, steps: list[str], models: Models
+    ) -> None:
+        calls: list[str] = []
+
+        async def probe(kept: Sequence[int]) -> list[float | None]:
+            return await self._shares(sample, candidate.index, steps, kept, models, calls)
+
+        search = every_step if self.method == "every_step" else binary_search
+        whole = [(candidate.text, candidate.finish_reason)]
+        [ends_right] = await self._are_right(sample, whole)
+        shares, labels = await search(len(steps), ends_right, probe)
+        value = share_right(labels)
+        detail = "unparsed" if value is None else ""
+        known = settled(labels)
+        if self.judge is not None and known:
+            opinion = await ask_steps(models, self.judge, self.template, sample, steps[:known])
+            calls += opinion.calls
+            labels = agreed(labels, opinion.is_correct)
+            value = share_right(labels)
+            if (same := settled(labels)) < known:
+                detail = "judge unparsed" if opinion.is_correct[same] is None else "disagree"
+        sample.step_labels.append(
+            StepLabels(self.name, candidate.index, steps, shares, labels, calls)
+        )
+        if value is not None:
+            value = round(value, DECIMALS)
+        sample.scores.append(Score(self.name, candidate.index, value, detail, calls))
+
+    async def _shares(
+        self,
+        sample: Sample,
+        candidate: int,
+        steps: list[str],
+        kept: Sequence[int],
+        models: Models,
+        calls: list[str],
+    ) -> list[float | None]:
+        """For each number of steps kept, the share of right completions; `first_error.Probe`."""
+        begun = {k: joined(steps[:k], self.separator) + self.separator for k in kept}
+        asked = await models.ask(
+            self.model,
+            [
+                Question(
+                    sample.prompt,
+                    self.sampling,
+                    salt=(self.name, candidate, k, i),
+                    prefix=begun[k],
+                )
+                for k in kept
+                for i in range(self.n)
+            ],
+        )
+        calls += [answer.call for answer in asked]
+        beginnings = [begun[k] for k in kept for _ in range(self.n)]
+        solutions = [
+            (beginning + answer.completion.text, answer.completion.finish_reason)
+            for beginning, answer in zip(beginnings, asked, strict=True)
+        ]
+        found = await self._are_right(sample, solutions)
+        return [share(found[i : i + self.n]) for i in range(0, len(found), self.n)]
+
+    async def _are_right(
+        self, sample: Sample, solutions: Sequence[tuple[str, str]]
+    ) -> list[bool | None]:
+        """Of each (text, finish reason): whether its answer is right. None: it could not be read,
+        or what was read may not be the last word."""
+        reference = sample.reference or ""
+
+        def check_all() -> list[bool | None]:
+            found = [check(text, reference, self.how, self.pattern)[0] for text, _ in solutions]
+            return [
+                None if is_right is False and reason == "length" else is_right
+                for is_right, (_, reason) in zip(found, solutions, strict=True)
+            ]
+
+        try:
+            if self.how == "math":  # it waits for another process
+                return await asyncio.to_thread(check_all)
+            return check_all()
+        except ValueError as error:
+            raise SampleError(f"{error} (how: {self.how})", is_permanent=True) from error
+
+
+def share(found: Sequence[bool | None]) -> float | None:
+    """Of right answers among those that could be read, in [0, 1]; None: none could."""
+    read = [is_right for is_right in found if is_right is not None]
+    return round(sum(read) / len(read), DECIMALS) if read else None
