@@ -11,14 +11,11 @@ Every step knows whether it is finished, so the same command goes on after a sto
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from factory import weights
 from factory.check import check_training
 from factory.engines.vllm import VllmConfig
 from factory.errors import FactoryError, RecipeError
@@ -28,8 +25,9 @@ from factory.records import Sample
 from factory.runner import shards
 from factory.runner.progress import Progress
 from factory.runner.run import run
+from factory.training.apart import train_apart
 from factory.training.base import TrainingConfig
-from factory.yamlfile import dump, parse
+from factory.yamlfile import dump
 
 
 class Round(msgspec.Struct):
@@ -58,7 +56,8 @@ def align(recipe: Recipe, out: Path, rounds: int) -> list[Round]:
     for number in range(1, rounds + 1):
         folder = out / f"round-{number}"
         progress.note(f"round {number} of {rounds}: making data")
-        manifest = run(_with_model(recipe, name, model), folder / "run", progress=progress)
+        current = recipe if model is None else recipe.with_model(name, model)
+        manifest = run(current, folder / "run", progress=progress)
         rows = next(v["rows"] for v in manifest.views if v["view"] == training.view)
         if not rows:
             raise FactoryError(
@@ -66,8 +65,9 @@ def align(recipe: Recipe, out: Path, rounds: int) -> list[Round]:
                 "says why by reason; use more prompts, or a judge that can tell the answers apart"
             )
         progress.note(f"round {number} of {rounds}: training on {rows} rows")
-        before = model or _absolute(recipe, recipe.models[name].model)
-        record = _train(training, folder, before)
+        before = model or recipe.absolute_model(name)
+        data = folder / "run" / "datasets" / training.view
+        record = train_apart(training, data, before, folder / "model")
         model = str((folder / "model").absolute())
         progress.note(f"round {number} of {rounds}: comparing with the first model")
         rate = _evaluate(recipe, folder, name, model, progress)
@@ -104,42 +104,6 @@ def _check(recipe: Recipe) -> tuple[TrainingConfig, str]:
     return training, name
 
 
-def _with_model(recipe: Recipe, name: str, model: str | None) -> Recipe:
-    """The recipe with other weights under a model's name; None: as it is."""
-    if model is None:
-        return recipe
-    data = parse(recipe.text)
-    data["models"][name]["model"] = model
-    models = {**recipe.models, name: recipe.models[name].model_copy(update={"model": model})}
-    text = dump(data)
-    return msgspec.structs.replace(recipe, models=models, text=text)
-
-
-def _absolute(recipe: Recipe, model: str) -> str:
-    """A model's name as it is understood from any folder."""
-    if model == weights.EMBEDDED:
-        return model
-    return str(weights.local_folder(model, recipe.folder) or model)
-
-
-def _train(training: TrainingConfig, folder: Path, model: str) -> dict[str, Any]:
-    """Train in a process of its own: engines and trainers never share a process's memory."""
-    config = folder / "training.yaml"
-    config.write_text(dump(training.config), encoding="utf-8")
-    command = [sys.executable, "-m", "factory", "train", training.kind, "--resume"]
-    command += ["--data", str(folder / "run" / "datasets" / training.view), "--model", model]
-    command += ["--out", str(folder / "model"), "--config", str(config)]
-    if training.lora is not None:
-        command += ["--lora", msgspec.json.encode(training.lora).decode()]
-    code = subprocess.run(command, check=False).returncode
-    if code == 130:
-        raise KeyboardInterrupt
-    if code:
-        raise FactoryError(f"the training of {folder} failed with exit code {code}; see above")
-    record: dict[str, Any] = msgspec.json.decode((folder / "model" / "training.json").read_bytes())
-    return record
-
-
 def _evaluate(recipe: Recipe, folder: Path, name: str, model: str, progress: Progress) -> WinRate:
     """Both models answer held-out prompts, the recipe's judge compares them in both orders."""
     written = folder / "evaluation.yaml"
@@ -160,7 +124,7 @@ def _evaluation_recipe(recipe: Recipe, name: str, model: str) -> dict[str, Any]:
     def of(which: str) -> dict[str, Any]:
         config = recipe.models[which]
         dumped = config.model_dump(mode="json", exclude_defaults=True)
-        return {"engine": config.engine, **dumped, "model": _absolute(recipe, config.model)}
+        return {"engine": config.engine, **dumped, "model": recipe.absolute_model(which)}
 
     sampling = evaluation.sampling.changed
     judge = {"mode": "pairwise", "pairs": "all_pairs", "principles": evaluation.principles}

@@ -36,7 +36,7 @@ _MAKERS = {
         "{kind: reward}, {kind: judge, mode: pointwise} or {kind: judge, pairs: all_pairs}",
     ),
     "score:*": ("a score", "{kind: reward}, {kind: verify} or {kind: judge, mode: pointwise}"),
-    "steps:*": ("labelled steps", "{kind: process} or {kind: rollout}"),
+    "steps:*": ("labelled steps", "{kind: process}, {kind: rollout} or {kind: corrupt}"),
 }
 
 
@@ -61,6 +61,9 @@ def _models(recipe: Recipe) -> Iterator[Problem]:
         if not isinstance(config, VllmConfig) or config.model == weights.EMBEDDED:
             continue
         loc = ("models", name, "model")
+        if config.model.startswith(weights.TRAINED):
+            yield from _trained(recipe, loc, config.model.removeprefix(weights.TRAINED))
+            continue
         try:
             is_local = weights.local_folder(config.model, recipe.folder) is not None
         except RecipeError as error:
@@ -72,6 +75,27 @@ def _models(recipe: Recipe) -> Iterator[Problem]:
     if recipe.evaluation:
         for field in ("model", "judge"):
             yield from _no_model(recipe, ("evaluation", field), getattr(recipe.evaluation, field))
+
+
+def _trained(recipe: Recipe, loc: Loc, name: str) -> Iterator[Problem]:
+    """The training that makes a model is there, and what comes before it makes its data."""
+    results = [training.result for training in recipe.training]
+    if name not in results:
+        have = f"(have: {', '.join(results) or 'none'})"
+        yield loc, f"no training named '{name}'{nearest(name, results)} {have}"
+        return
+    at = results.index(name)
+    training = recipe.training[at]
+    if training.model is None:
+        yield ("training", at), "a model of the recipe waits for it: name the `model` to train"
+    facts = {f for s in recipe.stages[: first_use(recipe, name)] for f in s.facts_made()}
+    for view in recipe.views:
+        if folder_of(view) == training.view and (missing := lacking(view.needs(), facts)):
+            yield (
+                ("training", at, "view"),
+                f"'{training.view}' needs {missing[0]}, which only a stage after the first use of "
+                f"'{weights.TRAINED}{name}' makes; move that stage up",
+            )
 
 
 def _no_model(recipe: Recipe, loc: Loc, name: str) -> Iterator[Problem]:
@@ -86,13 +110,13 @@ def _stages(recipe: Recipe) -> Iterator[Problem]:
     for i, stage in enumerate(recipe.stages):
         for inner, message in _stage(recipe, stage):
             yield ("stages", i, *inner), message
-        for need in _lacking(stage.facts_needed(), facts):
+        for need in lacking(stage.facts_needed(), facts):
             yield ("stages", i), _lack(need, facts, "earlier stage")
             facts.add(need)  # said once
         facts |= stage.facts_made()
     folders: dict[str, int] = {}
     for i, view in enumerate(recipe.views):
-        for need in _lacking(view.needs(), facts):
+        for need in lacking(view.needs(), facts):
             yield ("views", i), _lack(need, facts, "stage")
         name = folder_of(view)
         if (first := folders.setdefault(name, i)) != i:
@@ -122,7 +146,18 @@ def _stage(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
         yield ("few_shot",), f"expected at most {there}, the examples of '{name}'; found {few_shot}"
 
 
-def _lacking(needs: Iterable[str], facts: set[str]) -> list[str]:
+def first_use(recipe: Recipe, training: str) -> int:
+    """Position of the first stage that uses what a training makes; past the last if none does."""
+    waiting = {model for model, name in recipe.trained_models().items() if name == training}
+    for i, stage in enumerate(recipe.stages):
+        if waiting & {*stage.models_used().values()}:
+            return i
+    return len(recipe.stages)
+
+
+def lacking(needs: Iterable[str], facts: set[str]) -> list[str]:
+    """What is needed and not among the facts; `score:*` is any fact that begins so."""
+
     def is_there(need: str) -> bool:
         return any(f.startswith(need[:-1]) if need.endswith(":*") else f == need for f in facts)
 
@@ -145,7 +180,13 @@ def _lack(need: str, facts: set[str], maker: str) -> str:
 
 def _training(recipe: Recipe) -> Iterator[Problem]:
     views = [folder_of(view) for view in recipe.views]
+    results: dict[str, int] = {}
     for i, training in enumerate(recipe.training):
+        if (first := results.setdefault(training.result, i)) != i:
+            yield (
+                ("training", i),
+                f"training[{first}] has the name '{training.result}' already; give one a `name`",
+            )
         if training.view not in views:
             have = f"(have: {', '.join(views) or 'none'})"
             hint = nearest(training.view, views)

@@ -12,8 +12,12 @@ import typer
 from factory.errors import FactoryError, RecipeError
 
 if TYPE_CHECKING:
+    from factory.evaluate import Evaluation
     from factory.recipe import Recipe
+    from factory.rows import Rows
     from factory.runner.manifest import Manifest
+    from factory.score import Record
+    from factory.scorer import Scorer
 
 app = typer.Typer(
     name="factory",
@@ -24,6 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+eval_app = typer.Typer(help="Measure a scorer against data that is known.", no_args_is_help=True)
+app.add_typer(eval_app, name="eval")
 
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe, as pipelines/quickstart.yaml.")
@@ -41,6 +48,28 @@ LimitOption = Annotated[
 OutOption = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="The run's folder. Default: runs/<recipe's name>."),
+]
+DataOption = Annotated[
+    str, typer.Option("--data", metavar="DATA", help="A dataset's folder, a file, or a Hub id.")
+]
+ScorerModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="A reward or process reward model."),
+]
+ScorerRecipeOption = Annotated[
+    Path | None,
+    typer.Option("--recipe", metavar="FILE", help="Use the scoring stages of this recipe."),
+]
+ScoreOption = Annotated[
+    str | None,
+    typer.Option("--score", metavar="NAME", help="The score, of the scorer or in the data."),
+]
+WorkOption = Annotated[
+    Path | None,
+    typer.Option("--work", help="Where calls are remembered. Default: runs/eval-<inputs>."),
+]
+ReportOption = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the report as JSON.")
 ]
 
 _INTERRUPTED = 130  # what typer makes of Ctrl+C
@@ -130,10 +159,12 @@ def preview(
 
     Their calls are remembered in the run's folder: the run itself does not make them again.
     """
+    from factory.phases import as_far_as_trained
     from factory.preview import answer_some, show
 
     loaded = _load(recipe, set_, count)
-    for result in answer_some(loaded, out or _default_out(loaded)):
+    folder = out or _default_out(loaded)
+    for result in answer_some(as_far_as_trained(loaded, folder), folder):
         show(result)
 
 
@@ -149,11 +180,11 @@ def run(
     Run it again to go on after a stop, to extend it, or after an edit: only calls that were never
     made are made.
     """
-    from factory.runner.run import run as run_recipe
+    from factory.phases import run_in_phases
 
     loaded = _load(recipe, set_, limit)
     folder = out or _default_out(loaded)
-    _print_manifest(folder, run_recipe(loaded, folder))
+    _print_manifest(folder, run_in_phases(loaded, folder))
 
 
 @app.command()
@@ -184,17 +215,20 @@ def export(
 
 @app.command()
 def train(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="What to train: dpo.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="What to train: dpo, reward, prm.")],
     data: Annotated[str, typer.Option(help="A dataset folder, as RUN/datasets/preference.")],
     model: Annotated[str, typer.Option(help="smollm2-135m-instruct, a folder or a Hub id.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the trained model goes.")],
     config: Annotated[
-        Path | None, typer.Option("--config", help="A YAML file of TRL config fields.")
+        Path | None, typer.Option("--config", help="A YAML file of such fields.")
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", "-s", metavar="FIELD=VALUE", help="A TRL config field, as max_steps=20."
+            "--set",
+            "-s",
+            metavar="FIELD=VALUE",
+            help="A field of the trainer's config, as max_steps=20.",
         ),
     ] = None,
     lora: Annotated[
@@ -222,7 +256,8 @@ def train(
         override(options, text)
     result = TRAINERS[kind].train(data, model, out, lora=_lora(lora), config=options, resume=resume)
     print(f"trained {model} for {result['steps']} steps: {out}")
-    print(f"load it with AutoModelForCausalLM.from_pretrained('{out}')")
+    kinds = {"reward": "SequenceClassification", "prm": "TokenClassification"}
+    print(f"load it with AutoModelFor{kinds.get(kind, 'CausalLM')}.from_pretrained('{out}')")
 
 
 @app.command()
@@ -240,6 +275,129 @@ def align(
     loaded = _load(recipe, set_, limit)
     folder = out or Path("runs") / f"{loaded.name}-align"
     print(table(turn(loaded, folder, rounds)))
+
+
+@app.command()
+def score(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A dataset's folder, a file, or a Hub id.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new dataset's folder.")],
+    model: ScorerModelOption = None,
+    stage: Annotated[
+        str | None,
+        typer.Option("--stage", metavar="KIND", help="What --model is: reward or process."),
+    ] = None,
+    recipe: ScorerRecipeOption = None,
+    limit: LimitOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Score the answers of a dataset, and write it again with the scores as columns.
+
+    Run it again to go on after a stop: only calls that were never made are made.
+    """
+    from factory.rows import open_rows
+    from factory.score import score as score_rows
+
+    scorer = _scorer(model, recipe, set_, stage=stage)
+    assert scorer is not None
+    _print_scored(out, score_rows(open_rows(data).limited(limit), scorer, out))
+
+
+@eval_app.command("reward")
+def eval_reward(
+    data: DataOption,
+    model: ScorerModelOption = None,
+    recipe: ScorerRecipeOption = None,
+    score: ScoreOption = None,
+    subset: Annotated[
+        str | None,
+        typer.Option("--subset", metavar="COLUMN", help="Report each of its values by itself."),
+    ] = None,
+    out: ReportOption = None,
+    work: WorkOption = None,
+    limit: LimitOption = None,
+    set_: SetOption = None,
+) -> None:
+    """How often does the chosen answer of a pair score higher than the rejected one?
+
+    With --score and neither --model nor --recipe, the scores are those in the columns chosen_NAME
+    and rejected_NAME, and no engine starts.
+    """
+    from factory.eval_reward import evaluate_reward
+
+    scorer = _scorer(model, recipe, set_, score=score)
+    rows = _rows(data, limit)
+    _print_evaluation(evaluate_reward(rows, scorer, work, score=score, subset=subset), out)
+
+
+@eval_app.command("process")
+def eval_process(
+    data: DataOption,
+    model: ScorerModelOption = None,
+    recipe: ScorerRecipeOption = None,
+    score: ScoreOption = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="A step scored below it is taken to be wrong.")
+    ] = 0.5,
+    out: ReportOption = None,
+    work: WorkOption = None,
+    limit: LimitOption = None,
+    set_: SetOption = None,
+) -> None:
+    """How well are the wrong steps of solutions found? Reads PRM800K and ProcessBench too.
+
+    With --score and neither --model nor --recipe, the scores are the lists in the column NAME_steps
+    (or NAME), and no engine starts.
+    """
+    from factory.eval_process import evaluate_process
+
+    scorer = _scorer(model, recipe, set_, score=score)
+    rows = _rows(data, limit)
+    found = evaluate_process(rows, scorer, work, score=score, threshold=threshold)
+    _print_evaluation(found, out)
+
+
+@eval_app.command("judge")
+def eval_judge(
+    data: DataOption,
+    recipe: Annotated[
+        Path, typer.Option("--recipe", metavar="FILE", help="Its first pairwise judge is measured.")
+    ],
+    prompt: Annotated[str | None, typer.Option("--prompt-column", help="Default: prompt.")] = None,
+    a: Annotated[str | None, typer.Option("--a-column", help="Default: response_a.")] = None,
+    b: Annotated[str | None, typer.Option("--b-column", help="Default: response_b.")] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--label-columns",
+            metavar="A,B,...",
+            help="One a person; 1 or a, 2 or b, 0 or tie. Default: label.",
+        ),
+    ] = None,
+    tie_band: Annotated[
+        float,
+        typer.Option(min=0, max=0.49, help="A tie, where P is no further than this from 0.5."),
+    ] = 0.0,
+    out: ReportOption = None,
+    work: WorkOption = None,
+    limit: LimitOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Does a judge prefer the answers that people prefer? Knows PandaLM's columns by their names."""
+    from factory.eval_judge import evaluate_judge
+    from factory.scorer import judge_of
+
+    given = {
+        "prompt": prompt,
+        "a": a,
+        "b": b,
+        "labels": None if labels is None else tuple(x.strip() for x in labels.split(",") if x),
+    }
+    columns = {field: value for field, value in given.items() if value is not None}
+    scorer, rows = judge_of(recipe, set_ or ()), _rows(data, limit)
+    found = evaluate_judge(rows, scorer, work, columns=columns, tie_band=tie_band)
+    _print_evaluation(found, out)
 
 
 def _lora(text: str | None) -> dict[str, Any] | None:
@@ -266,6 +424,41 @@ def _load(path: Path, overrides: Sequence[str] | None, limit: int | None = None)
     from factory.recipe import load
 
     return load(path, overrides or (), limit=limit)
+
+
+def _rows(data: str, limit: int | None) -> Rows:
+    from factory.rows import open_rows
+
+    return open_rows(data).limited(limit)
+
+
+def _scorer(
+    model: str | None,
+    recipe: Path | None,
+    overrides: Sequence[str] | None,
+    *,
+    stage: str | None = None,
+    score: str | None = None,
+) -> Scorer | None:
+    """None: there is a score in the data, and nothing to make it with."""
+    from factory.scorer import from_model, from_recipe
+
+    if model is not None and recipe is not None:
+        raise RecipeError("--model and --recipe both say what scores; give one of them")
+    if stage is not None and (model is None or stage not in {"reward", "process"}):
+        raise RecipeError(f"--stage {stage}: expected reward or process, and a --model")
+    if model is not None:
+        return from_model(model, stage, overrides or ())  # type: ignore[arg-type]
+    if recipe is not None:
+        scorer = from_recipe(recipe, overrides or ())
+        if scorer.skipped:
+            print(f"not used, as they score nothing: {', '.join(scorer.skipped)}", file=sys.stderr)
+        return scorer
+    if score is None:
+        raise RecipeError("nothing to score with: give --model MODEL or --recipe FILE")
+    if overrides:
+        raise RecipeError(f"--set {overrides[0]}: there is no scorer to set it of; give --model")
+    return None
 
 
 def _default_out(recipe: Recipe) -> Path:
@@ -311,3 +504,26 @@ def _print_views(folder: Path, manifest: Manifest) -> None:
         print(f"\n  {folder / 'datasets' / view['view']}: {view['rows']:,} rows")
         for reason, count in sorted(view["drops"].items(), key=lambda item: -item[1]):
             print(f"    no row, {reason:<24}{count:>8,}")
+
+
+def _print_scored(out: Path, record: Record) -> None:
+    print(f"\n{out}: {record.rows:,} rows, with {', '.join(record.columns)}")
+    print(f"  {record.calls:,} calls made")
+    for reason, times in record.left_out.items():
+        print(f"  left out: {times:,} x {reason}")
+    for reason, times in list(record.reasons.items())[:3]:
+        print(f"  not scored: {times:,} x {reason}")
+    if record.failed:
+        print(f"  all of them: {out / 'quarantine.jsonl'}")
+
+
+def _print_evaluation(found: Evaluation, out: Path | None) -> None:
+    from factory.runner.shards import write_json
+
+    print(found.text())
+    if out is not None:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(out, found)
+        except OSError as error:
+            raise FactoryError(f"--out {out} cannot be written: {error.strerror}") from error

@@ -42,9 +42,7 @@ class GivenSteps(Stage):
         scores = [round(p, DECIMALS) for p in ps]
         labels = [score >= 0.5 for score in scores]
         calls = [asked.call]
-        sample.step_labels.append(
-            StepLabels(stage.name, 0, steps, [*scores], [*labels], calls)
-        )
+        sample.step_labels.append(StepLabels(stage.name, 0, steps, [*scores], [*labels], calls))
         value = aggregated(ps, stage.aggregate)
         sample.scores.append(Score(stage.name, 0, value, calls=calls))
         return sample

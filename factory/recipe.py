@@ -62,7 +62,7 @@ class _Plain(Config):
     part_size: int = Field(512, ge=1)
     """Source rows in a trace file, the unit of resuming."""
     evaluation: EvaluationConfig | None = None
-    models: dict[str, Any] = Field(min_length=1)
+    models: dict[str, Any] = {}
     stages: list[Any] = Field(min_length=1)
     views: list[Any] = []
     training: list[Any] = []
@@ -114,6 +114,28 @@ class Recipe(msgspec.Struct, frozen=True):
         ]
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()
 
+    def with_model(self, name: str, model: str) -> Recipe:
+        """The same with other weights under a model's name."""
+        data = parse(self.text)
+        data["models"][name]["model"] = model
+        models = {**self.models, name: self.models[name].model_copy(update={"model": model})}
+        return msgspec.structs.replace(self, models=models, text=dump(data))
+
+    def absolute_model(self, name: str) -> str:
+        """A model as it is understood from any folder: a path, a Hub id or the embedded one."""
+        model = self.models[name].model
+        if model == weights.EMBEDDED:
+            return model
+        return str(weights.local_folder(model, self.folder) or model)
+
+    def trained_models(self) -> dict[str, str]:
+        """Name of each model that the recipe itself trains -> the training's name."""
+        return {
+            name: config.model.removeprefix(weights.TRAINED)
+            for name, config in self.models.items()
+            if config.model.startswith(weights.TRAINED)
+        }
+
     def movable(self) -> dict[str, Any]:
         """The recipe's data with its paths made absolute: loaded from any folder, it is the same."""
         data: dict[str, Any] = parse(self.text)
@@ -122,7 +144,8 @@ class Recipe(msgspec.Struct, frozen=True):
             path = self.folder / Path(source["path"]).expanduser()
             source["path"] = str(path.resolve()) if path.exists() else source["path"]
         for name, config in self.models.items():
-            if isinstance(config, VllmConfig) and config.model != weights.EMBEDDED:
+            is_named = config.model == weights.EMBEDDED or config.model.startswith(weights.TRAINED)
+            if isinstance(config, VllmConfig) and not is_named:
                 local = weights.local_folder(config.model, self.folder)
                 data["models"][name]["model"] = str(local or config.model)
         if self.constitution_path:

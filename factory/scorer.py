@@ -19,6 +19,7 @@ from pydantic import Field
 from factory import constitution as constitutions
 from factory import weights
 from factory.check import _stage as stage_problems
+from factory.check import lacking
 from factory.config import Config
 from factory.engines import EngineConfig
 from factory.engines.base import Task
@@ -37,6 +38,7 @@ _HEADS: dict[str, ModelStage] = {
     "ForSequenceClassification": "reward",
     "ForTokenClassification": "process",
 }
+_TASKS: dict[ModelStage, Task] = {"reward": "classify", "process": "token_classify"}
 MODEL = "scorer"
 """What `--set models.scorer.dtype=float32` calls the model of `--model`."""
 _MAKES_ANSWERS = frozenset({"candidates", "critiques", "revisions"})
@@ -105,7 +107,7 @@ def from_model(
     if stage == "process":
         options |= _layout(folder)
     shown = str(folder) if weights.local_folder(model) else model
-    data = {"models": {MODEL: {"model": shown}}, "stages": [options]}
+    data = {"models": {MODEL: {"model": shown, "task": _TASKS[stage]}}, "stages": [options]}
     with tempfile.TemporaryDirectory() as made:  # only to be read by those who read recipes
         path = Path(made) / "model.yaml"
         path.write_text(dump(data), encoding="utf-8")
@@ -136,7 +138,9 @@ def _stage_for(model: str, folder: Path) -> ModelStage:
     try:
         names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
     except (OSError, ValueError, KeyError) as error:
-        raise RecipeError(f"--model {model}: {folder}/config.json cannot be read: {error}") from error
+        raise RecipeError(
+            f"--model {model}: {folder}/config.json cannot be read: {error}"
+        ) from error
     for head, stage in _HEADS.items():
         if any(name.endswith(head) for name in names or ()):
             return stage
@@ -233,25 +237,19 @@ def _scorer(
         own_code=[_code_of(stage) for stage in stages.values()],
         text=dump(file.data),
     )
+    for name, config in configs.items():
+        if config.model.startswith(weights.TRAINED):
+            what = f"'{config.model}' is made by a training of the recipe's runs; name its folder"
+            wrong.append(str(file.error(("models", name, "model"), what)))
     facts = {"candidates"}
     for position, stage in stages.items():
         for loc, message in stage_problems(recipe, stage):
             wrong.append(str(file.error(("stages", position, *loc), message)))
-        for need in sorted(stage.facts_needed()):
-            is_any = need.endswith("*") and any(f.startswith(need[:-1]) for f in facts)
-            if need not in facts and not is_any:
-                wrong.append(str(file.error(("stages", position), _lack(stage, need, position))))
+        for need in lacking(stage.facts_needed(), facts):
+            wrong.append(str(file.error(("stages", position), _lack(stage, need, position))))
         facts |= stage.facts_made()
     if wrong:
         raise RecipeError("\n".join(wrong))
-    tasks: dict[str, Task] = {}
-    for stage in stages.values():
-        for name in stage.models_used().values():
-            if tasks.setdefault(name, stage.task()) != stage.task():
-                both = f"is asked to {tasks[name]} and to {stage.task()} by two stages"
-                raise file.error(("models", name), f"{both}; give it twice, under two names")
-    for name, task in tasks.items():
-        configs[name] = configs[name].model_copy(update={"task": task})
     return Scorer(recipe, list(stages), skipped)
 
 

@@ -22,6 +22,8 @@ import msgspec
 from factory.errors import EngineError, RecipeError
 
 EMBEDDED = "smollm2-135m-instruct"
+TRAINED = "trained:"
+"""`trained:NAME`: what the training of that name in the same recipe makes, while the recipe runs."""
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # Part of the folder's name, so that a change of how we convert never meets an old conversion.
 _CONVERSION = "v1"

@@ -19,7 +19,8 @@ WORDS = "the a cat dog sat ran on under mat moon green happy then why seven beca
 
 
 class FakeEngine:
-    """Answers with words drawn from a hash of the request.
+    """Answers with words drawn from a hash of the request; with logits in [-4, 4], [1, 1] or
+    [steps, 2], if it asks for scores.
 
     `slowness`: seconds a call takes at most. `fails_on`: requests that contain this text fail.
     `seen` keeps every request it was asked.
@@ -39,9 +40,16 @@ class FakeEngine:
         self._now += 1
         self.most_at_once = max(self.most_at_once, self._now)
         try:
-            content = msgspec.json.encode(
-                (request.messages, request.sampling, request.seed, request.prefix, request.labels)
-            )
+            asked = [
+                request.messages,
+                request.sampling,
+                request.seed,
+                request.prefix,
+                request.labels,
+            ]
+            if request.scoring is not None:
+                asked.append(request.scoring)
+            content = msgspec.json.encode(asked)
             rng = random.Random(hashlib.blake2b(content, digest_size=8).digest())
             await asyncio.sleep(rng.random() * self.slowness)
             if self.fails_on and self.fails_on in request.messages[-1]["content"]:
@@ -53,6 +61,10 @@ class FakeEngine:
         return completion
 
     def _answer(self, request: Request, rng: random.Random) -> Completion:
+        if (scoring := request.scoring) is not None:
+            shape = (len(scoring.steps), 2) if scoring.steps else (1, 1)
+            logits = [[rng.uniform(-4, 4) for _ in range(shape[1])] for _ in range(shape[0])]
+            return Completion("", "stop", 10, 0, 0, scores=logits)
         words = [rng.choice(WORDS) for _ in range(rng.randint(3, 30))]
         weights = [rng.random() + 0.01 for _ in request.labels]
         return Completion(

@@ -46,14 +46,15 @@ def trained_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
             run_async(recipe, out, engines=engines, progress=Progress(is_quiet=True))
         )
 
-    def train(training: TrainingConfig, folder: Path, model: str) -> dict[str, Any]:
-        trainings.append((model, folder.name))
-        (folder / "model").mkdir(exist_ok=True)
-        (folder / "model" / "config.json").write_text("{}")
+    def train(training: TrainingConfig, data: Path, model: str, out: Path) -> dict[str, Any]:
+        assert data == out.parent / "run" / "datasets" / "preference"
+        trainings.append((model, out.parent.name))
+        out.mkdir(exist_ok=True)
+        (out / "config.json").write_text("{}")
         return {"steps": 3, "metrics": {"loss": 0.5}}
 
     monkeypatch.setattr(module, "run", run)
-    monkeypatch.setattr(module, "_train", train)
+    monkeypatch.setattr(module, "train_apart", train)
     return trainings
 
 
@@ -97,6 +98,11 @@ def test_a_recipe_that_cannot_be_aligned_says_what_to_add(
     with pytest.raises(RecipeError, match=f"{field}: align needs .*add `{field}: "):
         align(recipe(), tmp_path / "out", 1)
     assert trained_on == []
+
+
+def test_a_model_that_only_scores_is_not_aligned(recipe: Load, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="'reward' trains a model that scores"):
+        align(recipe("training.0.kind=reward"), tmp_path, 1)
 
 
 def test_a_run_without_pairs_stops_before_training(

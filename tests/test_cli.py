@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -410,6 +411,95 @@ TRAIN = ("--data", "x", "--model", "y", "--out", "z")
 )
 def test_what_train_refuses(call: Call, arguments: tuple[str, ...], complaint: str) -> None:
     ended = call("train", *arguments, *TRAIN)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("error: ")
+    assert complaint in ended.err
+
+
+# -- score and eval -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Two pairs with scores: one right, one wrong; and one whose answer is blank."""
+    path = tmp_path / "pairs.jsonl"
+    row = {"prompt": "a?", "chosen": "b", "rejected": "c", "chosen_s": 2.0, "rejected_s": 1.0}
+    rows = [row, {**row, "prompt": "d?", "chosen_s": 0.5}, {**row, "chosen": ""}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_eval_reward_prints_and_writes_its_report(call: Call, pairs: Path) -> None:
+    out = pairs.with_name("reports") / "reward.json"
+    ended = call("eval", "reward", "--data", pairs, "--score", "s", "--out", out)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("reward accuracy on 2 pairs of 2 prompts")
+    assert "  1 x column 'chosen' holds a blank answer\n" in ended.out
+    report = json.loads(out.read_text())
+    assert report["report"]["overall"]["accuracy"]["value"] == 0.5
+    assert call("eval", "reward", "--data", pairs, "--score", "s", "-n", 1).out.startswith(
+        "reward accuracy on 1 pairs"
+    )
+
+
+def test_help_of_every_eval_command(call: Call) -> None:
+    group = typer.main.get_command(app).commands["eval"]  # type: ignore[attr-defined]
+    assert set(group.commands) == {"reward", "process", "judge"}
+    for name, command in group.commands.items():
+        ended = call("eval", name, "--help")
+        assert ended.code == 0
+        for parameter in command.params:
+            assert parameter.opts[0] in ended.out
+            assert parameter.help, f"factory eval {name}: {parameter.name}"
+
+
+def test_score_without_a_model_that_does(call: Call, pairs: Path, tmp_path: Path) -> None:
+    writes = tmp_path / "lm"
+    writes.mkdir()
+    (writes / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    ended = call("score", pairs, "--model", writes, "--out", tmp_path / "out")
+    assert (ended.code, ended.out) == (2, "")
+    assert "is neither a reward model" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_score_says_which_stages_of_a_recipe_it_does_not_use(
+    call: Call, pairs: Path, project: Path
+) -> None:
+    (project / "rank.yaml").write_text("stages: [{kind: filter}, {kind: verify}]\n")
+    ended = call("score", pairs, "--recipe", project / "rank.yaml", "-o", project / "out")
+    assert ended.code == 0
+    assert "not used, as they score nothing: filter\n" in ended.err
+    assert f"{project}/out: 3 rows, with chosen_verify, rejected_verify\n" in ended.out
+    assert "  not scored: 2 x verify: no reference answer to check against" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("score", "PAIRS", "-o", "x"), "nothing to score with: give --model MODEL or --recipe"),
+        (("score", "PAIRS", "-o", "x", "--model", "m", "--recipe", "r"), "give one of them"),
+        (("score", "PAIRS", "-o", "x", "--recipe", "no.yaml"), "no.yaml: no such file"),
+        (
+            ("score", "PAIRS", "-o", "x", "--model", "m", "--stage", "judge"),
+            "--stage judge: expected reward or process, and a --model",
+        ),
+        (("eval", "reward", "--data", "PAIRS"), "nothing to score with"),
+        (("eval", "reward", "--data", "no.jsonl", "--score", "s"), "no such file or folder"),
+        (("eval", "reward", "--data", "PAIRS", "--score", "t"), "no column 'chosen_t'"),
+        (
+            ("eval", "reward", "--data", "PAIRS", "--score", "s", "--set", "stages.0.name=x"),
+            "--set stages.0.name=x: there is no scorer to set it of",
+        ),
+        (("eval", "process", "--data", "PAIRS", "--score", "s"), "is a preference dataset"),
+        (("eval", "judge", "--data", "PAIRS", "--recipe", "RECIPE"), "no column 'response_a'"),
+    ],
+)
+def test_what_score_and_eval_refuse(
+    call: Call, pairs: Path, project: Path, arguments: tuple[str, ...], complaint: str
+) -> None:
+    named = {"PAIRS": str(pairs), "RECIPE": str(project / "recipe.yaml")}
+    ended = call(*(named.get(argument, argument) for argument in arguments))
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("error: ")
     assert complaint in ended.err

@@ -127,7 +127,7 @@ def test_a_recipe_is_read(folder: Path) -> None:
         (
             "config: {max_steps: 2}",
             "max_steps: 2",
-            "17 training[0].max_steps: unknown field (known: kind, view, model, lora, config)",
+            "17 training[0].max_steps: unknown field (known: kind, name, view, model, lora, config)",
         ),
         ("name: test\n", "", "1 name: this field is required"),
         (

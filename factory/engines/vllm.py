@@ -62,7 +62,8 @@ class VllmConfig(Config):
 
     engine: Literal["vllm"] = "vllm"
     model: str
-    """`smollm2-135m-instruct`, a local folder (relative to the recipe), or a Hub id."""
+    """`smollm2-135m-instruct`, a local folder (relative to the recipe), a Hub id, or `trained:NAME`:
+    what the recipe's training of that name makes."""
     max_model_len: int | None = Field(None, ge=16)
     """Context in tokens. None: the model's own."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

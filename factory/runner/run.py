@@ -56,13 +56,16 @@ class Outcome(msgspec.Struct):
     counts: dict[str, StageCount] = {}
 
 
-def run(recipe: Recipe, out: Path, *, progress: Progress | None = None) -> Manifest:
+def run(
+    recipe: Recipe, out: Path, *, ledger: Path | None = None, progress: Progress | None = None
+) -> Manifest:
     """Make what the recipe asks for in the folder `out`, or what is missing of it.
 
-    Returns the manifest; its `state` is `finished`. Raises `FactoryError`; whatever was done stays
-    done. The first Ctrl+C stops cleanly with `KeyboardInterrupt`, a second at once.
+    `ledger`: another file to remember calls in than the folder's own. Returns the manifest; its
+    `state` is `finished`. Raises `FactoryError`; whatever was done stays done. The first Ctrl+C
+    stops cleanly with `KeyboardInterrupt`, a second at once.
     """
-    return in_loop(run_async(recipe, out, progress=progress))
+    return in_loop(run_async(recipe, out, ledger=ledger, progress=progress))
 
 
 def in_loop(work: Coroutine[Any, Any, Result]) -> Result:
@@ -90,6 +93,7 @@ async def run_async(
     out: Path,
     *,
     engines: Mapping[str, Engine] | None = None,
+    ledger: Path | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """`run`, for a program with an event loop of its own.
@@ -106,8 +110,8 @@ async def run_async(
             is_finished = manifest.state == "finished"
             if not is_finished:
                 _save_inputs(recipe, out)
-                with Ledger(out / "ledger.sqlite") as ledger:
-                    calls = Calls(ledger, engines)
+                with Ledger(ledger or out / "ledger.sqlite") as remembered:
+                    calls = Calls(remembered, engines)
                     await _make_traces(recipe, source, calls, out, manifest, engines, progress)
         except OSError as error:
             raise FactoryError(

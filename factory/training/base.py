@@ -21,6 +21,8 @@ class TrainingConfig(Config):
     """One entry of a recipe's `training:`."""
 
     kind: Literal["dpo", "reward", "prm"]
+    name: str | None = None
+    """What a model of the recipe calls its result, as `model: trained:prm`. None: the kind."""
     view: str = Field(default_factory=lambda given: _OWN_VIEWS.get(given.get("kind"), ""))
     """The recipe's view to train on; by default the kind's own, as `preference` of `dpo`."""
     model: str | None = None
@@ -32,6 +34,11 @@ class TrainingConfig(Config):
     """Passed to the trainer's config class, TRL's or one that extends it, as `{max_steps: 20}`. What
     it does not name has the defaults of `factory/training/options.py` and of the trainer's module,
     else TRL's. Checkpoints stay after the training only if it sets `save_total_limit`."""
+
+    @property
+    def result(self) -> str:
+        """The name of what it makes."""
+        return self.name or self.kind
 
 
 class Trainer(Protocol):

@@ -1,0 +1,106 @@
+"""A recipe that trains a model which its own later stages use, as a process reward model made from
+the run's labels and then asked to score the run's answers.
+
+    models:    {prm: {model: trained:prm, task: token_classify}}
+    stages:    [..., {kind: rollout}, {kind: process, model: prm}]
+    training:  [{kind: prm, view: process, model: policy}]
+
+For each such training, in the recipe's order: the stages before the first that needs its result are
+run into RUN/before-NAME/, the training's view of that is trained on, and the model is put into
+RUN/models/NAME/. Then the whole recipe runs with it. All phases share the run's ledger, so no call
+is made twice, and each is left alone once it is finished.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from factory import check
+from factory.errors import FactoryError
+from factory.recipe import Recipe
+from factory.runner.manifest import Manifest
+from factory.runner.progress import Progress
+from factory.runner.run import alone_in, run
+from factory.training.apart import train_apart
+from factory.training.base import TrainingConfig
+from factory.yamlfile import dump, parse
+
+
+def run_in_phases(recipe: Recipe, out: Path) -> Manifest:
+    """`runner.run.run`, with the trainings that the recipe's own stages wait for."""
+    progress = Progress()
+    for training in waited_for(recipe):
+        with alone_in(out):
+            recipe = _train(recipe, training, out, progress)
+    return run(recipe, out, progress=progress)
+
+
+def waited_for(recipe: Recipe) -> list[TrainingConfig]:
+    """The trainings whose result a stage uses, in the recipe's order."""
+    names = set(recipe.trained_models().values())
+    return [training for training in recipe.training if training.result in names]
+
+
+def as_far_as_trained(recipe: Recipe, out: Path) -> Recipe:
+    """The recipe with the models that were trained in `out`, and without the stages that wait for
+    one that was not."""
+    for model, training in recipe.trained_models().items():
+        made = _model_folder(out, training)
+        if not (made / "training.json").exists():
+            return before(recipe, training)
+        recipe = recipe.with_model(model, str(made.absolute()))
+    return recipe
+
+
+def before(recipe: Recipe, training: str) -> Recipe:
+    """The part of the recipe that comes before the first stage that uses a training's result: its
+    stages, the models they use, and the views that they make possible."""
+    stages = recipe.stages[: check.first_use(recipe, training)]
+    used = {model for stage in stages for model in stage.models_used().values()}
+    facts = {fact for stage in stages for fact in stage.facts_made()}
+    kept = [i for i, view in enumerate(recipe.views) if not check.lacking(view.needs(), facts)]
+    data = parse(recipe.text)
+    data["stages"] = data["stages"][: len(stages)]
+    data["models"] = {name: data["models"][name] for name in recipe.models if name in used}
+    data["views"] = [data["views"][i] for i in kept]
+    data.pop("training", None)
+    return msgspec.structs.replace(
+        recipe,
+        stages=stages,
+        own_code=recipe.own_code[: len(stages)],
+        models={name: recipe.models[name] for name in data["models"]},
+        views=[recipe.views[i] for i in kept],
+        training=[],
+        evaluation=None,
+        text=dump({key: value for key, value in data.items() if key != "evaluation"}),
+    )
+
+
+def _train(recipe: Recipe, training: TrainingConfig, out: Path, progress: Progress) -> Recipe:
+    """Make a training's data, train, and return the recipe with the model in its place."""
+    name = training.result
+    progress.note(f"making data to train {name} on")
+    folder = out / f"before-{name}"
+    part = before(recipe, name)
+    manifest = run(part, folder, ledger=out / "ledger.sqlite", progress=progress)
+    rows = next(view["rows"] for view in manifest.views if view["view"] == training.view)
+    if not rows:
+        raise FactoryError(
+            f"{folder} made no rows for '{training.view}', so there is nothing to train {name} on; "
+            f"{folder / 'manifest.json'} says why by reason"
+        )
+    progress.note(f"training {name} on {rows} rows")
+    made = _model_folder(out, name)
+    assert training.model is not None  # the recipe's check sees to it
+    data = folder / "datasets" / training.view
+    train_apart(training, data, recipe.absolute_model(training.model), made)
+    for model, result in recipe.trained_models().items():
+        if result == name:
+            recipe = recipe.with_model(model, str(made.absolute()))
+    return recipe
+
+
+def _model_folder(out: Path, name: str) -> Path:
+    return out / "models" / name

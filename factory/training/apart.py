@@ -1,0 +1,36 @@
+"""A training in a process of its own: engines and trainers never share a process's memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from factory.errors import FactoryError
+from factory.training.base import TrainingConfig
+from factory.yamlfile import dump
+
+
+def train_apart(training: TrainingConfig, data: Path, model: str, out: Path) -> dict[str, Any]:
+    """`factory train` as the recipe's entry says, on the dataset `data`; returns training.json.
+
+    What is finished is left alone, what was stopped goes on. The config is written beside `out`.
+    Raises `FactoryError` if the training fails, `KeyboardInterrupt` if it was interrupted.
+    """
+    config = out.with_suffix(".yaml")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(dump(training.config), encoding="utf-8")
+    command = [sys.executable, "-m", "factory", "train", training.kind, "--resume"]
+    command += ["--data", str(data), "--model", model, "--out", str(out), "--config", str(config)]
+    if training.lora is not None:
+        command += ["--lora", msgspec.json.encode(training.lora).decode()]
+    code = subprocess.run(command, check=False).returncode
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        raise FactoryError(f"the training of {out} failed with exit code {code}; see above")
+    record: dict[str, Any] = msgspec.json.decode((out / "training.json").read_bytes())
+    return record

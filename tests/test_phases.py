@@ -1,0 +1,111 @@
+"""Recipes that train a model which their own later stages use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from factory.check import first_use
+from factory.errors import RecipeError
+from factory.phases import as_far_as_trained, before, run_in_phases, waited_for
+from factory.recipe import Recipe, load
+from factory.runner.shards import read_samples
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def process_reward() -> Recipe:
+    return load(ROOT / "pipelines" / "process-reward.yaml")
+
+
+def test_the_part_before_a_training_makes_its_data_and_nothing_that_needs_its_result(
+    process_reward: Recipe,
+) -> None:
+    assert [t.result for t in waited_for(process_reward)] == ["prm"]
+    assert first_use(process_reward, "prm") == 4
+    part = before(process_reward, "prm")
+    assert part.stage_labels() == ["generate", "filter", "verify", "rollout"]
+    assert list(part.models) == ["policy"]
+    assert [view.kind for view in part.views] == ["process", "grpo"]
+    assert part.training == []
+    assert "trained:" not in part.text
+
+
+def test_a_model_that_was_trained_takes_its_place(process_reward: Recipe, tmp_path: Path) -> None:
+    assert len(as_far_as_trained(process_reward, tmp_path).stages) == 4
+    made = tmp_path / "models" / "prm"
+    made.mkdir(parents=True)
+    (made / "config.json").write_text("{}")
+    assert len(as_far_as_trained(process_reward, tmp_path).stages) == 4  # not finished
+    (made / "training.json").write_text("{}")
+    whole = as_far_as_trained(process_reward, tmp_path)
+    assert len(whole.stages) == 5
+    assert whole.models["prm"].model == str(made)
+    assert whole.trained_models() == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("training.0.name=other", "models.prm.model: no training named 'prm' (have: other)"),
+        ("training.0.model=null", "training[0]: a model of the recipe waits for it: name the"),
+        (
+            "training.0.view=sft",
+            "'sft' needs score:process, which only a stage after the first use",
+        ),
+        ("models.prm.task=classify", "stages[4].model: 'prm' is served with task: classify, and"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_before_anything_runs(change: str, complaint: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(ROOT / "pipelines" / "process-reward.yaml", [change])
+    assert complaint in str(caught.value)
+
+
+SMALL = {
+    "process-reward": [
+        "source.limit=4",
+        "stages.0.n=2",
+        "stages.0.sampling.max_tokens=48",
+        "stages.1.truncated=false",
+        "stages.3.n=2",
+        "stages.3.sampling.max_tokens=24",
+        "training.0.config.max_steps=2",
+        "training.0.config.class_weights=none",
+        "models.policy.max_model_len=512",
+        "models.prm.max_model_len=512",
+    ],
+    "reward-scored": [
+        "source.limit=4",
+        "stages.0.sampling.max_tokens=24",
+        "training.0.config.max_steps=2",
+        "models.policy.max_model_len=768",
+        "models.rm.max_model_len=768",
+    ],
+}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("name", "stage", "score"),
+    [("process-reward", "process", "process"), ("reward-scored", "reward", "reward")],
+)
+def test_a_recipe_trains_a_scorer_and_scores_with_it(
+    name: str, stage: str, score: str, tmp_path: Path
+) -> None:
+    recipe = load(ROOT / "pipelines" / f"{name}.yaml", SMALL[name])
+    manifest = run_in_phases(recipe, tmp_path)
+    assert manifest.state == "finished"
+    assert manifest.quarantined == 0
+    made = {label: count.made for label, count in manifest.stages.items()}
+    assert made[stage] > 0
+    # What was asked before the training is not asked again.
+    assert all(count == 0 for label, count in made.items() if label != stage)
+    scored = [s for sample in read_samples(tmp_path) for s in sample.scores if s.name == score]
+    assert len({s.value for s in scored}) > 1
+    (training,) = (tmp_path / "models").glob("*/training.json")
+    assert json.loads(training.read_text())["steps"] == 2
+    rows = {view["view"]: view["rows"] for view in manifest.views}
+    assert rows["sft"] > 0
