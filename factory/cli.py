@@ -12,12 +12,12 @@ import typer
 from factory.errors import FactoryError, RecipeError
 
 if TYPE_CHECKING:
-    from factory.evaluate import Evaluation
+    from factory.evaluation.evaluate import Evaluation
     from factory.recipe import Recipe
-    from factory.rows import Rows
     from factory.runner.manifest import Manifest
-    from factory.score import Record
-    from factory.scorer import Scorer
+    from factory.scoring.rows import Rows
+    from factory.scoring.score import Record
+    from factory.scoring.scorer import Scorer
 
 app = typer.Typer(
     name="factory",
@@ -296,8 +296,8 @@ def score(
 
     Run it again to go on after a stop: only calls that were never made are made.
     """
-    from factory.rows import open_rows
-    from factory.score import score as score_rows
+    from factory.scoring.rows import open_rows
+    from factory.scoring.score import score as score_rows
 
     scorer = _scorer(model, recipe, set_, stage=stage)
     assert scorer is not None
@@ -324,7 +324,7 @@ def eval_reward(
     With --score and neither --model nor --recipe, the scores are those in the columns chosen_NAME
     and rejected_NAME, and no engine starts.
     """
-    from factory.eval_reward import evaluate_reward
+    from factory.evaluation.eval_reward import evaluate_reward
 
     scorer = _scorer(model, recipe, set_, score=score)
     rows = _rows(data, limit)
@@ -350,7 +350,7 @@ def eval_process(
     With --score and neither --model nor --recipe, the scores are the lists in the column NAME_steps
     (or NAME), and no engine starts.
     """
-    from factory.eval_process import evaluate_process
+    from factory.evaluation.eval_process import evaluate_process
 
     scorer = _scorer(model, recipe, set_, score=score)
     rows = _rows(data, limit)
@@ -385,8 +385,8 @@ def eval_judge(
     set_: SetOption = None,
 ) -> None:
     """Does a judge prefer the answers that people prefer? Knows PandaLM's columns by their names."""
-    from factory.eval_judge import evaluate_judge
-    from factory.scorer import judge_of
+    from factory.evaluation.eval_judge import evaluate_judge
+    from factory.scoring.scorer import judge_of
 
     given = {
         "prompt": prompt,
@@ -427,7 +427,7 @@ def _load(path: Path, overrides: Sequence[str] | None, limit: int | None = None)
 
 
 def _rows(data: str, limit: int | None) -> Rows:
-    from factory.rows import open_rows
+    from factory.scoring.rows import open_rows
 
     return open_rows(data).limited(limit)
 
@@ -441,7 +441,7 @@ def _scorer(
     score: str | None = None,
 ) -> Scorer | None:
     """None: there is a score in the data, and nothing to make it with."""
-    from factory.scorer import from_model, from_recipe
+    from factory.scoring.scorer import from_model, from_recipe
 
     if model is not None and recipe is not None:
         raise RecipeError("--model and --recipe both say what scores; give one of them")

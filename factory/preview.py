@@ -14,7 +14,7 @@ from rich.text import Text
 from factory.engines import build
 from factory.ledger import Ledger
 from factory.recipe import Recipe
-from factory.records import Candidate, Failure, Sample
+from factory.records import Candidate, Failure, Sample, StepLabels
 from factory.runner.calls import Calls
 from factory.runner.run import alone_in, in_loop, outcomes
 from factory.runner.source import open_source
@@ -84,7 +84,20 @@ def _candidate(sample: Sample, candidate: Candidate) -> list[Text | Rule]:
             title += (
                 f" ({score.name}: {'unparsed' if score.value is None else f'{score.value:.2f}'})"
             )
-    return [*parts, _titled(title, text)]
+    parts.append(_titled(title, text))
+    for steps in sample.step_labels:
+        if steps.candidate == candidate.index:
+            parts.append(_titled(f"steps of answer {candidate.index}: {steps.name}", _steps(steps)))
+    return parts
+
+
+def _steps(labelled: StepLabels) -> str:
+    """A line a step: right, wrong or unknown, and its score."""
+    marks = {True: "right", False: "wrong", None: "?"}
+    return "\n".join(
+        f"{marks[label]:<6}{'' if score is None else f'{score:.2f}':<6}{step}"
+        for step, score, label in zip(labelled.steps, labelled.scores, labelled.labels, strict=True)
+    )
 
 
 def _titled(title: str, text: str | Text) -> Text:

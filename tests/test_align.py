@@ -100,9 +100,12 @@ def test_a_recipe_that_cannot_be_aligned_says_what_to_add(
     assert trained_on == []
 
 
-def test_a_model_that_only_scores_is_not_aligned(recipe: Load, tmp_path: Path) -> None:
+def test_a_model_that_only_scores_is_not_aligned(
+    recipe: Load, project: Path, trained_on: list[tuple[str, str]], tmp_path: Path
+) -> None:
     with pytest.raises(RecipeError, match="'reward' trains a model that scores"):
         align(recipe("training.0.kind=reward"), tmp_path, 1)
+    assert trained_on == []
 
 
 def test_a_run_without_pairs_stops_before_training(

@@ -16,7 +16,7 @@ import typer
 import yaml
 
 import factory
-from factory import doctor, training
+from factory import doctor, phases, training
 from factory.cli import app, main
 from factory.doctor import Finding
 from factory.errors import FactoryError, RecipeError
@@ -162,7 +162,7 @@ def test_bad_usage_ends_with_2(call: Call, arguments: list[str], complaint: str)
 def test_an_error_is_one_message_on_stderr(
     call: Call, project: Path, monkeypatch: pytest.MonkeyPatch, error: FactoryError, code: int
 ) -> None:
-    monkeypatch.setattr(runner, "run", fails_with(error))
+    monkeypatch.setattr(phases, "run_in_phases", fails_with(error))
     ended = call("run", project / "recipe.yaml", "--out", project / "run")
     assert ended == Ended(code, "", "error: no such thing\n")
 
@@ -170,7 +170,7 @@ def test_an_error_is_one_message_on_stderr(
 def test_ctrl_c_ends_with_130_and_says_that_nothing_is_lost(
     call: Call, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "run", fails_with(KeyboardInterrupt()))
+    monkeypatch.setattr(phases, "run_in_phases", fails_with(KeyboardInterrupt()))
     ended = call("run", project / "recipe.yaml", "--out", project / "run")
     assert (ended.code, ended.out) == (130, "")
     assert ended.err == "stopped; what was done is kept: the same command goes on\n"
@@ -179,7 +179,7 @@ def test_ctrl_c_ends_with_130_and_says_that_nothing_is_lost(
 def test_a_bug_of_ours_is_not_hidden(
     call: Call, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "run", fails_with(ZeroDivisionError()))
+    monkeypatch.setattr(phases, "run_in_phases", fails_with(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         call("run", project / "recipe.yaml")
 
@@ -312,7 +312,7 @@ def test_run_takes_its_options_to_the_runner(
         seen.append((recipe, out))
         return Manifest(digest="", source_digest="", part_size=1, state="finished")
 
-    monkeypatch.setattr(runner, "run", fake)
+    monkeypatch.setattr(phases, "run_in_phases", fake)
     monkeypatch.chdir(project)
     assert call("run", "recipe.yaml").code == 0
     assert call("run", "recipe.yaml", "-n", 3, "-o", "there", "-s", "stages.0.n=5").code == 0

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.arithmetic import parse
 from factory.errors import SampleError
-from factory.faults import Solution, near
+from factory.problems.arithmetic import parse
+from factory.problems.faults import Solution, near
+from factory.problems.worked import solve
 from factory.records import Sample
 from factory.stages.corrupt import Corrupt
-from factory.worked import solve
 from tests.fakes import ScriptedModels
 
 PROSE = [

@@ -13,12 +13,12 @@ from datasets import Dataset
 
 from factory.engines.base import Completion, Request
 from factory.errors import RecipeError
-from factory.eval_judge import evaluate_judge
-from factory.eval_process import evaluate_process
-from factory.eval_reward import evaluate_reward
-from factory.evaluate import Evaluation, work_folder
-from factory.rows import open_rows
-from factory.scorer import Scorer, from_recipe, judge_of
+from factory.evaluation.eval_judge import evaluate_judge
+from factory.evaluation.eval_process import evaluate_process
+from factory.evaluation.eval_reward import evaluate_reward
+from factory.evaluation.evaluate import Evaluation, work_folder
+from factory.scoring.rows import open_rows
+from factory.scoring.scorer import Scorer, from_recipe, judge_of
 from factory.weights import EMBEDDED
 from tests.fakes import FakeEngine, labelled
 

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from factory.preview import show, word_diff
-from factory.records import Candidate, Critique, Failure, Sample, Verdict
+from factory.records import Candidate, Critique, Failure, Sample, StepLabels, Verdict
 
 
 def shown(result: Sample | Failure) -> str:
@@ -48,3 +48,18 @@ def test_a_failure_is_shown_with_its_stage_and_words() -> None:
     assert "row 2 quarantined" in text
     assert "source: not JSON" in text
     assert "{oops" in text
+
+
+def test_steps_are_shown_with_their_scores() -> None:
+    sample = Sample("p0", 0, [{"role": "user", "content": "1 + 1 + 1?"}])
+    sample.candidates = [Candidate(0, "1 + 1 = 2\n2 + 1 = 4", "generate", "policy", "c0")]
+    sample.step_labels = [
+        StepLabels(
+            "prm", 0, ["1 + 1 = 2", "2 + 1 = 4", "4"], [0.9, 0.125, None], [True, False, None]
+        )
+    ]
+    text = shown(sample)
+    assert "steps of answer 0: prm" in text
+    assert "right 0.90  1 + 1 = 2" in text
+    assert "wrong 0.12  2 + 1 = 4" in text
+    assert "?           4" in text

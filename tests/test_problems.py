@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.arithmetic import decimal, parse, value, write
-from factory.equations import equations, number_in, put, without_annotations
 from factory.errors import SourceError
+from factory.problems.arithmetic import decimal, parse, value, write
+from factory.problems.equations import equations, number_in, put, without_annotations
+from factory.problems.worked import solve, sum_of
 from factory.records import BadRow, Sample
 from factory.runner.problems import Problems
 from factory.runner.source import SourceConfig, open_source
-from factory.worked import solve, sum_of
 
 needs_package = pytest.mark.skipif(
     not pytest.importorskip("importlib.util").find_spec("reasoning_gym"),

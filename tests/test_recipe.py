@@ -47,7 +47,10 @@ SAMPLING = (
     "(known: temperature, top_p, top_k, min_p, max_tokens, min_tokens, stop, presence_penalty, "
     "frequency_penalty, repetition_penalty, extra)"
 )
-STAGES = "(have: generate, critique, revise, judge, reward, process, verify, rollout, rank, corrupt, filter)"
+STAGES = (
+    "(have: generate, critique, revise, judge, reward, process, verify, rollout, rank, corrupt, "
+    "filter)"
+)
 
 
 @pytest.fixture
@@ -223,9 +226,14 @@ def test_a_recipe_is_read(folder: Path) -> None:
         (
             "kind: sft",
             "kind: stf",
-            "15 views[1].kind: no kind 'stf'; did you mean 'sft'? (have: preference, sft, kto, reward, process, grpo)",
+            "15 views[1].kind: no kind 'stf'; did you mean 'sft'? "
+            "(have: preference, sft, kto, reward, process, grpo)",
         ),
-        ("kind: dpo", "kind: xyz", "17 training[0].kind: no kind 'xyz' (have: dpo, prm, reward)"),
+        (
+            "kind: dpo",
+            "kind: xyz",
+            "17 training[0].kind: no kind 'xyz' (have: dpo, prm, reward)",
+        ),
         (
             "  rm: {",
             "  rm: {engine: vlm, ",

@@ -14,11 +14,11 @@ from datasets import Dataset, List, Value, load_from_disk
 from factory.engines.base import Completion, Request
 from factory.errors import EngineError, RecipeError
 from factory.records import BadRow
-from factory.rows import labels_of, open_rows, sample_of, shape_of
 from factory.runner import shards
 from factory.runner.progress import Progress
-from factory.score import Record, score_async
-from factory.scorer import Scorer, from_model, from_recipe
+from factory.scoring.rows import labels_of, open_rows, sample_of, shape_of
+from factory.scoring.score import Record, score_async
+from factory.scoring.scorer import Scorer, from_model, from_recipe
 from factory.weights import EMBEDDED
 from tests.fakes import FakeEngine
 
@@ -314,7 +314,7 @@ def test_a_finished_scoring_is_not_done_again(tmp_path: Path) -> None:
     go(data, scorer(tmp_path, REWARD), out)
     before = (out / "state.json").stat().st_mtime_ns
     record, engine = go(data, scorer(tmp_path, REWARD), out)
-    assert (engine.seen, record.rows) == ([], 5)
+    assert (engine.seen, record.rows, record.calls) == ([], 5, 0)
     assert (out / "state.json").stat().st_mtime_ns == before
 
 

@@ -17,9 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from factory import arithmetic, worked
 from factory.answers import MARK, final_line, number
 from factory.errors import SourceError
+from factory.problems import arithmetic, worked
 from factory.runner.formats import Row
 from factory.stages.base import derive_seed
 from factory.steps import split_steps

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from factory.engines.base import Completion, Sampling, Scoring, Task
 from factory.errors import EngineError, SampleError
@@ -50,6 +50,9 @@ class ProcessReward(Stage):
     """Names the score and the steps' labels, for views: `score: process`, `steps: process`."""
     model: str
     split: Split = "newline"
+    """Where the candidate's text is cut into steps."""
+    steps: str | None = None
+    """Instead of cutting the text: score the steps of the step labels with this name."""
     separator: str = "\n"
     """Follows each step. Without a tag, the step is read at its last token."""
     tag: str = ""
@@ -61,10 +64,11 @@ class ProcessReward(Stage):
     aggregate: Aggregate = "product"
     """From P(correct) of the steps to the solution's score, in [0, 1]."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
-
     def facts_made(self) -> frozenset[str]:
         return frozenset({f"score:{self.name}", f"steps:{self.name}", "ranking"})
+
+    def facts_needed(self) -> frozenset[str]:
+        return frozenset({"candidates", *([f"steps:{self.steps}"] if self.steps else [])})
 
     def task(self) -> Task:
         return "token_classify"
@@ -75,7 +79,7 @@ class ProcessReward(Stage):
         return None
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
-        solutions = [(c, split_steps(c.text, self.split)) for c in sample.kept()]
+        solutions = [(c, self._steps(sample, c)) for c in sample.kept()]
         asked = await models.ask(
             self.model,
             [
@@ -104,6 +108,12 @@ class ProcessReward(Stage):
             value = aggregated(ps, self.aggregate)
             sample.scores.append(Score(self.name, candidate.index, value, calls=calls))
         return sample
+
+    def _steps(self, sample: Sample, candidate: Candidate) -> list[str]:
+        if self.steps is None:
+            return split_steps(candidate.text, self.split)
+        of_it = (x for x in sample.step_labels if x.candidate == candidate.index)
+        return next((x.steps for x in of_it if x.name == self.steps), [])
 
     def _probabilities(
         self, candidate: Candidate, steps: list[str], completion: Completion

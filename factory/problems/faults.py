@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Literal
 
-from factory.arithmetic import MAX_PLACES, Token, decimal, value
-from factory.equations import Equation, equations, number_in, numbers, put
-from factory.worked import solve, sum_of
+from factory.problems.arithmetic import MAX_PLACES, Token, decimal, value
+from factory.problems.equations import Equation, equations, number_in, numbers, put
+from factory.problems.worked import solve, sum_of
 
 Error = Literal["changed_number", "swapped_operation", "skipped_step"]
 

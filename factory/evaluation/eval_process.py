@@ -15,7 +15,7 @@ import msgspec
 
 from factory.engines.base import Engine
 from factory.errors import RecipeError, SampleError
-from factory.evaluate import (
+from factory.evaluation.evaluate import (
     Evaluation,
     about,
     evaluation,
@@ -26,10 +26,12 @@ from factory.evaluate import (
 )
 from factory.evaluation.process import ProcessRow, process_report
 from factory.records import Sample
-from factory.rows import Rows, labels_of, sample_of, shape_of, steps_of
 from factory.runner.run import reason_of
-from factory.score import Result, for_shape, steps_scored
-from factory.scorer import Scorer
+from factory.scoring.columns import steps_scored
+from factory.scoring.results import Result
+from factory.scoring.rows import Rows, labels_of, sample_of, shape_of, steps_of
+from factory.scoring.score import for_shape
+from factory.scoring.scorer import Scorer
 from factory.stages.process import ProcessReward
 
 _ALTERNATIVE = "an alternative step of PRM800K, which is no solution"

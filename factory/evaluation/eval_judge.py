@@ -15,14 +15,14 @@ import msgspec
 
 from factory.engines.base import Engine
 from factory.errors import RecipeError, SampleError
-from factory.evaluate import Evaluation, about, evaluation, score_each, work_folder
 from factory.evaluation.agreement import JudgedRow, judge_report
 from factory.evaluation.data import human_label
+from factory.evaluation.evaluate import Evaluation, about, evaluation, score_each, work_folder
 from factory.records import BadRow, Message, Sample
-from factory.rows import Rows, bad_row, made_sample, messages
 from factory.runner.run import reason_of
-from factory.score import Result
-from factory.scorer import Scorer
+from factory.scoring.results import Result
+from factory.scoring.rows import Rows, bad_row, made_sample, messages
+from factory.scoring.scorer import Scorer
 
 _PANDALM = ("instruction", "response1", "response2")
 _ANNOTATOR = "annotator"

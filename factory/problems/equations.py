@@ -9,7 +9,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from factory.arithmetic import NUMBER, Token, decimal, parse, value
+from factory.problems.arithmetic import NUMBER, Token, decimal, parse, value
 
 MAX_CHARS = 120
 """Of a sum within prose."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from factory.engines.base import Engine
 from factory.errors import RecipeError
-from factory.evaluate import (
+from factory.evaluation.evaluate import (
     Evaluation,
     about,
     evaluation,
@@ -21,10 +21,10 @@ from factory.evaluate import (
 )
 from factory.evaluation.reward import RewardRow, reward_report
 from factory.records import Sample
-from factory.rows import Rows, sample_of, shape_of
 from factory.runner.run import reason_of
-from factory.score import Result
-from factory.scorer import Scorer
+from factory.scoring.results import Result
+from factory.scoring.rows import Rows, sample_of, shape_of
+from factory.scoring.scorer import Scorer
 
 
 def evaluate_reward(

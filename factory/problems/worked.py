@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from factory.answers import MARK
-from factory.arithmetic import Operation, Token, decimal, operate, parse, write
+from factory.problems.arithmetic import Operation, Token, decimal, operate, parse, write
 
 LEAVES = ", which leaves "
 

@@ -1,0 +1,132 @@
+"""What the commands of `factory eval` share: what a scorer's scores are worth against known data.
+
+    eval_reward     preference rows: does the chosen answer score higher?
+    eval_process    solutions with labelled steps: are the wrong ones found?
+    eval_judge      pairs of answers with people's labels: does the judge agree?
+
+Scores come from a scorer, by the path of `factory score` with a ledger in a folder `work`, so that
+the same evaluation again makes no call; or from columns that the dataset has already. A row that
+cannot be used is counted by its reason, never guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from factory.engines.base import Engine
+from factory.errors import RecipeError
+from factory.recipe import Recipe
+from factory.records import BadRow, Sample
+from factory.runner.progress import Progress
+from factory.runner.run import alone_in, in_loop
+from factory.scoring.results import Result, Results, opened
+from factory.scoring.rows import Rows, Shape, sample_of
+from factory.scoring.scorer import Scorer
+
+
+class Report(Protocol):
+    """`RewardReport`, `ProcessReport`, `JudgeReport`."""
+
+    def text(self) -> str: ...
+
+
+class Evaluation(msgspec.Struct):
+    """What is printed, and written with --out."""
+
+    kind: str
+    data: str
+    rows: int
+    """In the figures, or counted by the report as unscored."""
+    scorer: dict[str, Any]
+    """The score and its models by name, or the columns that the scores are in."""
+    report: Any
+    """A `Report`."""
+    bad_rows: dict[str, int]
+    """Rows with something wrong, by reason. They are in no figure, or unscored."""
+    calls: int = 0
+    """Calls made, not remembered."""
+
+    def text(self) -> str:
+        lines: list[str] = [self.report.text()]
+        if self.bad_rows:
+            ordered = sorted(self.bad_rows.items(), key=lambda item: -item[1])
+            lines += ["", "rows with something wrong:"]
+            lines += [f"  {count:,} x {reason}" for reason, count in ordered]
+        return "\n".join(lines)
+
+
+def evaluation(
+    kind: str,
+    rows: Rows,
+    scorer: dict[str, Any],
+    report: Report,
+    bad: Counter[str],
+    used: int,
+    calls: int = 0,
+) -> Evaluation:
+    """Raises `RecipeError` if no row could be used."""
+    bad = bad + Counter(rows.left_out)
+    if not used:
+        reasons = "".join(f"\n  {n:,} x {reason}" for reason, n in bad.most_common(3))
+        raise RecipeError(f"eval {kind}: no row of {rows.name} can be used{reasons}")
+    return Evaluation(kind, rows.name, used, scorer, report, dict(bad), calls)
+
+
+def about(scorer: Scorer, score: str) -> dict[str, Any]:
+    models = {name: config.model for name, config in scorer.recipe.models.items()}
+    return {"score": score, "models": models}
+
+
+def work_folder(kind: str, rows: Rows, scorer: Scorer) -> Path:
+    """The default of --work: the same for the same inputs, however many of the rows are used."""
+    content = repr([kind, rows.digest, scorer.recipe.text]).encode()
+    return Path("runs") / f"eval-{hashlib.blake2b(content, digest_size=6).hexdigest()}"
+
+
+def score_each(
+    rows: Rows,
+    recipe: Recipe,
+    work: Path,
+    convert: Callable[[Mapping[str, Any], int], Sample | BadRow],
+    each: Callable[[Mapping[str, Any], int, Result], None],
+    engines: Mapping[str, Engine] | None = None,
+) -> int:
+    """Take the rows through the recipe's stages, then hand each to `each` with its place and its
+    result. Returns the calls made, not remembered."""
+
+    async def scored() -> int:
+        with alone_in(work), Results(rows, recipe, work) as results:
+            async with opened(recipe, work, engines) as open_engines:
+                samples = (convert(row, i) for i, row in enumerate(rows.read()))
+                made = await results.fill(samples, open_engines, Progress())
+            for index, (row, result) in enumerate(results):
+                each(row, index, result)
+            return made
+
+    return in_loop(scored())
+
+
+def readable(
+    rows: Rows, shape: Shape, bad: Counter[str]
+) -> Iterator[tuple[dict[str, Any], Sample]]:
+    """Rows with their samples; those that are none are counted in `bad`."""
+    for index, row in enumerate(rows.read()):
+        sample = sample_of(row, index, shape)
+        if isinstance(sample, BadRow):
+            bad[sample.error] += 1
+        else:
+            yield row, sample
+
+
+def finite(value: object) -> float | None:
+    """None: no number, or not a finite one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""Scoring a dataset that exists already: rows in, the same rows with scores out."""
