@@ -57,7 +57,7 @@ check: install
 	@$(BIN)/mypy
 
 bench: install
-	@for b in overhead engine_efficiency kill_resume; do $(BIN)/python -m benchmarks.$$b || exit 1; done
+	@for b in overhead engine_efficiency scoring kill_resume; do $(BIN)/python -m benchmarks.$$b || exit 1; done
 
 clean:
 	rm -rf $(VENV) runs

@@ -236,7 +236,9 @@ def rewarded(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Rec
     """A recipe that samples three answers and scores them with two reward models."""
     monkeypatch.setitem(STAGES, "reward", Reward)
     data = yaml.safe_load((project / "recipe.yaml").read_text())
-    data["models"] |= {name: data["models"]["policy"] | {"task": "classify"} for name in ("rm1", "rm2")}
+    data["models"] |= {
+        name: data["models"]["policy"] | {"task": "classify"} for name in ("rm1", "rm2")
+    }
     data["stages"] = [data["stages"][0] | {"n": 3}, {"kind": "reward", "models": TWO}]
     data["views"] = [
         {"kind": "reward"},
