@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from factory.errors import RecipeError
-from factory.runner.formats import JsonLines
+from factory.runner.formats.text import JsonLines
 
 RAW_SHOWN = 2000
 """Characters of a bad line that are kept."""

@@ -407,7 +407,7 @@ def test_json_nested_too_deeply(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_is_one_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("factory.runner.formats.MAX_LINE", 2**20)
+    monkeypatch.setattr("factory.runner.formats.text.MAX_LINE", 2**20)
     first, second = read(raw(tmp_path, b"x" * 2**22 + b'\n{"prompt": "a"}\n'))
     expected = "1 MiB or longer: newlines are missing, or a quote is not closed"
     assert bad(first).error == expected
@@ -565,7 +565,7 @@ def every_format(folder: Path) -> list[Path]:
 
 
 def test_reading_can_start_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("factory.runner.formats.BATCH_ROWS", 2)
+    monkeypatch.setattr("factory.runner.formats.arrow.BATCH_ROWS", 2)
     for path in every_format(tmp_path):
         source = opened(path)
         everything = list(source)
@@ -750,10 +750,10 @@ class FakeHub:
             "json", data_files=str(path), split="train", streaming=True
         ).cast(datasets.Dataset.from_list(ROWS).features)
 
-        def dataset_info(_: Any, name: str, **__: Any) -> Any:
+        def dataset_info(_: Any, name: str, *, revision: str | None, **__: Any) -> Any:
             if name != "owner/rows":
                 raise ConnectionError("404: no such dataset")
-            return SimpleNamespace(sha=self.commit)
+            return SimpleNamespace(sha="commit of v1" if revision == "v1" else self.commit)
 
         def load_dataset(*args: Any, **options: Any) -> Any:
             self.asked.append((args, options))
@@ -778,6 +778,11 @@ def test_hub_dataset_is_streamed_at_one_commit(tmp_path: Path, hub: FakeHub) -> 
     assert hub.asked == [
         (("owner/rows", "main"), {"split": "train", "streaming": True, "revision": "abc"})
     ]
+
+
+def test_hub_dataset_can_be_of_a_revision(tmp_path: Path, hub: FakeHub) -> None:
+    open_source(SourceConfig(path="owner/rows", revision="v1"), tmp_path)
+    assert hub.asked[0][1]["revision"] == "commit of v1"
 
 
 def test_hub_digest_changes_with_the_commit(tmp_path: Path, hub: FakeHub) -> None:

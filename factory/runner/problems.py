@@ -20,7 +20,7 @@ from typing import Any
 from factory.answers import MARK, final_line, number
 from factory.errors import SourceError
 from factory.problems import arithmetic, worked
-from factory.runner.formats import Row
+from factory.runner.formats.base import Row
 from factory.stages.base import derive_seed
 from factory.steps import split_steps
 

@@ -25,7 +25,9 @@ from pydantic import Field
 from factory.config import Config
 from factory.errors import SampleError, SourceError
 from factory.records import BadRow, Message, Sample
-from factory.runner.formats import HubDataset, Reader, Row, kind_of, open_local, readable
+from factory.runner.formats import open_local
+from factory.runner.formats.base import Reader, Row, kind_of, readable
+from factory.runner.formats.hub import HubDataset
 from factory.runner.problems import Problems, is_problems
 
 RAW_CHARS = 2000
@@ -65,6 +67,8 @@ class SourceConfig(Config):
     """Of a Hub dataset, or of a saved folder with several splits."""
     subset: str | None = None
     """Of a Hub dataset that has several."""
+    revision: str | None = None
+    """Of a Hub dataset: a branch, tag or commit. None: the newest, whose commit is recorded."""
     columns: Columns = Columns()
     system: str | None = None
     """System prompt of every row that has none of its own."""
@@ -141,7 +145,7 @@ def _is_hub_id(path: str) -> bool:
 
 def _open_hub(config: SourceConfig, path: Path) -> Reader:
     try:
-        return HubDataset(config.path, config.subset, config.split)
+        return HubDataset(config.path, config.subset, config.split, config.revision)
     except SourceError as error:
         raise SourceError(f"{error} (no file {path} either{_nearest(path)})") from error
 
