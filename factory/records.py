@@ -69,6 +69,8 @@ class Reading(msgspec.Struct):
     """Probability the judge gave to the labels together, in [0, 1]; small: it was not answering."""
     call: str
     reasoning: str = ""
+    reasoning_call: str = ""
+    """The call that wrote `reasoning`."""
 
 
 class Verdict(msgspec.Struct):

@@ -261,7 +261,10 @@ def test_the_reasoning_is_kept_with_its_reading() -> None:
         [said("first"), said("second"), *answers(0.6, 0.4)],
         chain_of_thought=True,
     )
-    assert [(r.reasoning, r.call) for r in v.readings] == [("first", "call3"), ("second", "call4")]
+    assert [(r.reasoning, r.reasoning_call, r.call) for r in v.readings] == [
+        ("first", "call1", "call3"),
+        ("second", "call2", "call4"),
+    ]
 
 
 def test_every_reasoning_is_sampled_with_a_seed_of_its_own() -> None:

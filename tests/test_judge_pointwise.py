@@ -96,7 +96,8 @@ def test_scores_of_several_reasonings_are_averaged() -> None:
     thoughts = [said("good"), said("fair"), said("bad")]
     ps = stars(0.1, 0.9), stars(0.5, 0.5), stars(0.6, 0.4)
     (score,), _ = scored(sample_of("hi"), [*thoughts, *ps], low=0, high=1, **THREE)
-    assert score == Score("judge", 0, 0.6, "good\n\nfair\n\nbad", ["call4", "call5", "call6"])
+    calls = ["call1", "call4", "call2", "call5", "call3", "call6"]  # each reasoning, then its label
+    assert score == Score("judge", 0, 0.6, "good\n\nfair\n\nbad", calls)
 
 
 def test_unread_samples_are_left_out_of_the_mean() -> None:
@@ -121,8 +122,8 @@ def test_samples_belong_to_their_candidates() -> None:
     scores, _ = scored(sample_of("a", "b"), [*[said("x")] * 6, *p], high=1, **THREE)
     assert [s.value for s in scores] == [0.3, 0.8]  # (1 + 3 + 5) / 30, (7 + 9 + 8) / 30
     assert [s.calls for s in scores] == [
-        ["call7", "call8", "call9"],
-        ["call10", "call11", "call12"],
+        ["call1", "call7", "call2", "call8", "call3", "call9"],
+        ["call4", "call10", "call5", "call11", "call6", "call12"],
     ]
 
 

@@ -34,6 +34,7 @@ def schema() -> pa.Schema:
             "label_mass": real,
             "call": text,
             "reasoning": text,
+            "reasoning_call": text,
         }
     )
     candidate = {

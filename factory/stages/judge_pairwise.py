@@ -192,6 +192,7 @@ class PairwiseJudge(Stage):
             label_mass=answer.mass,
             call=answer.call,
             reasoning=answer.reasoning,
+            reasoning_call=answer.reasoning_call,
         )
 
 

@@ -100,7 +100,7 @@ class PointwiseJudge(Stage):
                     candidate=candidate.index,
                     value=round(sum(read) / len(read), DECIMALS) if read else None,
                     detail="\n\n".join(a.reasoning for a in its if a.reasoning),
-                    calls=[a.call for a in its],
+                    calls=[call for a in its for call in (a.reasoning_call, a.call) if call],
                 )
             )
         return sample

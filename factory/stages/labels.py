@@ -31,7 +31,9 @@ class Label(NamedTuple):
     mass: float
     """Probability of all labels together, in [0, 1]."""
     call: str
-    reasoning: str
+    reasoning: str = ""
+    reasoning_call: str = ""
+    """The call that reasoned, of a judge that was asked to."""
 
 
 async def ask_labels(
@@ -46,7 +48,7 @@ async def ask_labels(
 ) -> list[Label]:
     """The label that follows `prefix` in each conversation. `reasoning`: think first, sampled so,
     with the conversation's salt; None: answer at once."""
-    reasons = [""] * len(conversations)
+    reasons = reasoning_calls = [""] * len(conversations)
     prefixes = [prefix] * len(conversations)
     if reasoning is not None:
         thoughts = await models.ask(
@@ -57,6 +59,7 @@ async def ask_labels(
             ],
         )
         reasons = [thought.completion.text.strip() for thought in thoughts]
+        reasoning_calls = [thought.call for thought in thoughts]
         prefixes = [f"{REASON} {reason}\n{prefix}" for reason in reasons]
     asked = await models.ask(
         model,
@@ -66,8 +69,8 @@ async def ask_labels(
         ],
     )
     return [
-        Label(*read_labels(answer.completion, labels), answer.call, reason)
-        for answer, reason in zip(asked, reasons, strict=True)
+        Label(*read_labels(answer.completion, labels), answer.call, reason, reasoning_call)
+        for answer, reason, reasoning_call in zip(asked, reasons, reasoning_calls, strict=True)
     ]
 
 
