@@ -1,87 +1,107 @@
-"""`factory align`: close the loop. Make data, train on it, compare the new model with the first.
+"""`factory align`: close the loop. Make data, train on it, compare the new model with those before.
 
 Each round generates with the last round's model. Its folder holds what it made:
 
     OUT/round-1/run/           a run of the recipe
-    OUT/round-1/model/         what the training made of it, in a process of its own
-    OUT/round-1/evaluation/    both models on held-out prompts, judged: a run like any other
+    OUT/round-1/models/NAME/   what each training made, in a process of its own
+    OUT/round-1/evaluation/    the models on held-out prompts, judged: a run like any other
 
-Every step knows whether it is finished, so the same command goes on after a stop.
+A round does the recipe's trainings in order. One that trains a model that writes, of the weights of
+`evaluation.model`, hands its result on to the next, as in SFT then PPO; `trained:NAME` in a
+training's config is what an earlier one made, as a reward model. Rounds end early by
+`evaluation.stop`. Every step knows whether it is finished, so the same command goes on after a stop.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from factory import weights
 from factory.check import check_training
 from factory.engines.vllm import VllmConfig
 from factory.errors import FactoryError, RecipeError
-from factory.evaluation.win_rate import Comparison, WinRate, win_rate
-from factory.recipe import Recipe, load
-from factory.records import Sample
+from factory.evaluation.rounds import (
+    FIRST,
+    NEW,
+    PREVIOUS,
+    Answers,
+    Evaluation,
+    evaluate,
+    evaluation_recipe,
+)
+from factory.evaluation.win_rate import WinRate
+from factory.phases import model_folder, run_in_phases, waited_for
+from factory.recipe import Recipe, StopRules
 from factory.runner import shards
 from factory.runner.progress import Progress
-from factory.runner.run import run
 from factory.training.apart import train_apart
-from factory.training.base import TrainingConfig
-from factory.yamlfile import dump
+from factory.training.base import WRITERS, TrainingConfig
 
 
-class Round(msgspec.Struct):
-    """What one turn of the crank made, and how the new model compares with the recipe's own."""
+class Trained(msgspec.Struct):
+    """One training of a round."""
 
-    number: int
-    model: str
+    name: str
+    kind: str
     rows: int
     """Rows of the dataset that was trained on."""
     steps: int
     metrics: dict[str, Any]
-    """The training's last figures, by TRL's names."""
-    win_rate: WinRate
+    """The last figures, by the trainer's names."""
 
 
-def align(recipe: Recipe, out: Path, rounds: int) -> list[Round]:
-    """Turn the crank `rounds` times. Writes OUT/align.json after each round.
+class Round(msgspec.Struct):
+    """What one turn of the crank made, and how the new model compares with those before."""
+
+    number: int
+    model: str
+    trainings: list[Trained]
+    evaluation: Evaluation
+
+
+def align(recipe: Recipe, out: Path, rounds: int) -> tuple[list[Round], str | None]:
+    """Turn the crank up to `rounds` times; the rounds, and why they ended early (None: they did
+    not). Writes OUT/align.json after each.
 
     Raises `RecipeError` if the recipe says nothing of training or evaluation.
     """
-    training, name = _check(recipe)
+    name, stop = _check(recipe)
     check_training(recipe)
+    first = recipe.absolute_model(name)
+    # Refused now rather than after an hour of training.
+    evaluation_recipe(recipe, {FIRST: first, NEW: first}, out / "check" / "evaluation")
     progress = Progress()
     done: list[Round] = []
-    model: str | None = None
     for number in range(1, rounds + 1):
         folder = out / f"round-{number}"
         progress.note(f"round {number} of {rounds}: making data")
-        current = recipe if model is None else recipe.with_model(name, model)
-        manifest = run(current, folder / "run", progress=progress)
-        rows = next(v["rows"] for v in manifest.views if v["view"] == training.view)
-        if not rows:
-            raise FactoryError(
-                f"{folder / 'run'} made no rows for '{training.view}'; {folder / 'run'}/manifest.json "
-                "says why by reason; use more prompts, or a judge that can tell the answers apart"
-            )
-        progress.note(f"round {number} of {rounds}: training on {rows} rows")
-        before = model or recipe.absolute_model(name)
-        data = folder / "run" / "datasets" / training.view
-        record = train_apart(training, data, before, folder / "model")
-        model = str((folder / "model").absolute())
-        progress.note(f"round {number} of {rounds}: comparing with the first model")
-        rate = _evaluate(recipe, folder, name, model, progress)
-        done.append(
-            Round(number, model, rows, record["steps"], dict(record.get("metrics") or {}), rate)
-        )
+        before = done[-1].model if done else first
+        current = recipe.with_model(name, before)
+        manifest = run_in_phases(current, folder / "run", progress=progress)
+        rows = {view["view"]: view["rows"] for view in manifest.views}
+        trained, made = _train(current, name, folder, rows, progress)
+        model = made.pop(name)
+        for which, training in current.trained_models().items():
+            current = current.with_model(which, made[training])
+        progress.note(f"round {number} of {rounds}: comparing on held-out prompts")
+        models = {FIRST: first} | ({PREVIOUS: before} if done else {}) | {NEW: model}
+        evaluation = evaluate(current, models, folder / "evaluation", progress)
+        done.append(Round(number, model, trained, evaluation))
         shards.write_json(out / "align.json", done)
-    return done
+        if number < rounds and (reason := _reason_to_stop(evaluation, stop)):
+            return done, reason
+    return done, None
 
 
-def _check(recipe: Recipe) -> tuple[TrainingConfig, str]:
-    if len(recipe.training) != 1:
+def _check(recipe: Recipe) -> tuple[str, StopRules]:
+    """The name of the model in training, and when to stop."""
+    if not recipe.training:
         raise RecipeError(
-            f"{recipe.path} training: align needs exactly one entry, found {len(recipe.training)}; "
+            f"{recipe.path} training: align needs at least one entry, found none; "
             "add `training: [{kind: dpo, view: preference, model: policy}]`"
         )
     if recipe.evaluation is None:
@@ -89,100 +109,133 @@ def _check(recipe: Recipe) -> tuple[TrainingConfig, str]:
             f"{recipe.path} evaluation: align needs held-out prompts and a judge; add `evaluation: "
             "{source: {path: prompts/held-out.jsonl}, model: policy, judge: policy}`"
         )
-    training = recipe.training[0]
-    if training.kind != "dpo":
+    name = recipe.evaluation.model
+    if not any(_trains(training, name) for training in recipe.training):
         raise RecipeError(
-            f"{recipe.path} training[0].kind: '{training.kind}' trains a model that scores; align "
-            "needs one that trains the model that writes: dpo"
+            f"{recipe.path} training: none trains '{name}', the model that evaluation compares; "
+            f"have: {', '.join(f'{t.kind} of {t.model or name}' for t in recipe.training)}; "
+            f"kinds that train a model that writes: {', '.join(sorted(WRITERS))}"
         )
-    name = training.model or recipe.evaluation.model
     if not isinstance(recipe.models[name], VllmConfig):
         raise RecipeError(
             f"{recipe.path} models.{name}: align trains it, so its weights must be here: use "
             "engine: vllm"
         )
-    return training, name
+    return name, recipe.evaluation.stop
 
 
-def _evaluate(recipe: Recipe, folder: Path, name: str, model: str, progress: Progress) -> WinRate:
-    """Both models answer held-out prompts, the recipe's judge compares them in both orders."""
-    written = folder / "evaluation.yaml"
-    text = dump(_evaluation_recipe(recipe, name, model))
-    written.write_text(text, encoding="utf-8")
-    run(load(written), folder / "evaluation", progress=progress)
-    comparisons = [c for s in shards.read_samples(folder / "evaluation") for c in _compare(s)]
-    return win_rate(comparisons, seed=recipe.seed)
+def _trains(training: TrainingConfig, name: str) -> bool:
+    """It makes new weights for the model of this name."""
+    return training.kind in WRITERS and training.model in (None, name)
 
 
-def _evaluation_recipe(recipe: Recipe, name: str, model: str) -> dict[str, Any]:
-    evaluation = recipe.evaluation
-    assert evaluation is not None
-    source = evaluation.source.model_dump(mode="json", exclude_defaults=True)
-    if (recipe.folder / source["path"]).exists():
-        source["path"] = str((recipe.folder / source["path"]).resolve())
-
-    def of(which: str) -> dict[str, Any]:
-        config = recipe.models[which]
-        dumped = config.model_dump(mode="json", exclude_defaults=True)
-        return {"engine": config.engine, **dumped, "model": recipe.absolute_model(which)}
-
-    sampling = evaluation.sampling.changed
-    judge = {"mode": "pairwise", "pairs": "all_pairs", "principles": evaluation.principles}
-    data: dict[str, Any] = {
-        "name": f"{recipe.name}-evaluation",
-        "seed": recipe.seed,
-        "source": source,
-        "models": {
-            "before": of(name),
-            "after": {**of(name), "model": model},
-            "judge": of(evaluation.judge),
-        },
-        "stages": [
-            {"kind": "generate", "model": "before", "sampling": sampling},
-            {"kind": "generate", "model": "after", "sampling": sampling},
-            {"kind": "judge", "model": "judge", **judge},
-        ],
-    }
-    if recipe.constitution_path:
-        data["constitution"] = str(recipe.constitution_path.resolve())
-    return data
-
-
-def _compare(sample: Sample) -> list[Comparison]:
-    """Candidate 0 is the old model's answer, candidate 1 the new one's."""
-    old, new = (len(c.text.split()) for c in sample.candidates)
-    return [
-        Comparison(
-            prompt_id=sample.id,
-            p=None if v.p is None else 1 - v.p,
-            is_consistent=v.is_consistent if v.readings else None,
-            words_new=new,
-            words_old=old,
-        )
-        for v in sample.verdicts
-    ]
+def _train(
+    recipe: Recipe, name: str, folder: Path, rows: Mapping[str, int], progress: Progress
+) -> tuple[list[Trained], dict[str, str]]:
+    """The round's trainings, and the folder of each result; under `name` the newest weights."""
+    trained: list[Trained] = []
+    made = {name: recipe.absolute_model(name)}
+    waited = {training.result for training in waited_for(recipe)}
+    for training in recipe.training:
+        result = training.result
+        if result in waited:  # made by the run, on the way
+            where = model_folder(folder / "run", result)
+            record = msgspec.json.decode((where / "training.json").read_bytes())
+        else:
+            if not rows[training.view]:
+                run = folder / "run"
+                raise FactoryError(
+                    f"{run} made no rows for '{training.view}'; {run}/manifest.json says why by "
+                    "reason; use more prompts, or a judge that can tell the answers apart"
+                )
+            progress.note(f"training {result} on {rows[training.view]} rows")
+            base = training.model or name
+            weights_of = made[name] if base == name else recipe.absolute_model(base)
+            where = folder / "models" / result
+            filled = training.model_copy(update={"config": _filled(training.config, made)})
+            data = folder / "run" / "datasets" / training.view
+            record = train_apart(filled, data, weights_of, where)
+        made[name if _trains(training, name) else result] = str(where.absolute())
+        count = record.get("data", {}).get("rows", rows.get(training.view, 0))
+        metrics = dict(record.get("metrics") or {})
+        trained.append(Trained(result, training.kind, count, record["steps"], metrics))
+    return trained, made
 
 
-def table(rounds: list[Round]) -> str:
-    """The rounds as text: how often the new model's answers are preferred to the first model's."""
+def _filled(config: Any, made: Mapping[str, str]) -> Any:
+    """A training's config with `trained:NAME`, wherever it stands, made a folder."""
+    if isinstance(config, dict):
+        return {key: _filled(value, made) for key, value in config.items()}
+    if isinstance(config, list):
+        return [_filled(value, made) for value in config]
+    if isinstance(config, str) and config.startswith(weights.TRAINED):
+        return made[config.removeprefix(weights.TRAINED)]
+    return config
+
+
+def _reason_to_stop(evaluation: Evaluation, stop: StopRules) -> str | None:
+    other = PREVIOUS if PREVIOUS in evaluation.against else FIRST
+    rate = evaluation.against[other].rate
+    if rate is not None and rate <= stop.win_rate:
+        return f"no gain: a win rate of {rate:.0%} against the model before"
+    words = {name: answers.words.value or 0.0 for name, answers in evaluation.answers.items()}
+    if stop.length_ratio is not None and words[NEW] > stop.length_ratio * words[FIRST]:
+        return f"answers grew from {words[FIRST]:.0f} words to {words[NEW]:.0f}"
+    if stop.kl is not None and evaluation.kl is not None and evaluation.kl > stop.kl:
+        return f"the model moved {evaluation.kl:.1f} nats an answer away from the first"
+    return None
+
+
+# What is printed ---------------------------------------------------------------------------------
+
+
+def table(rounds: list[Round], reason: str | None = None) -> str:
+    """The rounds as text."""
     lines = [
         "",
-        f"{'round':>5} {'rows':>6} {'steps':>6}  {'win rate against the first model':<34}"
-        f"{'words, old -> new':<19}{'longer wins':>11} {'flips':>6}",
+        f"{'round':>5}  {'trained':<28}{'win rate against the first':<32}"
+        f"{'against the previous':<28}{'longer wins':>11} {'flips':>6}",
     ]
     for r in rounds:
-        w = r.win_rate
-        rate = "nothing could be read"
-        if w.rate is not None and w.low is not None and w.high is not None:
-            rate = f"{w.rate:.0%}  (95%: {w.low:.0%} to {w.high:.0%}, {w.prompts} prompts)"
-        words = f"{w.words_old or 0:.0f} -> {w.words_new or 0:.0f}"
+        what = ", ".join(f"{t.name} {t.steps} steps" for t in r.trainings)
+        first = r.evaluation.against[FIRST]
+        previous = r.evaluation.against.get(PREVIOUS)
         lines.append(
-            f"{r.number:>5} {r.rows:>6} {r.steps:>6}  {rate:<34}{words:<19}"
-            f"{_share(w.longer_wins):>11} {_share(w.flip_rate):>6}"
+            f"{r.number:>5}  {what:<28}{_rate(first):<32}{_rate(previous):<28}"
+            f"{_percent(first.longer_wins):>11} {_percent(first.flip_rate):>6}"
         )
+    names = list(rounds[-1].evaluation.answers[NEW].scores)
+    lines += [
+        "",
+        f"{'model':<9}{'words an answer':<26}{'refusals':>8} {'cut':>5} {'KL':>7}  "
+        + "".join(f"{name:<26}" for name in names),
+        _answers("first", rounds[0].evaluation.answers[FIRST], None, names),
+    ]
+    lines += [
+        _answers(f"round {r.number}", r.evaluation.answers[NEW], r.evaluation.kl, names)
+        for r in rounds
+    ]
+    if reason:
+        lines += ["", f"stopped after round {rounds[-1].number}: {reason}"]
     lines += ["", f"the last model: {rounds[-1].model}"]
     return "\n".join(lines)
 
 
-def _share(value: float | None) -> str:
+def _answers(label: str, answers: Answers, kl: float | None, scores: list[str]) -> str:
+    return (
+        f"{label:<9}{answers.words!s:<26}{answers.refusals:>8.0%} {answers.truncated:>5.0%} "
+        f"{'-' if kl is None else f'{kl:.2f}':>7}  "
+        + "".join(f"{answers.scores[name]!s:<26}" for name in scores)
+    ).rstrip()
+
+
+def _rate(w: WinRate | None) -> str:
+    if w is None:
+        return "-"
+    if w.rate is None or w.low is None or w.high is None:
+        return "nothing could be read"
+    return f"{w.rate:.0%}  (95%: {w.low:.0%} to {w.high:.0%})"
+
+
+def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"

@@ -215,7 +215,7 @@ def export(
 
 @app.command()
 def train(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="What to train: dpo, reward, prm.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="sft, dpo, kto, reward, prm, grpo, rloo or ppo.")],
     data: Annotated[str, typer.Option(help="A dataset folder, as RUN/datasets/preference.")],
     model: Annotated[str, typer.Option(help="smollm2-135m-instruct, a folder or a Hub id.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the trained model goes.")],
@@ -241,7 +241,11 @@ def train(
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
     ] = False,
 ) -> None:
-    """Train a model on a dataset. KIND is the trainer; its options are TRL's, passed through."""
+    """Train a model on a dataset. KIND is the trainer; its options are the library's, passed through.
+
+    sft, dpo, kto train on answers and pairs; grpo, rloo, ppo on prompts and rewards; reward and prm
+    make models that score.
+    """
     from factory.override import override
     from factory.training import TRAINERS
     from factory.yamlfile import YamlFile, nearest
@@ -274,7 +278,7 @@ def align(
 
     loaded = _load(recipe, set_, limit)
     folder = out or Path("runs") / f"{loaded.name}-align"
-    print(table(turn(loaded, folder, rounds)))
+    print(table(*turn(loaded, folder, rounds)))
 
 
 @app.command()

@@ -28,9 +28,9 @@ from factory.training.base import TrainingConfig
 from factory.yamlfile import dump, parse
 
 
-def run_in_phases(recipe: Recipe, out: Path) -> Manifest:
+def run_in_phases(recipe: Recipe, out: Path, *, progress: Progress | None = None) -> Manifest:
     """`runner.run.run`, with the trainings that the recipe's own stages wait for."""
-    progress = Progress()
+    progress = progress or Progress()
     for training in waited_for(recipe):
         with alone_in(out):
             recipe = _train(recipe, training, out, progress)
@@ -47,7 +47,7 @@ def as_far_as_trained(recipe: Recipe, out: Path) -> Recipe:
     """The recipe with the models that were trained in `out`, and without the stages that wait for
     one that was not."""
     for model, training in recipe.trained_models().items():
-        made = _model_folder(out, training)
+        made = model_folder(out, training)
         if not (made / "training.json").exists():
             return before(recipe, training)
         recipe = recipe.with_model(model, str(made.absolute()))
@@ -92,7 +92,7 @@ def _train(recipe: Recipe, training: TrainingConfig, out: Path, progress: Progre
             f"{folder / 'manifest.json'} says why by reason"
         )
     progress.note(f"training {name} on {rows} rows")
-    made = _model_folder(out, name)
+    made = model_folder(out, name)
     assert training.model is not None  # the recipe's check sees to it
     data = folder / "datasets" / training.view
     train_apart(training, data, recipe.absolute_model(training.model), made)
@@ -102,5 +102,6 @@ def _train(recipe: Recipe, training: TrainingConfig, out: Path, progress: Progre
     return recipe
 
 
-def _model_folder(out: Path, name: str) -> Path:
+def model_folder(out: Path, name: str) -> Path:
+    """Where a run keeps what its training of that name made."""
     return out / "models" / name

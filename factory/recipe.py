@@ -32,8 +32,19 @@ from factory.validation import validate
 from factory.yamlfile import YamlFile, dump, missing_file, parse
 
 
+class StopRules(Config):
+    """When `factory align` stops before its last round."""
+
+    win_rate: float = Field(0.5, ge=0, le=1)
+    """At this win rate against the round before, or below: there was no gain."""
+    length_ratio: float | None = Field(2.0, gt=0)
+    """Above this many times the first model's words an answer. None: never."""
+    kl: float | None = Field(None, gt=0)
+    """Above this log-ratio to the first model, in nats an answer. None: never."""
+
+
 class EvaluationConfig(Config):
-    """How `factory align` compares a trained model with the one before."""
+    """How `factory align` compares a trained model with those before."""
 
     source: SourceConfig
     """Prompts that the training never saw."""
@@ -44,7 +55,10 @@ class EvaluationConfig(Config):
     principles: Annotated[int, Field(ge=1)] | Literal["all"] = 1
     """Principles that each comparison is judged by, each in both orders."""
     sampling: Sampling = Sampling(temperature=0.0)
-    """Of the two models' answers."""
+    """Of the models' answers. At temperature 1 the log-ratio to the first model estimates the KL."""
+    scores: list[dict[str, Any]] = []
+    """More scoring stages, as `{kind: verify}`: their means are reported by model."""
+    stop: StopRules = StopRules()
 
 
 class _Plain(Config):

@@ -232,7 +232,7 @@ def test_a_recipe_is_read(folder: Path) -> None:
         (
             "kind: dpo",
             "kind: xyz",
-            "17 training[0].kind: no kind 'xyz' (have: dpo, prm, reward)",
+            "17 training[0].kind: no kind 'xyz' (have: dpo, ppo, prm, reward, sft, kto, grpo, rloo)",
         ),
         (
             "  rm: {",

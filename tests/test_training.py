@@ -276,7 +276,7 @@ def test_missing_columns_are_named_with_what_they_would_do_for(tmp_path):
     assert str(caught.value) == (
         f"factory train dpo: the dataset at {data} has no columns 'chosen', 'rejected' "
         "(has: prompt, completion, label); a preference view has them: prompt, chosen, rejected. "
-        "These columns are a kto view's"
+        "These columns are a kto view's: use factory train kto"
     )
 
 

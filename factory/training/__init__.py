@@ -5,7 +5,16 @@
 
 from __future__ import annotations
 
-from factory.training import dpo, prm, reward
+from factory.training import dpo, grpo, kto, ppo, prm, reward, rloo, sft
 from factory.training.base import Trainer
 
-TRAINERS: dict[str, Trainer] = {"dpo": dpo, "prm": prm, "reward": reward}
+TRAINERS: dict[str, Trainer] = {
+    "dpo": dpo,
+    "ppo": ppo,
+    "prm": prm,
+    "reward": reward,
+    "sft": sft,
+    "kto": kto,
+    "grpo": grpo,
+    "rloo": rloo,
+}

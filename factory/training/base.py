@@ -14,13 +14,26 @@ from pydantic import Field
 
 from factory.config import Config
 
-_OWN_VIEWS = {"dpo": "preference", "reward": "preference", "prm": "process"}
+_OWN_VIEWS = {
+    "grpo": "grpo",
+    "rloo": "grpo",
+    "dpo": "preference",
+    "reward": "preference",
+    "prm": "process",
+    "ppo": "grpo",
+    "sft": "sft",
+    "kto": "kto",
+}
+
+
+WRITERS = frozenset({"sft", "dpo", "kto", "grpo", "rloo", "ppo"})
+"""Kinds that train a model that writes; the others train one that scores."""
 
 
 class TrainingConfig(Config):
     """One entry of a recipe's `training:`."""
 
-    kind: Literal["dpo", "reward", "prm"]
+    kind: Literal["dpo", "reward", "prm", "ppo", "sft", "kto", "grpo", "rloo"]
     name: str | None = None
     """What a model of the recipe calls its result, as `model: trained:prm`. None: the kind."""
     view: str = Field(default_factory=lambda given: _OWN_VIEWS.get(given.get("kind"), ""))

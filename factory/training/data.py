@@ -29,6 +29,8 @@ _VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reward": ("reward", ("prompt", "responses", "scores")),
     "sft": ("sft", ("prompt", "completion")),
     "grpo": ("grpo", ("prompt",)),
+    "rloo": ("grpo", ("prompt",)),
+    "ppo": ("grpo", ("prompt",)),
 }
 
 

@@ -4,6 +4,7 @@
       job.json         what is trained on what; written first
       checkpoints/     checkpoint-N/: weights, optimizer, random states; to resume from
       log.jsonl        one line a logging step, TRL's names
+      curves.png, curves.svg   drawn from it
       config.json, *.safetensors, tokenizer*   the trained model
       adapter/         the LoRA adapter, if there is one
       training.json    the record; written last: without it the training is not finished

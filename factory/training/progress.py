@@ -23,6 +23,13 @@ _SHOWN = (
     ("margin", "margin", "{:+.3f}"),
     ("accuracy", "acc", "{:.2f}"),
     ("balanced_accuracy", "balanced", "{:.2f}"),
+    ("objective/scores", "score", "{:+.3f}"),
+    ("objective/kl", "kl", "{:.3f}"),
+    ("val/explained_variance", "explained", "{:+.2f}"),
+    ("reward", "reward", "{:+.3f}"),
+    ("reward_std", "std", "{:.3f}"),
+    ("kl", "kl", "{:.4f}"),
+    ("completions/mean_length", "length", "{:.0f}"),
 )
 
 

@@ -19,6 +19,7 @@ import msgspec
 from factory import __version__, weights
 from factory.errors import FactoryError, RecipeError
 from factory.training import options
+from factory.training.curves import draw
 from factory.training.data import no_progress_bars, open_dataset
 from factory.training.folder import Job, TrainingFolder
 from factory.training.progress import make_progress, say
@@ -151,6 +152,7 @@ class Session:
         }
         if trainer.is_world_process_zero():
             record |= self._save(trainer)
+            draw(self._folder.log, self._folder.path)
             self._folder.finish(record, keep_checkpoints="save_total_limit" in self._config)
             say(f"{self._folder.path}: {steps} steps in {record['seconds']:.0f} s")
         return record
@@ -207,6 +209,14 @@ def _as_json(given: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+_LESS_MEMORY = {
+    "dpo": "set precompute_ref_log_probs: true (no reference model in memory); ",
+    "grpo": "lower num_generations; ",
+    "rloo": "lower num_generations; ",
+    "ppo": "lower rollout_batch_size; ",
+}
+
+
 def _in_plain_words(
     error: Exception, model: str, config: Mapping[str, Any], kind: str = "dpo"
 ) -> Exception:
@@ -217,14 +227,13 @@ def _in_plain_words(
     is_out_of_memory = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     if is_out_of_memory or "DefaultCPUAllocator" in text:
         batch = config.get("per_device_train_batch_size", "default")
-        no_reference = "set precompute_ref_log_probs: true (no reference model in memory); "
-        if kind != "dpo":
-            no_reference = ""
+        is_online = kind in ("grpo", "rloo", "ppo")
+        length = "max_completion_length" if is_online else "max_length"
         return FactoryError(
-            f"out of memory (batch {batch}, max_length {config.get('max_length', 'default')}). "
+            f"out of memory (batch {batch}, {length} {config.get(length, 'default')}). "
             "In this order: halve per_device_train_batch_size and double "
-            f"gradient_accumulation_steps (the same training); lower max_length; {no_reference}"
-            "train an adapter, "
+            f"gradient_accumulation_steps (the same training); lower {length}; "
+            f"{_LESS_MEMORY.get(kind, '')}train an adapter, "
             f"lora: {{r: 16}}. It said: {text.splitlines()[0] if text else type(error).__name__}"
         )
     if isinstance(error, TemplateError):
@@ -235,7 +244,7 @@ def _in_plain_words(
     if isinstance(error, OSError):
         return FactoryError(f"{type(error).__name__}: {text}")
     if isinstance(error, ValueError | NotImplementedError):
-        library = "transformers" if kind == "prm" else "TRL"
+        library = "transformers" if kind in ("prm", "ppo") else "TRL"
         return RecipeError(f"{library} refused this training: {text}")
     return error
 

@@ -1,0 +1,178 @@
+"""A trained model beside those before it: all answer held-out prompts, a judge compares the answers.
+
+In: a recipe's `evaluation`, and the models by name, first to last. The evaluation is a run like any
+other, so it resumes and is remembered. Out: for each model how its answers are, and of the last one
+how often it is preferred to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from factory import weights
+from factory.errors import RecipeError
+from factory.evaluation.bootstrap import Estimate, mean_of
+from factory.evaluation.divergence import log_ratio
+from factory.evaluation.win_rate import Comparison, WinRate, win_rate
+from factory.recipe import Recipe, load
+from factory.records import Candidate, Sample, Verdict
+from factory.runner import shards
+from factory.runner.progress import Progress
+from factory.runner.run import run
+from factory.stages.filter import REFUSAL
+from factory.yamlfile import dump
+
+FIRST, PREVIOUS, NEW = "first", "previous", "new"
+
+
+class Answers(msgspec.Struct, frozen=True):
+    """One model's answers to the held-out prompts; shares in [0, 1]."""
+
+    prompts: int
+    words: Estimate
+    """Mean words an answer."""
+    refusals: float
+    truncated: float
+    """Share that was cut at max_tokens."""
+    scores: dict[str, Estimate]
+    """Mean of each score of `evaluation.scores`, over the answers that could be scored."""
+    unscored: dict[str, int]
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """The new model beside the others."""
+
+    answers: dict[str, Answers]
+    """By model: `first`, `new`, and from the second round on `previous`."""
+    against: dict[str, WinRate]
+    """The new model's win rate against each other one."""
+    kl: float | None
+    """Log-ratio of the new model's answers, new to first, in nats an answer."""
+
+
+def evaluate(
+    recipe: Recipe, models: Mapping[str, str], out: Path, progress: Progress
+) -> Evaluation:
+    """`models`: `first`, perhaps `previous`, and `new`; as names that hold from any folder."""
+    run(evaluation_recipe(recipe, models, out), out, progress=progress)
+    samples = list(shards.read_samples(out))
+    others = [name for name in models if name != NEW]
+    kept = [(s, c) for s in samples for c in s.candidates if c.model == NEW and c.text.strip()]
+    return Evaluation(
+        answers={name: _answers(samples, name, recipe.seed) for name in models},
+        against={
+            name: win_rate(
+                [found for sample in samples for found in _comparisons(sample, name)],
+                seed=recipe.seed,
+            )
+            for name in others
+        },
+        kl=log_ratio(
+            weights.resolve(models[FIRST]),
+            weights.resolve(models[NEW]),
+            [sample.conversation(candidate) for sample, candidate in kept],
+        ),
+    )
+
+
+def evaluation_recipe(recipe: Recipe, models: Mapping[str, str], out: Path) -> Recipe:
+    """The recipe of the evaluation, written beside `out` and checked as any recipe is."""
+    written = out.with_name(f"{out.name}.yaml")
+    written.parent.mkdir(parents=True, exist_ok=True)
+    written.write_text(dump(_data(recipe, models)), encoding="utf-8")
+    return load(written)
+
+
+def _data(recipe: Recipe, models: Mapping[str, str]) -> dict[str, Any]:
+    evaluation = recipe.evaluation
+    if evaluation is None:
+        raise RecipeError(f"{recipe.path} evaluation: there is none")
+    source = evaluation.source.model_dump(mode="json", exclude_defaults=True)
+    if (recipe.folder / source["path"]).exists():
+        source["path"] = str((recipe.folder / source["path"]).resolve())
+
+    def of(name: str) -> dict[str, Any]:
+        config = recipe.models[name]
+        dumped = config.model_dump(mode="json", exclude_defaults=True)
+        return {"engine": config.engine, **dumped, "model": recipe.absolute_model(name)}
+
+    generate = {"kind": "generate", "sampling": evaluation.sampling.changed}
+    judge = {"kind": "judge", "pairs": "all_pairs", "principles": evaluation.principles}
+    kept = {name: of(name) for name in recipe.models if name not in models}
+    data: dict[str, Any] = {
+        "name": f"{recipe.name}-evaluation",
+        "seed": recipe.seed,
+        "source": source,
+        "models": kept | {name: {**of(evaluation.model), "model": m} for name, m in models.items()},
+        "stages": [
+            *({**generate, "model": name} for name in models),
+            {**judge, "model": evaluation.judge},
+            *evaluation.scores,
+        ],
+    }
+    if recipe.constitution_path:
+        data["constitution"] = str(recipe.constitution_path.resolve())
+    return data
+
+
+def _answers(samples: list[Sample], model: str, seed: int) -> Answers:
+    found = [(s, c) for s in samples for c in s.candidates if c.model == model]
+    ids = [sample.id for sample, _ in found]
+    values: dict[str, list[tuple[str, float]]] = {}
+    unscored: dict[str, int] = {}
+    for sample, candidate in found:
+        for score in (s for s in sample.scores if s.candidate == candidate.index):
+            values.setdefault(score.name, [])
+            if score.value is None:
+                unscored[score.name] = unscored.get(score.name, 0) + 1
+            else:
+                values[score.name].append((sample.id, score.value))
+    return Answers(
+        prompts=len({*ids}),
+        words=mean_of(ids, [float(words(c)) for _, c in found], seed=seed),
+        refusals=_share([REFUSAL.search(c.text[:300]) is not None for _, c in found]),
+        truncated=_share([c.finish_reason == "length" for _, c in found]),
+        scores={
+            name: mean_of([i for i, _ in pairs], [v for _, v in pairs], seed=seed)
+            for name, pairs in values.items()
+        },
+        unscored=unscored,
+    )
+
+
+def words(candidate: Candidate) -> int:
+    return len(candidate.text.split())
+
+
+def _share(claims: list[bool]) -> float:
+    return sum(claims) / len(claims) if claims else 0.0
+
+
+def _comparisons(sample: Sample, other: str) -> list[Comparison]:
+    """The judge's comparisons of the new model's answer with the other's."""
+    by_model = {c.model: c for c in sample.candidates}
+    if other not in by_model or NEW not in by_model:
+        return []
+    old, new = by_model[other], by_model[NEW]
+    return [
+        Comparison(
+            prompt_id=sample.id,
+            p=_p_of(verdict, new.index),
+            is_consistent=verdict.is_consistent if verdict.readings else None,
+            words_new=words(new),
+            words_old=words(old),
+        )
+        for verdict in sample.verdicts
+        if {verdict.a, verdict.b} == {old.index, new.index}
+    ]
+
+
+def _p_of(verdict: Verdict, index: int) -> float | None:
+    """P(the answer `index` is better)."""
+    if verdict.p is None:
+        return None
+    return verdict.p if verdict.a == index else 1 - verdict.p

@@ -1,0 +1,130 @@
+"""What `factory train ppo` can be told. The names are those of TRL's PPO trainer of old, where it had
+the option; an option that is not here has no effect, so it is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+_CHOICES = {"kl": ("penalty", "loss"), "value": ("shared", "own")}
+_AT_LEAST_1 = (
+    "rollout_batch_size",
+    "num_ppo_epochs",
+    "num_mini_batches",
+    "per_device_train_batch_size",
+    "max_completion_length",
+)
+_POSITIVE = (
+    "temperature",
+    "cliprange",
+    "cliprange_value",
+    "kl_target",
+    "learning_rate",
+    "value_head_learning_rate",
+    "max_grad_norm",
+)
+_SHARES = ("gamma", "lam")
+
+
+@dataclass
+class PpoConfig:
+    """A step is one batch of rollouts and the updates on it."""
+
+    output_dir: str
+    reward_model: str | None = None
+    """A sequence classifier with one label, as `factory train reward` makes."""
+    rewards: list[dict[str, Any]] = field(default_factory=list)
+    """Other rewards, added to it: the entries of `factory/training/rewards`. One of the two is
+    needed."""
+
+    max_steps: int = -1
+    """-1: as many as `num_train_epochs` over the prompts take."""
+    num_train_epochs: float = 1.0
+    rollout_batch_size: int = 32
+    """Completions a step, one a prompt."""
+    num_ppo_epochs: int = 4
+    """Passes over one batch of rollouts."""
+    num_mini_batches: int = 1
+    """Of a pass: each is one optimizer step."""
+    per_device_train_batch_size: int = 8
+    """Sequences in one forward pass: changes the memory needed, not the result."""
+    max_prompt_length: int | None = 1024
+    """Tokens; a row with a longer prompt is left out and counted. None: no limit."""
+    max_completion_length: int = 128
+    """Tokens, after which a completion is cut."""
+    temperature: float = 1.0
+    missing_eos_penalty: float | None = None
+    """Taken from the score of a completion that was cut."""
+
+    kl: str = "penalty"
+    """`penalty`: in each token's reward. `loss`: a term of the loss, by the k3 estimator."""
+    kl_coef: float = 0.05
+    """beta, in units of reward a nat."""
+    kl_target: float | None = None
+    """Nats a completion that the adaptive controller steers to. None: `kl_coef` stays."""
+    gamma: float = 1.0
+    lam: float = 0.95
+    cliprange: float = 0.2
+    cliprange_value: float = 0.2
+    """In units of reward."""
+    vf_coef: float = 0.1
+    whiten_rewards: bool = False
+    """Give the tokens' rewards variance 1 over the batch. Advantages always are whitened."""
+    value: str = "shared"
+    """`shared`: a head on the policy's backbone. `own`: a backbone of its own; see `value_head`."""
+
+    learning_rate: float = 3e-6
+    value_head_learning_rate: float = 3e-4
+    """Of the critic's last layer, which starts at zero; its backbone, if it has one, has
+    `learning_rate`."""
+    lr_scheduler_type: str = "linear"
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    """Of each of policy, critic's backbone and critic's layer apart: large errors of a new critic
+    do not shrink the policy's step."""
+
+    seed: int = 42
+    save_steps: float = 0.25
+    """Below 1: of the training. 0: no checkpoints."""
+    save_total_limit: int | None = 1
+    use_cpu: bool = False
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+
+    fp16: ClassVar[bool] = False  # what the progress line asks for; not supported
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, not {' or '.join(choices)}")
+        for name in _AT_LEAST_1:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in _POSITIVE:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 to 1")
+        if self.kl_coef < 0 or self.vf_coef < 0:
+            raise ValueError(
+                f"kl_coef is {self.kl_coef}, vf_coef {self.vf_coef}; they must be 0 or more"
+            )
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_target cannot steer a kl_coef of 0: it is multiplied")
+        if self.num_mini_batches > self.rollout_batch_size:
+            raise ValueError(
+                f"num_mini_batches {self.num_mini_batches} is more than the "
+                f"{self.rollout_batch_size} completions of a step (rollout_batch_size)"
+            )
+        if self.reward_model is None and not self.rewards:
+            raise ValueError(
+                "nothing is rewarded; give reward_model: FOLDER (of factory train reward), or "
+                "rewards: a list, as [{kind: verify}]"
+            )
+
+    def reward_entries(self) -> list[dict[str, Any]]:
+        """`rewards`, and the reward model as one of them."""
+        own = [] if self.reward_model is None else [{"kind": "reward", "model": self.reward_model}]
+        return [*own, *self.rewards]

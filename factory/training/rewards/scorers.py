@@ -1,0 +1,191 @@
+"""Rewards by a scoring stage: the stages of `factory/stages`, each on a sample of one candidate.
+
+Their options are the stages' own. What differs from a recipe is where the model comes from: of
+`reward` and `process` it is a folder or a Hub id, run by transformers in this process; of `judge`
+it is the name under which an endpoint serves it.
+
+There is no pairwise judge here: a group of G answers would cost G (G - 1) calls an update, and a
+verdict is about two answers, where these rewards are about one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, ValidationError
+
+from factory import constitution as constitutions
+from factory import weights
+from factory.engines.base import Completion, Engine, Request
+from factory.engines.endpoint import EndpointConfig, EndpointEngine
+from factory.records import Candidate, Message, Sample
+from factory.stages.base import Asked, Question, Stage, derive_seed
+from factory.stages.judge_pointwise import RUBRIC, PointwiseJudge
+from factory.stages.process import ProcessReward
+from factory.stages.reward import Reward
+from factory.stages.verify import Verify
+from factory.training.rewards.local import LocalScorer
+
+WEIGHT = 1.0
+
+
+class VerifyReward(Verify):
+    """1: the answer equals the column `reference`; 0: it does not; None: nothing could be read."""
+
+    weight: float = WEIGHT
+
+    def ready(self, folder: Path) -> VerifyReward:
+        return self
+
+    def engine(self, folder: Path, device: str | None) -> Engine | None:
+        return None
+
+
+class ModelReward(Reward):
+    """A reward model's raw output. Several models: an entry each, with weights."""
+
+    model: str
+    """A folder or a Hub id of a sequence classification model."""
+    weight: float = WEIGHT
+
+    def ready(self, folder: Path) -> ModelReward:
+        return self
+
+    def engine(self, folder: Path, device: str | None) -> Engine | None:
+        return LocalScorer(self.model, "classify", folder, device)
+
+
+class ProcessModel(ProcessReward):
+    """A process reward model's score of the solution, in [0, 1]."""
+
+    model: str
+    """A folder or a Hub id of a token classification model. Of one that `factory train prm` made,
+    separator and tag are read from its training.json unless given here."""
+    weight: float = WEIGHT
+
+    def problem(self) -> tuple[str, str] | None:
+        if self.steps is not None:
+            return "steps", "completions have no step labels; the text is cut by `split`"
+        return super().problem()
+
+    def ready(self, folder: Path) -> ProcessModel:
+        given = self.model_fields_set
+        layout = _layout(weights.resolve(self.model, folder))
+        return self.model_copy(update={k: v for k, v in layout.items() if k not in given})
+
+    def engine(self, folder: Path, device: str | None) -> Engine | None:
+        return LocalScorer(self.model, "token_classify", folder, device)
+
+
+class JudgeReward(PointwiseJudge):
+    """A judge's expected score by a rubric, in [low, high]."""
+
+    mode: Literal["pointwise"] = "pointwise"
+    model: str
+    """The name under which the endpoint serves it."""
+    endpoint: str | list[str] = Field(min_length=1)
+    """As `http://localhost:8000/v1`. Several URLs must serve the same model."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key."""
+    constitution: str | None = None
+    """A constitution's file, in place of `rubric`: all its principles are the rubric."""
+    weight: float = WEIGHT
+
+    def problem(self) -> tuple[str, str] | None:
+        if self.constitution is not None and self.rubric != RUBRIC:
+            return "constitution", "expected `rubric` or `constitution`, found both; leave one out"
+        try:
+            self._endpoint()
+        except ValidationError as error:
+            said = error.errors()[0]["msg"].removeprefix("Value error, ")
+            return "endpoint", said
+        return super().problem()
+
+    def ready(self, folder: Path) -> JudgeReward:
+        if self.constitution is None:
+            return self
+        path = folder / Path(self.constitution).expanduser()
+        rules = constitutions.load(path).principles
+        lines = [f"{i}. {rule.title}" for i, rule in enumerate(rules, start=1)]
+        rubric = "The more fully the answer follows these principles, the higher its score:\n"
+        return self.model_copy(update={"rubric": rubric + "\n".join(lines), "constitution": None})
+
+    def engine(self, folder: Path, device: str | None) -> Engine | None:
+        return EndpointEngine(self._endpoint())
+
+    def _endpoint(self) -> EndpointConfig:
+        return EndpointConfig(
+            engine="endpoint",
+            model=self.model,
+            base_url=self.endpoint,
+            api_key_env=self.api_key_env,
+        )
+
+
+Scorer = VerifyReward | ModelReward | ProcessModel | JudgeReward
+
+
+async def scored_by(stage: Stage, name: str, engine: Engine | None, sample: Sample) -> float | None:
+    """The score named `name` that the stage gives the sample's one candidate.
+
+    Raises `SampleError` if this sample cannot be scored, `EngineError` if none can.
+    """
+    scored = await stage(sample, _Models(engine, sample.id))
+    return next(score.value for score in scored.scores if score.name == name)
+
+
+def sample_of(prompt: list[Message], text: str, reference: str | None) -> Sample:
+    """A sample whose one candidate is the completion. Its id, and so every seed drawn for it, is a
+    hash of both."""
+    sample = Sample(id="", index=0, prompt=prompt, reference=reference)
+    sample.candidates = [Candidate(index=0, text=text, origin="policy", model="policy", call="")]
+    sample.id = str(derive_seed(sample.prompt_text(), text))
+    return sample
+
+
+class _Answer(NamedTuple):
+    call: str
+    completion: Completion
+
+
+class _Models:
+    """`factory.stages.base.Models` with one model and no memory: no completion comes twice."""
+
+    constitution = None
+
+    def __init__(self, engine: Engine | None, sample_id: str) -> None:
+        self._engine = engine
+        self._sample_id = sample_id
+
+    def seed(self, *salt: object) -> int:
+        return derive_seed(self._sample_id, *salt)
+
+    async def ask(self, model: str, questions: Sequence[Question]) -> list[Asked]:
+        import asyncio
+
+        assert self._engine is not None
+        made = [self._engine.generate(self._request(question)) for question in questions]
+        return [_Answer("", completion) for completion in await asyncio.gather(*made)]
+
+    def _request(self, question: Question) -> Request:
+        is_fixed = bool(question.labels or question.scoring) or not question.sampling.temperature
+        return Request(
+            messages=question.messages,
+            sampling=question.sampling.changed,
+            seed=0 if is_fixed else self.seed(*question.salt),
+            prefix=question.prefix,
+            labels=question.labels,
+            scoring=question.scoring,
+        )
+
+
+def _layout(folder: Path) -> dict[str, Any]:
+    """Separator and tag that `factory train prm` trained a model with, if it made this one."""
+    try:
+        steps = json.loads((folder / "training.json").read_text(encoding="utf-8"))["steps_as"]
+        return {"separator": str(steps["separator"]), "tag": str(steps["tag"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -1,0 +1,164 @@
+"""KTO: labels, weights, and a training of a tiny Llama."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from factory.errors import RecipeError
+from factory.training import kto
+
+CONFIG = {
+    "max_steps": 8,
+    "learning_rate": 3e-3,
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "per_device_train_batch_size": 4,
+}
+ONE_STEP = CONFIG | {"max_steps": 1}
+ANSWERS = {True: "Yes, it is.", False: "No, never, not at all."}
+
+
+def rows(good: int, bad: int) -> list[dict]:
+    """As a kto view has them: an answer each."""
+    labels = [True] * good + [False] * bad
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"Is {n} a number?"}],
+            "completion": [{"role": "assistant", "content": ANSWERS[label]}],
+            "label": label,
+            "score": 1.0 if label else None,
+        }
+        for n, label in enumerate(labels)
+    ]
+
+
+@pytest.fixture(scope="module")
+def tiny(model_dir, tmp_path_factory) -> Path:
+    """A Llama of 32 units and 2 layers with random weights, in float32."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    torch.set_num_threads(1)  # threads gain nothing on it and spin where cores are shared
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save(given: list[dict], path: Path) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in given))
+    return path
+
+
+def logged(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_good_answers_gain_on_bad_ones(tiny, tmp_path, capsys):
+    data = save(rows(8, 8), tmp_path / "d.jsonl")
+    record = kto.train(data, tiny, tmp_path / "out", config=CONFIG)
+    first, *_, last = logged(tmp_path / "out")
+    # before the first step r = z = 0, and 1 - s(0) = 1/2
+    assert first["loss"] == pytest.approx(0.5, abs=1e-4)
+    assert last["loss"] < first["loss"]
+    assert last["rewards/margins"] > 0.1
+    assert record["labels"] == {"good": 8, "bad": 8}
+    assert (record["desirable_weight"], record["undesirable_weight"]) == (1, 1)
+    assert "8 good and 8 bad answers, weights 1 and 1\n" in capsys.readouterr().err
+
+
+def test_an_adapter_is_its_own_reference(tiny, tmp_path):
+    data = save(rows(8, 8), tmp_path / "d.jsonl")
+    config = CONFIG | {"learning_rate": 3e-2}
+    kto.train(data, tiny, tmp_path / "out", lora={"r": 4}, config=config)
+    first, *_, last = logged(tmp_path / "out")
+    assert first["loss"] == pytest.approx(0.5, abs=1e-4)
+    assert last["rewards/margins"] > 0.05
+
+
+def test_weights_make_up_for_uneven_labels(tiny, tmp_path, capsys):
+    data = save(rows(12, 4), tmp_path / "d.jsonl")
+    record = kto.train(data, tiny, tmp_path / "out", config=ONE_STEP)
+    # 12 / (4 * 18/7) = 7/6
+    assert record["undesirable_weight"] == pytest.approx(18 / 7, abs=1e-4)
+    assert record["desirable_weight"] == 1
+    said = capsys.readouterr().err
+    assert "12 good and 4 bad answers, weights 1 and 2.5714\n" in said
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "weights"),
+    [
+        (6, 6, (1, 1)),
+        (8, 6, (1, 1)),  # 4/3 exactly
+        (21, 9, (1, 2)),  # 21 / 18 = 7/6
+        (7, 12, (2, 1)),  # 14 / 12 = 7/6
+        (5, 0, (1, 1)),
+        (0, 5, (1, 1)),
+    ],
+)
+def test_balanced_by_hand(good, bad, weights):
+    assert kto.balanced(good, bad) == pytest.approx(weights)
+
+
+def test_weights_that_are_set_stay_and_are_judged(tiny, tmp_path, capsys):
+    data = save(rows(12, 4), tmp_path / "d.jsonl")
+    record = kto.train(data, tiny, tmp_path / "out", config=ONE_STEP | {"desirable_weight": 0.5})
+    assert (record["desirable_weight"], record["undesirable_weight"]) == (0.5, 1)
+    assert "weighed, good to bad is 1.50, outside the 1 to 1.33" in capsys.readouterr().err
+
+
+def test_what_cannot_be_trained_on_is_counted(tiny, tmp_path):
+    long = rows(1, 0)[0]
+    no_room = long | {"prompt": [{"role": "user", "content": "word " * 100}]}
+    cut = long | {"completion": [{"role": "assistant", "content": "word " * 100}]}
+    data = save([*rows(4, 4), no_room, cut, long | {"label": None}], tmp_path / "d.jsonl")
+    record = kto.train(data, tiny, tmp_path / "out", config=ONE_STEP | {"max_length": 64})
+    counted = record["data"]
+    assert (counted["rows"], counted["rows_used"], counted["rows_cut"]) == (11, 9, 1)
+    assert counted["rows_left_out"] == {"no label": 1, "the prompt alone fills 64 tokens": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": "good"}, "row 0 label: expected true or false, found 'good'"),
+        ({"label": None}, "none of the 4 rows has a label"),
+    ],
+)
+def test_labels_that_are_none_are_errors(tiny, tmp_path, change, message):
+    data = save([row | change for row in rows(2, 2)], tmp_path / "d.jsonl")
+    with pytest.raises(RecipeError, match=message):
+        kto.train(data, tiny, tmp_path / "out", config=ONE_STEP)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_of_one_is_refused_in_trls_words(tiny, tmp_path):
+    data = save(rows(2, 2), tmp_path / "d.jsonl")
+    config = ONE_STEP | {"per_device_train_batch_size": 1}
+    with pytest.raises(RecipeError, match=r"TRL refused this training: .*batch size"):
+        kto.train(data, tiny, tmp_path / "out", config=config)
+
+
+def test_a_misspelt_option_is_named():
+    with pytest.raises(RecipeError, match="no option 'desireable_weight'; did you mean 'desirable"):
+        kto.check({"desireable_weight": 2})
+    kto.check({"loss_type": "apo_zero_unpaired", "beta": "0.1"})
