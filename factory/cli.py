@@ -215,7 +215,9 @@ def export(
 
 @app.command()
 def train(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="sft, dpo, kto, reward, prm, grpo, rloo or ppo.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="sft, dpo, kto, reward, prm, grpo, rloo or ppo.")
+    ],
     data: Annotated[str, typer.Option(help="A dataset folder, as RUN/datasets/preference.")],
     model: Annotated[str, typer.Option(help="smollm2-135m-instruct, a folder or a Hub id.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the trained model goes.")],

@@ -185,7 +185,7 @@ def test_a_recipe_that_cannot_be_aligned_says_what_to_add(
 def test_a_model_that_only_scores_is_not_aligned(
     recipe: Load, trained_on: list[tuple[str, str]], tmp_path: Path
 ) -> None:
-    with pytest.raises(RecipeError, match="none trains 'policy'.*have: reward of policy"):
+    with pytest.raises(RecipeError, match=r"none trains 'policy'.*have: reward of policy"):
         align(recipe("training.0.kind=reward"), tmp_path, 1)
     assert trained_on == []
 
