@@ -18,7 +18,7 @@ from benchmarks.experiment import factory, split
 TRAINING = {
     "bf16": "true",
     "per_device_train_batch_size": 8,
-    "max_steps": 160,
+    "max_steps": 120,
     "max_length": 384,
     "learning_rate": 2e-5,
     "warmup_steps": 10,
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--generated", action="store_true")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--steps", type=int, default=TRAINING["max_steps"])
+    parser.add_argument("--learning-rate", type=float, default=TRAINING["learning_rate"])
     given = parser.parse_args()
     if given.generated:
         out = given.out or Path("runs/process-model-sums")
@@ -53,7 +54,7 @@ def main() -> None:
         parser.error("give --data FILE or --generated")
     model = out / "model"
     base = "smollm2-135m-instruct"
-    settings = {**TRAINING, "max_steps": given.steps}
+    settings = {**TRAINING, "max_steps": given.steps, "learning_rate": given.learning_rate}
     factory(
         "train", "prm", "--data", train, "--model", base, "--out", model, "--resume", **settings
     )

@@ -77,7 +77,7 @@ class _Plain(Config):
     """Source rows in a trace file, the unit of resuming."""
     evaluation: EvaluationConfig | None = None
     models: dict[str, Any] = {}
-    stages: list[Any] = Field(min_length=1)
+    stages: list[Any] = []
     views: list[Any] = []
     training: list[Any] = []
 

@@ -48,7 +48,7 @@ SAMPLING = (
     "frequency_penalty, repetition_penalty, extra)"
 )
 STAGES = (
-    "(have: generate, critique, revise, judge, reward, process, verify, rollout, rank, corrupt, "
+    "(have: generate, critique, revise, judge, reward, process, verify, rule, rollout, rank, corrupt, "
     "filter)"
 )
 

@@ -14,6 +14,7 @@ from factory.stages.rank import Rank
 from factory.stages.revise import Revise
 from factory.stages.reward import Reward
 from factory.stages.rollout import Rollout
+from factory.stages.rule import RuleScore
 from factory.stages.verify import Verify
 
 # kind -> class, or a table of classes by `mode`, the first being the default.
@@ -25,6 +26,7 @@ STAGES: dict[str, type[Stage] | dict[str, type[Stage]]] = {
     "reward": Reward,
     "process": ProcessReward,
     "verify": Verify,
+    "rule": RuleScore,
     "rollout": Rollout,
     "rank": Rank,
     "corrupt": Corrupt,

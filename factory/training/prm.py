@@ -22,9 +22,10 @@ from factory.training.process_data import CLASSES, COLUMNS
 from factory.training.progress import say
 from factory.training.session import Session
 
-# The head is new, and a step's label is one token's: larger steps than preferences take. Rows of
-# like length go together, which saves padding.
-_DEFAULTS = {"learning_rate": 1e-5, "train_sampling_strategy": "group_by_length"}
+# The head is new, and a step's label is one token's: larger steps than preferences take. Rows are not
+# grouped by length, which would save padding: a solution ends at its first error, so short rows hold
+# most of the wrong steps, and a batch would be of one class.
+_DEFAULTS = {"learning_rate": 1e-5}
 # An adapter starts from nothing and needs larger steps.
 _LORA_DEFAULTS = _DEFAULTS | {"learning_rate": 1e-4}
 

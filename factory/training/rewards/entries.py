@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from factory.errors import RecipeError
-from factory.training.rewards.rules import Length, Overlong, Pattern, Rule
+from factory.rules import Length, Overlong, Pattern, Rule
 from factory.training.rewards.scorers import (
     JudgeReward,
     ModelReward,

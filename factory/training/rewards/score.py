@@ -19,9 +19,9 @@ import msgspec
 from factory.engines.base import Engine
 from factory.errors import SampleError
 from factory.records import Message, Sample
+from factory.rules import Rule
 from factory.training.progress import say
 from factory.training.rewards.entries import parse_rewards
-from factory.training.rewards.rules import Rule
 from factory.training.rewards.scorers import Scorer, VerifyReward, sample_of, scored_by
 
 Prompt = list[Message] | str

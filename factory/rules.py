@@ -1,4 +1,5 @@
-"""Rewards by rule: a number from the text of a completion and its length. No model, no reference."""
+"""Rules: a number from the text of an answer and its length. No model, no reference. Stage `rule`
+scores candidates by them, online trainings are rewarded by them."""
 
 from __future__ import annotations
 
