@@ -31,7 +31,10 @@ from factory.yamlfile import dump, parse
 def run_in_phases(recipe: Recipe, out: Path, *, progress: Progress | None = None) -> Manifest:
     """`runner.run.run`, with the trainings that the recipe's own stages wait for."""
     progress = progress or Progress()
-    for training in waited_for(recipe):
+    waited = waited_for(recipe)
+    if waited:
+        check.check_training(recipe)
+    for training in waited:
         with alone_in(out):
             recipe = _train(recipe, training, out, progress)
     return run(recipe, out, progress=progress)

@@ -64,6 +64,15 @@ def test_what_cannot_be_trained_is_told_before_anything_runs(change: str, compla
     assert complaint in str(caught.value)
 
 
+def test_a_trainings_options_are_checked_before_its_data_is_made(tmp_path: Path) -> None:
+    recipe = load(
+        ROOT / "pipelines" / "process-reward.yaml", ["training.0.config.class_weights=evenly"]
+    )
+    with pytest.raises(RecipeError, match=r"class_weights: expected balanced, .* found 'evenly'"):
+        run_in_phases(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 SMALL = {
     "process-reward": [
         "source.limit=4",
@@ -73,7 +82,7 @@ SMALL = {
         "stages.3.n=2",
         "stages.3.sampling.max_tokens=24",
         "training.0.config.max_steps=2",
-        "training.0.config.class_weights=none",
+        "training.0.config.class_weights=null",
         "models.policy.max_model_len=512",
         "models.prm.max_model_len=512",
     ],
