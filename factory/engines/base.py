@@ -86,6 +86,18 @@ class Request(msgspec.Struct, frozen=True):
     """Lower goes first."""
 
 
+def refuse_other_task(request: Request, task: Task, model: str) -> None:
+    """Raise `EngineError` if a model served for `task` is asked for something else."""
+    wanted = "generate"
+    if request.scoring:
+        wanted = "token_classify" if request.scoring.steps else "classify"
+    if wanted != task:
+        raise EngineError(
+            f"{model} is served with task: {task}, and was asked to {wanted}; "
+            f"set task: {wanted} in the recipe's models"
+        )
+
+
 class Completion(msgspec.Struct, array_like=True):
     """What a model answered."""
 

@@ -26,9 +26,9 @@ from pydantic import Field, field_validator
 
 from factory.config import Config
 from factory.engines import api_errors, chat_api, vllm_server
-from factory.engines.base import Completion, EngineStats, Request, Task
+from factory.engines.base import Completion, EngineStats, Request, Task, refuse_other_task
 from factory.engines.routing import Router, Server
-from factory.errors import ContextOverflow, EngineError
+from factory.errors import ContextOverflow
 
 # Seconds before retry i: uniform in [0, min(_LONGEST_WAIT, 2**i)], on top of any Retry-After. Eight
 # retries last a minute and a half on average, which is a server's restart.
@@ -116,7 +116,7 @@ class EndpointEngine:
     async def generate(self, request: Request) -> Completion:
         from openai import APIError
 
-        self._refuse_other_task(request)
+        refuse_other_task(request, self.config.task, self.config.model)
         self._connect()
         order = next(self._order)
         for retry in itertools.count():
@@ -145,16 +145,6 @@ class EndpointEngine:
         raise api_errors.exhausted(
             self._router.servers, server, failure, tries=self.config.max_retries + 1
         )
-
-    def _refuse_other_task(self, request: Request) -> None:
-        wanted = "generate"
-        if request.scoring:
-            wanted = "token_classify" if request.scoring.steps else "classify"
-        if wanted != self.config.task:
-            raise EngineError(
-                f"{self.config.model} is served with task: {self.config.task}, and was asked to "
-                f"{wanted}; set task: {wanted} in the recipe's models"
-            )
 
     def _connect(self) -> None:
         if self._router.servers:

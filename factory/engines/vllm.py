@@ -37,6 +37,7 @@ from factory.engines.base import (
     Request,
     Task,
     label_token,
+    refuse_other_task,
 )
 from factory.engines.reaper import start_reaper
 from factory.engines.render import conversation_ids, prompt_ids, step_ids
@@ -138,7 +139,7 @@ class VllmEngine:
 
     async def generate(self, request: Request) -> Completion:
         await self._running()
-        self._refuse_other_task(request)
+        refuse_other_task(request, self.config.task, self.config.model)
         ids, positions = self._ids(request)
         params = self._params(request)
         output_tokens = 0 if request.scoring else params.max_tokens
@@ -168,16 +169,6 @@ class VllmEngine:
             f"the engine died {_MAX_DEATHS} times while it worked on this call; what it printed is "
             f"in {self._log}"
         )
-
-    def _refuse_other_task(self, request: Request) -> None:
-        wanted = "generate"
-        if request.scoring:
-            wanted = "token_classify" if request.scoring.steps else "classify"
-        if wanted != self.config.task:
-            raise EngineError(
-                f"{self.config.model} is served with task: {self.config.task}, and was asked to "
-                f"{wanted}; set task: {wanted} in the recipe's models"
-            )
 
     async def _call(self, engine: Any, ids: list[int], params: Any, priority: int) -> Any:
         from vllm import TokensPrompt
