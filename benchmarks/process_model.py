@@ -18,7 +18,7 @@ from benchmarks.experiment import factory, split
 TRAINING = {
     "bf16": "true",
     "per_device_train_batch_size": 8,
-    "max_steps": 120,
+    "max_steps": 80,
     "max_length": 384,
     "learning_rate": 2e-5,
     "warmup_steps": 10,

@@ -41,6 +41,9 @@ from factory.runner.progress import Progress
 from factory.training.apart import train_apart
 from factory.training.base import WRITERS, TrainingConfig
 
+_PATHS = ("model", "reward_model", "constitution")
+"""Fields of a training's config that may hold a path."""
+
 
 class Trained(msgspec.Struct):
     """One training of a round."""
@@ -73,7 +76,10 @@ def align(recipe: Recipe, out: Path, rounds: int) -> tuple[list[Round], str | No
     check_training(recipe)
     first = recipe.absolute_model(name)
     # Refused now rather than after an hour of training.
-    evaluation_recipe(recipe, {FIRST: first, NEW: first}, out / "check" / "evaluation")
+    checked = recipe
+    for which in recipe.trained_models():
+        checked = checked.with_model(which, first)  # any weights: names are what is looked at
+    evaluation_recipe(checked, {FIRST: first, NEW: first}, out / "check" / "evaluation")
     progress = Progress()
     done: list[Round] = []
     for number in range(1, rounds + 1):
@@ -84,12 +90,14 @@ def align(recipe: Recipe, out: Path, rounds: int) -> tuple[list[Round], str | No
         manifest = run_in_phases(current, folder / "run", progress=progress)
         rows = {view["view"]: view["rows"] for view in manifest.views}
         trained, made = _train(current, name, folder, rows, progress)
-        model = made.pop(name)
+        model = made[name]
         for which, training in current.trained_models().items():
             current = current.with_model(which, made[training])
         progress.note(f"round {number} of {rounds}: comparing on held-out prompts")
         models = {FIRST: first} | ({PREVIOUS: before} if done else {}) | {NEW: model}
-        evaluation = evaluate(current, models, folder / "evaluation", progress)
+        # The judge keeps the recipe's own weights, also where it is the model in training.
+        judged = current.with_model(name, first)
+        evaluation = evaluate(judged, models, folder / "evaluation", progress)
         done.append(Round(number, model, trained, evaluation))
         shards.write_json(out / "align.json", done)
         if number < rounds and (reason := _reason_to_stop(evaluation, stop)):
@@ -121,7 +129,24 @@ def _check(recipe: Recipe) -> tuple[str, StopRules]:
             f"{recipe.path} models.{name}: align trains it, so its weights must be here: use "
             "engine: vllm"
         )
+    earlier = {training.result for training in waited_for(recipe)}
+    for i, training in enumerate(recipe.training):
+        if unknown := sorted(_named(training.config) - earlier):
+            raise RecipeError(
+                f"{recipe.path} training[{i}].config: '{weights.TRAINED}{unknown[0]}' is no earlier "
+                f"training (have: {', '.join(sorted(earlier)) or 'none'})"
+            )
+        earlier.add(training.result)
     return name, recipe.evaluation.stop
+
+
+def _named(config: Any) -> set[str]:
+    """The trainings whose results a config names."""
+    if isinstance(config, dict | list):
+        parts = config.values() if isinstance(config, dict) else config
+        return {name for part in parts for name in _named(part)}
+    is_name = isinstance(config, str) and config.startswith(weights.TRAINED)
+    return {config.removeprefix(weights.TRAINED)} if is_name else set()
 
 
 def _trains(training: TrainingConfig, name: str) -> bool:
@@ -152,25 +177,33 @@ def _train(
             base = training.model or name
             weights_of = made[name] if base == name else recipe.absolute_model(base)
             where = folder / "models" / result
-            filled = training.model_copy(update={"config": _filled(training.config, made)})
+            filled = training.model_copy(
+                update={"config": _filled(training.config, made, recipe.folder)}
+            )
             data = folder / "run" / "datasets" / training.view
             record = train_apart(filled, data, weights_of, where)
-        made[name if _trains(training, name) else result] = str(where.absolute())
+        made[result] = str(where.absolute())
+        if _trains(training, name):
+            made[name] = made[result]
         count = record.get("data", {}).get("rows", rows.get(training.view, 0))
         metrics = dict(record.get("metrics") or {})
         trained.append(Trained(result, training.kind, count, record["steps"], metrics))
     return trained, made
 
 
-def _filled(config: Any, made: Mapping[str, str]) -> Any:
-    """A training's config with `trained:NAME`, wherever it stands, made a folder."""
+def _filled(config: Any, made: Mapping[str, str], folder: Path, key: str = "") -> Any:
+    """A training's config with `trained:NAME`, wherever it stands, made a folder, and the paths in
+    it, which start at the recipe's folder, absolute."""
     if isinstance(config, dict):
-        return {key: _filled(value, made) for key, value in config.items()}
+        return {name: _filled(value, made, folder, name) for name, value in config.items()}
     if isinstance(config, list):
-        return [_filled(value, made) for value in config]
-    if isinstance(config, str) and config.startswith(weights.TRAINED):
+        return [_filled(value, made, folder, key) for value in config]
+    if not isinstance(config, str):
+        return config
+    if config.startswith(weights.TRAINED):
         return made[config.removeprefix(weights.TRAINED)]
-    return config
+    path = folder / Path(config).expanduser()
+    return str(path.resolve()) if key in _PATHS and path.exists() else config
 
 
 def _reason_to_stop(evaluation: Evaluation, stop: StopRules) -> str | None:

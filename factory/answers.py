@@ -6,7 +6,8 @@
     pattern   what a regular expression finds last, the same number or the same words
 
 In: the answer as it was written, and the reference: the answer alone, or a solution whose last line
-is `#### <answer>`. An answer may end with such a line under every check; then only that is read.
+is `#### <answer>`. An answer may end with such a line, or one with a bare number, under every check;
+then only that is read. Elsewhere `####` is a heading.
 Out: True, False, or None where nothing could be read (never a wrong answer), and what was read.
 """
 
@@ -77,8 +78,12 @@ def _value(found: re.Match[str]) -> Fraction | None:
 
 
 def _reduced(text: str) -> str:
-    last = final_line(text)
-    return text.strip() if last is None else last
+    """The answer that a last `####` gives: where it stands on the last line, or is a bare number.
+    Elsewhere it is a heading, and the text stays whole."""
+    _, mark, after = text.rpartition(MARK)
+    last, _, more = after.strip().partition("\n")
+    is_answer = mark and (not more or number(last) is not None)
+    return last.strip() if is_answer else text.strip()
 
 
 def _math(answer: str, expected: str) -> tuple[bool | None, str]:

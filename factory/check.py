@@ -88,7 +88,13 @@ def _trained(recipe: Recipe, loc: Loc, name: str) -> Iterator[Problem]:
     training = recipe.training[at]
     if training.model is None:
         yield ("training", at), "a model of the recipe waits for it: name the `model` to train"
-    facts = {f for s in recipe.stages[: first_use(recipe, name)] for f in s.facts_made()}
+    stages = recipe.stages[: first_use(recipe, name)]
+    used = [*(m for s in stages for m in s.models_used().values()), training.model]
+    trained = recipe.trained_models()
+    for other in dict.fromkeys(trained[m] for m in used if m in trained):
+        if other in results and other not in results[:at]:
+            yield ("training", at), f"it needs '{weights.TRAINED}{other}'; list that training first"
+    facts = {f for s in stages for f in s.facts_made()}
     for view in recipe.views:
         if folder_of(view) == training.view and (missing := lacking(view.needs(), facts)):
             yield (
@@ -107,12 +113,19 @@ def _no_model(recipe: Recipe, loc: Loc, name: str) -> Iterator[Problem]:
 def _stages(recipe: Recipe) -> Iterator[Problem]:
     """Of stages and views, in the order in which they would run."""
     facts: set[str] = set()
+    makers: dict[str, Stage] = {}
     for i, stage in enumerate(recipe.stages):
         for inner, message in _stage(recipe, stage):
             yield ("stages", i, *inner), message
         for need in lacking(stage.facts_needed(), facts):
             yield ("stages", i), _lack(need, facts, "earlier stage")
             facts.add(need)  # said once
+        for fact in sorted(stage.facts_made() & facts):
+            same = makers.get(fact, stage) == stage  # again, as after a revision
+            if fact.startswith("score:") and not same:
+                name = fact.removeprefix("score:")
+                yield ("stages", i), f"an earlier stage makes a score '{name}'; give one a `name`"
+        makers |= dict.fromkeys(stage.facts_made(), stage)
         facts |= stage.facts_made()
     folders: dict[str, int] = {}
     for i, view in enumerate(recipe.views):

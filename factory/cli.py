@@ -83,7 +83,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as end:
-        if end.code == _INTERRUPTED:
+        if end.code == _INTERRUPTED and sys.argv[1:2] != ["train"]:  # which says it itself
             print("stopped; what was done is kept: the same command goes on", file=sys.stderr)
         raise
 

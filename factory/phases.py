@@ -6,18 +6,19 @@ the run's labels and then asked to score the run's answers.
     training:  [{kind: prm, view: process, model: policy}]
 
 For each such training, in the recipe's order: the stages before the first that needs its result are
-run into RUN/before-NAME/, the training's view of that is trained on, and the model is put into
-RUN/models/NAME/. Then the whole recipe runs with it. All phases share the run's ledger, so no call
+run into RUN/before-NAME/, the training's view of that is trained on, and RUN/models/NAME leads to
+the model. Then the whole recipe runs with it. All phases share the run's ledger, so no call
 is made twice, and each is left alone once it is finished.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import msgspec
 
-from factory import check
+from factory import check, weights
 from factory.errors import FactoryError
 from factory.recipe import Recipe
 from factory.runner.manifest import Manifest
@@ -95,10 +96,16 @@ def _train(recipe: Recipe, training: TrainingConfig, out: Path, progress: Progre
             f"{folder / 'manifest.json'} says why by reason"
         )
     progress.note(f"training {name} on {rows} rows")
-    made = model_folder(out, name)
     assert training.model is not None  # the recipe's check sees to it
+    base = recipe.absolute_model(training.model)
     data = folder / "datasets" / training.view
-    train_apart(training, data, recipe.absolute_model(training.model), made)
+    # Other data, options or weights make another model, beside the one before.
+    view = next(view for view in manifest.views if view["view"] == training.view)
+    job = [view["fingerprint"], weights.fingerprint(weights.resolve(base)), training.config]
+    content = msgspec.json.encode([*job, training.lora])
+    made = out / "models" / f"{name}-{hashlib.blake2b(content, digest_size=4).hexdigest()}"
+    train_apart(training, data, base, made)
+    _point(model_folder(out, name), made)
     for model, result in recipe.trained_models().items():
         if result == name:
             recipe = recipe.with_model(model, str(made.absolute()))
@@ -106,5 +113,12 @@ def _train(recipe: Recipe, training: TrainingConfig, out: Path, progress: Progre
 
 
 def model_folder(out: Path, name: str) -> Path:
-    """Where a run keeps what its training of that name made."""
+    """Where a run keeps what its training of that name made: a link to the newest."""
     return out / "models" / name
+
+
+def _point(link: Path, target: Path) -> None:
+    half = link.with_name(f".{link.name}")
+    half.unlink(missing_ok=True)
+    half.symlink_to(target.name)
+    half.replace(link)

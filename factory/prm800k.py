@@ -269,6 +269,13 @@ def rating_of(label: bool | int | None) -> int | None:
     raise ValueError(f"a label is true, false, null, or a rating of -1, 0 or 1; found {label!r}")
 
 
+ZERO_AND_ONE = (
+    "the labels are 0 and 1, never -1: whole numbers are ratings (-1 wrong, 0 neutral, 1 right), so "
+    "no step would be wrong; write false and true"
+)
+"""What is wrong with a file whose labels are 0 and 1, though each of them could be a rating."""
+
+
 def write(rows: Iterable[ProcessRow], path: Path, labeler: str = "factory") -> int:
     """Write the rows as PRM800K, one completion a step, and return how many lines that made.
 
@@ -297,6 +304,8 @@ def write(rows: Iterable[ProcessRow], path: Path, labeler: str = "factory") -> i
 
 def _line_of(row: ProcessRow, labeler: str) -> dict[str, Any]:
     last = len(row.steps) - 1
+    known = [rating for rating in row.ratings if rating is not None]
+    ends_in_error = bool(known) and known[-1] == -1
     is_error_last = row.ratings[last] == -1
     is_first_error_last = is_error_last and -1 not in row.ratings[:last]
     steps = [
@@ -321,6 +330,6 @@ def _line_of(row: ProcessRow, labeler: str) -> dict[str, Any]:
         "label": {
             "steps": steps,
             "total_time": None,
-            "finish_reason": "found_error" if is_error_last else "solution",
+            "finish_reason": "found_error" if ends_in_error else "solution",
         },
     }

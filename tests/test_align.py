@@ -61,7 +61,7 @@ def trained_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
     monkeypatch.setattr(module, "run_in_phases", run)
     monkeypatch.setattr(module, "train_apart", train)
     monkeypatch.setattr(rounds, "run", run)
-    monkeypatch.setattr(rounds, "log_ratio", lambda old, new, answers: float(len(answers)))
+    monkeypatch.setattr(rounds, "log_ratio", lambda old, new, answers, are_cut: float(len(answers)))
     return trainings
 
 
@@ -80,6 +80,24 @@ def test_each_round_trains_the_last_rounds_model(
     assert reason is None
     assert [set(r.evaluation.against) for r in done] == [{"first"}, {"first", "previous"}]
     assert len(json.loads((tmp_path / "out" / "align.json").read_text())) == 2
+
+
+def test_the_judge_keeps_its_weights_in_every_round(
+    recipe: Load, trained_on: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    align(recipe(NEVER), tmp_path / "out", 2)
+    written = yaml.safe_load((tmp_path / "out" / "round-2" / "evaluation.yaml").read_text())
+    assert written["models"]["policy"]["model"] == "smollm2-135m-instruct"
+    made = [str(tmp_path / "out" / f"round-{i}" / "models" / "dpo") for i in (1, 2)]
+    assert [written["models"][name]["model"] for name in ("previous", "new")] == made
+
+
+def test_a_result_that_no_earlier_training_makes_is_refused(
+    recipe: Load, trained_on: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="'trained:rewrad' is no earlier training"):
+        align(recipe("training.0.config={reward_model: trained:rewrad}"), tmp_path, 1)
+    assert trained_on == []
 
 
 def test_trainings_of_a_round_follow_each_other(

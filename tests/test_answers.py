@@ -192,3 +192,11 @@ def test_a_fork_starts_a_helper_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(math_check, "_helper", (math_check.os.getpid(), first))
     math_check._stop()
     assert first.returncode is not None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["#### Step 3: subtract\n20 - 2 = 18\n\nThe answer is 18.", "#### Final answer\n\n18"],
+)
+def test_a_heading_is_not_the_answer(answer: str) -> None:
+    assert check(answer, "18", "math")[0] is True

@@ -320,3 +320,9 @@ def test_a_saved_dataset_reads_as_lines_do(tmp_path: Path) -> None:
     saved = evaluate_reward(open_rows(str(tmp_path / "pairs")), None, score="s")
     read = evaluate_reward(open_rows(lines(tmp_path / "p.jsonl", SCORED)), None, score="s")
     assert saved.report == read.report
+
+
+def test_labels_of_zero_and_one_are_refused_as_they_would_all_be_right(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "completions": ["a", "b"], "labels": [1, 0], "s": [0.9, 0.1]}]
+    with pytest.raises(RecipeError, match="write false and true"):
+        evaluate_process(open_rows(lines(tmp_path / "rows.jsonl", rows)), None, score="s")

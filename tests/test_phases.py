@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
+from factory import phases
 from factory.check import first_use
 from factory.errors import RecipeError
-from factory.phases import as_far_as_trained, before, run_in_phases, waited_for
+from factory.phases import (
+    as_far_as_trained,
+    before,
+    model_folder,
+    run_in_phases,
+    waited_for,
+)
 from factory.recipe import Recipe, load
+from factory.runner.manifest import Manifest
 from factory.runner.shards import read_samples
+from factory.training.base import TrainingConfig
 from tests.conftest import ROOT
 
 
@@ -55,6 +66,10 @@ def test_a_model_that_was_trained_takes_its_place(process_reward: Recipe, tmp_pa
             "training.0.view=sft",
             "'sft' needs score:process, which only a stage after the first use",
         ),
+        (
+            "training=[{kind: prm, model: prm}]",
+            "training[0]: it needs 'trained:prm'; list that training first",
+        ),
         ("models.prm.task=classify", "stages[4].model: 'prm' is served with task: classify, and"),
     ],
 )
@@ -71,6 +86,33 @@ def test_a_trainings_options_are_checked_before_its_data_is_made(tmp_path: Path)
     with pytest.raises(RecipeError, match=r"class_weights: expected balanced, .* found 'evenly'"):
         run_in_phases(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_other_data_makes_another_model_beside_the_one_before(
+    process_reward: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def run(recipe: Recipe, out: Path, **_: object) -> Manifest:
+        rows = {"view": "process", "rows": 3, "fingerprint": f"{recipe.source.limit} rows"}
+        return Manifest(digest="", source_digest="", part_size=1, views=[rows])
+
+    def train(training: TrainingConfig, data: Path, model: str, out: Path) -> dict[str, Any]:
+        assert data == tmp_path / "before-prm" / "datasets" / "process"
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text("{}")
+        (out / "training.json").write_text("{}")
+        made.append(out)
+        return {}
+
+    monkeypatch.setattr(phases, "run", run)
+    monkeypatch.setattr(phases, "train_apart", train)
+    for limit in (20, 40, 40):
+        source = process_reward.source.model_copy(update={"limit": limit})
+        run_in_phases(msgspec.structs.replace(process_reward, source=source), tmp_path)
+    assert made[0] != made[1] == made[2]
+    assert model_folder(tmp_path, "prm").resolve() == made[2]
+    assert all((path / "training.json").exists() for path in made)
 
 
 SMALL = {
@@ -114,7 +156,7 @@ def test_a_recipe_trains_a_scorer_and_scores_with_it(
     assert all(count == 0 for label, count in made.items() if label != stage)
     scored = [s for sample in read_samples(tmp_path) for s in sample.scores if s.name == score]
     assert len({s.value for s in scored}) > 1
-    (training,) = (tmp_path / "models").glob("*/training.json")
+    training = tmp_path / "models" / recipe.training[0].result / "training.json"
     assert json.loads(training.read_text())["steps"] == 2
     rows = {view["view"]: view["rows"] for view in manifest.views}
     assert rows["sft"] > 0

@@ -249,6 +249,12 @@ def test_a_written_line_is_of_the_published_shape(tmp_path):
     }
 
 
+def test_steps_after_the_first_error_are_unknown_and_the_solution_has_one(tmp_path):
+    write([row(["a", "b", "c"], [1, -1, None])], tmp_path / "out.jsonl")
+    label = json.loads((tmp_path / "out.jsonl").read_text())["label"]
+    assert label["finish_reason"] == "found_error"
+
+
 def test_only_a_first_error_at_the_end_is_not_chosen(tmp_path):
     file = tmp_path / "out.jsonl"
     write([row(["a", "b"], [-1, -1]), row(["a", "b"], [-1, 0])], file)
@@ -270,7 +276,8 @@ def test_what_is_written_is_read_back(tmp_path_factory, given):
         for number, each in enumerate(given, start=1)
     ]
     for each in rows:
-        each.finish_reason = "found_error" if each.ratings[-1] == -1 else "solution"
+        known = [rating for rating in each.ratings if rating is not None]
+        each.finish_reason = "found_error" if known[-1] == -1 else "solution"
     write(rows, file)
     assert list(read(file)) == rows
 

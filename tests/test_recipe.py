@@ -343,6 +343,11 @@ def test_a_recipe_is_read(folder: Path) -> None:
             "15 views[1]: needs a score, which no stage makes; "
             "{kind: reward}, {kind: verify} or {kind: judge, mode: pointwise} does",
         ),
+        (
+            CRITIQUE,
+            f"- {{kind: verify}}\n  - {{kind: verify, how: exact}}\n  {CRITIQUE}",
+            "11 stages[2]: an earlier stage makes a score 'verify'; give one a `name`",
+        ),
         # What a stage's own options can get wrong
         (
             "kind: critique",

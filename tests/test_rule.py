@@ -52,3 +52,15 @@ def test_a_rule_that_says_nothing_is_refused() -> None:
     assert "target" in problem[1]
     with pytest.raises(ValidationError):
         RuleScore.model_validate({"rule": {"kind": "sparkle"}})
+
+
+def test_tokens_that_are_not_known_make_no_score() -> None:
+    assert scored({"kind": "overlong", "maximum": 8, "cache": 4}, said(0, "a")) == [(0, None)]
+
+
+def test_what_only_a_training_uses_is_refused() -> None:
+    rule = {"kind": "length", "target": 4, "weight": -1}
+    assert RuleScore.model_validate({"rule": rule}).problem() == (
+        "rule",
+        "weight is for the rewards of a training; here it has no effect",
+    )

@@ -91,3 +91,13 @@ def test_sound_options_have_no_problem() -> None:
 def test_it_makes_a_score_and_a_ranking_of_its_name() -> None:
     assert Verify(name="right").facts_made() == {"score:right", "ranking"}
     assert Verify().facts_needed() == {"candidates"}
+
+
+def test_a_wrong_answer_that_was_cut_is_unparsed_and_a_right_one_is_right() -> None:
+    sample = sample_of("so far 41", "#### 18")
+    for candidate in sample.candidates:
+        candidate.finish_reason = "length"
+    assert [(s.value, s.detail) for s in verified(sample)] == [
+        (None, "unparsed, cut: 41"),
+        (1.0, "correct: 18"),
+    ]

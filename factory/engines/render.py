@@ -18,6 +18,11 @@ def transcript(messages: Sequence[Message]) -> str:
     """A conversation for a model without a chat template, as in the Constitutional AI paper. Ends
     where the assistant's answer begins, unless the last message is the assistant's."""
     names = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "system": ""}
+    if other := {m["role"] for m in messages} - names.keys():
+        raise SampleError(
+            f"a model without a chat template cannot read a turn of role '{min(other)}'",
+            is_permanent=True,
+        )
     text = "".join(names[m["role"]] + m["content"] for m in messages)
     return text if messages[-1]["role"] == "assistant" else text + "\n\nAssistant:"
 

@@ -23,9 +23,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from factory import weights
 from factory.config import Config
@@ -74,8 +74,8 @@ class VllmConfig(Config):
     """`classify`: a reward model. `token_classify`: a process reward model. Both are scored by, and
     write nothing; a trained model with a classification head is what they need."""
     label_tokens: list[str] = []
-    """Makes a scoring model of one that writes: its outputs are the logits of these tokens, each in
-    the model's vocabulary, as `["+", "-"]` for the Math-Shepherd process reward model."""
+    """With a task that scores, makes a scoring model of one that writes: its outputs are the logits
+    of these tokens, each in the model's vocabulary, as `["+", "-"]` for Math-Shepherd's."""
     memory_fraction: float | None = Field(None, gt=0, le=1)
     """Share of the GPU's memory. None: 0.9 divided evenly among the recipe's engines."""
     chat_template_kwargs: dict[str, Any] = {}
@@ -84,6 +84,14 @@ class VllmConfig(Config):
     """Run code that the model's authors ship with it. Say true only of authors you trust."""
     engine_args: dict[str, Any] = {}
     """Passed through to vLLM's AsyncEngineArgs, as `{tensor_parallel_size: 2}`."""
+
+    @model_validator(mode="after")
+    def _labels_need_a_task(self) -> Self:
+        if self.label_tokens and self.task == "generate":
+            raise ValueError(
+                "label_tokens: they make a scoring model; set task: classify or token_classify"
+            )
+        return self
 
 
 class VllmEngine:
@@ -147,10 +155,10 @@ class VllmEngine:
         if len(ids) + output_tokens > context:
             raise ContextOverflow(len(ids), output_tokens, context)
         for _ in range(_MAX_DEATHS):
-            engine = await self._running()
             need = self._admission.blocks(len(ids) + output_tokens)
             await self._admission.acquire(need, request.priority)
             try:
+                engine = await self._running()  # now: it may have died while this waited
                 output = await self._call(engine, ids, params, request.priority)
             except _EngineDied:
                 output = None

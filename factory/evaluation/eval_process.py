@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from factory import prm800k
 from factory.engines.base import Engine
 from factory.errors import RecipeError, SampleError
 from factory.evaluation.evaluate import (
@@ -56,6 +57,7 @@ def evaluate_process(
         )
     bad: Counter[str] = Counter()
     found: list[ProcessRow] = []
+    numbers: set[int] = set()  # labels that are ratings, not claims
 
     def add(row: Mapping[str, Any], prompt_id: str, given: Any) -> None:
         try:
@@ -65,6 +67,7 @@ def evaluate_process(
         except SampleError as error:
             bad[str(error)] += 1
             return
+        numbers.update(label for label in row["labels"] if type(label) is int)
         subset, is_right = row.get("subset"), row.get("is_right")
         found.append(
             ProcessRow(
@@ -84,6 +87,7 @@ def evaluate_process(
                 bad[_ALTERNATIVE] += 1
             else:
                 add(row, sample.id, row[column])
+        _refuse_zero_and_one(rows, numbers)
         report = process_report(found, threshold=threshold)
         return evaluation("process", rows, {"columns": [column]}, report, bad, len(found))
 
@@ -112,8 +116,14 @@ def evaluate_process(
     folder = work or work_folder("process", rows, scorer)
     recipe, convert = for_shape(scorer, "process"), partial(sample_of, shape="process")
     calls = score_each(rows, recipe, folder, convert, each, engines)
+    _refuse_zero_and_one(rows, numbers)
     report = process_report(found, threshold=threshold)
     return evaluation("process", rows, about(scorer, name), report, bad, len(found), calls)
+
+
+def _refuse_zero_and_one(rows: Rows, numbers: set[int]) -> None:
+    if numbers == {0, 1} and "shared" not in rows.features:
+        raise RecipeError(f"{rows.name}: {prm800k.ZERO_AND_ONE}")
 
 
 def _is_alternative(row: Mapping[str, Any]) -> bool:

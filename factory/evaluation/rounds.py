@@ -75,6 +75,7 @@ def evaluate(
             weights.resolve(models[FIRST]),
             weights.resolve(models[NEW]),
             [sample.conversation(candidate) for sample, candidate in kept],
+            [candidate.finish_reason == "length" for _, candidate in kept],
         ),
     )
 
@@ -98,6 +99,7 @@ def _data(recipe: Recipe, models: Mapping[str, str]) -> dict[str, Any]:
     def of(name: str) -> dict[str, Any]:
         config = recipe.models[name]
         dumped = config.model_dump(mode="json", exclude_defaults=True)
+        dumped.pop("memory_fraction", None)  # other engines than the recipe's: they share evenly
         return {"engine": config.engine, **dumped, "model": recipe.absolute_model(name)}
 
     generate = {"kind": "generate", "sampling": evaluation.sampling.changed}

@@ -37,6 +37,8 @@ ModelStage = Literal["reward", "process"]
 _HEADS: dict[str, ModelStage] = {
     "ForSequenceClassification": "reward",
     "ForTokenClassification": "process",
+    "ForRewardModel": "reward",
+    "ForProcessRewardModel": "process",
 }
 _TASKS: dict[ModelStage, Task] = {"reward": "classify", "process": "token_classify"}
 MODEL = "scorer"

@@ -12,7 +12,7 @@ Models that say it with a token are the same to this stage: the engine reads the
 tokens at each tag. Math-Shepherd's model, which says "+" or "-" after each line:
 
     models:
-      shepherd: {engine: vllm, model: PATH, label_tokens: ["+", "-"]}
+      shepherd: {model: PATH, task: token_classify, label_tokens: ["+", "-"]}
     stages:
       - {kind: process, model: shepherd, separator: "\n", tag: "ки", good: first}
 

@@ -32,11 +32,18 @@ class RuleScore(Stage):
         return frozenset({f"score:{self.name}", "ranking"})
 
     def problem(self) -> tuple[str, str] | None:
+        for field in ("name", "weight"):
+            if getattr(self.rule, field) != type(self.rule).model_fields[field].default:
+                return "rule", f"{field} is for the rewards of a training; here it has no effect"
         problem = self.rule.problem()
         return ("rule", f"{problem[0]}: {problem[1]}") if problem else None
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         for candidate in sample.kept():
+            if self.rule.needs_tokens() and not candidate.output_tokens:  # no model wrote it here
+                unknown = "its tokens are not known"
+                sample.scores.append(Score(self.name, candidate.index, None, unknown))
+                continue
             value = self.rule.score(candidate.text, candidate.output_tokens)
             sample.scores.append(Score(self.name, candidate.index, round(value, DECIMALS)))
         return sample

@@ -57,13 +57,18 @@ class Verify(Stage):
             )
         for candidate in sample.kept():
             is_right, read = await self._check(candidate.text, sample.reference)
+            is_cut = is_right is False and candidate.finish_reason == "length"
+            if is_cut:  # what was read last may be no answer yet
+                is_right = None
             word = {True: "correct", False: "wrong", None: "unparsed"}[is_right]
             sample.scores.append(
                 Score(
                     name=self.name,
                     candidate=candidate.index,
                     value=None if is_right is None else float(is_right),
-                    detail=f"{word}: {read[:SHOWN_CHARS]}" if read else word,
+                    detail=f"{word}{', cut' if is_cut else ''}: {read[:SHOWN_CHARS]}"
+                    if read
+                    else word,
                 )
             )
         return sample

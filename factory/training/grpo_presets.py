@@ -98,7 +98,8 @@ PRESETS: dict[str, Preset] = {
         "Liu et al. 2025, arXiv 2508.08221",
         f"sum over i, t of {_CLIPPED} / sum over i of |o_i|; A_i = (r_i - mean of its group) / std "
         "of the batch",
-        _COMMON | {"loss_type": "dapo", "scale_rewards": "batch"},
+        _COMMON | {"loss_type": "dapo", "scale_rewards": "batch", "gradient_accumulation_steps": 4},
+        "a batch must hold the groups of several prompts, or its std is the group's",
     ),
     "cispo": Preset(
         "MiniMax 2025, arXiv 2506.13585",

@@ -47,6 +47,10 @@ def sizes(config: Mapping[str, Any], generations: int | None = None) -> dict[str
     if not any(name in config for name in BATCHES):
         group = config.get("num_generations", defaults["num_generations"])
         defaults["per_device_train_batch_size"] = group
+    elif (
+        "per_device_train_batch_size" not in config
+    ):  # so that the check sees what the training does
+        defaults["per_device_train_batch_size"] = 8 if on_gpu else 2
     return defaults
 
 
@@ -56,7 +60,7 @@ def rewards_for(session: Session) -> Rewards:
     Raises `RecipeError` if the dataset lacks the column that one of them needs.
     """
     args = session.args
-    rewards = build_rewards(args.rewards, device="cpu" if args.use_cpu else None)
+    rewards = build_rewards(args.rewards, device=str(args.device))
     columns = session.dataset.column_names
     if rewards.needs_reference and "reference" not in columns:
         raise RecipeError(
@@ -79,7 +83,7 @@ def usable(session: Session, rewards: Rewards) -> Dataset:
     longest = 0
     for i, row in enumerate(dataset):
         length = _prompt_tokens(session.tokenizer, row["prompt"], args.chat_template_kwargs or {})
-        if rewards.needs_reference and not (row["reference"] or "").strip():
+        if rewards.needs_reference and not has_reference(row):
             left_out[no_reference] += 1
         elif limit is not None and length > limit:
             left_out[too_long] += 1
@@ -95,6 +99,12 @@ def usable(session: Session, rewards: Rewards) -> Dataset:
             f"max_completion_length ({args.max_completion_length}) must fit the model's context"
         )
     return dataset.select(kept)
+
+
+def has_reference(row: Mapping[str, Any]) -> bool:
+    """There is something to check an answer against; 0 is."""
+    reference = row.get("reference")
+    return reference is not None and bool(str(reference).strip())
 
 
 def _prompt_limit(session: Session) -> int | None:

@@ -169,10 +169,7 @@ def encode(dataset: Dataset, tokenizer: Any, layout: Layout) -> Encoded:
         new_fingerprint=f"{dataset._fingerprint}-steps",  # nothing is cached, so nothing to hash
     )
     if seen[0] and seen[1] and not seen[-1] and not has_shared:
-        raise RecipeError(
-            "the labels are 0 and 1, never -1: whole numbers are ratings (-1 wrong, 0 neutral, 1 "
-            "right), so no step would be wrong; write false and true"
-        )
+        raise RecipeError(prm800k.ZERO_AND_ONE)
     if len(encoded) == 0:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise RecipeError(f"none of the {len(dataset)} rows is left: {reasons}")

@@ -103,6 +103,13 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def last_metrics(log: Path) -> dict[str, float | None]:
+    """What the log's last line says; nothing if there is none."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    last: dict[str, float | None] = json.loads(lines[-1]) if lines else {}
+    return {name: value for name, value in last.items() if name != "step"}
+
+
 def _keep_until(log: Path, step: int) -> None:
     """Drop lines that a killed training wrote after the checkpoint it is resumed from."""
     if not log.exists():

@@ -195,12 +195,15 @@ def split_transcript(text: str) -> list[Message]:
 def _conversation(row: Mapping[str, Any], answer: Any, column: str, index: int) -> list[Message]:
     """Prompt and answer, or without a prompt column the conversation that the answer is."""
     prompt = row.get("prompt")
+    messages: Any = None
     if prompt is None:
         messages = split_transcript(answer) if isinstance(answer, str) else answer
     else:
         before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         after = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
-        messages = [*before, *after] if _are_messages(before) and _are_messages(after) else None
+        if _are_messages(before) and _are_messages(after):
+            repeats = len(after) > len(before) and after[: len(before)] == before
+            messages = after if repeats else [*before, *after]  # UltraFeedback repeats the prompt
     if not _are_messages(messages):
         raise RecipeError(
             f"row {index} {column}: expected text, or messages with role and content, after a "

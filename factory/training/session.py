@@ -7,6 +7,7 @@ weights load. Whatever stops the training is said in plain language, with what t
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from factory.training import options
 from factory.training.curves import draw
 from factory.training.data import no_progress_bars, open_dataset
 from factory.training.folder import Job, TrainingFolder
-from factory.training.progress import make_progress, say
+from factory.training.progress import last_metrics, make_progress, say
 from factory.training.save import save_model, saved_dtype
 from factory.training.tokenizer import load_tokenizer, transcript_template
 
@@ -96,6 +97,9 @@ class Session:
         is_lora = self._job.lora is not None
         self._options = options.resolve(config_type, defaults, self._config, is_lora=is_lora)
         self.args = options.build(config_type, self._options, self._folder.checkpoints)
+        if getattr(self.args, "n_gpu", 1) > 1:
+            say(f"one of {self.args.n_gpu} GPUs; for all: accelerate launch -m factory train ...")
+            self.args._n_gpu = 1  # else transformers uses DataParallel, which TRL does not survive
         self.lora = options.build_lora(self._job.lora, lora_task)
         trust = bool(self._options.get("trust_remote_code", False))
         self.model_options: dict[str, Any] = {
@@ -129,8 +133,10 @@ class Session:
         self._check(trainer, rows, used, rows_cut)
         trainer.remove_callback(PrinterCallback)  # it would print every log as a dict
         self._folder.begin()
-        resume = str(self._checkpoint) if self._checkpoint else None
-        steps = trainer.train(resume_from_checkpoint=resume).global_step
+        steps = self._steps_of_finished(trainer)
+        if steps is None:
+            resume = str(self._checkpoint) if self._checkpoint else None
+            steps = trainer.train(resume_from_checkpoint=resume).global_step
         record: dict[str, Any] = {
             "kind": self._job.kind,
             "data": {
@@ -156,6 +162,20 @@ class Session:
             self._folder.finish(record, keep_checkpoints="save_total_limit" in self._config)
             say(f"{self._folder.path}: {steps} steps in {record['seconds']:.0f} s")
         return record
+
+    def _steps_of_finished(self, trainer: Any) -> int | None:
+        """If the checkpoint is of the last step (the kill came while the result was saved): its
+        steps, with its weights loaded. transformers would make one step more."""
+        if self._checkpoint is None:
+            return None
+        state = json.loads((self._checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        steps: int = state.get("global_step", 0)
+        if not state.get("max_steps") or steps < state["max_steps"]:
+            return None
+        trainer._load_from_checkpoint(str(self._checkpoint))
+        self.progress.first_step = steps
+        self.progress.metrics = last_metrics(self._folder.log)
+        return steps
 
     def _check(self, trainer: Any, rows: int, used: int, cut: int) -> None:
         length = getattr(self.args, "max_length", None)

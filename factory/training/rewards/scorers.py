@@ -107,7 +107,12 @@ class JudgeReward(PointwiseJudge):
     def ready(self, folder: Path) -> JudgeReward:
         if self.constitution is None:
             return self
+        from factory.recipe import shipped_file  # late: recipes know of trainings
+
         path = folder / Path(self.constitution).expanduser()
+        shipped = shipped_file(f"constitutions/{self.constitution}.yaml")
+        if not path.is_file() and "/" not in self.constitution and shipped:
+            path = shipped
         rules = constitutions.load(path).principles
         lines = [f"{i}. {rule.title}" for i, rule in enumerate(rules, start=1)]
         rubric = "The more fully the answer follows these principles, the higher its score:\n"
@@ -140,7 +145,8 @@ async def scored_by(stage: Stage, name: str, engine: Engine | None, sample: Samp
 def sample_of(prompt: list[Message], text: str, reference: str | None) -> Sample:
     """A sample whose one candidate is the completion. Its id, and so every seed drawn for it, is a
     hash of both."""
-    sample = Sample(id="", index=0, prompt=prompt, reference=reference)
+    known = None if reference is None else str(reference)  # a JSON file may hold a number
+    sample = Sample(id="", index=0, prompt=prompt, reference=known)
     sample.candidates = [Candidate(index=0, text=text, origin="policy", model="policy", call="")]
     sample.id = str(derive_seed(sample.prompt_text(), text))
     return sample
