@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ import yaml
 from factory import weights
 from factory.engines.vllm import VllmConfig, VllmEngine
 from factory.recipe import Recipe, load
+from tests.tiny import cut_tokenizer, save, save_llama
 
 ROOT = Path(__file__).parents[1]
 
@@ -85,6 +87,26 @@ def recipe(project: Path) -> Callable[..., Recipe]:
 def model_dir() -> Path:
     """The embedded model's folder."""
     return weights.embedded_model()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The embedded model's, with fewer tokens."""
+    return cut_tokenizer(model_dir, tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a Llama to train, with random weights. Tests only read it."""
+    return save_llama(tmp_path_factory.mktemp("tiny"), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight prompts for an online training."""
+    asked = [[{"role": "user", "content": f"Is {n} a number?"}] for n in range(8)]
+    rows = [{"prompt": prompt, "tags": []} for prompt in asked]
+    return save(rows, tmp_path_factory.mktemp("prompts") / "d.jsonl")
 
 
 @pytest.fixture(scope="session")

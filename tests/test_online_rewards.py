@@ -16,42 +16,18 @@ from factory.training.rewards import build_rewards, parse_rewards
 from factory.training.rewards.local import LocalScorer
 from tests.conftest import CONSTITUTION
 from tests.servers import FakeServer, completion
+from tests.tiny import save_llama
 
 ASKED = [{"role": "user", "content": "What is 2 + 3?"}]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(model_dir):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model_dir)
-
-
-@pytest.fixture(scope="module")
-def make_scorer(tokenizer, tmp_path_factory):
-    """Folders with a scoring model of 16 units and 2 layers with random weights."""
-    import torch
-    import transformers
+@pytest.fixture
+def make_scorer(tokenizer, tmp_path):
+    """The folder of a scoring model with random weights."""
 
     def make(kind: str, labels: int) -> Path:
-        torch.set_num_threads(1)
-        torch.manual_seed(0)
-        config = transformers.LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            initializer_range=0.5,
-            num_labels=labels,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        folder = tmp_path_factory.mktemp(kind)
-        getattr(transformers, f"LlamaFor{kind}")(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return folder
+        changes = {"num_labels": labels, "initializer_range": 0.5, "max_position_embeddings": 100}
+        return save_llama(tmp_path / kind, tokenizer, f"LlamaFor{kind}", **changes)
 
     return make
 

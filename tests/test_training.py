@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +22,7 @@ from factory.training.progress import make_progress, progress_line
 from factory.training.save import rounded
 from factory.training.session import _in_plain_words
 from factory.training.tokenizer import transcript_template
+from tests.tiny import dataset, logged, save, stopped_at, weights_of
 
 CONFIG = {"max_steps": 6, "learning_rate": 3e-3, "save_steps": 2, "logging_steps": 1}
 ONE_STEP = CONFIG | {"max_steps": 1, "save_strategy": "no"}
@@ -39,45 +37,23 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="session")
-def tokenizer_dir() -> Path:
-    return Path(os.environ.get("FACTORY_TEST_MODEL", "/tmp/smol"))
-
-
-@pytest.fixture(scope="session")
-def tiny(tokenizer_dir, tmp_path_factory) -> Path:
-    """A Llama of 32 units and 2 layers with random weights, in bfloat16."""
+@pytest.fixture(scope="module")
+def tiny(tiny, tmp_path_factory) -> Path:
+    """The same in bfloat16."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
-    torch.set_num_threads(1)  # threads gain nothing on it and spin where cores are shared
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    folder = tmp_path_factory.mktemp("tiny")
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    folder = Path(shutil.copytree(tiny, tmp_path_factory.mktemp("tiny") / "bfloat16"))
+    AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.bfloat16).save_pretrained(folder)
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def preferences(tmp_path_factory) -> Path:
-    return save(ROWS, tmp_path_factory.mktemp("preferences"))
+    return save_folder(ROWS, tmp_path_factory.mktemp("preferences"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(tiny, preferences, tmp_path_factory) -> Path:
     """A finished training, which tests only look at."""
     out = tmp_path_factory.mktemp("trained") / "out"
@@ -85,10 +61,8 @@ def trained(tiny, preferences, tmp_path_factory) -> Path:
     return out
 
 
-def save(rows: list[dict], folder: Path) -> Path:
-    from datasets import Dataset
-
-    Dataset.from_list(rows).save_to_disk(str(folder))
+def save_folder(rows: list[dict], folder: Path) -> Path:
+    dataset(rows).save_to_disk(str(folder))
     return folder
 
 
@@ -96,31 +70,6 @@ def copy_without_template(model: Path, folder: Path) -> Path:
     return Path(
         shutil.copytree(model, folder, ignore=shutil.ignore_patterns("chat_template.jinja"))
     )
-
-
-def weights_of(folder: Path) -> dict:
-    from safetensors.torch import load_file
-
-    return load_file(folder / "model.safetensors")
-
-
-def logged(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-@contextmanager
-def stopped_at(step: int) -> Iterator[None]:
-    """A training in here stops in the middle, after `step` steps, as by Ctrl+C."""
-    from transformers import TrainerCallback
-
-    def stop(self, args, state, control, **kwargs):
-        if state.global_step == step:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainerCallback, "on_step_begin", stop)
-        with pytest.raises(KeyboardInterrupt):
-            yield
 
 
 # -- what a training leaves ----------------------------------------------------------------------
@@ -226,6 +175,22 @@ def test_a_killed_training_resumes_to_the_same_weights(trained, tiny, preference
         assert torch.equal(weight, weights_of(out)[name]), name
 
 
+def test_a_kill_while_the_result_is_saved_costs_no_step_and_adds_none(tiny, preferences, tmp_path):
+    import torch
+
+    out = tmp_path / "out"
+    config = CONFIG | {"save_total_limit": 1, "lr_scheduler_type": "constant"}
+    done = dpo.train(preferences, tiny, out, config=config)
+    made = weights_of(out)
+    for name in ("training.json", "config.json", "model.safetensors"):
+        (out / name).unlink()
+
+    record = dpo.train(preferences, tiny, out, config=config, resume=True)
+
+    assert (record["steps"], record["metrics"]) == (done["steps"], done["metrics"])
+    assert all(torch.equal(made[name], weight) for name, weight in weights_of(out).items())
+
+
 def test_an_unfinished_training_is_not_overwritten_unasked(tiny, preferences, tmp_path, capsys):
     config = CONFIG | {"save_steps": 1}
     with stopped_at(1):
@@ -270,7 +235,7 @@ def test_a_model_is_published_whole_or_not_at_all(tmp_path):
 
 
 def test_missing_columns_are_named_with_what_they_would_do_for(tmp_path):
-    data = save([{"prompt": "a", "completion": "b", "label": True}], tmp_path / "kto")
+    data = save_folder([{"prompt": "a", "completion": "b", "label": True}], tmp_path / "kto")
     with pytest.raises(RecipeError) as caught:
         dpo.train(data, "no-such-model", tmp_path / "out", config={})
     assert str(caught.value) == (
@@ -281,7 +246,7 @@ def test_missing_columns_are_named_with_what_they_would_do_for(tmp_path):
 
 
 def test_one_missing_column_is_one(tmp_path):
-    data = save([{"prompt": "a", "rejected": "b"}], tmp_path / "data")
+    data = save_folder([{"prompt": "a", "rejected": "b"}], tmp_path / "data")
     with pytest.raises(
         RecipeError, match=r"no column 'chosen' \(has: prompt, rejected\); a .* it:"
     ):
@@ -308,8 +273,7 @@ def test_a_path_that_is_not_there_is_refused(tmp_path):
 
 
 def test_json_lines_are_a_dataset_too(tiny, tmp_path):
-    data = tmp_path / "pairs.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    data = save(ROWS, tmp_path / "pairs.jsonl")
     assert dpo.train(data, tiny, tmp_path / "out", config=ONE_STEP)["data"]["rows"] == 8
 
 
@@ -317,12 +281,12 @@ def test_prompts_that_fill_max_length_are_left_out_and_counted(tiny, tmp_path, c
     long = {**ROWS[0], "prompt": [{"role": "user", "content": "word " * 200}]}
     config = ONE_STEP | {"max_length": 64}
     record = dpo.train(
-        save([long, *ROWS[:5]], tmp_path / "data"), tiny, tmp_path / "out", config=config
+        save_folder([long, *ROWS[:5]], tmp_path / "data"), tiny, tmp_path / "out", config=config
     )
     assert (record["data"]["rows"], record["data"]["rows_used"]) == (6, 5)
     assert "1 of 6 rows left out" in capsys.readouterr().err
     with pytest.raises(RecipeError, match=r"none of the 1 rows is left.*raise config.max_length"):
-        dpo.train(save([long], tmp_path / "long"), tiny, tmp_path / "none", config=config)
+        dpo.train(save_folder([long], tmp_path / "long"), tiny, tmp_path / "none", config=config)
 
 
 def test_a_misspelt_option_is_named_with_the_nearest(tiny, preferences, tmp_path):
@@ -387,10 +351,10 @@ def test_a_recipe_names_a_trainer_that_exists():
 # -- the parts -----------------------------------------------------------------------------------
 
 
-def test_the_training_template_is_the_engines_transcript(tokenizer_dir):
+def test_the_training_template_is_the_engines_transcript(model_dir):
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
     tokenizer.chat_template = transcript_template(tokenizer)
     messages = [
         {"role": "system", "content": "Be kind."},

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ import torch
 from factory.errors import RecipeError
 from factory.training import dpo, listwise
 from factory.training import preference_losses as losses
+from tests.tiny import dataset, logged, save, stopped_at, weights_of
 
 CONFIG = {"max_steps": 8, "learning_rate": 3e-3, "save_strategy": "no", "logging_steps": 1}
 ONE_STEP = CONFIG | {"max_steps": 1}
@@ -32,54 +31,6 @@ LISTS = [
     }
     for n in range(6)
 ]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(model_dir):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model_dir)
-
-
-@pytest.fixture(scope="module")
-def tiny(tokenizer, tmp_path_factory) -> Path:
-    """A Llama of 32 units and 2 layers with random weights, in float32."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.set_num_threads(1)  # threads gain nothing on it and spin where cores are shared
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    folder = tmp_path_factory.mktemp("tiny")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def save(rows: list[dict], path: Path) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def dataset(rows: list[dict]):
-    from datasets import Dataset
-
-    return Dataset.from_list(rows)
-
-
-def logged(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def log_sigmoid(x: float) -> float:
@@ -276,25 +227,16 @@ def test_an_adapter_is_its_own_reference(tiny, tmp_path, loss):
 def test_a_stopped_training_resumes_to_the_same_weights(tiny, tmp_path):
     """The config, with our own options, goes through a checkpoint, and the reference stays what the
     model was before the first step."""
-    from safetensors.torch import load_file
-    from transformers import TrainerCallback
-
     data = save(LISTS, tmp_path / "d.jsonl")
     config = CONFIG | {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     config |= {"loss_type": "infonca", "precompute_ref_log_probs": True}
     dpo.train(data, tiny, tmp_path / "whole", config=config)
 
-    def stop(self, args, state, control, **kwargs):
-        if state.global_step == 3:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainerCallback, "on_step_begin", stop)
-        with pytest.raises(KeyboardInterrupt):
-            dpo.train(data, tiny, tmp_path / "out", config=config)
+    with stopped_at(3):
+        dpo.train(data, tiny, tmp_path / "out", config=config)
     record = dpo.train(data, tiny, tmp_path / "out", config=config, resume=True)
     assert (record["steps"], record["resumed_at_step"]) == (4, 2)
-    whole, out = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "out"))
+    whole, out = (weights_of(tmp_path / name) for name in ("whole", "out"))
     assert all(torch.equal(weight, out[name]) for name, weight in whole.items())
 
 

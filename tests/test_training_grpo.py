@@ -12,62 +12,14 @@ from factory.errors import RecipeError
 from factory.training import TRAINERS, grpo, online
 from factory.training import options as training_options
 from factory.training.grpo_presets import PRESETS, describe, settings
+from tests.tiny import logged, save, stopped_at, weights_of
 
 ONE_STEP = {"max_steps": 1, "save_strategy": "no", "max_completion_length": 8}
 SHORT = [{"kind": "length", "target": 2, "unit": "tokens"}]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(model_dir):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model_dir)
-
-
-@pytest.fixture(scope="module")
-def tiny(tokenizer, tmp_path_factory) -> Path:
-    """A Llama of 16 units and 2 layers with random weights."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.set_num_threads(1)  # threads gain nothing on it and spin where cores are shared
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    folder = tmp_path_factory.mktemp("tiny")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def rows(*texts: str, **columns: object) -> list[dict]:
     return [{"prompt": [{"role": "user", "content": text}], **columns} for text in texts]
-
-
-def save(data: list[dict], path: Path) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in data))
-    return path
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory) -> Path:
-    names = [f"Is {n} a number?" for n in range(8)]
-    return save(rows(*names, tags=[]), tmp_path_factory.mktemp("prompts") / "d.jsonl")
-
-
-def logged(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 # -- the formulas --------------------------------------------------------------------------------
@@ -382,7 +334,7 @@ def trained(tiny, prompts, tmp_path_factory) -> Path:
         "logging_steps": 1,
         "max_completion_length": 6,
         "num_generations": 8,
-        "top_k": 20,  # of 49,152 tokens none would come twice
+        "top_k": 20,  # of 4,096 tokens few would come twice
         "save_strategy": "no",
     }
     grpo.train(prompts, tiny, out, config=config)
@@ -416,8 +368,6 @@ def test_the_progress_shows_reward_and_length(tiny, prompts, tmp_path, capsys):
 
 def test_a_stopped_training_resumes_to_the_same_weights(tiny, prompts, tmp_path):
     import torch
-    from safetensors.torch import load_file
-    from transformers import TrainerCallback
 
     config = {
         "rewards": SHORT,
@@ -430,17 +380,11 @@ def test_a_stopped_training_resumes_to_the_same_weights(tiny, prompts, tmp_path)
     }
     grpo.train(prompts, tiny, tmp_path / "whole", config=config)
 
-    def stop(self, args, state, control, **kwargs):
-        if state.global_step == 3:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainerCallback, "on_step_begin", stop)
-        with pytest.raises(KeyboardInterrupt):
-            grpo.train(prompts, tiny, tmp_path / "out", config=config)
+    with stopped_at(3):
+        grpo.train(prompts, tiny, tmp_path / "out", config=config)
     record = grpo.train(prompts, tiny, tmp_path / "out", config=config, resume=True)
     assert (record["steps"], record["resumed_at_step"]) == (4, 2)
-    whole, out = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "out"))
+    whole, out = (weights_of(tmp_path / name) for name in ("whole", "out"))
     assert all(torch.equal(weight, out[name]) for name, weight in whole.items())
 
 

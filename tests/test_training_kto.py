@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 from factory.errors import RecipeError
 from factory.training import kto
+from tests.tiny import logged, save
 
 CONFIG = {
     "max_steps": 8,
@@ -33,43 +31,6 @@ def rows(good: int, bad: int) -> list[dict]:
         }
         for n, label in enumerate(labels)
     ]
-
-
-@pytest.fixture(scope="module")
-def tiny(model_dir, tmp_path_factory) -> Path:
-    """A Llama of 32 units and 2 layers with random weights, in float32."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    torch.set_num_threads(1)  # threads gain nothing on it and spin where cores are shared
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    folder = tmp_path_factory.mktemp("tiny")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def save(given: list[dict], path: Path) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in given))
-    return path
-
-
-def logged(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def test_good_answers_gain_on_bad_ones(tiny, tmp_path, capsys):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from factory.training.ppo_trainer import PpoTrainer
 from factory.training.rewards import Scored, build_rewards
 from factory.training.rollouts import Rollouts, completed, pad_prompts, read, sample
 from factory.training.value_head import shared
+from tests.tiny import logged, save, save_llama, stopped_at, weights_of
 
 WORDS = ["user", "assistant", ":", "say", "please", "one", "two", "three", "four", "five", "six"]
 TEMPLATE = (
@@ -70,43 +70,18 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def make(tokenizer, tmp_path_factory) -> Callable[..., Path]:
-    """Folders with models of random weights."""
-
-    def made(kind: str, seed: int = 0, **more: object) -> Path:
-        import transformers
-
-        torch.set_num_threads(1)
-        torch.manual_seed(seed)
-        config = transformers.LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            **more,
-        )
-        folder = tmp_path_factory.mktemp("tiny")
-        getattr(transformers, kind)(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return folder
-
-    return made
+def tiny(tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    changes = {"max_position_embeddings": 64, "tie_word_embeddings": False}
+    return save_llama(folder, tokenizer, **changes)
 
 
 @pytest.fixture(scope="module")
-def tiny(make) -> Path:
-    return make("LlamaForCausalLM")
-
-
-@pytest.fixture(scope="module")
-def scorer(make) -> Path:
-    return make("LlamaForSequenceClassification", seed=1, num_labels=1)
+def scorer(tokenizer, tmp_path_factory) -> Path:
+    """Its weights are not those of `tiny`: they are of another range."""
+    changes = {"max_position_embeddings": 64, "initializer_range": 0.03, "num_labels": 1}
+    folder = tmp_path_factory.mktemp("scorer")
+    return save_llama(folder, tokenizer, "LlamaForSequenceClassification", **changes)
 
 
 @pytest.fixture(scope="module")
@@ -120,36 +95,6 @@ def trained(tiny, prompts, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "out"
     ppo.train(prompts, tiny, out, config=CONFIG)
     return out
-
-
-def save(rows: list[dict], path: Path) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def logged(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-def weights_of(folder: Path) -> dict:
-    from safetensors.torch import load_file
-
-    return load_file(folder / "model.safetensors")
-
-
-@contextmanager
-def stopped_at(step: int) -> Iterator[None]:
-    """A training in here stops in the middle, after `step` steps, as by Ctrl+C."""
-    from transformers import TrainerCallback
-
-    def stop(self, args, state, control, **kwargs):
-        if state.global_step == step:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainerCallback, "on_step_begin", stop)
-        with pytest.raises(KeyboardInterrupt):
-            yield
 
 
 class Fake:

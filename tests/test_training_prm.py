@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from factory.errors import RecipeError, SampleError
 from factory.prm800k import ProcessRow, write
 from factory.training import prm, process_data
 from factory.training.process_data import Layout, encode, encode_row
+from tests.tiny import dataset, logged, save, stopped_at, weights_of
 
 CONFIG = {"max_steps": 8, "learning_rate": 1e-2, "logging_steps": 1, "save_strategy": "no"}
 ONE_STEP = CONFIG | {"max_steps": 1}
@@ -56,12 +56,6 @@ def layout(**changes: Any) -> Layout:
 
 def labels_at(classes: list[int]) -> dict[int, int]:
     return {place: label for place, label in enumerate(classes) if label != -100}
-
-
-def rows_of(*rows: dict[str, Any]) -> Any:
-    from datasets import Dataset
-
-    return Dataset.from_list(list(rows))
 
 
 # -- tokens and labels ---------------------------------------------------------------------------
@@ -145,11 +139,13 @@ def test_a_row_of_just_max_length_is_used():
 
 
 def test_rows_left_out_and_labels_are_counted():
-    rows = rows_of(
-        {"prompt": "Add.", "completions": ["a", "b"], "labels": [True, False]},
-        {"prompt": "Add.", "completions": ["a" * 9], "labels": [True]},
-        {"prompt": "Add.", "completions": ["c", "d"], "labels": [True, None]},
-        {"prompt": "Add.", "completions": ["e"], "labels": [None]},
+    rows = dataset(
+        [
+            {"prompt": "Add.", "completions": ["a", "b"], "labels": [True, False]},
+            {"prompt": "Add.", "completions": ["a" * 9], "labels": [True]},
+            {"prompt": "Add.", "completions": ["c", "d"], "labels": [True, None]},
+            {"prompt": "Add.", "completions": ["e"], "labels": [None]},
+        ]
     )
     encoded = encode(rows, Letters(), layout(max_length=8))
     assert encoded.left_out == {
@@ -168,18 +164,18 @@ def test_rows_left_out_and_labels_are_counted():
 
 
 def test_zeros_and_ones_are_not_taken_for_ratings():
-    rows = rows_of({"prompt": "Add.", "completions": ["a", "b"], "labels": [1, 0]})
+    rows = dataset([{"prompt": "Add.", "completions": ["a", "b"], "labels": [1, 0]}])
     with pytest.raises(
         RecipeError, match=r"the labels are 0 and 1, never -1.*write false and true"
     ):
         encode(rows, Letters(), layout())
     with_an_error = {"prompt": "Add.", "completions": ["a"], "labels": [-1]}
-    assert encode(rows_of(rows[0], with_an_error), Letters(), layout()).counts == [1, 2]
+    assert encode(dataset([rows[0], with_an_error]), Letters(), layout()).counts == [1, 2]
 
 
 def test_a_tag_of_two_tokens_is_refused():
     with pytest.raises(RecipeError, match="step tag '##' is 2 tokens"):
-        encode(rows_of(ROWS[0]), Letters(), layout(tag="##"))
+        encode(dataset(ROWS[:1]), Letters(), layout(tag="##"))
 
 
 # -- PRM800K -------------------------------------------------------------------------------------
@@ -277,51 +273,19 @@ def test_accuracies():
 # -- training ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Path:
-    """A causal Llama of 32 units and 2 layers with random weights, in float32."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(os.environ.get("FACTORY_TEST_MODEL", "/tmp/smol"))
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    folder = tmp_path_factory.mktemp("tiny")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def view(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("process")
-    rows_of(*ROWS).save_to_disk(str(folder))
+    dataset(ROWS).save_to_disk(str(folder))
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(tiny, view, tmp_path_factory) -> Path:
     """A finished training, which tests only look at."""
     out = tmp_path_factory.mktemp("trained") / "out"
     prm.train(view, tiny, out, config=CONFIG)
     return out
-
-
-def logged(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def test_the_loss_falls_and_the_accuracies_are_logged(trained):
@@ -373,25 +337,17 @@ def test_the_saved_model_is_the_trained_one(tiny, view, tmp_path, monkeypatch):
 
 def test_a_stopped_training_resumes_to_the_same_weights(trained, tiny, view, tmp_path):
     import torch
-    from safetensors.torch import load_file
-    from transformers import TrainerCallback
-
-    def stop(self, args, state, control, **kwargs):
-        if state.global_step == 5:
-            raise KeyboardInterrupt
 
     config = CONFIG | {"save_strategy": "steps", "save_steps": 4}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainerCallback, "on_step_begin", stop)
-        with pytest.raises(KeyboardInterrupt):
-            prm.train(view, tiny, tmp_path / "out", config=config)
+    with stopped_at(5):
+        prm.train(view, tiny, tmp_path / "out", config=config)
     record = prm.train(view, tiny, tmp_path / "out", config=config, resume=True)
     assert (record["steps"], record["resumed_at_step"]) == (8, 4)
     for name in ("loss", "accuracy", "balanced_accuracy"):
         lines = [line[name] for line in logged(tmp_path / "out")]
         assert lines == [line[name] for line in logged(trained)]
-    again = load_file(tmp_path / "out" / "model.safetensors")
-    for name, weight in load_file(trained / "model.safetensors").items():
+    again = weights_of(tmp_path / "out")
+    for name, weight in weights_of(trained).items():
         assert torch.equal(weight, again[name]), name
 
 
@@ -442,8 +398,7 @@ def test_a_model_without_chat_template_reads_transcripts(tiny, tmp_path):
     base = shutil.copytree(
         tiny, tmp_path / "base", ignore=shutil.ignore_patterns("chat_template.jinja")
     )
-    data = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    data = save(ROWS, tmp_path / "rows.jsonl")
     assert prm.train(data, base, tmp_path / "out", config=ONE_STEP)["data"]["rows_used"] == 8
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template is None
 

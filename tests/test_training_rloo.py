@@ -10,23 +10,12 @@ import pytest
 from factory.errors import RecipeError
 from factory.training import TRAINERS, rloo
 from factory.training import options as training_options
-from tests.test_training_grpo import (  # noqa: F401
-    ADVANTAGES,
-    ONE_STEP,
-    RATIOS,
-    SHORT,
-    clipped,
-    logged,
-    prompts,
-    rows,
-    save,
-    tiny,
-    tokenizer,
-)
+from tests.test_training_grpo import ADVANTAGES, ONE_STEP, RATIOS, SHORT, clipped, rows
+from tests.tiny import logged, save
 
 
 @pytest.fixture(scope="module")
-def make_trainer(tiny, tokenizer, tmp_path_factory):  # noqa: F811
+def make_trainer(tiny, tokenizer, tmp_path_factory):
     """Trainers made as `rloo.train` makes them."""
     from datasets import Dataset
 
@@ -112,7 +101,7 @@ def test_the_loss_has_one_ratio_a_completion(make_trainer):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny, prompts, tmp_path_factory) -> Path:  # noqa: F811
+def trained(tiny, prompts, tmp_path_factory) -> Path:
     """Rewarded for 6 tokens that make one word."""
     out = tmp_path_factory.mktemp("trained") / "out"
     config = {
@@ -123,7 +112,7 @@ def trained(tiny, prompts, tmp_path_factory) -> Path:  # noqa: F811
         "logging_steps": 1,
         "max_completion_length": 6,
         "num_generations": 8,
-        "top_k": 20,  # of 49,152 tokens none would come twice
+        "top_k": 20,  # of 4,096 tokens few would come twice
         "save_strategy": "no",
     }
     rloo.train(prompts, tiny, out, config=config)
@@ -146,7 +135,7 @@ def test_the_record_says_what_was_done(trained):
     AutoModelForCausalLM.from_pretrained(trained)
 
 
-def test_unread_completions_are_counted(tiny, tmp_path, capsys):  # noqa: F811
+def test_unread_completions_are_counted(tiny, tmp_path, capsys):
     data = save(rows("What is 2 + 3?", reference="5"), tmp_path / "d.jsonl")
     config = ONE_STEP | {"rewards": [{"kind": "verify", "how": "gsm8k"}]}
     record = rloo.train(data, tiny, tmp_path / "out", config=config)

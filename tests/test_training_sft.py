@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 
 from factory.errors import RecipeError
 from factory.training import sft
 from factory.training.quality import condition, last_user_asks, quantiles
+from tests.tiny import dataset, logged, save, save_llama
 
 CONFIG = {"max_steps": 8, "learning_rate": 3e-3, "save_strategy": "no", "logging_steps": 1}
 ONE_STEP = CONFIG | {"max_steps": 1}
@@ -37,70 +37,10 @@ LISTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(model_dir):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model_dir)
-
-
-@pytest.fixture(scope="module")
-def make_tiny(tokenizer, tmp_path_factory):
-    """Folders with a Llama of 32 units and 2 layers with random weights, in float32."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    def make(**changes: object) -> Path:
-        torch.set_num_threads(1)  # threads gain nothing on it and spin where cores are shared
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            **{
-                "vocab_size": len(tokenizer),
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "num_key_value_heads": 2,
-                "max_position_embeddings": 256,
-                "tie_word_embeddings": True,
-                "bos_token_id": tokenizer.bos_token_id,
-                "eos_token_id": tokenizer.eos_token_id,
-                "pad_token_id": tokenizer.pad_token_id,
-                **changes,
-            }
-        )
-        folder = tmp_path_factory.mktemp("tiny")
-        LlamaForCausalLM(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return folder
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def tiny(make_tiny) -> Path:
-    return make_tiny()
-
-
-def save(rows: list[dict], path: Path) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def dataset(rows: list[dict]):
-    from datasets import Dataset
-
-    return Dataset.from_list(rows)
-
-
 def options(**given: object):
     from factory.training.sft_trainer import SFTConfig
 
     return SFTConfig(output_dir="out", use_cpu=True, bf16=False, report_to="none", **given)
-
-
-def logged(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def loss_of(model, tokenizer, prompt: list[dict], answer: str) -> float:
@@ -229,10 +169,11 @@ def test_scores_of_an_sft_view_and_what_has_none():
     assert (len(made.answers), made.left_out) == (3, {"no score": 1})
 
 
-def test_the_model_learns_what_the_prefixes_mean(make_tiny, tokenizer, tmp_path, capsys):
+def test_the_model_learns_what_the_prefixes_mean(tokenizer, tmp_path, capsys):
     from transformers import AutoModelForCausalLM
 
-    tiny = make_tiny(initializer_range=0.2)  # to learn from one word of twenty in few steps
+    # to learn from one word of twenty in few steps
+    tiny = save_llama(tmp_path / "tiny", tokenizer, initializer_range=0.2)
     pairs = [{"prompt": asks(n), "chosen": says("Yes."), "rejected": says("No.")} for n in range(2)]
     data, out = save(pairs, tmp_path / "d.jsonl"), tmp_path / "out"
     config = CONFIG | {"quality": "good_bad", "per_device_train_batch_size": 4, "max_steps": 40}
@@ -335,4 +276,6 @@ def test_a_loss_worked_out_by_hand_is_near_that_of_chance(tiny, tokenizer):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny)
-    assert loss_of(model, tokenizer, asks(1), "Yes.") == pytest.approx(math.log(49152), abs=0.5)
+    assert loss_of(model, tokenizer, asks(1), "Yes.") == pytest.approx(
+        math.log(len(tokenizer)), abs=0.5
+    )

@@ -15,6 +15,7 @@ from factory.engines.render import conversation_ids, step_ids
 from factory.engines.vllm import VllmConfig, VllmEngine
 from factory.errors import ContextOverflow, EngineError, RecipeError
 from factory.records import Message
+from tests.tiny import save_llama
 
 pytestmark = pytest.mark.engine
 QUESTION: list[Message] = [{"role": "user", "content": "What is 2 + 3 * 4?"}]
@@ -25,31 +26,12 @@ CONVERSATIONS = [
 STEPS = Scoring(("3 * 4 = 12", "2 + 12 = 14", "The answer is 15."))
 
 
+SIZES = {"hidden_size": 64, "initializer_range": 0.2}
+"""The engine dies of heads of 16 units."""
+
+
 def request(messages: list[Message], scoring: Scoring) -> Request:
     return Request(messages=messages, sampling={}, seed=0, scoring=scoring)
-
-
-def tiny(folder: Path, model_dir: Path, kind: str, *, labels: int, pad: str) -> Path:
-    """A random two-layer Llama with a head, and the embedded model's tokenizer."""
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model_dir)
-    tokenizer.pad_token = tokenizer.eos_token if pad == "eos" else tokenizer.pad_token
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-        num_labels=labels,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.2,
-    )
-    torch.manual_seed(0)
-    getattr(transformers, kind)(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def serve(
@@ -84,13 +66,14 @@ def test_a_reward_is_that_of_transformers_though_padding_is_the_end_of_text(
 ) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    folder = tiny(tmp_path, model_dir, "LlamaForSequenceClassification", labels=1, pad="eos")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    tokenizer.pad_token = tokenizer.eos_token
     # The template's last newline would hide what this is about.
     template = tokenizer.chat_template.replace("<|im_end|>' + '\n'", "<|im_end|>'")
     assert template != tokenizer.chat_template
     tokenizer.chat_template = template
-    tokenizer.save_pretrained(folder)
+    changes = SIZES | {"num_labels": 1}
+    folder = save_llama(tmp_path, tokenizer, "LlamaForSequenceClassification", **changes)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     too_long: list[Message] = [*QUESTION, {"role": "assistant", "content": "word " * 300}]
     *got, overflow, other = serve(
@@ -118,12 +101,12 @@ def test_a_reward_is_that_of_transformers_though_padding_is_the_end_of_text(
 
 @pytest.mark.parametrize("labels", [2, 3])
 def test_step_scores_are_those_of_transformers(
-    loop: asyncio.Runner, model_dir: Path, tmp_path: Path, labels: int
+    loop: asyncio.Runner, tokenizer: Any, tmp_path: Path, labels: int
 ) -> None:
-    from transformers import AutoModelForTokenClassification, AutoTokenizer
+    from transformers import AutoModelForTokenClassification
 
-    folder = tiny(tmp_path, model_dir, "LlamaForTokenClassification", labels=labels, pad="own")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    changes = SIZES | {"num_labels": labels}
+    folder = save_llama(tmp_path, tokenizer, "LlamaForTokenClassification", **changes)
     tagged = Scoring(STEPS.steps, separator="\n\n", tag="<|im_start|>")
     no_tag = Scoring(STEPS.steps, tag="not one token")
     *got, refused = serve(
