@@ -94,7 +94,7 @@ def main() -> None:
         - sorted(m.peak_mib for m in small)[REPEATS // 2]
     )
     print(f"median of 20,000: {middle.samples / middle.seconds:.0f} samples/s; ", end="")
-    print(f"replay {middle.calls / middle.replay_seconds:.0f} calls/s; memory +{growth:.0f} MiB")
+    print(f"replay {middle.calls / middle.replay_seconds:.0f} calls/s; memory {growth:+.0f} MiB")
 
 
 if __name__ == "__main__":
