@@ -16,6 +16,7 @@ from factory.records import Message
 from tests import servers
 from tests.servers import FakeServer, Reply, failure, pooled
 from tests.test_endpoint import VLLM_CARD, Sleeps, ask, config, error_of
+from tests.tiny import save_llama
 
 QUESTION: list[Message] = [{"role": "user", "content": "What is 2 + 3 * 4?"}]
 ANSWERED: list[Message] = [*QUESTION, {"role": "assistant", "content": "It is 14."}]
@@ -282,15 +283,14 @@ def test_a_request_of_another_task_is_refused(
     ],
 )
 def test_scores_of_a_real_server_are_those_of_transformers(
-    model_dir: Path, tmp_path: Path, tokenizer: Any, kind: str, task: str, labels: int
+    tmp_path: Path, tokenizer: Any, kind: str, task: str, labels: int
 ) -> None:
     import torch
     import transformers
 
-    from tests.test_vllm_scoring import tiny
-
     torch.set_num_threads(1)  # the server has the other core
-    folder = tiny(tmp_path, model_dir, kind, labels=labels, pad="own")
+    changes = {"hidden_size": 64, "num_labels": labels, "tie_word_embeddings": False}
+    folder = save_llama(tmp_path, tokenizer, kind, initializer_range=0.2, **changes)
     model = getattr(transformers, kind).from_pretrained(folder).eval()
     tagged = Scoring(STEPS, separator="\n\n", tag="<|im_start|>")
     expected = []

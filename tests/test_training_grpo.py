@@ -117,7 +117,13 @@ def test_dapo_is_the_mean_over_tokens_clipped_higher(make_trainer):
 @pytest.mark.parametrize("preset", ["lite-ppo", "gfpo"])
 def test_some_are_the_mean_over_tokens(make_trainer, preset):
     total = 1.2 + 0.9 - 1.6 - 2.2 - 12 - 2.5
-    assert trl_loss(make_trainer(preset)) == pytest.approx(-total / 6)
+    one_batch = {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 8}
+    assert trl_loss(make_trainer(preset, **one_batch)) == pytest.approx(-total / 6)
+
+
+def test_lite_ppo_has_the_groups_of_several_prompts_in_a_batch(make_trainer):
+    args = make_trainer("lite-ppo").args
+    assert (args.scale_rewards, args.generation_batch_size) == ("batch", 4 * args.num_generations)
 
 
 def test_gspo_has_one_ratio_a_sequence(make_trainer):
@@ -439,4 +445,6 @@ def test_completions_are_few_and_short_on_a_cpu(monkeypatch, gpu, group, length)
         "max_completion_length": length,
         "per_device_train_batch_size": group,
     }
-    assert "per_device_train_batch_size" not in online.sizes({"gradient_accumulation_steps": 4})
+    assert online.sizes({"gradient_accumulation_steps": 4})["per_device_train_batch_size"] == (
+        8 if gpu else 2
+    )

@@ -144,7 +144,8 @@ class RewardTrainer(trl.RewardTrainer):  # type: ignore[misc]
             min_reward=rewards_N.min(),
             max_reward=rewards_N.max(),
         )
-        if len(winners):  # of the pointwise loss there may be no pair
+        # Of the pointwise loss there may be no pair; but all processes must gather alike.
+        if len(winners) or self.accelerator.num_processes > 1:
             self._note(accuracy=(winners > losers).float().mean(), margin=(winners - losers).mean())
         return (loss, outputs) if return_outputs else loss
 
