@@ -115,7 +115,7 @@ def _stages(recipe: Recipe) -> Iterator[Problem]:
     facts: set[str] = set()
     makers: dict[str, Stage] = {}
     for i, stage in enumerate(recipe.stages):
-        for inner, message in _stage(recipe, stage):
+        for inner, message in stage_problems(recipe, stage):
             yield ("stages", i, *inner), message
         for need in lacking(stage.facts_needed(), facts):
             yield ("stages", i), _lack(need, facts, "earlier stage")
@@ -136,7 +136,8 @@ def _stages(recipe: Recipe) -> Iterator[Problem]:
             yield ("views", i), f"views[{first}] has the name '{name}' already; give one a `name`"
 
 
-def _stage(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
+def stage_problems(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
+    """What is wrong with one stage, whatever comes before it; places are within the stage."""
     for field, model in stage.models_used().items():
         loc = tuple(field.split("."))
         yield from _no_model(recipe, loc, model)

@@ -451,10 +451,10 @@ def _scorer(
 
     if model is not None and recipe is not None:
         raise RecipeError("--model and --recipe both say what scores; give one of them")
-    if stage is not None and (model is None or stage not in {"reward", "process"}):
-        raise RecipeError(f"--stage {stage}: expected reward or process, and a --model")
+    if stage is not None and model is None:
+        raise RecipeError(f"--stage {stage} says what --model is; give a --model")
     if model is not None:
-        return from_model(model, stage, overrides or ())  # type: ignore[arg-type]
+        return from_model(model, stage, overrides or ())
     if recipe is not None:
         scorer = from_recipe(recipe, overrides or ())
         if scorer.skipped:

@@ -61,7 +61,7 @@ class EvaluationConfig(Config):
     stop: StopRules = StopRules()
 
 
-class _Plain(Config):
+class PlainFields(Config):
     """The fields of a recipe that are not picked from a table."""
 
     name: str = Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -193,8 +193,8 @@ def load(path: Path, overrides: Sequence[str] = (), *, limit: int | None = None)
             wrong.append(str(error))
             return None
 
-    plain = attempt(validate, _Plain, file, file.data)
-    constitution_path = attempt(_find_constitution, file)
+    plain = attempt(validate, PlainFields, file, file.data)
+    constitution_path = attempt(find_constitution, file)
     constitution = constitution_path and attempt(constitutions.load, constitution_path)
     picked = {
         field: {at: attempt(pick, file, (field, at), entry) for at, entry in _entries(file, field)}
@@ -221,7 +221,7 @@ def load(path: Path, overrides: Sequence[str] = (), *, limit: int | None = None)
         stages=list(picked["stages"].values()),
         views=list(picked["views"].values()),
         training=list(picked["training"].values()),
-        own_code=[_code_of(stage) for stage in picked["stages"].values()],
+        own_code=[code_of(stage) for stage in picked["stages"].values()],
         text=dump(file.data),
     )
     wrong += [str(file.error(loc, message)) for loc, message in check.problems(recipe)]
@@ -231,17 +231,17 @@ def load(path: Path, overrides: Sequence[str] = (), *, limit: int | None = None)
 
 
 def _entries(file: YamlFile, field: str) -> Iterable[tuple[Any, Any]]:
-    """(name or position, entry) of a field; none if it has another type: `_Plain` says so."""
+    """(name or position, entry) of a field; none if it has another type: `PlainFields` says so."""
     found = file.data.get(field)
     if field == "models":
         return found.items() if isinstance(found, dict) else ()
     return enumerate(found) if isinstance(found, list) else ()
 
 
-def _find_constitution(file: YamlFile) -> Path | None:
+def find_constitution(file: YamlFile) -> Path | None:
     name = file.data.get("constitution")
     if not isinstance(name, str):
-        return None  # there is none, or `_Plain` says what is wrong
+        return None  # there is none, or `PlainFields` says what is wrong
     path = file.path.parent / Path(name).expanduser()
     if path.is_file():
         return path
@@ -269,7 +269,7 @@ def _dump(config: Any) -> dict[str, Any]:
     return dumped
 
 
-def _code_of(stage: Stage) -> str:
+def code_of(stage: Stage) -> str:
     """The source of a user's own stage: editing it makes another result."""
     if type(stage).__module__.startswith("factory."):
         return ""

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from factory.durable import sync
 from factory.errors import EngineError, RecipeError
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -104,7 +105,7 @@ def embedded_model() -> Path:
                 )
                 try:
                     _convert(embedded_gguf(), half)
-                    _sync(half)
+                    _sync_all(half)
                 except OSError as error:
                     raise EngineError(
                         f"cannot write the embedded model (270 MB) to {out.parent} ({error}); "
@@ -206,10 +207,9 @@ def _exclusive(lock: Path) -> Iterator[None]:
         yield
 
 
-def _sync(folder: Path) -> None:
+def _sync_all(folder: Path) -> None:
     for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(path)
 
 
 def free_bytes(path: Path) -> int:

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from factory.durable import sync
 from factory.errors import FactoryError
 
 if TYPE_CHECKING:
@@ -93,11 +93,11 @@ class DatasetWriter:
             "_split": None,
         }
         self._write_text("state.json", _json(state))
-        _sync(self._building)
+        sync(self._building)
         if self.folder.exists():
             self.folder.rename(self._replaced)
         self._building.rename(self.folder)
-        _sync(self.folder.parent)
+        sync(self.folder.parent)
         shutil.rmtree(self._replaced, ignore_errors=True)
 
     def abandon(self) -> None:
@@ -154,22 +154,13 @@ class DatasetWriter:
         self._stream.close()
         self._file.close()
         self._stream = self._file = None
-        _sync(self._shards[-1])
+        sync(self._shards[-1])
 
     def _write_text(self, name: str, text: str) -> None:
         path = self._building / name
         path.write_text(text, encoding="utf-8")
-        _sync(path)
+        sync(path)
 
 
 def _json(value: object) -> str:
     return json.dumps(value, indent=2) + "\n"
-
-
-def _sync(path: Path) -> None:
-    """Forces a file, or a folder's list of names, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,7 +5,6 @@ A part holds a fixed range of source rows. Its bytes are a function of its sampl
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from factory.durable import sync
 from factory.errors import FactoryError, SampleError
 from factory.records import Sample, from_row, to_row
 
@@ -171,14 +171,9 @@ def check_storable(sample: Sample) -> None:
 
 def replace(half: Path, path: Path) -> None:
     """Rename a finished temporary file into place, durably."""
-    with half.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(half)
     half.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)
 
 
 def write_json(path: Path, value: object) -> None:

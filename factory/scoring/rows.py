@@ -92,7 +92,7 @@ def open_rows(data: str) -> Rows:
         raise RecipeError(str(error)) from error
     if path.is_file() and _is_processbench(path):
         return _processbench_rows(data, path)
-    return _table_rows(data, path)
+    return _table_rows(data)
 
 
 def shape_of(rows: Rows) -> Shape:
@@ -107,26 +107,13 @@ def shape_of(rows: Rows) -> Shape:
     )
 
 
-def _table_rows(data: str, path: Path) -> Rows:
-    from factory.training.data import (
-        _from_file,
-        _from_folder,
-        _from_hub,
-        content_hash,
-        no_progress_bars,
-    )
+def _table_rows(data: str) -> Rows:
+    from factory.training.data import read_dataset
 
     where = f"the dataset at {data}"
-    with no_progress_bars():
-        if path.is_dir():
-            table = _from_folder(path, where)
-        elif path.is_file():
-            table = _from_file(path, where)
-        else:
-            table = _from_hub(data, where)
+    table, digest = read_dataset(data, where)
     if len(table) == 0:
-        raise RecipeError(f"{where} has 0 rows")
-    digest = content_hash(path) if path.exists() else str(table._fingerprint)
+        raise RecipeError(f"{where} has 0 rows; give one with rows, or export the view again")
     return Rows(data, table.features, digest, lambda: _plain(table), len(table))
 
 

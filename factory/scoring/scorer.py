@@ -18,15 +18,14 @@ from pydantic import Field
 
 from factory import constitution as constitutions
 from factory import weights
-from factory.check import _stage as stage_problems
-from factory.check import lacking
+from factory.check import lacking, stage_problems
 from factory.config import Config
 from factory.engines import EngineConfig
 from factory.engines.base import Task
 from factory.errors import RecipeError
 from factory.kinds import pick_engine, pick_stage
 from factory.override import override
-from factory.recipe import Recipe, _code_of, _find_constitution, _Plain
+from factory.recipe import PlainFields, Recipe, code_of, find_constitution
 from factory.runner.source import SourceConfig
 from factory.stages.base import Stage
 from factory.stages.judge_pairwise import PairwiseJudge
@@ -95,25 +94,30 @@ def scores_made(stage: Stage) -> list[str]:
     return [fact.removeprefix("score:") for fact in facts if fact.startswith("score:")]
 
 
-def from_model(
-    model: str, stage: ModelStage | None = None, overrides: Sequence[str] = ()
-) -> Scorer:
+def from_model(model: str, stage: str | None = None, overrides: Sequence[str] = ()) -> Scorer:
     """One reward or process stage for a trained scoring model; `overrides` may change its options.
 
     Raises `RecipeError` if the model's configuration does not say which of the two, or it is none.
     """
+    named = None if stage is None else _stage_named(stage)
     folder = weights.resolve(model)
-    if stage is None:
-        stage = _stage_for(model, folder)
-    options: dict[str, Any] = {"kind": stage, "model": MODEL}
-    if stage == "process":
+    kind = named or _stage_for(model, folder)
+    options: dict[str, Any] = {"kind": kind, "model": MODEL}
+    if kind == "process":
         options |= _layout(folder)
     shown = str(folder) if weights.local_folder(model) else model
-    data = {"models": {MODEL: {"model": shown, "task": _TASKS[stage]}}, "stages": [options]}
+    data = {"models": {MODEL: {"model": shown, "task": _TASKS[kind]}}, "stages": [options]}
     with tempfile.TemporaryDirectory() as made:  # only to be read by those who read recipes
         path = Path(made) / "model.yaml"
         path.write_text(dump(data), encoding="utf-8")
         return _load(path, overrides, Path())
+
+
+def _stage_named(name: str) -> ModelStage:
+    for kind in _TASKS:
+        if kind == name:
+            return kind
+    raise RecipeError(f"--stage {name}: expected {' or '.join(_TASKS)}")
 
 
 def from_recipe(path: Path, overrides: Sequence[str] = ()) -> Scorer:
@@ -180,7 +184,7 @@ def _read(path: Path, overrides: Sequence[str]) -> tuple[YamlFile, _Parts]:
     file = YamlFile(path)
     for text in overrides:
         file.overridden(override(file.data, text), text)
-    known = _Plain.model_fields
+    known = PlainFields.model_fields
     for field in file.data:
         if field not in known:
             have = f"(known: {', '.join(known)})"
@@ -217,7 +221,7 @@ def _scorer(
     file: YamlFile, data: _Parts, folder: Path, stages: dict[int, Stage], skipped: list[str]
 ) -> Scorer:
     wrong: list[str] = []
-    found = _find_constitution(file)
+    found = find_constitution(file)
     configs: dict[str, EngineConfig] = {}
     for name in {m: None for stage in stages.values() for m in stage.models_used().values()}:
         if name in data.models:
@@ -236,7 +240,7 @@ def _scorer(
         stages=list(stages.values()),
         views=[],
         training=[],
-        own_code=[_code_of(stage) for stage in stages.values()],
+        own_code=[code_of(stage) for stage in stages.values()],
         text=dump(file.data),
     )
     for name, config in configs.items():

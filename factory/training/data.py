@@ -43,6 +43,22 @@ def open_dataset(
     all of `or_columns`, if any, will do as well.
     """
     where = f"factory train {kind}: the dataset at {data}"
+    dataset, fingerprint = read_dataset(data, where)
+    if len(dataset) == 0:
+        raise RecipeError(
+            f"{where} has 0 rows; a run's report counts by reason what made no row "
+            "(ties, unparsed verdicts, answers the judge did not prefer)"
+        )
+    if not or_columns or not set(or_columns) <= set(dataset.column_names):
+        _check_columns(dataset.column_names, kind, columns, or_columns, where)
+    return dataset, fingerprint
+
+
+def read_dataset(data: Path | str, where: str) -> tuple[Dataset, str]:
+    """The dataset of a folder, a file or a Hub id, whatever its columns, and its contents' hash.
+
+    Raises `RecipeError`, which begins with `where`, if there is none or it cannot be read.
+    """
     path = Path(data).expanduser()
     with no_progress_bars():
         if path.is_dir():
@@ -51,13 +67,6 @@ def open_dataset(
             dataset = _from_file(path, where)
         else:
             dataset = _from_hub(str(data), where)
-    if len(dataset) == 0:
-        raise RecipeError(
-            f"{where} has 0 rows; a run's report counts by reason what made no row "
-            "(ties, unparsed verdicts, answers the judge did not prefer)"
-        )
-    if not or_columns or not set(or_columns) <= set(dataset.column_names):
-        _check_columns(dataset.column_names, kind, columns, or_columns, where)
     return dataset, content_hash(path) if path.exists() else str(dataset._fingerprint)
 
 

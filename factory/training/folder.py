@@ -27,6 +27,7 @@ from typing import Any
 
 import msgspec
 
+from factory.durable import sync
 from factory.errors import FactoryError
 
 _TEMPORARY = ".weights-"
@@ -113,13 +114,13 @@ class TrainingFolder:
         with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=self.path) as name:
             yield Path(name)
             for file in Path(name).rglob("*"):
-                _sync(file)
+                sync(file)
             for item in sorted(Path(name).iterdir(), key=lambda p: (p.name == "config.json", p)):
                 target = self.path / item.name
                 if target.is_dir():
                     shutil.rmtree(target)
                 item.replace(target)
-            _sync(self.path)
+            sync(self.path)
 
     def finish(self, record: dict[str, Any], *, keep_checkpoints: bool) -> None:
         write_whole(self.path / "training.json", record)
@@ -131,9 +132,9 @@ def write_whole(path: Path, value: Any) -> None:
     """`value` as indented JSON in the file `path`: all of it, or what was there before."""
     half = path.with_name(f".{path.name}.{os.getpid()}")
     half.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _sync(half)
+    sync(half)
     half.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _is_whole(checkpoint: Path) -> bool:
@@ -157,11 +158,3 @@ def _read(path: Path, kind: Any) -> Any:
         raise FactoryError(
             f"{path} cannot be read: {error}; name another folder for --out"
         ) from error
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
