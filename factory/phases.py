@@ -19,11 +19,12 @@ from pathlib import Path
 import msgspec
 
 from factory import check, weights
+from factory.alone import alone_in
 from factory.errors import FactoryError
 from factory.recipe import Recipe
 from factory.runner.manifest import Manifest
 from factory.runner.progress import Progress
-from factory.runner.run import alone_in, run
+from factory.runner.run import run
 from factory.training.apart import train_apart
 from factory.training.base import TrainingConfig
 from factory.yamlfile import dump, parse

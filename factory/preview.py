@@ -11,12 +11,13 @@ from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
+from factory.alone import alone_in
 from factory.engines import build
 from factory.ledger import Ledger
 from factory.recipe import Recipe
 from factory.records import Candidate, Failure, Sample, StepLabels
 from factory.runner.calls import Calls
-from factory.runner.run import alone_in, in_loop, outcomes
+from factory.runner.run import in_loop, outcomes
 from factory.runner.source import open_source
 
 

@@ -18,12 +18,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from factory.alone import alone_in
 from factory.errors import FactoryError, TooManyFailures
 from factory.recipe import Recipe
 from factory.runner import manifest as manifests
 from factory.runner.manifest import Manifest
 from factory.runner.progress import Progress
-from factory.runner.run import alone_in, run_async
+from factory.runner.run import run_async
 from factory.runner.shards import read_samples
 from tests.conftest import ROOT
 from tests.fakes import FakeEngine

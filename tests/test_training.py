@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
+from factory.alone import alone_in
 from factory.engines.render import transcript
 from factory.errors import FactoryError, RecipeError
 from factory.training import TRAINERS, dpo
@@ -22,7 +23,7 @@ from factory.training.progress import make_progress, progress_line
 from factory.training.save import rounded
 from factory.training.session import _in_plain_words
 from factory.training.tokenizer import transcript_template
-from tests.tiny import dataset, logged, save, stopped_at, weights_of
+from tests.tiny import dataset, killed_at, logged, save, stopped_at, weights_of
 
 CONFIG = {"max_steps": 6, "learning_rate": 3e-3, "save_steps": 2, "logging_steps": 1}
 ONE_STEP = CONFIG | {"max_steps": 1, "save_strategy": "no"}
@@ -173,6 +174,38 @@ def test_a_killed_training_resumes_to_the_same_weights(trained, tiny, preference
         assert [line[name] for line in logged(out)] == [line[name] for line in logged(trained)]
     for name, weight in weights_of(trained).items():
         assert torch.equal(weight, weights_of(out)[name]), name
+
+
+def test_a_training_killed_by_the_system_goes_on_where_it_was(tiny, preferences, tmp_path):
+    import torch
+
+    config = CONFIG | {"max_steps": 120, "save_steps": 10}
+    dpo.train(preferences, tiny, tmp_path / "whole", config=config)
+    killed_at(25, "dpo", preferences, tiny, tmp_path / "out", config)
+    assert not (tmp_path / "out" / "config.json").exists()
+
+    record = dpo.train(preferences, tiny, tmp_path / "out", config=config, resume=True)
+
+    assert record["steps"] == 120
+    assert 20 <= record["resumed_at_step"] < 120
+    curves = [
+        [(line["step"], line["loss"]) for line in logged(tmp_path / name)]
+        for name in ("whole", "out")
+    ]
+    assert curves[0] == curves[1]
+    assert [step for step, _ in curves[1]] == list(range(1, 121))
+    whole, out = (weights_of(tmp_path / name) for name in ("whole", "out"))
+    assert all(torch.equal(weight, out[name]) for name, weight in whole.items())
+
+
+def test_two_trainings_do_not_write_one_folder(tiny, preferences, tmp_path):
+    with (
+        alone_in(tmp_path / "out"),
+        pytest.raises(FactoryError, match=r"another factory process is working in .*out; wait"),
+    ):
+        dpo.train(preferences, tiny, tmp_path / "out", config=ONE_STEP)
+    assert dpo.train(preferences, tiny, tmp_path / "out", config=ONE_STEP)["steps"] == 1
+    assert not (tmp_path / "out" / ".lock").exists()
 
 
 def test_a_kill_while_the_result_is_saved_costs_no_step_and_adds_none(tiny, preferences, tmp_path):

@@ -394,6 +394,34 @@ def test_a_stopped_training_resumes_to_the_same_weights(tiny, prompts, tmp_path)
     assert all(torch.equal(weight, out[name]) for name, weight in whole.items())
 
 
+def test_a_training_stopped_between_two_drawings_goes_on_at_the_same_prompts(
+    tiny, prompts, tmp_path, monkeypatch
+):
+    from factory.training.grpo_trainer import GrpoTrainer
+
+    drawn = []
+    original = GrpoTrainer._generate_and_score_completions
+
+    def noted(self, inputs):
+        drawn.append((self.state.global_step, [row["prompt"] for row in inputs]))
+        return original(self, inputs)
+
+    monkeypatch.setattr(GrpoTrainer, "_generate_and_score_completions", noted)
+    config = ONE_STEP | {"rewards": SHORT, "max_steps": 4, "steps_per_generation": 2}
+    config |= {"save_strategy": "steps", "save_steps": 1}
+    grpo.train(prompts, tiny, tmp_path / "whole", config=config)
+    whole = dict(drawn)
+    assert sorted(whole) == [0, 2]
+    assert whole[0] != whole[2]
+    drawn.clear()
+
+    with stopped_at(1):
+        grpo.train(prompts, tiny, tmp_path / "out", config=config)
+    drawn.clear()
+    assert grpo.train(prompts, tiny, tmp_path / "out", config=config, resume=True)["steps"] == 4
+    assert dict(drawn) == {1: whole[0], 2: whole[2]}
+
+
 def test_gmpo_and_an_adapter_train_too(tiny, prompts, tmp_path):
     config = ONE_STEP | {"rewards": SHORT, "preset": "gmpo"}
     record = grpo.train(prompts, tiny, tmp_path / "out", lora={"r": 4}, config=config)

@@ -12,7 +12,7 @@ import torch
 from factory.engines.render import conversation_ids, prompt_ids
 from factory.errors import FactoryError, RecipeError
 from factory.training import ppo
-from factory.training.experience import Prompt, prompts_of
+from factory.training.experience import Experience, Prompt, prompts_of
 from factory.training.ppo_config import PpoConfig
 from factory.training.ppo_trainer import PpoTrainer
 from factory.training.rewards import Scored, build_rewards
@@ -124,7 +124,8 @@ def trainer(tiny, tokenizer, tmp_path) -> Callable[..., PpoTrainer]:
             for row in ROWS
         ]
         args = PpoConfig(output_dir=str(tmp_path), **given)
-        return PpoTrainer(args, policy, reference, shared(policy), rows, tokenizer, rewards, [])
+        experience = Experience(args, policy, reference, shared(policy), rows, tokenizer, rewards)
+        return PpoTrainer(experience, [])
 
     return made
 
@@ -427,6 +428,17 @@ def test_prompts_that_do_not_fit_are_left_out_and_counted(tiny, prompts, tmp_pat
         with pytest.raises(RecipeError, match=words):
             ppo.train(prompts, tiny, tmp_path / "no", config=ONE_STEP | change)
     assert not (tmp_path / "no").exists()
+
+
+def test_rows_without_the_reference_that_a_reward_needs_are_left_out(tiny, tmp_path, capsys):
+    config = ONE_STEP | {"rewards": [{"kind": "verify", "how": "exact"}]}
+    some = [row | {"reference": row["reference"] if i else " "} for i, row in enumerate(ROWS)]
+    record = ppo.train(save(some, tmp_path / "some.jsonl"), tiny, tmp_path / "a", config=config)
+    assert record["data"]["rows_left_out"] == {"no reference answer": 1}
+    assert record["data"]["rows_used"] == 5
+    none = save([row | {"reference": ""} for row in ROWS], tmp_path / "none.jsonl")
+    with pytest.raises(RecipeError, match="none of the 6 rows has a reference answer"):
+        ppo.train(none, tiny, tmp_path / "b", config=config)
 
 
 def test_a_verifier_needs_references(tiny, tmp_path):

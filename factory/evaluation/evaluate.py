@@ -20,12 +20,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from factory.alone import alone_in
 from factory.engines.base import Engine
 from factory.errors import RecipeError
 from factory.recipe import Recipe
 from factory.records import BadRow, Sample
 from factory.runner.progress import Progress
-from factory.runner.run import alone_in, in_loop
+from factory.runner.run import in_loop
 from factory.scoring.results import Result, Results, opened
 from factory.scoring.rows import Rows, Shape, sample_of
 from factory.scoring.scorer import Scorer

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import gc
 import inspect
 import re
@@ -19,13 +18,14 @@ import shutil
 import time
 import traceback
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 import factory
+from factory.alone import alone_in
 from factory.constitution import Constitution
 from factory.engines import build
 from factory.engines.base import Engine
@@ -368,22 +368,3 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
-
-
-@contextlib.contextmanager
-def alone_in(out: Path) -> Iterator[None]:
-    """Hold the run folder, so that two processes never write the same run."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("a")
-    except OSError as error:
-        raise FactoryError(f"cannot write in {out} ({error}); choose another --out") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FactoryError(
-                f"another factory process is working in {out}; wait for it, stop it, or choose "
-                "another --out"
-            ) from None
-        yield

@@ -22,13 +22,14 @@ from typing import Any
 import msgspec
 
 import factory
+from factory.alone import alone_in
 from factory.engines.base import Engine
 from factory.errors import FactoryError, RecipeError
 from factory.export.write import DatasetWriter
 from factory.recipe import Recipe
 from factory.runner import shards
 from factory.runner.progress import Progress
-from factory.runner.run import alone_in, in_loop, reason_of
+from factory.runner.run import in_loop, reason_of
 from factory.scoring.columns import Columns
 from factory.scoring.results import Results, opened
 from factory.scoring.rows import GIVEN, Rows, Shape, sample_of, shape_of

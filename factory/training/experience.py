@@ -71,6 +71,13 @@ class Experience:
         pad = tokenizer.pad_token_id
         self._pad_id = self._end_ids[0] if pad is None else pad
 
+    def to(self, device: Any) -> None:
+        """Takes the models there. Dropout is off in all of them."""
+        for model in (self.policy, self.value):
+            model.to(device).eval()
+        if self.reference is not None:
+            self.reference.to(device).eval().requires_grad_(False)
+
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def gather(self, step: int, beta: float) -> tuple[Batch, dict[str, float]]:
         """The batch of a step, a function of the weights and the step, and its numbers for the log.

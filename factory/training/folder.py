@@ -27,6 +27,7 @@ from typing import Any
 
 import msgspec
 
+from factory.alone import LOCK, alone_in
 from factory.durable import sync
 from factory.errors import FactoryError
 
@@ -63,7 +64,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class TrainingFolder:
-    """One training's folder. Nothing is written before `begin`."""
+    """One training's folder. Nothing is written before it is `held`."""
 
     def __init__(self, path: Path, job: Job) -> None:
         """Raises `FactoryError` if the folder holds anything but this training."""
@@ -71,14 +72,20 @@ class TrainingFolder:
         self.job = job
         if path.exists() and not path.is_dir():
             raise FactoryError(f"--out {path} is a file; name a folder")
-        names = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
+        self._refuse_others()
+
+    def _refuse_others(self) -> None:
+        path = self.path
+        # What a training makes before job.json: a kill may leave it behind.
+        early = {LOCK} if self.last_checkpoint() else {LOCK, self.checkpoints.name}
+        names = sorted({p.name for p in path.iterdir()} - early) if path.is_dir() else []
         if names and "job.json" not in names:
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise FactoryError(
                 f"--out {path} holds something that is not a training ({shown}); "
                 "name another folder, or empty this one"
             )
-        if names and (difference := job.difference(_read(path / "job.json", Job))):
+        if names and (difference := self.job.difference(_read(path / "job.json", Job))):
             raise FactoryError(
                 f"--out {path} holds another training, {difference}; "
                 "name another folder, or delete this one"
@@ -102,11 +109,19 @@ class TrainingFolder:
         found = {int(p.name[11:]): p for p in self.checkpoints.glob("checkpoint-*") if _is_whole(p)}
         return found[max(found)] if found else None
 
-    def begin(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        for leftover in self.path.glob(f"{_TEMPORARY}*"):
-            shutil.rmtree(leftover)
-        write_whole(self.path / "job.json", msgspec.to_builtins(self.job))
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The folder while this process trains in it, with job.json written. Raises `FactoryError`
+        if another process has begun or finished a training in it since it was looked at."""
+        with alone_in(self.path):
+            self._refuse_others()
+            if self.record() is not None:
+                raise FactoryError(f"{self.path}: another process finished this training just now")
+            for leftover in self.path.glob(f"{_TEMPORARY}*"):
+                shutil.rmtree(leftover)
+            write_whole(self.path / "job.json", msgspec.to_builtins(self.job))
+            yield
+            (self.path / LOCK).unlink(missing_ok=True)
 
     @contextmanager
     def publishing(self) -> Iterator[Path]:

@@ -23,7 +23,7 @@ import trl
 from torch import Tensor
 
 from factory.training.grpo_presets import DEFAULT
-from factory.training.online import KnownMetrics
+from factory.training.online import OnlineTrainer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # that it is experimental
@@ -93,7 +93,7 @@ def filtered(total_N: Tensor, tokens_N: Tensor, size: int, keep: int, by: str) -
     return kept_PG.flatten() & ~total_N.isnan()
 
 
-class GrpoTrainer(KnownMetrics, trl.GRPOTrainer):  # type: ignore[misc]
+class GrpoTrainer(OnlineTrainer, trl.GRPOTrainer):  # type: ignore[misc]
     """The two, over what TRL's GRPO trainers generate and score."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 COLUMNS: tuple[str, ...] = ("prompt",)
 
+NO_REFERENCE = "no reference answer"
+
 # Completions are drawn one token at a time by transformers: on a CPU few and short ones.
 _CPU = {"num_generations": 4, "max_completion_length": 64}
 _GPU = {"num_generations": 8, "max_completion_length": 512}
@@ -77,14 +79,13 @@ def usable(session: Session, rewards: Rewards) -> Dataset:
     args, dataset = session.args, session.dataset
     limit = _prompt_limit(session)
     too_long = f"prompt over {limit} tokens"
-    no_reference = "no reference answer"
-    left_out = {too_long: 0, no_reference: 0}
+    left_out = {too_long: 0, NO_REFERENCE: 0}
     kept: list[int] = []
     longest = 0
     for i, row in enumerate(dataset):
         length = _prompt_tokens(session.tokenizer, row["prompt"], args.chat_template_kwargs or {})
         if rewards.needs_reference and not has_reference(row):
-            left_out[no_reference] += 1
+            left_out[NO_REFERENCE] += 1
         elif limit is not None and length > limit:
             left_out[too_long] += 1
             longest = max(longest, length)
@@ -142,14 +143,26 @@ def counted_by_us() -> Iterator[None]:
         logger.setLevel(level)
 
 
-class KnownMetrics:
-    """For TRL's trainers: a metric of which no batch since the last log has a value is not logged.
-    TRL logs None, which is no number to whoever reads the log."""
+class OnlineTrainer:
+    """Before TRL's trainers by trial and reward, what they lack."""
 
+    _buffered_inputs: Any
     _metrics: Any
+    _step: int
+    args: Any
     model: Any
+    state: Any
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """Counts batches on from where a training resumes. TRL counts from 0, so that a training
+        stopped between two drawings of completions would draw at other prompts ever after."""
+        if self._buffered_inputs is None:
+            self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        return super()._prepare_inputs(generation_batch)  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Without the metrics of which no batch since the last log has a value. TRL logs None, which
+        is no number to whoever reads the log."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         for name in [name for name, values in metrics.items() if all(map(math.isnan, values))]:
             del metrics[name]

@@ -28,13 +28,14 @@ from typing import TYPE_CHECKING, Any
 from factory import weights
 from factory.engines.render import prompt_ids
 from factory.errors import FactoryError, RecipeError
-from factory.training import options
+from factory.training import online, options
 from factory.training.ppo_config import PpoConfig
 from factory.training.progress import say
 from factory.training.session import Session
 
 if TYPE_CHECKING:
     from factory.training.experience import Prompt
+    from factory.training.rewards import Rewards
     from factory.training.value_head import ValueHead
 
 COLUMNS: tuple[str, ...] = ("prompt",)
@@ -71,6 +72,7 @@ def train(
         return session.record
     check(config, lora)
     with session.running(), _out_of_memory(config):
+        from factory.training.experience import Experience
         from factory.training.ppo_trainer import PpoTrainer
         from factory.training.rewards import build_rewards
 
@@ -84,9 +86,9 @@ def train(
                     "a reward checks completions against the column 'reference', which the dataset "
                     f"lacks (has: {', '.join(session.dataset.column_names)})"
                 )
-            prompts = _prompts(session)
+            prompts = _prompts(session, rewards)
             policy, reference = _policy(session)
-            trainer = PpoTrainer(
+            experience = Experience(
                 args,
                 policy,
                 reference,
@@ -94,9 +96,9 @@ def train(
                 prompts,
                 session.tokenizer,
                 rewards,
-                [session.progress],
             )
-            more = {"completions_left_out": trainer.experience.left_out, "value": args.value}
+            trainer = PpoTrainer(experience, [session.progress])
+            more = {"completions_left_out": experience.left_out, "value": args.value}
             return session.fit(trainer, more=more)
 
 
@@ -108,13 +110,17 @@ def _check_critic(args: PpoConfig, lora: Mapping[str, Any] | None) -> None:
         )
 
 
-def _prompts(session: Session) -> Sequence[Prompt]:
-    """The tokenised prompts; those too long are left out and counted."""
+def _prompts(session: Session, rewards: Rewards) -> Sequence[Prompt]:
+    """The tokenised prompts; those too long, or without the reference that a reward needs, are left
+    out and counted."""
     from factory.training.experience import Prompt
 
     limit = _longest_prompt(session)
-    prompts, longest = [], 0
+    prompts, longest, without = [], 0, 0
     for row in session.dataset:
+        if rewards.needs_reference and not online.has_reference(row):
+            without += 1
+            continue
         messages = row["prompt"]
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
@@ -122,12 +128,18 @@ def _prompts(session: Session) -> Sequence[Prompt]:
         longest = max(longest, len(ids))
         if len(ids) <= limit:
             prompts.append(Prompt(messages, ids, row.get("reference")))
-    session.leave_out({f"prompt over {limit} tokens": len(session.dataset) - len(prompts)})
-    if not prompts:
+    too_long = len(session.dataset) - len(prompts) - without
+    session.leave_out({f"prompt over {limit} tokens": too_long, online.NO_REFERENCE: without})
+    if not prompts and too_long:
         raise RecipeError(
-            f"none of the {len(session.dataset)} prompts has at most {limit} tokens, the least of "
+            f"none of the {too_long} prompts has at most {limit} tokens, the least of "
             "config.max_prompt_length and the model's context less max_completion_length; the "
             f"longest has {longest}"
+        )
+    if not prompts:
+        raise RecipeError(
+            f"none of the {without} rows has a reference answer in the column 'reference', which a "
+            "reward checks against"
         )
     return prompts
 

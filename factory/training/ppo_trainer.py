@@ -25,11 +25,8 @@ from torch import Tensor
 
 from factory.errors import RecipeError
 from factory.training import ppo_checkpoint, ppo_math
-from factory.training.experience import Batch, Experience, Prompt, autocast
-from factory.training.ppo_config import PpoConfig
-from factory.training.rewards import Rewards
+from factory.training.experience import Batch, Experience, autocast
 from factory.training.rollouts import read
-from factory.training.value_head import ValueHead
 
 
 class PpoTrainer:
@@ -37,39 +34,25 @@ class PpoTrainer:
 
     is_deepspeed_enabled = is_fsdp_enabled = False
 
-    def __init__(
-        self,
-        args: PpoConfig,
-        policy: Any,
-        reference: Any,
-        value: ValueHead,
-        prompts: Sequence[Prompt],
-        tokenizer: Any,
-        rewards: Rewards,
-        callbacks: Sequence[Any],
-    ) -> None:
-        """`reference`: the policy as it was, a model of its own; None: `policy` without adapter."""
+    def __init__(self, experience: Experience, callbacks: Sequence[Any]) -> None:
+        """Takes the models to the device. `callbacks`: transformers' `TrainerCallback`s."""
         from accelerate import Accelerator
         from transformers import TrainerControl, TrainerState
 
+        args = self.args = experience.args
         self.accelerator = Accelerator(cpu=args.use_cpu)
         if self.accelerator.num_processes > 1:
             raise RecipeError(
                 f"ppo trains in one process, found {self.accelerator.num_processes}; start it "
                 "without torchrun or accelerate launch"
             )
-        self.args, self.train_dataset = args, prompts
-        device = self.accelerator.device
-        self.model, self.value = policy.to(device).eval(), value.to(device).eval()
-        if reference is not None:
-            reference = reference.to(device).eval().requires_grad_(False)
-        self.experience = Experience(
-            args, self.model, reference, self.value, prompts, tokenizer, rewards
-        )
+        experience.to(self.accelerator.device)
+        self.experience, self.train_dataset = experience, experience.prompts
+        self.model, self.value = experience.policy, experience.value
         self.state, self._control = TrainerState(), TrainerControl()
         self.state.max_steps = args.max_steps
         if args.max_steps < 0:
-            batches = args.num_train_epochs * len(prompts) / args.rollout_batch_size
+            batches = args.num_train_epochs * len(self.train_dataset) / args.rollout_batch_size
             self.state.max_steps = math.ceil(batches)
         self.kl_controller = ppo_math.KlController(args.kl_coef, args.kl_target)
         self._callbacks = list(callbacks)

@@ -11,7 +11,7 @@ from typing import Any
 
 import trl
 
-from factory.training.online import KnownMetrics
+from factory.training.online import OnlineTrainer
 
 
 @dataclass
@@ -29,5 +29,5 @@ class RlooConfig(trl.RLOOConfig):  # type: ignore[misc]
             raise ValueError("reward_weights: give each entry of rewards its weight instead")
 
 
-class RlooTrainer(KnownMetrics, trl.RLOOTrainer):  # type: ignore[misc]
+class RlooTrainer(OnlineTrainer, trl.RLOOTrainer):  # type: ignore[misc]
     """Leave-one-out."""

@@ -129,10 +129,13 @@ class Session:
         `more`: what else to record."""
         from transformers import PrinterCallback
 
-        rows, used = len(self.dataset), len(trainer.train_dataset)
-        self._check(trainer, rows, used, rows_cut)
+        self._check(trainer, rows_cut)
         trainer.remove_callback(PrinterCallback)  # it would print every log as a dict
-        self._folder.begin()
+        is_main = trainer.is_world_process_zero()  # of those that `accelerate launch` started
+        with self._folder.held() if is_main else contextlib.nullcontext():
+            return self._fit(trainer, rows_cut, more or {})
+
+    def _fit(self, trainer: Any, rows_cut: int, more: Mapping[str, Any]) -> dict[str, Any]:
         steps = self._steps_of_finished(trainer)
         if steps is None:
             resume = str(self._checkpoint) if self._checkpoint else None
@@ -142,8 +145,8 @@ class Session:
             "data": {
                 "path": self._job.data,
                 "fingerprint": self._job.data_fingerprint,
-                "rows": rows,
-                "rows_used": used,
+                "rows": len(self.dataset),
+                "rows_used": len(trainer.train_dataset),
                 "rows_cut": rows_cut,
                 "rows_left_out": self._left_out,
             },
@@ -154,7 +157,7 @@ class Session:
             "steps": steps,
             "resumed_at_step": self.progress.first_step or None,
             "metrics": self.progress.metrics,
-            **(more or {}),
+            **more,
         }
         if trainer.is_world_process_zero():
             record |= self._save(trainer)
@@ -177,7 +180,8 @@ class Session:
         self.progress.metrics = last_metrics(self._folder.log)
         return steps
 
-    def _check(self, trainer: Any, rows: int, used: int, cut: int) -> None:
+    def _check(self, trainer: Any, cut: int) -> None:
+        rows, used = len(self.dataset), len(trainer.train_dataset)
         length = getattr(self.args, "max_length", None)
         if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
             raise RecipeError("config: sharded training (DeepSpeed, FSDP) is not supported")
