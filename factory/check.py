@@ -39,6 +39,15 @@ _MAKERS = {
     "steps:*": ("labelled steps", "{kind: process}, {kind: rollout} or {kind: corrupt}"),
 }
 
+# The same of what has a name.
+_NAMED = {
+    "score": (
+        "a score",
+        "{kind: reward, name: NAME} or {kind: judge, mode: pointwise, name: NAME}",
+    ),
+    "judge": ("verdicts of a judge", "{kind: judge, name: NAME}"),
+}
+
 
 def problems(recipe: Recipe) -> Iterator[Problem]:
     """Everything wrong with a recipe whose parts are right one by one."""
@@ -183,13 +192,15 @@ def _lack(need: str, facts: set[str], maker: str) -> str:
     if need in _MAKERS:
         what, how = _MAKERS[need]
         return f"needs {what}, which no {maker} makes; {how} does"
-    if not need.startswith("score:"):
+    kind, _, name = need.partition(":")
+    if kind not in _NAMED:
         return f"needs '{need}', which no {maker} makes"
-    name = need.removeprefix("score:")
-    have = sorted(fact.removeprefix("score:") for fact in facts if fact.startswith("score:"))
+    what, how = _NAMED[kind]
+    have = sorted(fact.partition(":")[2] for fact in facts if fact.startswith(f"{kind}:"))
     hint = f"{nearest(name, have)} (have: {', '.join(have)})"
-    how = f"; {{kind: reward, name: {name}}} or {{kind: judge, mode: pointwise, name: {name}}} does"
-    return f"needs a score named '{name}', which no {maker} makes{hint if have else how}"
+    return f"needs {what} named '{name}', which no {maker} makes" + (
+        hint if have else f"; {how.replace('NAME', name)} does"
+    )
 
 
 def _training(recipe: Recipe) -> Iterator[Problem]:

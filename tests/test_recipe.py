@@ -378,6 +378,14 @@ def test_a_model_that_is_misnamed_among_scores(complaints: Told) -> None:
     ]
 
 
+def test_a_judge_that_is_misnamed_in_a_ranking(complaints: Told) -> None:
+    ranking = "- {kind: rank, judge: jugde}\nviews"
+    assert complaints(("views", f"  {ranking}")) == [
+        "recipe.yaml:13 stages[4]: needs verdicts of a judge named 'jugde', which no earlier stage "
+        "makes; did you mean 'judge'? (have: judge)"
+    ]
+
+
 def test_a_missing_source_names_the_nearest_file(complaints: Told, folder: Path) -> None:
     [told] = complaints(("prompts.jsonl", "promts.jsonl"))
     assert told.startswith("recipe.yaml:3 source: promts.jsonl: no such file (nearest in ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -262,6 +263,32 @@ def test_a_stopped_training_resumes_to_the_same_weights(tiny, tmp_path):
 def test_options_that_do_not_go_together_are_refused(config, message):
     with pytest.raises(RecipeError, match=message):
         dpo.check(config)
+
+
+def test_the_names_of_losses_are_those_that_trl_knows():
+    import inspect
+
+    import trl
+
+    from factory.training.dpo_trainer import TRL_LOSSES
+
+    source = inspect.getsource(trl.DPOTrainer)
+    [names] = re.findall(r"Should be one of \[(.*?)\]", re.sub(r'"\s*f?"', "", source))
+    assert sorted(TRL_LOSSES) == sorted(re.findall(r"'(\w+)'", names))
+    with pytest.raises(
+        RecipeError, match=r"no loss_type 'sigmod'; did you mean 'sigmoid'\? \(have"
+    ):
+        dpo.check({"loss_type": "sigmod"})
+
+
+def test_all_losses_of_trl_train_on_our_pairs(tiny, tmp_path):
+    from factory.training.dpo_trainer import TRL_LOSSES
+
+    every = {"loss_type": list(TRL_LOSSES), "loss_weights": [1 / len(TRL_LOSSES)] * len(TRL_LOSSES)}
+    data = save(PAIRS, tmp_path / "d.jsonl")
+    dpo.train(data, tiny, tmp_path / "out", config=CONFIG | every | {"label_smoothing": 0.1})
+    first, *_, last = logged(tmp_path / "out")
+    assert last["rewards/margins"] > first["rewards/margins"] + 0.1
 
 
 def test_right_options_pass():

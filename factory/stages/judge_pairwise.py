@@ -70,7 +70,7 @@ class PairwiseJudge(Stage):
 
     def facts_made(self) -> frozenset[str]:
         ranking = {"ranking"} if self.pairs != "revision_vs_initial" else set()
-        return frozenset({f"verdicts:{self.pairs}", *ranking})
+        return frozenset({f"verdicts:{self.pairs}", f"judge:{self.name}", *ranking})
 
     def facts_needed(self) -> frozenset[str]:
         if self.pairs == "revision_vs_initial":

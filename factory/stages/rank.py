@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -43,7 +43,9 @@ class Rank(Stage):
     resamples: int = Field(200, ge=0)
     """Of the bootstrap, for the scores' 95% intervals. 0: no intervals."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"candidates", "verdicts:*"})
+    def facts_needed(self) -> frozenset[str]:
+        named = set() if self.judge is None else {f"judge:{self.judge}"}
+        return frozenset({"candidates", "verdicts:*", *named})
 
     def facts_made(self) -> frozenset[str]:
         return frozenset({f"score:{self.name}", "ranking"})

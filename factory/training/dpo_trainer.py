@@ -19,6 +19,26 @@ from trl.trainer.utils import pad
 
 from factory.training import listwise
 from factory.training import preference_losses as losses
+from factory.yamlfile import nearest
+
+# TRL looks at the name only when the weights are in memory.
+TRL_LOSSES = (
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+)
 
 # What changes TRL's own losses and has no meaning, or no code, in ours; with TRL's default.
 TRL_ONLY = {
@@ -46,6 +66,11 @@ class DPOConfig(trl.DPOConfig):  # type: ignore[misc]
     def __post_init__(self) -> None:
         super().__post_init__()
         names = ", ".join(self.loss_type)
+        have = [*TRL_LOSSES, *listwise.LOSSES]
+        for name in self.loss_type:
+            if name not in have:
+                hint = f"{nearest(name, have)} (have: {', '.join(have)})"
+                raise ValueError(f"no loss_type '{name}'{hint}")
         ours = [name for name in self.loss_type if name in listwise.LOSSES]
         if ours and len(self.loss_type) > 1:
             raise ValueError(f"loss_type is {names}, but {ours[0]} stands alone")
