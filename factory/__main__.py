@@ -1,6 +1,6 @@
 """`python -m factory` is the command line."""
 
-from factory.cli import main
+from factory.cli.main import main
 
 if __name__ == "__main__":
     main()

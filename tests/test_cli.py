@@ -17,7 +17,7 @@ import yaml
 
 import factory
 from factory import doctor, phases, training
-from factory.cli import app, main
+from factory.cli.main import app, main
 from factory.doctor import Finding
 from factory.errors import FactoryError, RecipeError
 from factory.recipe import Recipe, load
@@ -97,7 +97,7 @@ def test_an_invalid_recipe_ends_with_2_and_one_error_on_stderr() -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from factory.cli import main; sys.argv = ['factory', '--help']\n"
+        "import sys; from factory.cli.main import main; sys.argv = ['factory', '--help']\n"
         "try: main()\n"
         f"finally: print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
     )

@@ -1,0 +1,66 @@
+"""What the commands print on standard output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from factory.errors import FactoryError
+
+if TYPE_CHECKING:
+    from factory.evaluation.evaluate import Evaluation
+    from factory.runner.manifest import Manifest
+    from factory.scoring.score import Record
+
+
+def print_manifest(folder: Path, manifest: Manifest) -> None:
+    tokens = manifest.tokens()
+    print(f"\n{folder}: {manifest.state}, {manifest.samples} samples", end="")
+    print(f", {manifest.quarantined} quarantined" if manifest.quarantined else "")
+    print(f"\n  {'stage':<14}{'calls made':>12}{'remembered':>12}{'output tokens':>15}")
+    for label, count in manifest.stages.items():
+        print(f"  {label:<14}{count.made:>12,}{count.remembered:>12,}{count.output_tokens:>15,}")
+    made = sum(s.made for s in manifest.stages.values())
+    remembered = sum(s.remembered for s in manifest.stages.values())
+    print(f"  {'all':<14}{made:>12,}{remembered:>12,}{tokens['output']:>15,}")
+    print(
+        f"\n  {tokens['prompt']:,} prompt tokens, {manifest.cached_share():.0%} of them from the "
+        f"prefix cache; {manifest.seconds:.0f} s"
+    )
+    if manifest.restarts:
+        print(f"  the engine died and was restarted {manifest.restarts} times")
+    for reason, times in list(manifest.reasons.items())[:3]:
+        print(f"  quarantined: {times} x {reason}")
+    if manifest.quarantined:
+        print(f"  all of them: {folder / 'quarantine.jsonl'}")
+    print_views(folder, manifest)
+
+
+def print_views(folder: Path, manifest: Manifest) -> None:
+    for view in manifest.views:
+        print(f"\n  {folder / 'datasets' / view['view']}: {view['rows']:,} rows")
+        for reason, count in sorted(view["drops"].items(), key=lambda item: -item[1]):
+            print(f"    no row, {reason:<24}{count:>8,}")
+
+
+def print_scored(out: Path, record: Record) -> None:
+    print(f"\n{out}: {record.rows:,} rows, with {', '.join(record.columns)}")
+    print(f"  {record.calls:,} calls made")
+    for reason, times in record.left_out.items():
+        print(f"  left out: {times:,} x {reason}")
+    for reason, times in list(record.reasons.items())[:3]:
+        print(f"  not scored: {times:,} x {reason}")
+    if record.failed:
+        print(f"  all of them: {out / 'quarantine.jsonl'}")
+
+
+def print_evaluation(found: Evaluation, out: Path | None) -> None:
+    from factory.runner.shards import write_json
+
+    print(found.text())
+    if out is not None:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(out, found)
+        except OSError as error:
+            raise FactoryError(f"--out {out} cannot be written: {error.strerror}") from error

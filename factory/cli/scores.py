@@ -1,0 +1,203 @@
+"""The commands that score data, and those that measure a scorer: `factory score`, `factory eval`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from factory.cli import printing
+from factory.cli.options import LimitOption, SetOption
+from factory.errors import RecipeError
+
+if TYPE_CHECKING:
+    from factory.scoring.rows import Rows
+    from factory.scoring.scorer import Scorer
+
+eval_app = typer.Typer(help="Measure a scorer against data that is known.", no_args_is_help=True)
+
+DataOption = Annotated[
+    str, typer.Option("--data", metavar="DATA", help="A dataset's folder, a file, or a Hub id.")
+]
+ScorerModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="A reward or process reward model."),
+]
+ScorerRecipeOption = Annotated[
+    Path | None,
+    typer.Option("--recipe", metavar="FILE", help="Use the scoring stages of this recipe."),
+]
+ScoreOption = Annotated[
+    str | None,
+    typer.Option("--score", metavar="NAME", help="The score, of the scorer or in the data."),
+]
+WorkOption = Annotated[
+    Path | None,
+    typer.Option("--work", help="Where calls are remembered. Default: runs/eval-<inputs>."),
+]
+ReportOption = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the report as JSON.")
+]
+
+
+def score(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A dataset's folder, a file, or a Hub id.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new dataset's folder.")],
+    model: ScorerModelOption = None,
+    stage: Annotated[
+        str | None,
+        typer.Option("--stage", metavar="KIND", help="What --model is: reward or process."),
+    ] = None,
+    recipe: ScorerRecipeOption = None,
+    limit: LimitOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Score the answers of a dataset, and write it again with the scores as columns.
+
+    Run it again to go on after a stop: only calls that were never made are made.
+    """
+    from factory.scoring.rows import open_rows
+    from factory.scoring.score import score as score_rows
+
+    scorer = _scorer(model, recipe, set_, stage=stage)
+    assert scorer is not None
+    printing.print_scored(out, score_rows(open_rows(data).limited(limit), scorer, out))
+
+
+@eval_app.command("reward")
+def eval_reward(
+    data: DataOption,
+    model: ScorerModelOption = None,
+    recipe: ScorerRecipeOption = None,
+    score: ScoreOption = None,
+    subset: Annotated[
+        str | None,
+        typer.Option("--subset", metavar="COLUMN", help="Report each of its values by itself."),
+    ] = None,
+    out: ReportOption = None,
+    work: WorkOption = None,
+    limit: LimitOption = None,
+    set_: SetOption = None,
+) -> None:
+    """How often does the chosen answer of a pair score higher than the rejected one?
+
+    With --score and neither --model nor --recipe, the scores are those in the columns chosen_NAME
+    and rejected_NAME, and no engine starts.
+    """
+    from factory.evaluation.eval_reward import evaluate_reward
+
+    scorer = _scorer(model, recipe, set_, score=score)
+    rows = _rows(data, limit)
+    printing.print_evaluation(evaluate_reward(rows, scorer, work, score=score, subset=subset), out)
+
+
+@eval_app.command("process")
+def eval_process(
+    data: DataOption,
+    model: ScorerModelOption = None,
+    recipe: ScorerRecipeOption = None,
+    score: ScoreOption = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="A step scored below it is taken to be wrong.")
+    ] = 0.5,
+    out: ReportOption = None,
+    work: WorkOption = None,
+    limit: LimitOption = None,
+    set_: SetOption = None,
+) -> None:
+    """How well are the wrong steps of solutions found? Reads PRM800K and ProcessBench too.
+
+    With --score and neither --model nor --recipe, the scores are the lists in the column NAME_steps
+    (or NAME), and no engine starts.
+    """
+    from factory.evaluation.eval_process import evaluate_process
+
+    scorer = _scorer(model, recipe, set_, score=score)
+    rows = _rows(data, limit)
+    found = evaluate_process(rows, scorer, work, score=score, threshold=threshold)
+    printing.print_evaluation(found, out)
+
+
+@eval_app.command("judge")
+def eval_judge(
+    data: DataOption,
+    recipe: Annotated[
+        Path, typer.Option("--recipe", metavar="FILE", help="Its first pairwise judge is measured.")
+    ],
+    prompt: Annotated[str | None, typer.Option("--prompt-column", help="Default: prompt.")] = None,
+    a: Annotated[str | None, typer.Option("--a-column", help="Default: response_a.")] = None,
+    b: Annotated[str | None, typer.Option("--b-column", help="Default: response_b.")] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--label-columns",
+            metavar="A,B,...",
+            help="One a person; 1 or a, 2 or b, 0 or tie. Default: label.",
+        ),
+    ] = None,
+    tie_band: Annotated[
+        float,
+        typer.Option(min=0, max=0.49, help="A tie, where P is no further than this from 0.5."),
+    ] = 0.0,
+    out: ReportOption = None,
+    work: WorkOption = None,
+    limit: LimitOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Does a judge prefer the answers that people prefer? Knows PandaLM's columns by their names."""
+    from factory.evaluation.eval_judge import evaluate_judge
+    from factory.scoring.scorer import judge_of
+
+    given = {
+        "prompt": prompt,
+        "a": a,
+        "b": b,
+        "labels": None if labels is None else tuple(x.strip() for x in labels.split(",") if x),
+    }
+    columns = {field: value for field, value in given.items() if value is not None}
+    scorer, rows = judge_of(recipe, set_ or ()), _rows(data, limit)
+    found = evaluate_judge(rows, scorer, work, columns=columns, tie_band=tie_band)
+    printing.print_evaluation(found, out)
+
+
+# -- helpers ------------------------------------------------------------------------------------
+
+
+def _rows(data: str, limit: int | None) -> Rows:
+    from factory.scoring.rows import open_rows
+
+    return open_rows(data).limited(limit)
+
+
+def _scorer(
+    model: str | None,
+    recipe: Path | None,
+    overrides: Sequence[str] | None,
+    *,
+    stage: str | None = None,
+    score: str | None = None,
+) -> Scorer | None:
+    """None: there is a score in the data, and nothing to make it with."""
+    from factory.scoring.scorer import from_model, from_recipe
+
+    if model is not None and recipe is not None:
+        raise RecipeError("--model and --recipe both say what scores; give one of them")
+    if stage is not None and model is None:
+        raise RecipeError(f"--stage {stage} says what --model is; give a --model")
+    if model is not None:
+        return from_model(model, stage, overrides or ())
+    if recipe is not None:
+        scorer = from_recipe(recipe, overrides or ())
+        if scorer.skipped:
+            print(f"not used, as they score nothing: {', '.join(scorer.skipped)}", file=sys.stderr)
+        return scorer
+    if score is None:
+        raise RecipeError("nothing to score with: give --model MODEL or --recipe FILE")
+    if overrides:
+        raise RecipeError(f"--set {overrides[0]}: there is no scorer to set it of; give --model")
+    return None
