@@ -24,11 +24,13 @@ from factory import weights
 from factory.check import check_training
 from factory.engines.vllm import VllmConfig
 from factory.errors import FactoryError, RecipeError
+from factory.evaluation.bootstrap import Estimate
 from factory.evaluation.rounds import (
     FIRST,
     NEW,
     PREVIOUS,
     Answers,
+    Change,
     Evaluation,
     evaluate,
     evaluation_recipe,
@@ -244,10 +246,11 @@ def table(rounds: list[Round], reason: str | None = None) -> str:
         + "".join(f"{name:<26}" for name in names),
         _answers("first", rounds[0].evaluation.answers[FIRST], None, names),
     ]
-    lines += [
-        _answers(f"round {r.number}", r.evaluation.answers[NEW], r.evaluation.kl, names)
-        for r in rounds
-    ]
+    for r in rounds:
+        lines += [
+            _answers(f"round {r.number}", r.evaluation.answers[NEW], r.evaluation.kl, names),
+            _changes(r.evaluation.change, names),
+        ]
     if reason:
         lines += ["", f"stopped after round {rounds[-1].number}: {reason}"]
     lines += ["", f"the last model: {rounds[-1].model}"]
@@ -259,6 +262,14 @@ def _answers(label: str, answers: Answers, kl: float | None, scores: list[str]) 
         f"{label:<9}{answers.words!s:<26}{answers.refusals:>8.0%} {answers.truncated:>5.0%} "
         f"{'-' if kl is None else f'{kl:.2f}':>7}  "
         + "".join(f"{answers.scores[name]!s:<26}" for name in scores)
+    ).rstrip()
+
+
+def _changes(change: Change, scores: list[str]) -> str:
+    """The differences to the first model, under the figures that they are of."""
+    return (
+        f"{'  change':<9}{change.words!s:<26}{'':>8} {'':>5} {'':>7}  "
+        + "".join(f"{change.scores.get(name, Estimate(None))!s:<26}" for name in scores)
     ).rstrip()
 
 

@@ -17,9 +17,10 @@ from factory.align import align, table
 from factory.errors import FactoryError, RecipeError
 from factory.evaluation import rounds
 from factory.evaluation.bootstrap import Estimate
-from factory.evaluation.rounds import Answers, Evaluation
+from factory.evaluation.rounds import Answers, Change, Evaluation, _answers, _change
 from factory.evaluation.win_rate import WinRate, win_rate
 from factory.recipe import Recipe, StopRules
+from factory.records import Candidate, Sample, Score
 from factory.runner.manifest import Manifest
 from factory.runner.progress import Progress
 from factory.runner.run import run_async
@@ -153,6 +154,30 @@ def answers(words: float) -> Answers:
     return Answers(8, Estimate(words), 0.0, 0.0, {}, {})
 
 
+def test_the_change_is_prompt_by_prompt() -> None:
+    def sample(id: str, first: float | None, new: float | None, words: int) -> Sample:
+        return Sample(
+            id=id,
+            index=0,
+            prompt=[{"role": "user", "content": id}],
+            candidates=[
+                Candidate(index=0, text="a b", origin="generate", model="first", call=""),
+                Candidate(index=1, text="a " * words, origin="generate", model="new", call=""),
+            ],
+            scores=[Score("short", 0, first), Score("short", 1, new)],
+        )
+
+    # The prompts differ by 100, the models by 1 and 3; of the third prompt only one has a score.
+    samples = [sample("p", 0.0, 1.0, 1), sample("q", 100.0, 103.0, 5), sample("r", None, 7.0, 3)]
+    change = _change(samples, seed=0)
+    short = change.scores["short"]
+    assert (short.value, short.low, short.high) == (2.0, 1.0, 3.0)
+    assert change.words.value == pytest.approx((-1 + 3 + 1) / 3)
+    of_first = _answers(samples, "first", seed=0)
+    assert of_first.scores["short"].value == 50.0
+    assert (of_first.unscored, of_first.words.value) == ({"short": 1}, 2.0)
+
+
 def rate(value: float | None) -> WinRate:
     return msgspec.structs.replace(win_rate([]), rate=value)
 
@@ -172,7 +197,12 @@ def test_the_loop_stops_by_rule(
     against: dict[str, WinRate], words: float, kl: float | None, reason: str | None
 ) -> None:
     found = module._reason_to_stop(
-        Evaluation({"first": answers(100.0), "new": answers(words)}, against, kl),
+        Evaluation(
+            {"first": answers(100.0), "new": answers(words)},
+            against,
+            Change(Estimate(words - 100.0), {}),
+            kl,
+        ),
         StopRules(kl=8.0),
     )
     assert (found or "").startswith(reason or "")

@@ -7,6 +7,7 @@ how often it is preferred to each other.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from factory.evaluation.bootstrap import Estimate, mean_of
 from factory.evaluation.divergence import log_ratio
 from factory.evaluation.win_rate import Comparison, WinRate, win_rate
 from factory.recipe import Recipe, load
-from factory.records import Candidate, Sample, Verdict
+from factory.records import Candidate, Sample, Score, Verdict
 from factory.runner import shards
 from factory.runner.progress import Progress
 from factory.runner.run import run
@@ -43,6 +44,14 @@ class Answers(msgspec.Struct, frozen=True):
     unscored: dict[str, int]
 
 
+class Change(msgspec.Struct, frozen=True):
+    """The new model's figures less the first's, prompt by prompt: what both vary in together cancels
+    out. Over the prompts of which both have the figure."""
+
+    words: Estimate
+    scores: dict[str, Estimate]
+
+
 class Evaluation(msgspec.Struct, frozen=True):
     """The new model beside the others."""
 
@@ -50,6 +59,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     """By model: `first`, `new`, and from the second round on `previous`."""
     against: dict[str, WinRate]
     """The new model's win rate against each other one."""
+    change: Change
     kl: float | None
     """Log-ratio of the new model's answers, new to first, in nats an answer."""
 
@@ -71,6 +81,7 @@ def evaluate(
             )
             for name in others
         },
+        change=_change(samples, recipe.seed),
         kl=log_ratio(
             weights.resolve(models[FIRST]),
             weights.resolve(models[NEW]),
@@ -122,28 +133,63 @@ def _data(recipe: Recipe, models: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _answers(samples: list[Sample], model: str, seed: int) -> Answers:
-    found = [(s, c) for s in samples for c in s.candidates if c.model == model]
-    ids = [sample.id for sample, _ in found]
-    values: dict[str, list[tuple[str, float]]] = {}
-    unscored: dict[str, int] = {}
-    for sample, candidate in found:
-        for score in (s for s in sample.scores if s.candidate == candidate.index):
-            values.setdefault(score.name, [])
-            if score.value is None:
-                unscored[score.name] = unscored.get(score.name, 0) + 1
-            else:
-                values[score.name].append((sample.id, score.value))
+    found = [c for s in samples for c in s.candidates if c.model == model]
+    values, unscored = _words(samples, model), _unscored(samples, model)
     return Answers(
-        prompts=len({*ids}),
-        words=mean_of(ids, [float(words(c)) for _, c in found], seed=seed),
-        refusals=_share([REFUSAL.search(c.text[:300]) is not None for _, c in found]),
-        truncated=_share([c.finish_reason == "length" for _, c in found]),
-        scores={
-            name: mean_of([i for i, _ in pairs], [v for _, v in pairs], seed=seed)
-            for name, pairs in values.items()
-        },
+        prompts=len(values),
+        words=_mean(values, seed),
+        refusals=_share([REFUSAL.search(c.text[:300]) is not None for c in found]),
+        truncated=_share([c.finish_reason == "length" for c in found]),
+        scores={name: _mean(of, seed) for name, of in _scores(samples, model).items()},
         unscored=unscored,
     )
+
+
+def _change(samples: list[Sample], seed: int) -> Change:
+    def less(new: Mapping[str, float], first: Mapping[str, float]) -> Estimate:
+        return _mean({id: new[id] - first[id] for id in new if id in first}, seed)
+
+    first = _scores(samples, FIRST)
+    return Change(
+        words=less(_words(samples, NEW), _words(samples, FIRST)),
+        scores={
+            name: less(values, first.get(name, {}))
+            for name, values in _scores(samples, NEW).items()
+        },
+    )
+
+
+def _mean(values: Mapping[str, float], seed: int) -> Estimate:
+    """Over prompts."""
+    return mean_of([*values], [*values.values()], seed=seed)
+
+
+def _words(samples: list[Sample], model: str) -> dict[str, float]:
+    """Words of a model's answer, by prompt."""
+    return {s.id: float(words(c)) for s in samples for c in s.candidates if c.model == model}
+
+
+def _scores(samples: list[Sample], model: str) -> dict[str, dict[str, float]]:
+    """By score and prompt; answers that could not be scored are not there."""
+    found: dict[str, dict[str, float]] = {}
+    for sample, score in _scores_of(samples, model):
+        values = found.setdefault(score.name, {})
+        if score.value is not None:
+            values[sample.id] = score.value
+    return found
+
+
+def _unscored(samples: list[Sample], model: str) -> dict[str, int]:
+    return dict(Counter(s.name for _, s in _scores_of(samples, model) if s.value is None))
+
+
+def _scores_of(samples: list[Sample], model: str) -> list[tuple[Sample, Score]]:
+    return [
+        (sample, score)
+        for sample in samples
+        for score in sample.scores
+        if sample.candidates[score.candidate].model == model
+    ]
 
 
 def words(candidate: Candidate) -> int:
