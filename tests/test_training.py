@@ -208,6 +208,26 @@ def test_two_trainings_do_not_write_one_folder(tiny, preferences, tmp_path):
     assert not (tmp_path / "out" / ".lock").exists()
 
 
+def test_two_processes_train_as_one_with_twice_the_batch(tiny, preferences, tmp_path):
+    config = CONFIG | {"max_steps": 4}
+    dpo.train(
+        preferences, tiny, tmp_path / "one", config=config | {"per_device_train_batch_size": 4}
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "factory", "train", "dpo", "--data", str(preferences), "--model", str(tiny)]
+    command += ["--out", str(tmp_path / "two")]
+    for name, value in config.items():
+        command += ["--set", f"{name}={value}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert done.stdout.count("trained ") == 1
+    for name in ("loss", "grad_norm", "rewards/margins"):
+        one, two = ([line[name] for line in logged(tmp_path / n)] for n in ("one", "two"))
+        assert two == pytest.approx(one, rel=1e-3, abs=1e-4), name
+    assert json.loads((tmp_path / "two" / "training.json").read_text())["steps"] == 4
+    assert not (tmp_path / "two" / ".lock").exists()
+
+
 def test_a_kill_while_the_result_is_saved_costs_no_step_and_adds_none(tiny, preferences, tmp_path):
     import torch
 

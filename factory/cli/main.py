@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -224,6 +225,8 @@ def train(
     for text in set_ or []:
         override(options, text)
     result = TRAINERS[kind].train(data, model, out, lora=_lora(lora), config=options, resume=resume)
+    if os.environ.get("RANK", "0") != "0":  # one of several that `accelerate launch` started
+        return
     print(f"trained {model} for {result['steps']} steps: {out}")
     kinds = {"reward": "SequenceClassification", "prm": "TokenClassification"}
     print(f"load it with AutoModelFor{kinds.get(kind, 'CausalLM')}.from_pretrained('{out}')")
