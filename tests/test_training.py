@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from factory.alone import alone_in
 from factory.engines.render import transcript
 from factory.errors import FactoryError, RecipeError
-from factory.training import TRAINERS, dpo
+from factory.training import TRAINERS, dpo, trackers
 from factory.training.base import TrainingConfig
 from factory.training.folder import Job, TrainingFolder
 from factory.training.options import resolve
@@ -151,6 +152,82 @@ def test_a_model_without_chat_template_learns_transcripts(tiny, preferences, tmp
     dpo.train(preferences, base, out, config=ONE_STEP)
     assert "no chat template: training on Human/Assistant transcripts" in capsys.readouterr().err
     assert AutoTokenizer.from_pretrained(out).chat_template is None
+
+
+# -- trackers ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tracked(monkeypatch) -> list[tuple]:
+    """What a tracker that transformers knows as `noting` is told: (event, args, step, logs)."""
+    from transformers import TrainerCallback, integrations
+
+    told: list[tuple] = []
+
+    class Noting(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            told.append(("begin", args, state.global_step, sorted(kwargs)))
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            told.append(("log", args, state.global_step, dict(logs)))
+
+        def on_train_end(self, args, state, control, **kwargs):
+            told.append(("end", args, state.global_step, None))
+
+    module = integrations.integration_utils
+    monkeypatch.setitem(module.INTEGRATION_TO_CALLBACK, "noting", Noting)
+    monkeypatch.setattr(integrations, "get_available_reporting_integrations", lambda: ["noting"])
+    return told
+
+
+def test_a_tracker_is_told_what_the_log_says(tiny, preferences, tmp_path, tracked):
+    config = CONFIG | {"max_steps": 2, "report_to": "noting"}
+    dpo.train(preferences, tiny, tmp_path / "my-run", config=config)
+    logs = [told for told in tracked if told[0] == "log" and "loss" in told[3]]
+    assert [told[2] for told in logs] == [1, 2]
+    assert [told[3]["loss"] for told in logs] == [
+        line["loss"] for line in logged(tmp_path / "my-run")
+    ]
+    assert logs[0][1].run_name == "my-run"
+
+
+def test_a_tracker_of_ppo_is_told_too(tiny, preferences, tmp_path, tracked):
+    from factory.training import ppo
+
+    config = {"max_steps": 2, "report_to": "noting", "run_name": "mine", "rollout_batch_size": 2}
+    config |= {"rewards": [{"kind": "length", "target": 2}], "max_completion_length": 4}
+    ppo.train(preferences, tiny, tmp_path / "out", config=config)
+    assert [told[0] for told in tracked] == ["begin", "log", "log", "end"]
+    args = tracked[0][1]
+    assert (args.run_name, args.to_dict()["cliprange"]) == ("mine", 0.2)
+    assert [told[3]["objective/scores"] for told in tracked[1:3]] == [
+        line["objective/scores"] for line in logged(tmp_path / "out")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("wnadb", r"no tracker 'wnadb'; did you mean 'wandb'\? \(have: "),
+        ("wandb", r"'wandb' is not installed; install its package \(pip install wandb\)"),
+    ],
+)
+def test_a_tracker_that_is_not_there_is_refused(
+    tiny, preferences, tmp_path, tracked, name, message
+):
+    with pytest.raises(RecipeError, match=f"config.report_to: {message}"):
+        dpo.train(preferences, tiny, tmp_path / "out", config=CONFIG | {"report_to": name})
+    assert not (tmp_path / "out" / "job.json").exists()
+
+
+def test_tensorboards_files_stay_with_the_training(monkeypatch):
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    with trackers.files_in(Path("out")):
+        assert os.environ["TENSORBOARD_LOGGING_DIR"] == "out/tensorboard"
+    assert "TENSORBOARD_LOGGING_DIR" not in os.environ
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "mine")
+    with trackers.files_in(Path("out")):
+        assert os.environ["TENSORBOARD_LOGGING_DIR"] == "mine"
 
 
 # -- stopping and going on -----------------------------------------------------------------------

@@ -40,10 +40,11 @@ if TYPE_CHECKING:
 
 COLUMNS: tuple[str, ...] = ("prompt",)
 
-# Small: each step uses its rollouts several times.
-_DEFAULTS = {"learning_rate": 3e-6}
+# The learning rate is small: each step uses its rollouts several times. The batch is the memory's
+# alone, and passes over a few sequences each are slow on CPUs too.
+_DEFAULTS = {"learning_rate": 3e-6, "per_device_train_batch_size": 8}
 # An adapter starts from nothing and needs larger steps.
-_LORA_DEFAULTS = {"learning_rate": 3e-5}
+_LORA_DEFAULTS = _DEFAULTS | {"learning_rate": 3e-5}
 
 
 def check(config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> None:

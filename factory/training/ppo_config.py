@@ -84,6 +84,11 @@ class PpoConfig:
     """Of each of policy, critic's backbone and critic's layer apart: large errors of a new critic
     do not shrink the policy's step."""
 
+    report_to: str | list[str] = "none"
+    """Trackers, as transformers names them: tensorboard, wandb, ..."""
+    run_name: str | None = None
+    """What they call the training. None: the folder's name."""
+
     seed: int = 42
     save_steps: float = 0.25
     """Below 1: of the training. 0: no checkpoints."""

@@ -10,6 +10,7 @@ One process, one device. Imports torch at the top, so it is itself imported insi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import shutil
 import tempfile
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from factory.errors import RecipeError
-from factory.training import ppo_checkpoint, ppo_math
+from factory.training import ppo_checkpoint, ppo_math, trackers
 from factory.training.experience import Batch, Experience, autocast
 from factory.training.rollouts import read
 
@@ -55,6 +56,10 @@ class PpoTrainer:
             batches = args.num_train_epochs * len(self.train_dataset) / args.rollout_batch_size
             self.state.max_steps = math.ceil(batches)
         self.kl_controller = ppo_math.KlController(args.kl_coef, args.kl_target)
+        reported = dataclasses.asdict(args)
+        self._trackers, self._tracker_args = trackers.callbacks(
+            args.report_to, args.output_dir, args.run_name, reported
+        )
         self._callbacks = list(callbacks)
         self._make_optimizer()
 
@@ -81,6 +86,7 @@ class PpoTrainer:
             self._tell("on_step_end")
             self._tell("on_log", logs=logs)  # stops a training that is no longer a number
             self._save_if_due()
+        self._tell("on_train_end")
         self._publish_value()
         return self.state
 
@@ -185,6 +191,9 @@ class PpoTrainer:
         )
 
     def _tell(self, event: str, **more: Any) -> None:
+        for callback in self._trackers:
+            given = {"model": self.model, **more}
+            getattr(callback, event)(self._tracker_args, self.state, self._control, **given)
         for callback in self._callbacks:
             getattr(callback, event)(self.args, self.state, self._control, **more)
 

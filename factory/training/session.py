@@ -19,7 +19,7 @@ import msgspec
 
 from factory import __version__, weights
 from factory.errors import FactoryError, RecipeError
-from factory.training import options
+from factory.training import options, trackers
 from factory.training.curves import draw
 from factory.training.data import no_progress_bars, open_dataset
 from factory.training.folder import Job, TrainingFolder
@@ -97,6 +97,8 @@ class Session:
         is_lora = self._job.lora is not None
         self._options = options.resolve(config_type, defaults, self._config, is_lora=is_lora)
         self.args = options.build(config_type, self._options, self._folder.checkpoints)
+        trackers.check(self.args.report_to)
+        self.args.run_name = self.args.run_name or self._folder.path.name
         if getattr(self.args, "n_gpu", 1) > 1:
             say(f"one of {self.args.n_gpu} GPUs; for all: accelerate launch -m factory train ...")
             self.args._n_gpu = 1  # else transformers uses DataParallel, which TRL does not survive
@@ -215,7 +217,7 @@ class Session:
     def running(self) -> Iterator[None]:
         """Around all that touches the libraries: keeps them quiet, puts their errors plainly."""
         try:
-            with _quiet_libraries():
+            with _quiet_libraries(), trackers.files_in(self._folder.path):
                 yield
         except FactoryError:
             raise
