@@ -5,6 +5,8 @@ Each round generates with the last round's model. Its folder holds what it made:
     OUT/round-1/run/           a run of the recipe
     OUT/round-1/models/NAME/   what each training made, in a process of its own
     OUT/round-1/evaluation/    the models on held-out prompts, judged: a run like any other
+    OUT/round-1/evaluation.json    the figures
+    OUT/align.json             all rounds so far, and why they ended early
 
 A round does the recipe's trainings in order. One that trains a model that writes, of the weights of
 `evaluation.model`, hands its result on to the next, as in SFT then PPO; `trained:NAME` in a
@@ -21,9 +23,10 @@ from typing import Any
 import msgspec
 
 from factory import weights
+from factory.alone import alone_in
 from factory.check import check_training
 from factory.engines.vllm import VllmConfig
-from factory.errors import FactoryError, RecipeError
+from factory.errors import FactoryError
 from factory.evaluation.bootstrap import Estimate
 from factory.evaluation.rounds import (
     FIRST,
@@ -42,6 +45,7 @@ from factory.runner import shards
 from factory.runner.progress import Progress
 from factory.training.apart import train_apart
 from factory.training.base import WRITERS, TrainingConfig
+from factory.yamlfile import YamlFile, nearest
 
 _PATHS = ("model", "reward_model", "constitution")
 """Fields of a training's config that may hold a path."""
@@ -68,75 +72,129 @@ class Round(msgspec.Struct):
     evaluation: Evaluation
 
 
-def align(recipe: Recipe, out: Path, rounds: int) -> tuple[list[Round], str | None]:
-    """Turn the crank up to `rounds` times; the rounds, and why they ended early (None: they did
-    not). Writes OUT/align.json after each.
+class Alignment(msgspec.Struct):
+    """What OUT/align.json holds."""
 
-    Raises `RecipeError` if the recipe says nothing of training or evaluation.
+    rounds: list[Round]
+    stopped: str | None = None
+    """Why the rounds ended early. None: they did not."""
+
+
+def align(recipe: Recipe, out: Path, rounds: int) -> Alignment:
+    """Turn the crank up to `rounds` times. Writes OUT/align.json after each.
+
+    Raises `RecipeError` if the recipe says nothing of training or evaluation, and `FactoryError` if
+    a round fails; the rounds before it are then shown.
     """
     name, stop = _check(recipe)
     check_training(recipe)
+    done = Alignment([])
+    progress = Progress()
+    with alone_in(out):
+        try:
+            _turn(recipe, name, stop, out, rounds, done, progress)
+        except OSError as error:
+            raise FactoryError(
+                f"cannot write in {out} ({error}); free some space or mend the folder and run "
+                "again: what was done is kept"
+            ) from error
+        except FactoryError:
+            if done.rounds:
+                progress.note(f"so far:\n{table(done)}\n")
+            raise
+    return done
+
+
+def _turn(
+    recipe: Recipe,
+    name: str,
+    stop: StopRules,
+    out: Path,
+    rounds: int,
+    done: Alignment,
+    progress: Progress,
+) -> None:
     first = recipe.absolute_model(name)
     # Refused now rather than after an hour of training.
     checked = recipe
     for which in recipe.trained_models():
         checked = checked.with_model(which, first)  # any weights: names are what is looked at
     evaluation_recipe(checked, {FIRST: first, NEW: first}, out / "check" / "evaluation")
-    progress = Progress()
-    done: list[Round] = []
     for number in range(1, rounds + 1):
         folder = out / f"round-{number}"
         progress.note(f"round {number} of {rounds}: making data")
-        before = done[-1].model if done else first
+        before = done.rounds[-1].model if done.rounds else first
         current = recipe.with_model(name, before)
-        manifest = run_in_phases(current, folder / "run", progress=progress)
+        # What a training has begun on stays as it is, also where a sample that failed might not again.
+        retries = not (folder / "models").exists()
+        manifest = run_in_phases(current, folder / "run", progress=progress, retries=retries)
         rows = {view["view"]: view["rows"] for view in manifest.views}
         trained, made = _train(current, name, folder, rows, progress)
         model = made[name]
         for which, training in current.trained_models().items():
             current = current.with_model(which, made[training])
         progress.note(f"round {number} of {rounds}: comparing on held-out prompts")
-        models = {FIRST: first} | ({PREVIOUS: before} if done else {}) | {NEW: model}
+        models = {FIRST: first} | ({PREVIOUS: before} if done.rounds else {}) | {NEW: model}
         # The judge keeps the recipe's own weights, also where it is the model in training.
         judged = current.with_model(name, first)
         evaluation = evaluate(judged, models, folder / "evaluation", progress)
-        done.append(Round(number, model, trained, evaluation))
-        shards.write_json(out / "align.json", done)
-        if number < rounds and (reason := _reason_to_stop(evaluation, stop)):
-            return done, reason
-    return done, None
+        done.rounds.append(Round(number, model, trained, evaluation))
+        if number < rounds:
+            done.stopped = _reason_to_stop(evaluation, stop)
+        _save(done, out / "align.json")
+        if done.stopped:
+            return
+
+
+def _save(done: Alignment, path: Path) -> None:
+    """Fewer rounds than are there already, as on the way through them again, take nothing away."""
+    try:
+        there = msgspec.json.decode(path.read_bytes(), type=Alignment).rounds
+    except (OSError, msgspec.MsgspecError):
+        there = []
+    if len(there) <= len(done.rounds) or there[: len(done.rounds)] != done.rounds:
+        shards.write_json(path, done)
 
 
 def _check(recipe: Recipe) -> tuple[str, StopRules]:
     """The name of the model in training, and when to stop."""
+    file = YamlFile(recipe.path)
     if not recipe.training:
-        raise RecipeError(
-            f"{recipe.path} training: align needs at least one entry, found none; "
-            "add `training: [{kind: dpo, view: preference, model: policy}]`"
+        raise file.error(
+            ("training",),
+            "align needs at least one entry, found none; "
+            "add `training: [{kind: dpo, view: preference, model: policy}]`",
         )
     if recipe.evaluation is None:
-        raise RecipeError(
-            f"{recipe.path} evaluation: align needs held-out prompts and a judge; add `evaluation: "
-            "{source: {path: prompts/held-out.jsonl}, model: policy, judge: policy}`"
+        raise file.error(
+            ("evaluation",),
+            "align needs held-out prompts and a judge; add `evaluation: "
+            "{source: {path: prompts/held-out.jsonl}, model: policy, judge: policy}`",
         )
     name = recipe.evaluation.model
     if not any(_trains(training, name) for training in recipe.training):
-        raise RecipeError(
-            f"{recipe.path} training: none trains '{name}', the model that evaluation compares; "
+        raise file.error(
+            ("training",),
+            f"none trains '{name}', the model that evaluation compares; "
             f"have: {', '.join(f'{t.kind} of {t.model or name}' for t in recipe.training)}; "
-            f"kinds that train a model that writes: {', '.join(sorted(WRITERS))}"
+            f"kinds that train a model that writes: {', '.join(sorted(WRITERS))}",
         )
     if not isinstance(recipe.models[name], VllmConfig):
-        raise RecipeError(
-            f"{recipe.path} models.{name}: align trains it, so its weights must be here: use "
-            "engine: vllm"
+        raise file.error(
+            ("models", name), "align trains it, so its weights must be here: use engine: vllm"
         )
+    for taken in (FIRST, PREVIOUS, NEW):
+        if taken in recipe.models:
+            what = "is what align calls one of the models that it compares; give it another name"
+            raise file.error(("models", taken), f"'{taken}' {what}")
     earlier = {training.result for training in waited_for(recipe)}
     for i, training in enumerate(recipe.training):
         if unknown := sorted(_named(training.config) - earlier):
-            raise RecipeError(
-                f"{recipe.path} training[{i}].config: '{weights.TRAINED}{unknown[0]}' is no earlier "
-                f"training (have: {', '.join(sorted(earlier)) or 'none'})"
+            have = f"(have: {', '.join(sorted(earlier)) or 'none'})"
+            hint = f"{nearest(unknown[0], sorted(earlier))} {have}"
+            raise file.error(
+                ("training", i, "config"),
+                f"'{weights.TRAINED}{unknown[0]}' is no earlier training{hint}",
             )
         earlier.add(training.result)
     return name, recipe.evaluation.stop
@@ -197,7 +255,8 @@ def _filled(config: Any, made: Mapping[str, str], folder: Path, key: str = "") -
     """A training's config with `trained:NAME`, wherever it stands, made a folder, and the paths in
     it, which start at the recipe's folder, absolute."""
     if isinstance(config, dict):
-        return {name: _filled(value, made, folder, name) for name, value in config.items()}
+        inside = "model" if key == "models" else None  # models by name, or fields
+        return {n: _filled(value, made, folder, inside or n) for n, value in config.items()}
     if isinstance(config, list):
         return [_filled(value, made, folder, key) for value in config]
     if not isinstance(config, str):
@@ -211,64 +270,75 @@ def _filled(config: Any, made: Mapping[str, str], folder: Path, key: str = "") -
 def _reason_to_stop(evaluation: Evaluation, stop: StopRules) -> str | None:
     other = PREVIOUS if PREVIOUS in evaluation.against else FIRST
     rate = evaluation.against[other].rate
-    if rate is not None and rate <= stop.win_rate:
+    if rate is None:
+        return "no verdict of the judge could be read"
+    if rate <= stop.win_rate:
         return f"no gain: a win rate of {rate:.0%} against the model before"
     words = {name: answers.words.value or 0.0 for name, answers in evaluation.answers.items()}
     if stop.length_ratio is not None and words[NEW] > stop.length_ratio * words[FIRST]:
         return f"answers grew from {words[FIRST]:.0f} words to {words[NEW]:.0f}"
-    if stop.kl is not None and evaluation.kl is not None and evaluation.kl > stop.kl:
-        return f"the model moved {evaluation.kl:.1f} nats an answer away from the first"
+    moved = evaluation.log_ratio
+    if stop.kl is not None and moved is not None and moved > stop.kl:
+        return f"the model moved {moved:.1f} nats an answer away from the first"
     return None
 
 
 # What is printed ---------------------------------------------------------------------------------
 
 
-def table(rounds: list[Round], reason: str | None = None) -> str:
+def table(done: Alignment) -> str:
     """The rounds as text."""
+    rounds = done.rounds
     lines = [
         "",
-        f"{'round':>5}  {'trained':<28}{'win rate against the first':<32}"
-        f"{'against the previous':<28}{'longer wins':>11} {'flips':>6}",
+        f"{'round':>5}  {'trained':<28}{'win rate against the first':<36}"
+        f"{'against the previous':<36}{'longer wins':>11} {'flips':>6}",
     ]
     for r in rounds:
         what = ", ".join(f"{t.name} {t.steps} steps" for t in r.trainings)
         first = r.evaluation.against[FIRST]
         previous = r.evaluation.against.get(PREVIOUS)
         lines.append(
-            f"{r.number:>5}  {what:<28}{_rate(first):<32}{_rate(previous):<28}"
+            f"{r.number:>5}  {what:<28}{_rate(first):<36}{_rate(previous):<36}"
             f"{_percent(first.longer_wins):>11} {_percent(first.flip_rate):>6}"
         )
     names = list(rounds[-1].evaluation.answers[NEW].scores)
+    moved = "KL" if rounds[-1].evaluation.is_kl else "log-ratio"
     lines += [
         "",
-        f"{'model':<9}{'words an answer':<26}{'refusals':>8} {'cut':>5} {'KL':>7}  "
+        f"{'model':<9}{'prompts':>7}  {'words an answer':<26}{'refusals':>8} {'cut':>5} {moved:>9}  "
         + "".join(f"{name:<26}" for name in names),
         _answers("first", rounds[0].evaluation.answers[FIRST], None, names),
     ]
     for r in rounds:
         lines += [
-            _answers(f"round {r.number}", r.evaluation.answers[NEW], r.evaluation.kl, names),
+            _answers(f"round {r.number}", r.evaluation.answers[NEW], r.evaluation.log_ratio, names),
             _changes(r.evaluation.change, names),
         ]
-    if reason:
-        lines += ["", f"stopped after round {rounds[-1].number}: {reason}"]
+    for r in (r for r in rounds if r.evaluation.left_out):
+        lines += [
+            "",
+            f"round {r.number}: {r.evaluation.left_out} held-out prompts failed and are in no figure; "
+            f"round-{r.number}/evaluation/quarantine.jsonl says why",
+        ]
+    if done.stopped:
+        lines += ["", f"stopped after round {rounds[-1].number}: {done.stopped}"]
     lines += ["", f"the last model: {rounds[-1].model}"]
     return "\n".join(lines)
 
 
-def _answers(label: str, answers: Answers, kl: float | None, scores: list[str]) -> str:
+def _answers(label: str, answers: Answers, moved: float | None, scores: list[str]) -> str:
     return (
-        f"{label:<9}{answers.words!s:<26}{answers.refusals:>8.0%} {answers.truncated:>5.0%} "
-        f"{'-' if kl is None else f'{kl:.2f}':>7}  "
-        + "".join(f"{answers.scores[name]!s:<26}" for name in scores)
+        f"{label:<9}{answers.prompts:>7}  {answers.words!s:<26}{answers.refusals:>8.0%} "
+        f"{answers.truncated:>5.0%} {'-' if moved is None else f'{moved:.2f}':>9}  "
+        + "".join(f"{answers.scores.get(name, Estimate(None))!s:<26}" for name in scores)
     ).rstrip()
 
 
 def _changes(change: Change, scores: list[str]) -> str:
     """The differences to the first model, under the figures that they are of."""
     return (
-        f"{'  change':<9}{change.words!s:<26}{'':>8} {'':>5} {'':>7}  "
+        f"{'  change':<9}{'':>7}  {change.words!s:<26}{'':>8} {'':>5} {'':>9}  "
         + "".join(f"{change.scores.get(name, Estimate(None))!s:<26}" for name in scores)
     ).rstrip()
 
@@ -278,7 +348,7 @@ def _rate(w: WinRate | None) -> str:
         return "-"
     if w.rate is None or w.low is None or w.high is None:
         return "nothing could be read"
-    return f"{w.rate:.0%}  (95%: {w.low:.0%} to {w.high:.0%})"
+    return f"{w.rate:.0%} of {w.prompts}  (95%: {w.low:.0%} to {w.high:.0%})"
 
 
 def _percent(value: float | None) -> str:

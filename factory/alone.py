@@ -32,3 +32,10 @@ def alone_in(out: Path) -> Iterator[None]:
                 "another --out"
             ) from None
         yield
+
+
+def refuse_if_held(out: Path) -> None:
+    """`alone_in`'s error if another process holds the folder now. Makes nothing."""
+    if (out / LOCK).exists():
+        with alone_in(out):
+            pass

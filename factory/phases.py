@@ -30,7 +30,9 @@ from factory.training.base import TrainingConfig
 from factory.yamlfile import dump, parse
 
 
-def run_in_phases(recipe: Recipe, out: Path, *, progress: Progress | None = None) -> Manifest:
+def run_in_phases(
+    recipe: Recipe, out: Path, *, progress: Progress | None = None, retries: bool = True
+) -> Manifest:
     """`runner.run.run`, with the trainings that the recipe's own stages wait for."""
     progress = progress or Progress()
     waited = waited_for(recipe)
@@ -38,8 +40,8 @@ def run_in_phases(recipe: Recipe, out: Path, *, progress: Progress | None = None
         check.check_training(recipe)
     for training in waited:
         with alone_in(out):
-            recipe = _train(recipe, training, out, progress)
-    return run(recipe, out, progress=progress)
+            recipe = _train(recipe, training, out, progress, retries)
+    return run(recipe, out, progress=progress, retries=retries)
 
 
 def waited_for(recipe: Recipe) -> list[TrainingConfig]:
@@ -83,13 +85,16 @@ def before(recipe: Recipe, training: str) -> Recipe:
     )
 
 
-def _train(recipe: Recipe, training: TrainingConfig, out: Path, progress: Progress) -> Recipe:
+def _train(
+    recipe: Recipe, training: TrainingConfig, out: Path, progress: Progress, retries: bool
+) -> Recipe:
     """Make a training's data, train, and return the recipe with the model in its place."""
     name = training.result
     progress.note(f"making data to train {name} on")
     folder = out / f"before-{name}"
     part = before(recipe, name)
-    manifest = run(part, folder, ledger=out / "ledger.sqlite", progress=progress)
+    ledger = out / "ledger.sqlite"
+    manifest = run(part, folder, ledger=ledger, progress=progress, retries=retries)
     rows = next(view["rows"] for view in manifest.views if view["view"] == training.view)
     if not rows:
         raise FactoryError(
@@ -119,6 +124,10 @@ def model_folder(out: Path, name: str) -> Path:
 
 
 def _point(link: Path, target: Path) -> None:
+    if link.is_dir() and not link.is_symlink():
+        raise FactoryError(
+            f"{link} is a folder, where a link was: a copy of a run followed it; delete it"
+        )
     half = link.with_name(f".{link.name}")
     half.unlink(missing_ok=True)
     half.symlink_to(target.name)

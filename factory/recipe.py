@@ -205,6 +205,8 @@ def load(path: Path, overrides: Sequence[str] = (), *, limit: int | None = None)
             ("training", pick_training),
         )
     }
+    for i, entry in enumerate(plain.evaluation.scores if plain and plain.evaluation else ()):
+        attempt(pick_stage, file, ("evaluation", "scores", i), entry)
     if wrong:
         raise RecipeError("\n".join(wrong))
     recipe = Recipe(

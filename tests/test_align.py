@@ -14,6 +14,7 @@ import yaml
 
 from factory import align as module
 from factory.align import align, table
+from factory.alone import alone_in
 from factory.errors import FactoryError, RecipeError
 from factory.evaluation import rounds
 from factory.evaluation.bootstrap import Estimate
@@ -46,23 +47,27 @@ def trained_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
     (project / "recipe.yaml").write_text(yaml.safe_dump(data))
     trainings: list[tuple[str, str]] = []
 
-    def run(recipe: Recipe, out: Path, *, progress: Progress) -> Manifest:
+    def run(recipe: Recipe, out: Path, *, progress: Progress, retries: bool = True) -> Manifest:
         engines = {name: FakeEngine(name=config.model) for name, config in recipe.models.items()}
         return asyncio.run(
-            run_async(recipe, out, engines=engines, progress=Progress(is_quiet=True))
+            run_async(
+                recipe, out, engines=engines, progress=Progress(is_quiet=True), retries=retries
+            )
         )
 
     def train(training: TrainingConfig, data: Path, model: str, out: Path) -> dict[str, Any]:
         assert data == out.parents[1] / "run" / "datasets" / "preference"
         trainings.append((model, f"{out.parents[1].name} {out.name} {training.config}"))
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text("{}")
         return {"steps": 3, "metrics": {"loss": 0.5}}
 
     monkeypatch.setattr(module, "run_in_phases", run)
     monkeypatch.setattr(module, "train_apart", train)
     monkeypatch.setattr(rounds, "run", run)
-    monkeypatch.setattr(rounds, "log_ratio", lambda old, new, answers, are_cut: float(len(answers)))
+    monkeypatch.setattr(
+        rounds, "log_ratio", lambda old, new, answers, *_, **__: float(len(answers))
+    )
     return trainings
 
 
@@ -72,15 +77,19 @@ NEVER = "evaluation.stop.win_rate=0"
 def test_each_round_trains_the_last_rounds_model(
     recipe: Load, trained_on: list[tuple[str, str]], tmp_path: Path
 ) -> None:
-    done, reason = align(recipe(NEVER), tmp_path / "out", 2)
+    result = align(recipe(NEVER), tmp_path / "out", 2)
+    done = result.rounds
     first = str(tmp_path / "out" / "round-1" / "models" / "dpo")
     assert trained_on == [("smollm2-135m-instruct", "round-1 dpo {}"), (first, "round-2 dpo {}")]
     saved = yaml.safe_load((tmp_path / "out" / "round-2" / "run" / "recipe.yaml").read_text())
     assert saved["models"]["policy"]["model"] == first
     assert [r.number for r in done] == [1, 2]
-    assert reason is None
+    assert result.stopped is None
     assert [set(r.evaluation.against) for r in done] == [{"first"}, {"first", "previous"}]
-    assert len(json.loads((tmp_path / "out" / "align.json").read_text())) == 2
+    written = tmp_path / "out" / "align.json"
+    assert msgspec.json.decode(written.read_bytes(), type=module.Alignment) == result
+    assert len(align(recipe(NEVER), tmp_path / "out", 1).rounds) == 1
+    assert len(json.loads(written.read_text())["rounds"]) == 2  # those are not forgotten
 
 
 def test_the_judge_keeps_its_weights_in_every_round(
@@ -113,7 +122,7 @@ def test_trainings_of_a_round_follow_each_other(
     (project / "recipe.yaml").write_text(yaml.safe_dump(data))
     module_check = pytest.MonkeyPatch()
     module_check.setattr(module, "check_training", lambda recipe: None)
-    [done], _ = align(recipe(), tmp_path / "out", 1)
+    [done] = align(recipe(), tmp_path / "out", 1).rounds
     module_check.undo()
     models = tmp_path / "out" / "round-1" / "models"
     base = "smollm2-135m-instruct"
@@ -130,7 +139,8 @@ def test_trainings_of_a_round_follow_each_other(
 def test_the_comparison_is_of_the_first_model_with_the_new_one(
     recipe: Load, trained_on: list[tuple[str, str]], tmp_path: Path
 ) -> None:
-    [done], reason = align(recipe(), tmp_path / "out", 1)
+    result = align(recipe(), tmp_path / "out", 1)
+    [done] = result.rounds
     written = yaml.safe_load((tmp_path / "out" / "round-1" / "evaluation.yaml").read_text())
     models = {name: entry["model"] for name, entry in written["models"].items()}
     assert models == {
@@ -142,11 +152,14 @@ def test_the_comparison_is_of_the_first_model_with_the_new_one(
     # The fake engine answers both the same: every comparison is a tie, without a judge's call.
     assert (w.wins, w.losses, w.ties, w.prompts) == (0, 0, 5, 5)
     assert (w.rate, w.low, w.high) == (0.5, 0.5, 0.5)
-    assert done.evaluation.kl == 5.0  # of the five answers, by the stand-in
+    assert done.evaluation.log_ratio == 5.0  # of the five answers, by the stand-in
     assert done.evaluation.answers["new"].prompts == 5
-    assert reason is None  # it was the last round anyway
-    text = table([done], reason)
-    assert "50%  (95%: 50% to 50%)" in text
+    assert done.evaluation.left_out == 0
+    assert result.stopped is None  # it was the last round anyway
+    text = table(result)
+    assert "50% of 5  (95%: 50% to 50%)" in text
+    assert "log-ratio" in text
+    assert "KL" not in text  # the answers were greedy
     assert "dpo 3 steps" in text
 
 
@@ -190,7 +203,8 @@ def rate(value: float | None) -> WinRate:
         ({"first": rate(0.9), "previous": rate(0.4)}, 100.0, 0.0, "no gain: a win rate of 40%"),
         ({"first": rate(0.9)}, 201.0, 0.0, "answers grew from 100 words to 201"),
         ({"first": rate(0.9)}, 100.0, 8.1, "the model moved 8.1 nats an answer away"),
-        ({"first": rate(None)}, 100.0, None, None),
+        ({"first": rate(None)}, 100.0, None, "no verdict of the judge could be read"),
+        ({"first": rate(0.6)}, 100.0, None, None),
     ],
 )
 def test_the_loop_stops_by_rule(
@@ -202,6 +216,8 @@ def test_the_loop_stops_by_rule(
             against,
             Change(Estimate(words - 100.0), {}),
             kl,
+            is_kl=True,
+            left_out=0,
         ),
         StopRules(kl=8.0),
     )
@@ -212,10 +228,118 @@ def test_the_loop_stops_by_rule(
 def test_a_round_without_gain_is_the_last(
     recipe: Load, trained_on: list[tuple[str, str]], tmp_path: Path
 ) -> None:
-    done, reason = align(recipe(), tmp_path / "out", 3)
-    assert len(done) == len(trained_on) == 1
-    assert reason == "no gain: a win rate of 50% against the model before"
-    assert "stopped after round 1: no gain" in table(done, reason)
+    done = align(recipe(), tmp_path / "out", 3)
+    assert len(done.rounds) == len(trained_on) == 1
+    assert done.stopped == "no gain: a win rate of 50% against the model before"
+    assert "stopped after round 1: no gain" in table(done)
+    assert "stopped" in (tmp_path / "out" / "align.json").read_text()
+
+
+def test_figures_are_kept_until_what_decides_them_changes(
+    recipe: Load,
+    trained_on: list[tuple[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = align(recipe(), tmp_path / "out", 1)
+    monkeypatch.setattr(rounds, "log_ratio", lambda *_, **__: 7.0)
+    assert align(recipe(), tmp_path / "out", 1) == first
+    other = align(recipe("evaluation.principles=1"), tmp_path / "out", 1)
+    assert other.rounds[0].evaluation.log_ratio == 7.0
+
+
+def test_a_log_ratio_that_fails_costs_no_round(
+    recipe: Load,
+    trained_on: list[tuple[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: Any, **__: Any) -> float:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(rounds, "log_ratio", fail)
+    result = align(recipe(), tmp_path / "out", 1)
+    assert result.rounds[0].evaluation.log_ratio is None
+    monkeypatch.setattr(rounds, "log_ratio", lambda *_, **__: 7.0)
+    assert align(recipe(), tmp_path / "out", 1).rounds[0].evaluation.log_ratio == 7.0
+
+
+def test_the_rounds_before_a_failure_are_shown(
+    recipe: Load,
+    trained_on: list[tuple[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    train = module.train_apart
+
+    def failing(training: TrainingConfig, data: Path, model: str, out: Path) -> dict[str, Any]:
+        if "round-2" in str(out):
+            raise FactoryError("out of memory")
+        return train(training, data, model, out)
+
+    monkeypatch.setattr(module, "train_apart", failing)
+    with pytest.raises(FactoryError, match="out of memory"):
+        align(recipe(NEVER), tmp_path / "out", 2)
+    said = capfd.readouterr().err
+    assert "so far:" in said
+    assert "the last model: " in said
+
+
+def test_two_do_not_align_in_one_folder(
+    recipe: Load, trained_on: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    with (
+        alone_in(tmp_path / "out"),
+        pytest.raises(FactoryError, match="another factory process is working in"),
+    ):
+        align(recipe(), tmp_path / "out", 1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FactoryError, match=r"cannot write in .*file"):
+        align(recipe(), tmp_path / "file", 1)
+    assert trained_on == []
+
+
+def test_a_round_that_was_trained_on_keeps_its_data(
+    recipe: Load, trained_on: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    run = module.run_in_phases
+
+    def noted(recipe: Recipe, out: Path, *, progress: Progress, retries: bool) -> Manifest:
+        tried.append((out.parent.name, retries))
+        return run(recipe, out, progress=progress, retries=retries)
+
+    monkeypatch.setattr(module, "run_in_phases", noted)
+    align(recipe(NEVER), tmp_path / "out", 1)
+    align(recipe(NEVER), tmp_path / "out", 2)
+    assert tried == [("round-1", True), ("round-1", False), ("round-2", True)]
+
+
+def test_a_model_called_as_one_of_those_compared_is_refused(
+    recipe: Load, trained_on: list[tuple[str, str]], project: Path, tmp_path: Path
+) -> None:
+    data = yaml.safe_load((project / "recipe.yaml").read_text())
+    data["models"]["new"] = {"model": "smollm2-135m-instruct"}
+    (project / "recipe.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(RecipeError, match=r"recipe.yaml:\d+ models.new: 'new' is what align calls"):
+        align(recipe(), tmp_path / "out", 1)
+
+
+def test_what_the_evaluation_inherits(
+    recipe: Load, trained_on: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    align(recipe("max_failure_rate=0.5"), tmp_path / "out", 1)
+    written = yaml.safe_load((tmp_path / "out" / "round-1" / "evaluation.yaml").read_text())
+    assert written["max_failure_rate"] == 0.5
+
+
+def test_a_score_of_the_evaluation_is_checked_with_the_recipe(
+    recipe: Load, trained_on: list[tuple[str, str]]
+) -> None:
+    with pytest.raises(RecipeError, match=r"evaluation.scores\[0\].how"):
+        recipe("evaluation.scores=[{kind: verify, how: maths}]")
 
 
 @pytest.mark.parametrize("field", ["training", "evaluation"])

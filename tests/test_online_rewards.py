@@ -93,12 +93,25 @@ def test_right_wrong_and_unread_answers():
         assert rewards.needs_reference
         texts = ["#### 5", "#### 6", "five", "#### 5"]
         scored = rewards.score([ASKED] * 4, texts, ["5", "5", "5", None])
-        assert scored.parts["verify"] == [1, 0, None, None]
+        assert scored.parts["verify"] == [1, 0, 0, None]
         assert scored.parts["length"] == [1, 1, 1, 1]
-        assert scored.totals == [1.1, 0.1, None, None]  # None is never a sum of the rest
-        assert scored.left_out == {"unparsed:verify": 1, "failed:verify": 1}
-        rewards.score([ASKED], ["none"], ["5"])
-        assert rewards.left_out == {"unparsed:verify": 2, "failed:verify": 1}
+        assert scored.totals == [1.1, 0.1, 0.1, None]  # None is never a sum of the rest
+        assert scored.left_out == {"failed:verify": 1}
+        rewards.score([ASKED], ["#### 5"], [None])
+        assert rewards.left_out == {"failed:verify": 2}
+
+
+def test_what_an_unread_answer_is_worth_can_be_said():
+    # Accuracy and format, as commonly combined: the format counts where the answer is not read.
+    verify = {"kind": "verify", "how": "gsm8k"}
+    form = {"kind": "format", "pattern": "#### 5"}
+    texts, known = ["#### 5", "five"], ["5", "5"]
+    assert totals([verify, form], *texts, references=known) == [2, 0]
+    assert totals([verify | {"unparsed": -1.0}, form], *texts, references=known) == [2, -1]
+    with build_rewards([verify | {"unparsed": None}]) as rewards:
+        scored = rewards.score([ASKED] * 2, texts, known)
+        assert scored.totals == [1, None]
+        assert scored.left_out == {"unparsed:verify": 1}
 
 
 def test_why_a_completion_could_not_be_scored_is_said_once(capsys):
@@ -109,12 +122,14 @@ def test_why_a_completion_could_not_be_scored_is_said_once(capsys):
 
 
 def test_an_unread_part_without_weight_leaves_nothing_out():
-    entries = [{"kind": "verify", "how": "gsm8k", "weight": 0}, {"kind": "length", "maximum": 3}]
+    unread = {"kind": "verify", "how": "gsm8k", "weight": 0, "unparsed": None}
+    entries = [unread, {"kind": "length", "maximum": 3}]
     assert totals(entries, "five", references=["5"]) == [1]
 
 
 def test_trl_gets_a_function_a_name_from_one_scoring(monkeypatch):
-    entries = [{"kind": "verify", "how": "gsm8k"}, {"kind": "overlong", "maximum": 3, "cache": 2}]
+    unread = {"kind": "verify", "how": "gsm8k", "unparsed": None}
+    entries = [unread, {"kind": "overlong", "maximum": 3, "cache": 2}]
     with build_rewards(entries) as rewards:
         calls = []
         score = rewards.score
@@ -178,7 +193,7 @@ def test_a_process_reward_is_the_product_over_its_steps(make_scorer, tokenizer):
     )
     entry = {"kind": "process", "model": str(folder)}
     found = totals([entry], "2 + 3\n= 5", "5", " ")
-    assert found[2] is None  # no steps
+    assert found[2] == 0  # no steps
     model = AutoModelForTokenClassification.from_pretrained(folder)
     ids, places = step_ids(tokenizer, ASKED, Scoring(("2 + 3", "= 5"), "\n\n", ""), {})
     with torch.no_grad():

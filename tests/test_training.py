@@ -10,15 +10,16 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from pydantic import ValidationError
 
 from factory.alone import alone_in
 from factory.engines.render import transcript
 from factory.errors import FactoryError, RecipeError
-from factory.training import TRAINERS, dpo, trackers
+from factory.training import TRAINERS, dpo, options, trackers
 from factory.training.base import TrainingConfig
-from factory.training.folder import Job, TrainingFolder
+from factory.training.folder import Job, TrainingFolder, contents
 from factory.training.options import resolve
 from factory.training.progress import make_progress, progress_line
 from factory.training.save import rounded
@@ -305,6 +306,47 @@ def test_two_processes_train_as_one_with_twice_the_batch(tiny, preferences, tmp_
     assert not (tmp_path / "two" / ".lock").exists()
 
 
+def test_a_kill_while_the_job_is_written_locks_nobody_out(tiny, preferences, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".lock").touch()
+    (out / ".job.json.4242").write_text("{")
+    assert dpo.train(preferences, tiny, out, config=ONE_STEP)["steps"] == 1
+    assert not list(out.glob(".*"))
+
+
+def test_what_a_config_names_counts_by_its_content(tmp_path):
+    def job(config: dict, **changes) -> Job:
+        given = Job("ppo", "d", "1", "m", "2", None, config, contents(config))
+        return msgspec.structs.replace(given, **changes)
+
+    def model(name: str, weights: bytes) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(weights)
+        return str(folder)
+
+    one, same, other = model("one", b"1"), model("same", b"1"), model("other", b"2")
+    assert not job({"reward_model": one}).difference(job({"reward_model": same}))
+    told = job({"reward_model": one}).difference(job({"reward_model": other}))
+    assert told == "with another content of config.reward_model"
+    entry = {"kind": "reward", "models": {"a": one}}
+    assert set(job({"rewards": [entry]}).contents) == {"rewards.0.models.a"}
+    assert job({"rewards": [entry]}).difference(job({"rewards": [{**entry, "weight": 2}]}))
+    told = job({}, batch=4).difference(job({}, batch=8))
+    assert told.startswith("of 8 sequences a step, not 4")
+    assert not job({}, batch=4).difference(job({}, batch=None))
+
+
+def test_going_on_with_another_batch_is_refused(tiny, preferences, tmp_path, monkeypatch):
+    with stopped_at(3):
+        dpo.train(preferences, tiny, tmp_path / "out", config=CONFIG)
+    monkeypatch.setitem(options._CPU, "per_device_train_batch_size", 1)  # as another machine has
+    with pytest.raises(FactoryError, match="of 2 sequences a step, not 1"):
+        dpo.train(preferences, tiny, tmp_path / "out", config=CONFIG, resume=True)
+
+
 def test_a_kill_while_the_result_is_saved_costs_no_step_and_adds_none(tiny, preferences, tmp_path):
     import torch
 
@@ -349,16 +391,15 @@ def test_a_folder_of_something_else_is_refused(tiny, preferences, tmp_path):
 
 def test_a_model_is_published_whole_or_not_at_all(tmp_path):
     folder = TrainingFolder(tmp_path / "out", Job("dpo", "d", "1", "m", "2", None, {}))
-    folder.begin()
 
     def fail() -> None:
-        with folder.publishing() as temporary:
+        with folder.held(), folder.publishing() as temporary:
             (temporary / "config.json").write_text("{}")
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
         fail()
-    assert [path.name for path in folder.path.iterdir()] == ["job.json"]
+    assert {path.name for path in folder.path.iterdir()} == {"job.json", ".lock"}
 
 
 # -- what is wrong is said before the model loads ------------------------------------------------

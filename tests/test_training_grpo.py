@@ -308,6 +308,7 @@ def test_what_the_user_sets_wins(make_trainer):
         ),
         ({"keep_by": "words", "keep": 2}, "keep_by is 'words', not one of length"),
         ({"preset": "gmpo", "loss_type": "dapo"}, "gmpo has a loss of its own"),
+        ({"preset": "gmpo", "entropy_coef": 0.1}, "without entropy_coef; unset it"),
         ({"per_device_train_batch_size": 3}, "must be divisible by num_generations"),
         ({"resample_tries": -1}, "it is 0 or more"),
     ],
@@ -422,6 +423,41 @@ def test_a_training_stopped_between_two_drawings_goes_on_at_the_same_prompts(
     assert dict(drawn) == {1: whole[0], 2: whole[2]}
 
 
+def test_a_group_of_cut_completions_teaches_nothing_where_they_are_masked():
+    import torch
+
+    from factory.training.grpo_trainer import all_cut_masked, flat_groups
+
+    total = torch.tensor([0.0, 1.0, 0.0, 1.0])
+    cut = torch.tensor([True, True, True, False])
+    assert flat_groups(total, 2) == []
+    assert flat_groups(all_cut_masked(total, cut, 2), 2) == [0]
+
+
+def test_the_policys_own_reward_is_logged_beside_that_of_the_kept(tiny, prompts, tmp_path):
+    config = ONE_STEP | {"rewards": SHORT, "preset": "gfpo", "num_generations": 4, "keep": 2}
+    grpo.train(prompts, tiny, tmp_path / "out", config=config)
+    [line] = logged(tmp_path / "out")
+    assert line["policy_reward"] <= line["reward"]  # the shortest are kept, and shorter is better
+
+
+def test_a_text_is_the_users_message(tiny, tmp_path, monkeypatch):
+    from factory.training.grpo_trainer import GrpoTrainer
+
+    seen = []
+    original = GrpoTrainer._generate
+
+    def noted(self, prompts):
+        seen.extend(prompts)
+        return original(self, prompts)
+
+    monkeypatch.setattr(GrpoTrainer, "_generate", noted)
+    data = save([{"prompt": f"Say {word}"} for word in ("one", "two")], tmp_path / "d.jsonl")
+    grpo.train(data, tiny, tmp_path / "out", config=ONE_STEP | {"rewards": SHORT})
+    assert seen[0][0]["role"] == "user"
+    assert seen[0][0]["content"].startswith("Say ")
+
+
 def test_gmpo_and_an_adapter_train_too(tiny, prompts, tmp_path):
     config = ONE_STEP | {"rewards": SHORT, "preset": "gmpo"}
     record = grpo.train(prompts, tiny, tmp_path / "out", lora={"r": 4}, config=config)
@@ -431,7 +467,7 @@ def test_gmpo_and_an_adapter_train_too(tiny, prompts, tmp_path):
 
 def test_unread_completions_are_counted_and_not_logged_as_a_number(tiny, tmp_path, capsys):
     data = save(rows("What is 2 + 3?", "And 4?", reference="5"), tmp_path / "d.jsonl")
-    config = ONE_STEP | {"rewards": [{"kind": "verify", "how": "gsm8k"}]}
+    config = ONE_STEP | {"rewards": [{"kind": "verify", "how": "gsm8k", "unparsed": None}]}
     record = grpo.train(data, tiny, tmp_path / "out", config=config)
     assert record["completions_left_out"] == {"unparsed:verify": 4}
     assert "reward" not in record["metrics"]

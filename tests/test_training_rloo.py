@@ -137,7 +137,7 @@ def test_the_record_says_what_was_done(trained):
 
 def test_unread_completions_are_counted(tiny, tmp_path, capsys):
     data = save(rows("What is 2 + 3?", reference="5"), tmp_path / "d.jsonl")
-    config = ONE_STEP | {"rewards": [{"kind": "verify", "how": "gsm8k"}]}
+    config = ONE_STEP | {"rewards": [{"kind": "verify", "how": "gsm8k", "unparsed": None}]}
     record = rloo.train(data, tiny, tmp_path / "out", config=config)
     assert record["completions_left_out"] == {"unparsed:verify": 4}
     assert "4 completions left out: unparsed:verify" in capsys.readouterr().err

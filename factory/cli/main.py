@@ -46,6 +46,9 @@ def main() -> None:
     except FactoryError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"error: {error}; what was done is kept", file=sys.stderr)
+        sys.exit(1)
     except SystemExit as end:
         if end.code == _INTERRUPTED and sys.argv[1:2] != ["train"]:  # which says it itself
             print("stopped; what was done is kept: the same command goes on", file=sys.stderr)
@@ -246,7 +249,7 @@ def align(
 
     loaded = _load(recipe, set_, limit)
     folder = out or Path("runs") / f"{loaded.name}-align"
-    print(table(*turn(loaded, folder, rounds)))
+    print(table(turn(loaded, folder, rounds)))
 
 
 app.command()(scores.score)

@@ -47,6 +47,11 @@ class Sampling(Config):
         values = self.model_dump(exclude_defaults=True)
         return {"temperature": self.temperature, "max_tokens": self.max_tokens, **values}
 
+    @property
+    def is_plain(self) -> bool:
+        """Tokens are drawn from the model's own distribution."""
+        return self.temperature == 1 and set(self.changed) <= {"temperature", "max_tokens"}
+
 
 class Scoring(msgspec.Struct, frozen=True):
     """What a scoring model reads: all of the conversation, or a solution's steps.

@@ -17,7 +17,7 @@ for pid in sys.argv[1:]:
 
 
 def start_reaper(pids: list[int]) -> subprocess.Popen[bytes]:
-    """A process that kills the engine's when this one is gone, however it went: its standard input
-    then ends. vLLM's own would go on with what they were given, and keep the memory."""
+    """A process that kills those when this one is gone, however it went: its standard input then
+    ends. Left alone, vLLM's and a training go on with what they were given, and keep the memory."""
     command = [sys.executable, "-S", "-E", "-c", _REAPER, *map(str, pids)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)

@@ -7,8 +7,11 @@ how often it is preferred to each other.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from factory.errors import RecipeError
 from factory.evaluation.bootstrap import Estimate, mean_of
 from factory.evaluation.divergence import log_ratio
 from factory.evaluation.win_rate import Comparison, WinRate, win_rate
-from factory.recipe import Recipe, load
+from factory.recipe import EvaluationConfig, Recipe, load
 from factory.records import Candidate, Sample, Score, Verdict
 from factory.runner import shards
 from factory.runner.progress import Progress
@@ -60,49 +63,99 @@ class Evaluation(msgspec.Struct, frozen=True):
     against: dict[str, WinRate]
     """The new model's win rate against each other one."""
     change: Change
-    kl: float | None
-    """Log-ratio of the new model's answers, new to first, in nats an answer."""
+    log_ratio: float | None
+    """Of the new model's answers, new to first, in nats an answer. None: it could not be computed."""
+    is_kl: bool
+    """The answers were sampled as they are, so that `log_ratio` estimates the KL divergence."""
+    left_out: int
+    """Prompts that failed, and are in no figure; why stands in evaluation/quarantine.jsonl."""
+
+
+class _Remembered(msgspec.Struct):
+    """What round-N/evaluation.json holds."""
+
+    key: list[str]
+    """What decides the figures."""
+    evaluation: Evaluation
 
 
 def evaluate(
     recipe: Recipe, models: Mapping[str, str], out: Path, progress: Progress
 ) -> Evaluation:
-    """`models`: `first`, perhaps `previous`, and `new`; as names that hold from any folder."""
-    run(evaluation_recipe(recipe, models, out), out, progress=progress)
+    """`models`: `first`, perhaps `previous`, and `new`; as names that hold from any folder.
+
+    The figures are kept in OUT.json, and taken from there while nothing that decides them changes.
+    """
+    manifest = run(evaluation_recipe(recipe, models, out), out, progress=progress)
+    key = [manifest.digest, manifest.source_digest, str(manifest.rows), str(manifest.quarantined)]
+    kept = out.with_name(f"{out.name}.json")
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        remembered = msgspec.json.decode(kept.read_bytes(), type=_Remembered)
+        if remembered.key == key:
+            return remembered.evaluation
     samples = list(shards.read_samples(out))
-    others = [name for name in models if name != NEW]
-    kept = [(s, c) for s in samples for c in s.candidates if c.model == NEW and c.text.strip()]
-    return Evaluation(
+    assert recipe.evaluation is not None
+    evaluation = Evaluation(
         answers={name: _answers(samples, name, recipe.seed) for name in models},
         against={
             name: win_rate(
                 [found for sample in samples for found in _comparisons(sample, name)],
                 seed=recipe.seed,
             )
-            for name in others
+            for name in models
+            if name != NEW
         },
         change=_change(samples, recipe.seed),
-        kl=log_ratio(
+        log_ratio=_log_ratio(recipe, models, samples, progress),
+        is_kl=recipe.evaluation.sampling.is_plain,
+        left_out=manifest.quarantined,
+    )
+    if evaluation.log_ratio is not None:
+        shards.write_json(kept, _Remembered(key, evaluation))
+    return evaluation
+
+
+def _log_ratio(
+    recipe: Recipe, models: Mapping[str, str], samples: list[Sample], progress: Progress
+) -> float | None:
+    assert recipe.evaluation is not None
+    config = recipe.models[recipe.evaluation.model]
+    answers = [(s, c) for s in samples for c in s.candidates if c.model == NEW]
+    try:
+        return log_ratio(
             weights.resolve(models[FIRST]),
             weights.resolve(models[NEW]),
-            [sample.conversation(candidate) for sample, candidate in kept],
-            [candidate.finish_reason == "length" for _, candidate in kept],
-        ),
-    )
+            [sample.conversation(candidate) for sample, candidate in answers],
+            [candidate.finish_reason == "length" for _, candidate in answers],
+            config.chat_template_kwargs,
+            trust_remote_code=getattr(config, "trust_remote_code", False),
+        )
+    except (BrokenExecutor, OSError, RuntimeError, ValueError, MemoryError) as error:
+        # A figure beside the others: hours of training are not lost for it.
+        progress.note(f"no log-ratio to the first model: {type(error).__name__}: {error}")
+        return None
 
 
 def evaluation_recipe(recipe: Recipe, models: Mapping[str, str], out: Path) -> Recipe:
     """The recipe of the evaluation, written beside `out` and checked as any recipe is."""
-    written = out.with_name(f"{out.name}.yaml")
-    written.parent.mkdir(parents=True, exist_ok=True)
-    written.write_text(dump(_data(recipe, models)), encoding="utf-8")
-    return load(written)
-
-
-def _data(recipe: Recipe, models: Mapping[str, str]) -> dict[str, Any]:
     evaluation = recipe.evaluation
     if evaluation is None:
         raise RecipeError(f"{recipe.path} evaluation: there is none")
+    written = out.with_name(f"{out.name}.yaml")
+    written.parent.mkdir(parents=True, exist_ok=True)
+    for config in evaluation.scores:  # a user's own, beside the recipe
+        module = recipe.folder / f"{str(config.get('kind')).partition(':')[0]}.py"
+        if module.is_file():
+            shutil.copyfile(module, written.with_name(module.name))
+    half = written.with_suffix(".half")
+    half.write_text(dump(_data(recipe, evaluation, models)), encoding="utf-8")
+    shards.replace(half, written)
+    return load(written)
+
+
+def _data(
+    recipe: Recipe, evaluation: EvaluationConfig, models: Mapping[str, str]
+) -> dict[str, Any]:
     source = evaluation.source.model_dump(mode="json", exclude_defaults=True)
     if (recipe.folder / source["path"]).exists():
         source["path"] = str((recipe.folder / source["path"]).resolve())
@@ -119,6 +172,8 @@ def _data(recipe: Recipe, models: Mapping[str, str]) -> dict[str, Any]:
     data: dict[str, Any] = {
         "name": f"{recipe.name}-evaluation",
         "seed": recipe.seed,
+        "max_failure_rate": recipe.max_failure_rate,
+        "part_size": recipe.part_size,
         "source": source,
         "models": kept | {name: {**of(evaluation.model), "model": m} for name, m in models.items()},
         "stages": [

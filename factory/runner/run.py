@@ -57,15 +57,22 @@ class Outcome(msgspec.Struct):
 
 
 def run(
-    recipe: Recipe, out: Path, *, ledger: Path | None = None, progress: Progress | None = None
+    recipe: Recipe,
+    out: Path,
+    *,
+    ledger: Path | None = None,
+    progress: Progress | None = None,
+    retries: bool = True,
 ) -> Manifest:
     """Make what the recipe asks for in the folder `out`, or what is missing of it.
 
-    `ledger`: another file to remember calls in than the folder's own. Returns the manifest; its
+    `ledger`: another file to remember calls in than the folder's own. `retries`: in a finished run,
+    try samples again that failed by what may not happen again. Returns the manifest; its
     `state` is `finished`. Raises `FactoryError`; whatever was done stays done. The first Ctrl+C
     stops cleanly with `KeyboardInterrupt`, a second at once.
     """
-    return in_loop(run_async(recipe, out, ledger=ledger, progress=progress))
+    work = run_async(recipe, out, ledger=ledger, progress=progress, retries=retries)
+    return in_loop(work)
 
 
 def in_loop(work: Coroutine[Any, Any, Result]) -> Result:
@@ -95,6 +102,7 @@ async def run_async(
     engines: Mapping[str, Engine] | None = None,
     ledger: Path | None = None,
     progress: Progress | None = None,
+    retries: bool = True,
 ) -> Manifest:
     """`run`, for a program with an event loop of its own.
 
@@ -106,7 +114,7 @@ async def run_async(
         ours = {} if engines else build(recipe.models, recipe.folder, out / "logs")
         engines = engines or ours
         try:
-            manifest = _plan(recipe, source, engines, manifests.read(out))
+            manifest = _plan(recipe, source, engines, manifests.read(out), retries=retries)
             is_finished = manifest.state == "finished"
             if not is_finished:
                 _save_inputs(recipe, out)
@@ -131,7 +139,12 @@ async def run_async(
 
 
 def _plan(
-    recipe: Recipe, source: Source, engines: Mapping[str, Engine], old: Manifest | None
+    recipe: Recipe,
+    source: Source,
+    engines: Mapping[str, Engine],
+    old: Manifest | None,
+    *,
+    retries: bool,
 ) -> Manifest:
     """The manifest to go on from: the old one where it still holds, else a new one.
 
@@ -155,7 +168,7 @@ def _plan(
     if old is None or any(getattr(old, field) != getattr(new, field) for field in same):
         return new
     if old.limit == new.limit:
-        return new if old.state == "finished" and old.retriable else old
+        return new if old.state == "finished" and old.retriable and retries else old
     is_whole_parts = old.rows % old.part_size == 0
     fits = new.limit is None or old.rows <= new.limit
     if is_whole_parts and fits:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from factory.engines.reaper import start_reaper
 from factory.errors import FactoryError
 from factory.training.base import TrainingConfig
 from factory.yamlfile import dump
@@ -18,16 +19,24 @@ def train_apart(training: TrainingConfig, data: Path, model: str, out: Path) -> 
     """`factory train` as the recipe's entry says, on the dataset `data`; returns training.json.
 
     What is finished is left alone, what was stopped goes on. The config is written beside `out`.
+    However this process ends, the training does not outlive it.
     Raises `FactoryError` if the training fails, `KeyboardInterrupt` if it was interrupted.
     """
-    config = out.with_suffix(".yaml")
+    config = out.with_name(f"{out.name}.yaml")
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(dump(training.config), encoding="utf-8")
     command = [sys.executable, "-m", "factory", "train", training.kind, "--resume"]
     command += ["--data", str(data), "--model", model, "--out", str(out), "--config", str(config)]
     if training.lora is not None:
         command += ["--lora", msgspec.json.encode(training.lora).decode()]
-    code = subprocess.run(command, check=False).returncode
+    with subprocess.Popen(command) as process:
+        reaper = start_reaper([process.pid])
+        try:
+            code = process.wait()
+        finally:  # after Ctrl+C, which the training gets too, it is waited for
+            process.wait()
+            reaper.kill()
+            reaper.communicate()
     if code == 130:
         raise KeyboardInterrupt
     if code:

@@ -34,7 +34,7 @@ class TrainingConfig(Config):
     """One entry of a recipe's `training:`."""
 
     kind: Literal["dpo", "reward", "prm", "ppo", "sft", "kto", "grpo", "rloo"]
-    name: str | None = None
+    name: str | None = Field(None, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """What a model of the recipe calls its result, as `model: trained:prm`. None: the kind."""
     view: str = Field(default_factory=lambda given: _OWN_VIEWS.get(given.get("kind"), ""))
     """The recipe's view to train on; by default the kind's own, as `preference` of `dpo`."""

@@ -15,6 +15,7 @@ no library loads a folder without config.json: the model is whole or absent.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -27,11 +28,15 @@ from typing import Any
 
 import msgspec
 
-from factory.alone import LOCK, alone_in
+from factory import weights
+from factory.alone import LOCK, alone_in, refuse_if_held
 from factory.durable import sync
 from factory.errors import FactoryError
 
 _TEMPORARY = ".weights-"
+_HALF = ".job.json."
+_PATHS = ("model", "reward_model", "constitution")
+"""Fields of a config that may name a file or a model's folder."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -45,9 +50,16 @@ class Job(msgspec.Struct, frozen=True):
     lora: dict[str, Any] | None
     config: dict[str, Any]
     """As the user gave it."""
+    contents: dict[str, str] = {}
+    """Field of the config that names a file or a model, as `rewards.0.model` -> its content's hash."""
+
+    batch: int | None = None
+    """Sequences a step: processes x per_device_train_batch_size x gradient_accumulation_steps. None:
+    not known yet. Going on with another, a training would skip other rows than it has seen."""
 
     def difference(self, other: Job) -> str:
-        """The first thing in which `other` differs, in words; empty if it is the same training."""
+        """The first thing in which `other` differs, in words; empty if it is the same training. Where
+        the content of what a config names is known, it counts, and not the path."""
         if self.kind != other.kind:
             return f"kind {other.kind}, not {self.kind}"
         if self.data_fingerprint != other.data_fingerprint:
@@ -56,11 +68,50 @@ class Job(msgspec.Struct, frozen=True):
             return f"of another base model ({other.model})"
         if self.lora != other.lora:
             return f"with lora {other.lora}, not {self.lora}"
-        for name in sorted(self.config.keys() | other.config.keys()):
-            here, there = self.config.get(name), other.config.get(name)
-            if here != there:
-                return f"with config.{name} {there}, not {here}"
+        here, there = (_without(job.config, job.contents) for job in (self, other))
+        for name in sorted(here.keys() | there.keys()):
+            if here.get(name) != there.get(name):
+                return f"with config.{name} {other.config.get(name)}, not {self.config.get(name)}"
+        for name in sorted(self.contents.keys() & other.contents.keys()):
+            if self.contents[name] != other.contents[name]:
+                return f"with another content of config.{name}"
+        if self.batch != other.batch and None not in (self.batch, other.batch):
+            return f"of {other.batch} sequences a step, not {self.batch} (processes x batch x accumulation)"
         return ""
+
+
+def contents(config: Any, key: str = "", at: str = "") -> dict[str, str]:
+    """`Job.contents` of a config: hashes of the files and models' folders that it names."""
+    if isinstance(config, dict):
+        # Models by name, or fields.
+        parts = [("model" if key == "models" else str(n), value) for n, value in config.items()]
+    elif isinstance(config, list):
+        parts = [(key, value) for value in config]
+    else:
+        if key not in _PATHS or not isinstance(config, str):
+            return {}
+        path = Path(config).expanduser()
+        if path.is_file():
+            return {at: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()}
+        return {at: weights.fingerprint(path)} if (path / "config.json").is_file() else {}
+    places = [*config] if isinstance(config, dict) else range(len(config))
+    found: dict[str, str] = {}
+    for place, (name, value) in zip(places, parts, strict=True):
+        found |= contents(value, name, f"{at}.{place}" if at else str(place))
+    return found
+
+
+def _without(config: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
+    """The config with None in place of the paths whose content is known."""
+
+    def cleaned(value: Any, at: str) -> Any:
+        if isinstance(value, dict):
+            return {name: cleaned(inner, f"{at}.{name}") for name, inner in value.items()}
+        if isinstance(value, list):
+            return [cleaned(inner, f"{at}.{i}") for i, inner in enumerate(value)]
+        return None if at in known else value
+
+    return {name: cleaned(value, name) for name, value in config.items()}
 
 
 class TrainingFolder:
@@ -73,12 +124,18 @@ class TrainingFolder:
         if path.exists() and not path.is_dir():
             raise FactoryError(f"--out {path} is a file; name a folder")
         self._refuse_others()
+        if os.environ.get("RANK", "0") == "0":  # of those that `accelerate launch` started
+            refuse_if_held(path)
 
     def _refuse_others(self) -> None:
         path = self.path
         # What a training makes before job.json: a kill may leave it behind.
         early = {LOCK} if self.last_checkpoint() else {LOCK, self.checkpoints.name}
-        names = sorted({p.name for p in path.iterdir()} - early) if path.is_dir() else []
+        names = sorted(
+            p.name
+            for p in (path.iterdir() if path.is_dir() else ())
+            if p.name not in early and not p.name.startswith(_HALF)
+        )
         if names and "job.json" not in names:
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise FactoryError(
@@ -112,13 +169,13 @@ class TrainingFolder:
     @contextmanager
     def held(self) -> Iterator[None]:
         """The folder while this process trains in it, with job.json written. Raises `FactoryError`
-        if another process has begun or finished a training in it since it was looked at."""
+        if another process does, or has begun another training since the folder was looked at."""
         with alone_in(self.path):
             self._refuse_others()
-            if self.record() is not None:
-                raise FactoryError(f"{self.path}: another process finished this training just now")
             for leftover in self.path.glob(f"{_TEMPORARY}*"):
                 shutil.rmtree(leftover)
+            for leftover in self.path.glob(f"{_HALF}*"):
+                leftover.unlink()
             write_whole(self.path / "job.json", msgspec.to_builtins(self.job))
             yield
             (self.path / LOCK).unlink(missing_ok=True)

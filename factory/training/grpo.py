@@ -8,7 +8,11 @@ gfpo, lite-ppo, cispo; what the user sets beside it wins. Any other name prints 
     factory train grpo --data RUN/datasets/grpo --model M --out DIR --set preset=list
 
 Completions are written by transformers in this process; `use_vllm` (TRL's) needs a GPU. A
-completion that a reward could not read is left out of the update, never given a zero, and counted.
+completion that a reward's scorer could not score has advantage 0, is in no mean, and is counted (by
+this process, since it started).
+
+Where `keep` or `resample_tries` is set, `reward` is of what is learned from, and `policy_reward` of all
+that was first drawn.
 """
 
 from __future__ import annotations
@@ -43,14 +47,14 @@ def check(config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> N
     """Raise `RecipeError` if an option is misspelt or wrong. Imports TRL: seconds."""
     import trl
 
-    from factory.training.grpo_trainer import GrpoConfig
+    from factory.training.grpo_trainer import GMPO_IGNORES, GrpoConfig
 
     given = options.check(GrpoConfig, config)
     defaults = _defaults(given, is_lora=lora is not None)
     parse_rewards(given.get("rewards"))
     options.build_lora(lora)
     fields = set(GrpoConfig.__dataclass_fields__) - set(trl.GRPOConfig.__dataclass_fields__)
-    fields |= set(_CHECKED)
+    fields |= {*_CHECKED, *(GMPO_IGNORES if given.get("preset") == "gmpo" else ())}
     here = {"use_cpu": True, "bf16": False, "report_to": "none", **defaults}
     options.build(GrpoConfig, here | {n: v for n, v in given.items() if n in fields}, Path())
 

@@ -30,6 +30,13 @@ with warnings.catch_warnings():
     from trl.experimental.gmpo import GMPOTrainer
 
 KEEP_BY = ("length", "reward_per_token")
+GMPO_IGNORES = (
+    "entropy_coef",
+    "delta",
+    "off_policy_mask_threshold",
+    "use_vllm",
+)
+"""Options of TRL's loss that its GMPO trainer's does not look at."""
 _SAME = 1e-6
 """Rewards nearer than this are equal."""
 
@@ -64,9 +71,22 @@ class GrpoConfig(trl.GRPOConfig):  # type: ignore[misc]
             )
         if self.keep_by not in KEEP_BY:
             raise ValueError(f"keep_by is '{self.keep_by}', not one of {', '.join(KEEP_BY)}")
+        if self.resample_tries and self.world_size > 1:
+            raise ValueError(
+                f"dynamic sampling (resample_tries: {self.resample_tries}, as of preset dapo) works "
+                "in one process only: set resample_tries to 0, or train on one device"
+            )
+        if self.preset == "gmpo":
+            self._refuse_what_gmpo_ignores()
+
+    def _refuse_what_gmpo_ignores(self) -> None:
         shape = (self.loss_type, self.importance_sampling_level)
-        if self.preset == "gmpo" and shape != ("grpo", "token"):
+        if shape != ("grpo", "token"):
             raise ValueError("preset gmpo has a loss of its own; unset loss_type and the like")
+        fields = trl.GRPOConfig.__dataclass_fields__
+        for name in GMPO_IGNORES:
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(f"preset gmpo has a loss of its own, without {name}; unset it")
 
 
 def totals(rewards_NR: Tensor, weights_R: Tensor) -> Tensor:
@@ -81,6 +101,12 @@ def flat_groups(total_N: Tensor, size: int) -> list[int]:
     lowest_P = group_PG.nan_to_num(nan=torch.inf).amin(dim=1)
     highest_P = group_PG.nan_to_num(nan=-torch.inf).amax(dim=1)
     return [int(i) for i in (~(highest_P - lowest_P > _SAME)).nonzero().flatten()]
+
+
+def all_cut_masked(total_N: Tensor, cut_N: Tensor, size: int) -> Tensor:
+    """[N]: NaN in groups of `size` completions all of which were cut."""
+    all_cut_P = cut_N.view(-1, size).all(dim=1)
+    return total_N.masked_fill(all_cut_P.repeat_interleave(size), torch.nan)
 
 
 def filtered(total_N: Tensor, tokens_N: Tensor, size: int, keep: int, by: str) -> Tensor:
@@ -102,10 +128,6 @@ class GrpoTrainer(OnlineTrainer, trl.GRPOTrainer):  # type: ignore[misc]
         """Of groups: drawn, redrawn, and left flat; of completions: filtered out."""
         self._rows: list[dict[str, Any]] = []
         self._scored_NR: Tensor | None = None
-        if self.args.resample_tries and self.accelerator.num_processes > 1:
-            raise ValueError(
-                "resample_tries works in one process only: set it to 0, or train on one device"
-            )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         self._rows = inputs
@@ -119,7 +141,8 @@ class GrpoTrainer(OnlineTrainer, trl.GRPOTrainer):  # type: ignore[misc]
         size, rows = self.num_generations, self._rows
         prompt_ids, completion_ids, _, completions, logprobs, *_ = made
         rewards_NR = super()._calculate_rewards(rows, prompts, completions, completion_ids)
-        flat = self._flat(rewards_NR)
+        self._note_policy_reward(rewards_NR)
+        flat = self._flat(rewards_NR, completion_ids)
         redrawn = 0
         for _ in range(self.args.resample_tries):
             if not flat:
@@ -142,7 +165,7 @@ class GrpoTrainer(OnlineTrainer, trl.GRPOTrainer):  # type: ignore[misc]
             rewards_NR[places] = super()._calculate_rewards(
                 [rows[i] for i in places], [prompts[i] for i in places], again[3], again[1]
             )
-            flat = self._flat(rewards_NR)
+            flat = self._flat(rewards_NR, completion_ids)
         self.counts.update(
             groups=len(prompts) // size, groups_redrawn=redrawn, groups_left_flat=len(flat)
         )
@@ -162,6 +185,8 @@ class GrpoTrainer(OnlineTrainer, trl.GRPOTrainer):  # type: ignore[misc]
             rewards_NR = super()._calculate_rewards(
                 inputs, prompts, completions, completion_ids_list
             )
+            if self.args.keep is not None and self.model.training:
+                self._note_policy_reward(rewards_NR)
         if self.args.keep is None or not self.model.training:
             return rewards_NR
         lengths = [len(ids) for ids in completion_ids_list]
@@ -180,8 +205,16 @@ class GrpoTrainer(OnlineTrainer, trl.GRPOTrainer):  # type: ignore[misc]
     def _totals(self, rewards_NR: Tensor) -> Tensor:
         return totals(rewards_NR, self.reward_weights.to(rewards_NR.device))
 
-    def _flat(self, rewards_NR: Tensor) -> list[int]:
-        return flat_groups(self._totals(rewards_NR), self.num_generations)
+    def _flat(self, rewards_NR: Tensor, completion_ids: list[list[int]]) -> list[int]:
+        total_N, size = self._totals(rewards_NR), self.num_generations
+        if self.args.mask_truncated_completions:  # a group of those alone teaches nothing either
+            cut_N = torch.tensor([ids[-1] not in self.eos_token_ids for ids in completion_ids])
+            total_N = all_cut_masked(total_N, cut_N.to(total_N.device), size)
+        return flat_groups(total_N, size)
+
+    def _note_policy_reward(self, rewards_NR: Tensor) -> None:
+        mean = self._totals(rewards_NR).nanmean()
+        self._metrics["train"]["policy_reward"].append(float(mean))
 
 
 class GmpoTrainer(GrpoTrainer, GMPOTrainer):  # type: ignore[misc]

@@ -30,8 +30,14 @@ from factory.training.session import Session
 COLUMNS: tuple[str, ...] = ("prompt", "completion", "label")
 
 # TRL's own, stated because they decide the result and must not change under a user. `max_length`
-# is in tokens, prompt and answer together.
-_DEFAULTS = {"beta": 0.1, "learning_rate": 1e-6, "max_length": 1024}
+# is in tokens, prompt and answer together. The KL estimate is a mean over the batch, so that it is no
+# machine's default.
+_DEFAULTS = {
+    "beta": 0.1,
+    "learning_rate": 1e-6,
+    "max_length": 1024,
+    "per_device_train_batch_size": 4,
+}
 # An adapter starts from nothing and needs larger steps (TRL's advice: ten times).
 _LORA_DEFAULTS = _DEFAULTS | {"learning_rate": 1e-5}
 

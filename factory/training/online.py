@@ -75,8 +75,11 @@ def rewards_for(session: Session) -> Rewards:
 
 
 def usable(session: Session, rewards: Rewards) -> Dataset:
-    """The rows to train on. The others are counted. Raises `RecipeError` if none is left."""
+    """The rows to train on, prompts as messages where the model has a chat template. The others are
+    counted. Raises `RecipeError` if none is left."""
     args, dataset = session.args, session.dataset
+    if isinstance(dataset[0]["prompt"], str) and session.tokenizer.chat_template is not None:
+        dataset = dataset.map(_as_messages, remove_columns="prompt")
     limit = _prompt_limit(session)
     too_long = f"prompt over {limit} tokens"
     left_out = {too_long: 0, NO_REFERENCE: 0}
@@ -100,6 +103,11 @@ def usable(session: Session, rewards: Rewards) -> Dataset:
             f"max_completion_length ({args.max_completion_length}) must fit the model's context"
         )
     return dataset.select(kept)
+
+
+def _as_messages(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A text is the user's one message, as in a recipe's source and in ppo."""
+    return {"prompt": [{"role": "user", "content": row["prompt"]}]}
 
 
 def has_reference(row: Mapping[str, Any]) -> bool:

@@ -27,9 +27,11 @@ _SHOWN = (
     ("objective/kl", "kl", "{:.3f}"),
     ("val/explained_variance", "explained", "{:+.2f}"),
     ("reward", "reward", "{:+.3f}"),
+    ("policy_reward", "policy", "{:+.3f}"),
     ("reward_std", "std", "{:.3f}"),
     ("kl", "kl", "{:.4f}"),
     ("completions/mean_length", "length", "{:.0f}"),
+    ("completions/clipped_ratio", "cut", "{:.2f}"),
 )
 
 

@@ -6,7 +6,7 @@ the sum over its tokens of log pi_old - log ref; its advantage A_i is R_i less t
 others; the loss is -min(w_i A_i, clip(w_i, 1 - epsilon, 1 + epsilon) A_i), w_i the ratio of the whole
 completion's probabilities, which is 1 where a batch makes one update: the paper's REINFORCE.
 
-A completion that a reward could not read is left out, of the others' mean too, and counted.
+A completion that a reward's scorer could not score is left out, of the others' mean too, and counted.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from factory.errors import FactoryError, RecipeError
 from factory.training import options, trackers
 from factory.training.curves import draw
 from factory.training.data import no_progress_bars, open_dataset
-from factory.training.folder import Job, TrainingFolder
+from factory.training.folder import Job, TrainingFolder, contents
 from factory.training.progress import last_metrics, make_progress, say
 from factory.training.save import save_model, saved_dtype
 from factory.training.tokenizer import load_tokenizer, transcript_template
@@ -63,6 +63,7 @@ class Session:
             model_fingerprint=weights.fingerprint(self.model_dir),
             lora=None if lora is None else _as_json(lora),
             config=self._config,
+            contents=contents(self._config),
         )
         self._folder = TrainingFolder(Path(out), self._job)
         self.record = self._folder.record()
@@ -97,6 +98,8 @@ class Session:
         is_lora = self._job.lora is not None
         self._options = options.resolve(config_type, defaults, self._config, is_lora=is_lora)
         self.args = options.build(config_type, self._options, self._folder.checkpoints)
+        self._folder.job = msgspec.structs.replace(self._job, batch=self._sequences_a_step())
+        self._refuse_precomputing()
         trackers.check(self.args.report_to)
         self.args.run_name = self.args.run_name or self._folder.path.name
         if getattr(self.args, "n_gpu", 1) > 1:
@@ -118,6 +121,22 @@ class Session:
             say(f"{self._job.model} has no chat template: training on Human/Assistant transcripts")
         self.progress = make_progress(self._folder.log)
 
+    def _sequences_a_step(self) -> int | None:
+        accumulation = getattr(self.args, "gradient_accumulation_steps", None)
+        if accumulation is None:  # ppo's batch is memory's alone
+            return None
+        return int(self.args.world_size * self.args.per_device_train_batch_size * accumulation)
+
+    def _refuse_precomputing(self) -> None:
+        """TRL hands the reference's log-probabilities from process to process in a cache file of
+        `datasets`, and we write none beside the user's data."""
+        if getattr(self.args, "world_size", 1) > 1 and self._options.get(
+            "precompute_ref_log_probs"
+        ):
+            raise RecipeError(
+                "config.precompute_ref_log_probs: true works in one process only; unset it"
+            )
+
     def leave_out(self, reasons: Mapping[str, int]) -> None:
         """Say how many rows are not trained on, by reason (`over 1024 tokens`), and record it."""
         self._left_out = {reason: count for reason, count in reasons.items() if count}
@@ -135,7 +154,8 @@ class Session:
         trainer.remove_callback(PrinterCallback)  # it would print every log as a dict
         is_main = trainer.is_world_process_zero()  # of those that `accelerate launch` started
         with self._folder.held() if is_main else contextlib.nullcontext():
-            return self._fit(trainer, rows_cut, more or {})
+            # Another process may have finished it while this one loaded.
+            return self._folder.record() or self._fit(trainer, rows_cut, more or {})
 
     def _fit(self, trainer: Any, rows_cut: int, more: Mapping[str, Any]) -> dict[str, Any]:
         steps = self._steps_of_finished(trainer)
@@ -235,6 +255,8 @@ def _as_json(given: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+# Halving the batch and accumulating twice as much changes nothing, but for this:
+_SAME = {"kto": " (4 at least: its KL estimate is over a batch)"}
 _LESS_MEMORY = {
     "dpo": "set precompute_ref_log_probs: true (no reference model in memory); ",
     "grpo": "lower num_generations; ",
@@ -258,7 +280,7 @@ def _in_plain_words(
         return FactoryError(
             f"out of memory (batch {batch}, {length} {config.get(length, 'default')}). "
             "In this order: halve per_device_train_batch_size and double "
-            f"gradient_accumulation_steps (the same training); lower {length}; "
+            f"gradient_accumulation_steps{_SAME.get(kind, ' (the same training)')}; lower {length}; "
             f"{_LESS_MEMORY.get(kind, '')}train an adapter, "
             f"lora: {{r: 16}}. It said: {text.splitlines()[0] if text else type(error).__name__}"
         )

@@ -17,7 +17,11 @@ and a `name` under which it is logged (default: the kind). The kinds, and where 
 The last four kinds are the stages of the same name (`factory/stages`), with their options, scoring
 one answer at a time. The total is the weighted sum of the raw scores: nothing is standardised, so
 weights carry the scale. Where a part with a weight gives no number the total is None, never a sum of
-the rest: the completion is left out of the update and counted. A weight of 0: logged only.
+the rest: the completion is left out and counted. PPO drops it; grpo and rloo give it advantage 0, so
+that only a KL term acts on it. A weight of 0: logged only.
+
+What the policy failed at is no such case: where `verify` reads no answer, or `process` no step, the
+reward is `unparsed`, 0 by default. Left out, dodging a problem would beat trying it.
 """
 
 from __future__ import annotations

@@ -33,9 +33,12 @@ WEIGHT = 1.0
 
 
 class VerifyReward(Verify):
-    """1: the answer equals the column `reference`; 0: it does not; None: nothing could be read."""
+    """1: the answer equals the column `reference`; 0: it does not."""
 
     weight: float = WEIGHT
+    unparsed: float | None = 0.0
+    """Of a completion in which no answer can be read: that is the policy's doing, not the verifier's.
+    None: it is left out."""
 
     def ready(self, folder: Path) -> VerifyReward:
         return self
@@ -65,6 +68,8 @@ class ProcessModel(ProcessReward):
     """A folder or a Hub id of a token classification model. Of one that `factory train prm` made,
     separator and tag are read from its training.json unless given here."""
     weight: float = WEIGHT
+    unparsed: float | None = 0.0
+    """Of a completion without a step. None: it is left out."""
 
     def problem(self) -> tuple[str, str] | None:
         if self.steps is not None:
@@ -134,12 +139,14 @@ Scorer = VerifyReward | ModelReward | ProcessModel | JudgeReward
 
 
 async def scored_by(stage: Stage, name: str, engine: Engine | None, sample: Sample) -> float | None:
-    """The score named `name` that the stage gives the sample's one candidate.
+    """The score named `name` that the stage gives the sample's one candidate. None: nothing could be
+    read, and the stage says no number for that (`unparsed`).
 
     Raises `SampleError` if this sample cannot be scored, `EngineError` if none can.
     """
     scored = await stage(sample, _Models(engine, sample.id))
-    return next(score.value for score in scored.scores if score.name == name)
+    value = next(score.value for score in scored.scores if score.name == name)
+    return getattr(stage, "unparsed", None) if value is None else value
 
 
 def sample_of(prompt: list[Message], text: str, reference: str | None) -> Sample:
