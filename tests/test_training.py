@@ -347,6 +347,32 @@ def test_going_on_with_another_batch_is_refused(tiny, preferences, tmp_path, mon
         dpo.train(preferences, tiny, tmp_path / "out", config=CONFIG, resume=True)
 
 
+def test_a_training_does_not_outlive_the_process_that_waits_for_it(tiny, preferences, tmp_path):
+    program = (
+        "import sys; from pathlib import Path; "
+        "from factory.training.apart import train_apart; "
+        "from factory.training.base import TrainingConfig; "
+        "config = {'max_steps': 100000, 'logging_steps': 1, 'save_strategy': 'no'}; "
+        "training = TrainingConfig(kind='dpo', config=config); "
+        "train_apart(training, Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", program, str(preferences), str(tiny), str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        assert any(line.startswith("step 2/") for line in process.stderr)
+        with pytest.raises(FactoryError, match="another factory process is working"):
+            dpo.train(preferences, tiny, out, config=CONFIG)
+    finally:
+        process.kill()
+        process.wait()
+    process.stderr.read()  # to its end: the training has closed it too
+    process.stderr.close()
+    with alone_in(out):
+        pass
+
+
 def test_a_kill_while_the_result_is_saved_costs_no_step_and_adds_none(tiny, preferences, tmp_path):
     import torch
 

@@ -123,9 +123,9 @@ class TrainingFolder:
         self.job = job
         if path.exists() and not path.is_dir():
             raise FactoryError(f"--out {path} is a file; name a folder")
-        self._refuse_others()
         if os.environ.get("RANK", "0") == "0":  # of those that `accelerate launch` started
             refuse_if_held(path)
+        self._refuse_others()
 
     def _refuse_others(self) -> None:
         path = self.path
