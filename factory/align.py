@@ -289,17 +289,18 @@ def _reason_to_stop(evaluation: Evaluation, stop: StopRules) -> str | None:
 def table(done: Alignment) -> str:
     """The rounds as text."""
     rounds = done.rounds
+    trained = [", ".join(f"{t.name} {t.steps} steps" for t in r.trainings) for r in rounds]
+    width = max(map(len, ["trained", *trained])) + 2
     lines = [
         "",
-        f"{'round':>5}  {'trained':<28}{'win rate against the first':<36}"
+        f"{'round':>5}  {'trained':<{width}}{'win rate against the first':<36}"
         f"{'against the previous':<36}{'longer wins':>11} {'flips':>6}",
     ]
-    for r in rounds:
-        what = ", ".join(f"{t.name} {t.steps} steps" for t in r.trainings)
+    for r, what in zip(rounds, trained, strict=True):
         first = r.evaluation.against[FIRST]
         previous = r.evaluation.against.get(PREVIOUS)
         lines.append(
-            f"{r.number:>5}  {what:<28}{_rate(first):<36}{_rate(previous):<36}"
+            f"{r.number:>5}  {what:<{width}}{_rate(first):<36}{_rate(previous):<36}"
             f"{_percent(first.longer_wins):>11} {_percent(first.flip_rate):>6}"
         )
     names = list(rounds[-1].evaluation.answers[NEW].scores)

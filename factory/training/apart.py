@@ -29,7 +29,8 @@ def train_apart(training: TrainingConfig, data: Path, model: str, out: Path) -> 
     command += ["--data", str(data), "--model", model, "--out", str(out), "--config", str(config)]
     if training.lora is not None:
         command += ["--lora", msgspec.json.encode(training.lora).decode()]
-    with subprocess.Popen(command) as process:
+    # What it prints at the end is for who trains by hand.
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         reaper = start_reaper([process.pid])
         try:
             code = process.wait()
