@@ -22,7 +22,6 @@ from typing import Any
 
 import msgspec
 
-from factory import weights
 from factory.alone import alone_in
 from factory.check import check_training
 from factory.engines.vllm import VllmConfig
@@ -43,12 +42,10 @@ from factory.phases import model_folder, run_in_phases, waited_for
 from factory.recipe import Recipe, StopRules
 from factory.runner import shards
 from factory.runner.progress import Progress
+from factory.training import mentions
 from factory.training.apart import train_apart
 from factory.training.base import WRITERS, TrainingConfig
-from factory.yamlfile import YamlFile, nearest
-
-_PATHS = ("model", "reward_model", "constitution")
-"""Fields of a training's config that may hold a path."""
+from factory.yamlfile import YamlFile
 
 
 class Trained(msgspec.Struct):
@@ -187,26 +184,7 @@ def _check(recipe: Recipe) -> tuple[str, StopRules]:
         if taken in recipe.models:
             what = "is what align calls one of the models that it compares; give it another name"
             raise file.error(("models", taken), f"'{taken}' {what}")
-    earlier = {training.result for training in waited_for(recipe)}
-    for i, training in enumerate(recipe.training):
-        if unknown := sorted(_named(training.config) - earlier):
-            have = f"(have: {', '.join(sorted(earlier)) or 'none'})"
-            hint = f"{nearest(unknown[0], sorted(earlier))} {have}"
-            raise file.error(
-                ("training", i, "config"),
-                f"'{weights.TRAINED}{unknown[0]}' is no earlier training{hint}",
-            )
-        earlier.add(training.result)
     return name, recipe.evaluation.stop
-
-
-def _named(config: Any) -> set[str]:
-    """The trainings whose results a config names."""
-    if isinstance(config, dict | list):
-        parts = config.values() if isinstance(config, dict) else config
-        return {name for part in parts for name in _named(part)}
-    is_name = isinstance(config, str) and config.startswith(weights.TRAINED)
-    return {config.removeprefix(weights.TRAINED)} if is_name else set()
 
 
 def _trains(training: TrainingConfig, name: str) -> bool:
@@ -238,7 +216,7 @@ def _train(
             weights_of = made[name] if base == name else recipe.absolute_model(base)
             where = folder / "models" / result
             filled = training.model_copy(
-                update={"config": _filled(training.config, made, recipe.folder)}
+                update={"config": mentions.filled(training.config, made, recipe.folder)}
             )
             data = folder / "run" / "datasets" / training.view
             record = train_apart(filled, data, weights_of, where)
@@ -249,22 +227,6 @@ def _train(
         metrics = dict(record.get("metrics") or {})
         trained.append(Trained(result, training.kind, count, record["steps"], metrics))
     return trained, made
-
-
-def _filled(config: Any, made: Mapping[str, str], folder: Path, key: str = "") -> Any:
-    """A training's config with `trained:NAME`, wherever it stands, made a folder, and the paths in
-    it, which start at the recipe's folder, absolute."""
-    if isinstance(config, dict):
-        inside = "model" if key == "models" else None  # models by name, or fields
-        return {n: _filled(value, made, folder, inside or n) for n, value in config.items()}
-    if isinstance(config, list):
-        return [_filled(value, made, folder, key) for value in config]
-    if not isinstance(config, str):
-        return config
-    if config.startswith(weights.TRAINED):
-        return made[config.removeprefix(weights.TRAINED)]
-    path = folder / Path(config).expanduser()
-    return str(path.resolve()) if key in _PATHS and path.exists() else config
 
 
 def _reason_to_stop(evaluation: Evaluation, stop: StopRules) -> str | None:

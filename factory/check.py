@@ -4,16 +4,17 @@ is there, and no stage or view needs what nothing before it makes."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from factory import weights
 from factory.engines import VllmConfig
 from factory.errors import RecipeError, SourceError
 from factory.export.view import folder_of
+from factory.records import BadRow
 from factory.runner.source import SourceConfig, open_source
 from factory.stages.base import Stage
-from factory.training import TRAINERS
+from factory.training import TRAINERS, mentions
 from factory.yamlfile import Loc, YamlFile, closest, nearest
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 Problem = tuple[Loc, str]
 """A place in the recipe and what is wrong there."""
+
+_LOOKED_AT = 1_000
+"""Rows of a source."""
 
 # What a stage or view can need -> its name, and what makes it.
 _MAKERS = {
@@ -60,9 +64,15 @@ def _sources(recipe: Recipe) -> Iterator[Problem]:
         sources["evaluation", "source"] = recipe.evaluation.source
     for loc, source in sources.items():
         try:
-            open_source(source, recipe.folder)
+            opened = open_source(source, recipe.folder)
         except SourceError as error:
             yield loc, str(error)
+            continue
+        if (recipe.folder / source.path).exists():  # others may have to be fetched first
+            seen = list(islice(opened.rows(0), _LOOKED_AT))
+            if seen and all(isinstance(row, BadRow) for row in seen):
+                first = next(row for row in seen if isinstance(row, BadRow))
+                yield loc, f"none of the first {len(seen)} rows is a prompt: {first.error}"
 
 
 def _models(recipe: Recipe) -> Iterator[Problem]:
@@ -206,6 +216,8 @@ def _lack(need: str, facts: set[str], maker: str) -> str:
 def _training(recipe: Recipe) -> Iterator[Problem]:
     views = [folder_of(view) for view in recipe.views]
     results: dict[str, int] = {}
+    # Those that a stage waits for are made first.
+    made = {*recipe.trained_models().values()}
     for i, training in enumerate(recipe.training):
         if (first := results.setdefault(training.result, i)) != i:
             yield (
@@ -218,6 +230,15 @@ def _training(recipe: Recipe) -> Iterator[Problem]:
             yield ("training", i, "view"), f"no view named '{training.view}'{hint} {have}"
         if training.model is not None:
             yield from _no_model(recipe, ("training", i, "model"), training.model)
+        if unknown := sorted(mentions.trainings(training.config) - made):
+            hint = (
+                f"{nearest(unknown[0], sorted(made))} (have: {', '.join(sorted(made)) or 'none'})"
+            )
+            yield (
+                ("training", i, "config"),
+                f"'{weights.TRAINED}{unknown[0]}' is no earlier training{hint}",
+            )
+        made.add(training.result)
 
 
 def check_training(recipe: Recipe) -> None:

@@ -30,7 +30,7 @@ class AppliesWhen(Config):
 
 
 class PrincipleTest(Config):
-    """A unit test of the principle: a judge should prefer `better`."""
+    """An example for who edits the principle: a judge should prefer `better`. Its form is checked."""
 
     prompt: Text
     better: Text

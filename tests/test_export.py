@@ -774,7 +774,7 @@ def test_card_says_what_the_data_is_and_where_it_comes_from(tmp_path: Path) -> N
         "constitution `harmless`, version `1.2.0`, digest `abc123`",
         "model `policy`: `smollm2`, fingerprint `f00d`",
         "5 samples, 1 quarantined",
-        "12,345 prompt tokens (6,789 of them cached), 1,000 output tokens",
+        "12,345 prompt tokens, 1,000 output tokens",
         "````yaml\nname: quickstart",  # a longer fence than any within
     ):
         assert line in body

@@ -19,7 +19,8 @@ from factory.engines.render import transcript
 from factory.errors import FactoryError, RecipeError
 from factory.training import TRAINERS, dpo, options, trackers
 from factory.training.base import TrainingConfig
-from factory.training.folder import Job, TrainingFolder, contents
+from factory.training.folder import Job, TrainingFolder
+from factory.training.mentions import contents
 from factory.training.options import resolve
 from factory.training.progress import make_progress, progress_line
 from factory.training.save import rounded

@@ -185,7 +185,9 @@ def train(
     kind: Annotated[
         str, typer.Argument(metavar="KIND", help="sft, dpo, kto, reward, prm, grpo, rloo or ppo.")
     ],
-    data: Annotated[str, typer.Option(help="A dataset folder, as RUN/datasets/preference.")],
+    data: Annotated[
+        str, typer.Option(help="RUN/datasets/preference, a JSON(L) or Parquet file, or a Hub id.")
+    ],
     model: Annotated[str, typer.Option(help="smollm2-135m-instruct, a folder or a Hub id.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the trained model goes.")],
     config: Annotated[
@@ -239,7 +241,12 @@ def train(
 def align(
     recipe: RecipeArgument,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of the crank.")] = 1,
-    out: OutOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The rounds' folder. Default: runs/<recipe's name>-align."
+        ),
+    ] = None,
     limit: LimitOption = None,
     set_: SetOption = None,
 ) -> None:

@@ -26,7 +26,14 @@ TITLES = {
 }
 TRAINERS = {"preference": "DPO", "kto": "KTO", "sft": "SFT", "grpo": "GRPO"}
 """By kind of view: TRL's trainer, without `Config` or `Trainer`."""
-COMMANDS = {"preference": "dpo", "kto": "kto", "sft": "sft", "reward": "reward", "process": "prm"}
+COMMANDS = {
+    "preference": "dpo",
+    "kto": "kto",
+    "sft": "sft",
+    "reward": "reward",
+    "process": "prm",
+    "grpo": "grpo --set 'rewards=[{kind: verify}]'",
+}
 """By kind of view: what `factory train` calls it."""
 REWARD_FUNCTION = '''
 def holds_reference(completions, reference, **columns):
@@ -274,9 +281,7 @@ def _provenance(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{counts.get('samples', 0):,} samples, {counts.get('quarantined', 0):,} quarantined"
     if tokens := facts.get("tokens"):
         yield (
-            f"{tokens.get('prompt', 0):,} prompt tokens "
-            f"({tokens.get('cached', 0):,} of them cached), "
-            f"{tokens.get('output', 0):,} output tokens"
+            f"{tokens.get('prompt', 0):,} prompt tokens, {tokens.get('output', 0):,} output tokens"
         )
 
 

@@ -57,7 +57,7 @@ def export(
 
     `facts` tells the cards where the data comes from; each may be missing: run_name,
     factory_version, constitution {name, version, digest}, models {name: {model, fingerprint}},
-    tokens {prompt, cached, output}, counts {samples, quarantined}, recipe (YAML text).
+    tokens {prompt, output}, counts {samples, quarantined}, recipe (YAML text).
     """
     folders = [folder_of(view) for view in views]
     for folder in folders:

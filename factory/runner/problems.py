@@ -103,7 +103,7 @@ def _package(path: str) -> tuple[dict[str, list[str]], Any]:
             from reasoning_gym.factory import DATASETS
     except ImportError as error:
         raise SourceError(
-            f"{path}: needs the package reasoning-gym ({error}); pip install 'factory[problems]'"
+            f"{path}: needs the package reasoning-gym ({error}); pip install reasoning-gym==0.1.25"
         ) from error
     tasks = {name: list(config.__dataclass_fields__) for name, (_, config) in DATASETS.items()}
     return dict(sorted(tasks.items())), reasoning_gym.create_dataset

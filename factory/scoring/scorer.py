@@ -29,6 +29,7 @@ from factory.recipe import PlainFields, Recipe, code_of, find_constitution
 from factory.runner.source import SourceConfig
 from factory.stages.base import Stage
 from factory.stages.judge_pairwise import PairwiseJudge
+from factory.stages.process import trained_layout
 from factory.validation import validate
 from factory.yamlfile import YamlFile, dump, nearest
 
@@ -104,7 +105,7 @@ def from_model(model: str, stage: str | None = None, overrides: Sequence[str] = 
     kind = named or _stage_for(model, folder)
     options: dict[str, Any] = {"kind": kind, "model": MODEL}
     if kind == "process":
-        options |= _layout(folder)
+        options |= trained_layout(folder)
     shown = str(folder) if weights.local_folder(model) else model
     data = {"models": {MODEL: {"model": shown, "task": _TASKS[kind]}}, "stages": [options]}
     with tempfile.TemporaryDirectory() as made:  # only to be read by those who read recipes
@@ -155,16 +156,6 @@ def _stage_for(model: str, folder: Path) -> ModelStage:
         "(...ForSequenceClassification) nor a process reward model (...ForTokenClassification); "
         "to judge with a model that writes, give --recipe FILE with a judge stage"
     )
-
-
-def _layout(folder: Path) -> dict[str, str]:
-    """Separator and tag that `factory train prm` trained a model with, if it made this one."""
-    try:
-        record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        steps = record["steps_as"]
-        return {"separator": str(steps["separator"]), "tag": str(steps["tag"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 # From the file -----------------------------------------------------------------------------------

@@ -25,8 +25,10 @@ labels do better with the last one, those trained on human labels with product o
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from factory.engines.base import Completion, Sampling, Scoring, Task
@@ -170,3 +172,13 @@ def aggregated(ps: Sequence[float], how: Aggregate) -> float:
         case "mean":
             value = sum(ps) / len(ps)
     return float(f"{value:.{DECIMALS}g}")
+
+
+def trained_layout(folder: Path) -> dict[str, str]:
+    """`separator` and `tag` that `factory train prm` trained a model with, if it made this one."""
+    try:
+        record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        steps = record["steps_as"]
+        return {"separator": str(steps["separator"]), "tag": str(steps["tag"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

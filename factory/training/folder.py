@@ -15,7 +15,6 @@ no library loads a folder without config.json: the model is whole or absent.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -28,15 +27,13 @@ from typing import Any
 
 import msgspec
 
-from factory import weights
 from factory.alone import LOCK, alone_in, refuse_if_held
 from factory.durable import sync
 from factory.errors import FactoryError
+from factory.training import mentions
 
 _TEMPORARY = ".weights-"
 _HALF = ".job.json."
-_PATHS = ("model", "reward_model", "constitution")
-"""Fields of a config that may name a file or a model's folder."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -51,7 +48,7 @@ class Job(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     """As the user gave it."""
     contents: dict[str, str] = {}
-    """Field of the config that names a file or a model, as `rewards.0.model` -> its content's hash."""
+    """`mentions.contents` of the config."""
 
     batch: int | None = None
     """Sequences a step: processes x per_device_train_batch_size x gradient_accumulation_steps. None:
@@ -68,7 +65,7 @@ class Job(msgspec.Struct, frozen=True):
             return f"of another base model ({other.model})"
         if self.lora != other.lora:
             return f"with lora {other.lora}, not {self.lora}"
-        here, there = (_without(job.config, job.contents) for job in (self, other))
+        here, there = (mentions.without(job.config, job.contents) for job in (self, other))
         for name in sorted(here.keys() | there.keys()):
             if here.get(name) != there.get(name):
                 return f"with config.{name} {other.config.get(name)}, not {self.config.get(name)}"
@@ -78,40 +75,6 @@ class Job(msgspec.Struct, frozen=True):
         if self.batch != other.batch and None not in (self.batch, other.batch):
             return f"of {other.batch} sequences a step, not {self.batch} (processes x batch x accumulation)"
         return ""
-
-
-def contents(config: Any, key: str = "", at: str = "") -> dict[str, str]:
-    """`Job.contents` of a config: hashes of the files and models' folders that it names."""
-    if isinstance(config, dict):
-        # Models by name, or fields.
-        parts = [("model" if key == "models" else str(n), value) for n, value in config.items()]
-    elif isinstance(config, list):
-        parts = [(key, value) for value in config]
-    else:
-        if key not in _PATHS or not isinstance(config, str):
-            return {}
-        path = Path(config).expanduser()
-        if path.is_file():
-            return {at: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()}
-        return {at: weights.fingerprint(path)} if (path / "config.json").is_file() else {}
-    places = [*config] if isinstance(config, dict) else range(len(config))
-    found: dict[str, str] = {}
-    for place, (name, value) in zip(places, parts, strict=True):
-        found |= contents(value, name, f"{at}.{place}" if at else str(place))
-    return found
-
-
-def _without(config: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
-    """The config with None in place of the paths whose content is known."""
-
-    def cleaned(value: Any, at: str) -> Any:
-        if isinstance(value, dict):
-            return {name: cleaned(inner, f"{at}.{name}") for name, inner in value.items()}
-        if isinstance(value, list):
-            return [cleaned(inner, f"{at}.{i}") for i, inner in enumerate(value)]
-        return None if at in known else value
-
-    return {name: cleaned(value, name) for name, value in config.items()}
 
 
 class TrainingFolder:

@@ -19,15 +19,14 @@ k3 estimator.
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory import weights
 from factory.engines.render import prompt_ids
-from factory.errors import FactoryError, RecipeError
+from factory.errors import RecipeError
 from factory.training import online, options
 from factory.training.ppo_config import PpoConfig
 from factory.training.progress import say
@@ -72,7 +71,7 @@ def train(
     if session.record is not None:
         return session.record
     check(config, lora)
-    with session.running(), _out_of_memory(config):
+    with session.running():
         from factory.training.experience import Experience
         from factory.training.ppo_trainer import PpoTrainer
         from factory.training.rewards import build_rewards
@@ -206,21 +205,3 @@ def _critic(session: Session, policy: Any) -> ValueHead:
 def _save_memory(model: Any, args: PpoConfig) -> None:
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-
-
-@contextlib.contextmanager
-def _out_of_memory(config: Mapping[str, Any]) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        is_it = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-        if not is_it and "DefaultCPUAllocator" not in text:
-            raise
-        size = config.get("per_device_train_batch_size", "default")
-        raise FactoryError(
-            f"out of memory (per_device_train_batch_size {size}). In this order: halve "
-            "per_device_train_batch_size (the same training); lower max_completion_length; use "
-            "value: shared; lower rollout_batch_size; train an adapter, lora: {r: 16}. It said: "
-            f"{text.splitlines()[0] if text else type(error).__name__}"
-        ) from error

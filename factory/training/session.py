@@ -19,10 +19,10 @@ import msgspec
 
 from factory import __version__, weights
 from factory.errors import FactoryError, RecipeError
-from factory.training import options, trackers
+from factory.training import mentions, options, trackers
 from factory.training.curves import draw
 from factory.training.data import no_progress_bars, open_dataset
-from factory.training.folder import Job, TrainingFolder, contents
+from factory.training.folder import Job, TrainingFolder
 from factory.training.progress import last_metrics, make_progress, say
 from factory.training.save import save_model, saved_dtype
 from factory.training.tokenizer import load_tokenizer, transcript_template
@@ -63,7 +63,7 @@ class Session:
             model_fingerprint=weights.fingerprint(self.model_dir),
             lora=None if lora is None else _as_json(lora),
             config=self._config,
-            contents=contents(self._config),
+            contents=mentions.contents(self._config),
         )
         self._folder = TrainingFolder(Path(out), self._job)
         self.record = self._folder.record()
@@ -255,13 +255,16 @@ def _as_json(given: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-# Halving the batch and accumulating twice as much changes nothing, but for this:
-_SAME = {"kto": " (4 at least: its KL estimate is over a batch)"}
+_ACCUMULATE = " and double gradient_accumulation_steps"
+_SMALLER = {
+    "kto": f"{_ACCUMULATE} (4 at least: its KL estimate is over a batch)",
+    "ppo": " (the same training)",
+}
 _LESS_MEMORY = {
     "dpo": "set precompute_ref_log_probs: true (no reference model in memory); ",
     "grpo": "lower num_generations; ",
     "rloo": "lower num_generations; ",
-    "ppo": "lower rollout_batch_size; ",
+    "ppo": "use value: shared; lower rollout_batch_size; ",
 }
 
 
@@ -279,8 +282,8 @@ def _in_plain_words(
         length = "max_completion_length" if is_online else "max_length"
         return FactoryError(
             f"out of memory (batch {batch}, {length} {config.get(length, 'default')}). "
-            "In this order: halve per_device_train_batch_size and double "
-            f"gradient_accumulation_steps{_SAME.get(kind, ' (the same training)')}; lower {length}; "
+            "In this order: halve per_device_train_batch_size"
+            f"{_SMALLER.get(kind, f'{_ACCUMULATE} (the same training)')}; lower {length}; "
             f"{_LESS_MEMORY.get(kind, '')}train an adapter, "
             f"lora: {{r: 16}}. It said: {text.splitlines()[0] if text else type(error).__name__}"
         )

@@ -10,10 +10,9 @@ verdict is about two answers, where these rewards are about one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -24,7 +23,7 @@ from factory.engines.endpoint import EndpointConfig, EndpointEngine
 from factory.records import Candidate, Message, Sample
 from factory.stages.base import Asked, Question, Stage, derive_seed
 from factory.stages.judge_pointwise import RUBRIC, PointwiseJudge
-from factory.stages.process import ProcessReward
+from factory.stages.process import ProcessReward, trained_layout
 from factory.stages.reward import Reward
 from factory.stages.verify import Verify
 from factory.training.rewards.local import LocalScorer
@@ -78,7 +77,7 @@ class ProcessModel(ProcessReward):
 
     def ready(self, folder: Path) -> ProcessModel:
         given = self.model_fields_set
-        layout = _layout(weights.resolve(self.model, folder))
+        layout = trained_layout(weights.resolve(self.model, folder))
         return self.model_copy(update={k: v for k, v in layout.items() if k not in given})
 
     def engine(self, folder: Path, device: str | None) -> Engine | None:
@@ -193,12 +192,3 @@ class _Models:
             labels=question.labels,
             scoring=question.scoring,
         )
-
-
-def _layout(folder: Path) -> dict[str, Any]:
-    """Separator and tag that `factory train prm` trained a model with, if it made this one."""
-    try:
-        steps = json.loads((folder / "training.json").read_text(encoding="utf-8"))["steps_as"]
-        return {"separator": str(steps["separator"]), "tag": str(steps["tag"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
