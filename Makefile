@@ -21,7 +21,7 @@ help:
 	@echo "make demo     install, then: prompts -> answers -> critiques -> revisions -> verdicts -> dataset -> DPO"
 	@echo "make test     install, then run the tests"
 	@echo "make check    ruff and mypy"
-	@echo "make bench    all benchmarks (benchmarks/README.md says what each measures)"
+	@echo "make bench    the benchmarks that need no data (benchmarks/README.md says what each measures)"
 	@echo "make clean    remove .venv and runs/"
 
 install: $(READY)

@@ -1,8 +1,8 @@
 """The ledger: every model call remembered by its content.
 
-A call's key is a hash of (engine fingerprint, messages, sampling, seed, prefix, labels); its value
-is the completion. A run is then a pure function that is memoised: resuming, extending and editing
-pay only for calls that were never made before.
+A call's key is a hash of (engine fingerprint, messages, sampling, seed, prefix, labels, scoring);
+its value is the completion. A run is then a pure function that is memoised: resuming, extending and
+editing pay only for calls that were never made before.
 
 SQLite in WAL mode with one writer thread that commits in groups, at most `COMMIT_EVERY` seconds
 apart: what a `kill -9` can lose is what completed since the last commit. Look-ups see completions

@@ -209,7 +209,7 @@ class Failure(msgspec.Struct):
     line: int | None
     id: str | None
     stage: str
-    """`source`, or the stage that failed, as `stages[2] judge`."""
+    """`source`, or the stage that failed, as `judge-2`."""
     error: str
     raw: str
     is_permanent: bool

@@ -156,6 +156,17 @@ def test_margin_must_be_above_the_minimum_on_either_side() -> None:
     assert rows(view, revised(0.875))[0]["margin"] == 0.75
 
 
+def test_a_verdict_that_the_order_decided_makes_no_pair_where_that_is_asked_for() -> None:
+    flipped = revised(0.8)
+    flipped.verdicts[0].is_consistent = False
+    assert len(rows(PreferenceView(), flipped)) == 1
+    assert reasons(PreferenceView(consistent=True), flipped) == ["order-decided"]
+    assert len(rows(PreferenceView(consistent=True), revised(0.8))) == 1
+    ranked = PreferenceView(pairs="best_vs_worst", consistent=True)
+    assert reasons(ranked, flipped) == ["order-decided"]
+    assert len(rows(ranked, revised(0.8))) == 1
+
+
 def chain(*drop_reasons: str | None) -> Sample:
     """An answer "0" and its revisions "1", "2" ..., each judged against it with p = 0.8."""
     return sample(
@@ -456,6 +467,7 @@ def test_needs(view: Any, needs: set[str]) -> None:
         (lambda: PreferenceView(score="q"), "score: q"),
         (lambda: PreferenceView(pairs="all_pairs", verified=False), "verified: false"),
         (lambda: PreferenceView(verified=False, min_margin=0.1), "min_margin: 0.1"),
+        (lambda: PreferenceView(verified=False, consistent=True), "consistent: true is for"),
         (lambda: PreferenceView(min_margin=-0.1), "greater than or equal to 0"),
         (lambda: PreferenceView(name="../elsewhere"), "pattern"),
         (lambda: KtoView(score="q"), "score: q"),

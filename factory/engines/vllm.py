@@ -140,7 +140,7 @@ class VllmEngine:
 
     @property
     def process_ids(self) -> list[int]:
-        """The engine's own processes, for tests that kill them. Empty before it has started."""
+        """The engine's own processes. Empty before it has started."""
         if self._engine is None:
             return []
         return [p.pid for p in self._engine.engine_core.resources.engine_manager.processes]

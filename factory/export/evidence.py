@@ -23,6 +23,8 @@ class Comparison(msgspec.Struct, frozen=True):
     agreement: float | None
     """Share of readings on the winner's side, in [0, 1], mean over judges; of a tie: 0.5."""
     principle_ids: list[str]
+    is_consistent: bool
+    """No verdict changed with the order shown."""
 
 
 class Ranking(msgspec.Struct, frozen=True):
@@ -52,7 +54,8 @@ def compare(sample: Sample, first: int, second: int) -> Comparison | None:
     if share is not None and p is not None and p < 0.5:
         share = 1 - share
     principle_ids = dict.fromkeys(i for v in verdicts for i in v.principle_ids)
-    return Comparison(p, share, list(principle_ids))
+    holds = all(verdict.is_consistent is not False for verdict in verdicts)
+    return Comparison(p, share, list(principle_ids), holds)
 
 
 def rank(sample: Sample, score: str | None) -> Ranking | Drop:

@@ -32,7 +32,7 @@ class KtoView(PairRules):
         if self.threshold is None:
             yield from super().conflicts()
             return
-        for option in ("pairs", "min_margin", "verified"):
+        for option in ("pairs", "min_margin", "consistent", "verified"):
             value = getattr(self, option)
             if value != PairRules.model_fields[option].default:
                 yield f"{option}: {value} is for pairs, but threshold labels by score"

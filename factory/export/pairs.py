@@ -47,6 +47,9 @@ class PairRules(Config):
     `best_vs_worst`: one pair a prompt, by score. `all_pairs`: every two answers of a prompt."""
     min_margin: float = Field(0.0, ge=0.0)
     """A pair's margin must be above this: 2p - 1 (0 to 1) by verdict, a difference by scores."""
+    consistent: bool = False
+    """Keep only pairs of which the judge prefers the same answer in both orders. False: the mean of
+    both orders decides. For pairs by verdict."""
     verified: bool = True
     """Keep only revisions that the judge prefers. False: every revision is chosen over its initial
     answer unseen, as in Constitutional AI; no judge is needed. For `revision_vs_initial` only."""
@@ -64,6 +67,8 @@ class PairRules(Config):
             )
         if not self.verified and not by_revision:
             yield f"verified: false is for revision_vs_initial; {self.pairs} needs evidence"
+        if self.consistent and (self.score is not None or not self.verified):
+            yield "consistent: true is for pairs by the judge's verdicts; leave it out"
         if not self.verified and self.min_margin > 0:
             yield f"min_margin: {self.min_margin} needs verified: true; else there is no margin"
 
@@ -133,6 +138,8 @@ class PairRules(Config):
         verdict = compare(sample, best.index, worst.index)
         if verdict is None or verdict.p is None:
             return pair
+        if self.consistent and not verdict.is_consistent:
+            return Drop("order-decided")
         if verdict.p <= 0.5:
             # A judge may be intransitive: face to face, the best on average does not win.
             return Drop("tie" if verdict.p == 0.5 else "contradictory")
@@ -154,6 +161,8 @@ class PairRules(Config):
             return Drop("unparsed")
         if verdict.p == 0.5:
             return Drop("tie")
+        if self.consistent and not verdict.is_consistent:
+            return Drop("order-decided")
         if abs(2 * verdict.p - 1) <= self.min_margin:
             return Drop("margin-too-small")
         p, chosen, rejected = (verdict.p, a, b) if verdict.p > 0.5 else (1 - verdict.p, b, a)

@@ -33,6 +33,7 @@ REASONS = {
     "no-steps": "the answer has no labelled steps",
     "not-judged": "no judge compared the two",
     "not-scored": "the answer has no score",
+    "order-decided": "the judge's choice changed with the order shown, and `consistent` is set",
     "revision-not-preferred": "the judge prefers the initial answer",
     "score-too-low": "even the best answer scores below `min_score`",
     "several-scorers": "more than one stage labelled the steps and none named: set `steps`",

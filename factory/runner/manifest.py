@@ -46,7 +46,7 @@ class Manifest(msgspec.Struct):
     """Quarantined by a failure that may not happen again: the next run tries them again."""
     quarantine_bytes: int = 0
     reasons: dict[str, int] = {}
-    """Quarantine reasons, as `stages[1] critique: ...`, most common first."""
+    """Quarantine reasons, as `critique: ...`, most common first."""
     stages: dict[str, StageCount] = {}
     restarts: int = 0
     seconds: float = 0.0

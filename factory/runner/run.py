@@ -1,4 +1,4 @@
-"""READ FIRST: a run, from a checked recipe to traces and datasets, in one screen.
+"""READ FIRST: a run, from a checked recipe to traces and datasets.
 
     source rows -> window of samples in flight -> stages -> parts in source order -> views
 

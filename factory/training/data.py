@@ -10,10 +10,9 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING
 
 from factory.errors import RecipeError
-from factory.training.base import TrainingConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -150,11 +149,9 @@ def _check_columns(
 
 def _suggestion(has: list[str]) -> str:
     """What these columns are good for instead, or nothing."""
-    trainable: tuple[Any, ...] = get_args(TrainingConfig.model_fields["kind"].annotation)
     for kind, (view, columns) in _VIEWS.items():
         if set(columns) <= set(has):
-            command = f": use factory train {kind}" if kind in trainable else ""
-            return f". These columns are a {view} view's{command}"
+            return f". These columns are a {view} view's: use factory train {kind}"
     return ""
 
 
