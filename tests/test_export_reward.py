@@ -342,7 +342,7 @@ def test_cards_say_how_to_train_and_hold_no_text_of_a_model(tmp_path: Path) -> N
     assert "from trl" not in reward
     assert "trl" not in yaml.safe_load(reward.split("---\n")[1])["tags"]
     assert {"trl", "grpo"} <= set(yaml.safe_load(grpo.split("---\n")[1])["tags"])
-    assert "factory train" not in grpo
+    assert "`factory train grpo --set 'rewards=[{kind: verify}]' --data FOLDER" in grpo
 
 
 def test_the_grpo_cards_code_runs_as_it_stands(

@@ -315,9 +315,9 @@ def test_what_a_judge_makes_and_needs_depends_on_its_pairs() -> None:
     revisions = PairwiseJudge(model="m")
     everything = PairwiseJudge(model="m", pairs="all_pairs")
     assert revisions.facts_needed() == {"candidates", "revisions"}
-    assert revisions.facts_made() == {"verdicts:revision_vs_initial"}
+    assert revisions.facts_made() == {"verdicts:revision_vs_initial", "judge:judge"}
     assert everything.facts_needed() == {"candidates"}
-    assert everything.facts_made() == {"verdicts:all_pairs", "ranking"}
+    assert everything.facts_made() == {"verdicts:all_pairs", "judge:judge", "ranking"}
 
 
 def test_no_principles_at_all_are_refused() -> None:
@@ -442,4 +442,4 @@ def test_rounds_are_for_tournaments() -> None:
 def test_a_swiss_tournament_needs_candidates_and_makes_a_ranking() -> None:
     swiss = PairwiseJudge(model="m", pairs="swiss")
     assert swiss.facts_needed() == {"candidates"}
-    assert swiss.facts_made() == {"verdicts:swiss", "ranking"}
+    assert swiss.facts_made() == {"verdicts:swiss", "judge:judge", "ranking"}

@@ -301,5 +301,5 @@ def test_what_cannot_be_made_is_refused_with_the_remedy(options: dict[str, Any],
 
 def test_a_missing_package_is_said_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(SourceError, match=r"pip install 'factory\[problems\]'"):
+    with pytest.raises(SourceError, match=r"pip install reasoning-gym==0\.1\.25"):
         open_source(SourceConfig(path="reasoning-gym:chain_sum", limit=1), Path())
