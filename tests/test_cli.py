@@ -504,3 +504,10 @@ def test_what_score_and_eval_refuse(
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("error: ")
     assert complaint in ended.err
+
+
+def test_the_presets_of_grpo_are_printed_without_more(call: Call) -> None:
+    done = call("train", "grpo", "--presets")
+    assert done.code == 0
+    names = ("grpo", "dr-grpo", "dapo", "gspo", "gmpo", "gfpo", "lite-ppo", "cispo")
+    assert all(f"\n{name}  (" in f"\n{done.out}" for name in names)

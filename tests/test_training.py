@@ -258,21 +258,21 @@ def test_a_killed_training_resumes_to_the_same_weights(trained, tiny, preference
 def test_a_training_killed_by_the_system_goes_on_where_it_was(tiny, preferences, tmp_path):
     import torch
 
-    config = CONFIG | {"max_steps": 120, "save_steps": 10}
+    config = CONFIG | {"max_steps": 60, "save_steps": 10}
     dpo.train(preferences, tiny, tmp_path / "whole", config=config)
-    killed_at(25, "dpo", preferences, tiny, tmp_path / "out", config)
+    killed_at(15, "dpo", preferences, tiny, tmp_path / "out", config)
     assert not (tmp_path / "out" / "config.json").exists()
 
     record = dpo.train(preferences, tiny, tmp_path / "out", config=config, resume=True)
 
-    assert record["steps"] == 120
-    assert 20 <= record["resumed_at_step"] < 120
+    assert record["steps"] == 60
+    assert 10 <= record["resumed_at_step"] < 60
     curves = [
         [(line["step"], line["loss"]) for line in logged(tmp_path / name)]
         for name in ("whole", "out")
     ]
     assert curves[0] == curves[1]
-    assert [step for step, _ in curves[1]] == list(range(1, 121))
+    assert [step for step, _ in curves[1]] == list(range(1, 61))
     whole, out = (weights_of(tmp_path / name) for name in ("whole", "out"))
     assert all(torch.equal(weight, out[name]) for name, weight in whole.items())
 

@@ -180,6 +180,14 @@ def export(
     printing.print_views(run_folder, manifest)
 
 
+def _print_presets(is_asked: bool) -> None:
+    from factory.training.grpo_presets import describe
+
+    if is_asked:
+        print(describe())
+        raise typer.Exit
+
+
 @app.command()
 def train(
     kind: Annotated[
@@ -210,6 +218,15 @@ def train(
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
+    ] = False,
+    presets: Annotated[
+        bool,
+        typer.Option(
+            "--presets",
+            is_eager=True,
+            callback=_print_presets,
+            help="Print what grpo's presets maximise and set, and exit.",
+        ),
     ] = False,
 ) -> None:
     """Train a model on a dataset. KIND is the trainer; its options are the library's, passed through.

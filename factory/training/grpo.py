@@ -3,9 +3,9 @@
 In: a grpo view, and `rewards:` in the config (`factory.training.rewards`). For each prompt the model
 writes `num_generations` completions; each is scored, and its advantage is its reward relative to the
 group's. `preset` names the method (`grpo_presets` has the formulas): grpo, dr-grpo, dapo, gspo, gmpo,
-gfpo, lite-ppo, cispo; what the user sets beside it wins. Any other name prints them all:
+gfpo, lite-ppo, cispo; what the user sets beside it wins. To see them all:
 
-    factory train grpo --data RUN/datasets/grpo --model M --out DIR --set preset=list
+    factory train grpo --presets
 
 Completions are written by transformers in this process; `use_vllm` (TRL's) needs a GPU. A
 completion that a reward's scorer could not score has advantage 0, is in no mean, and is counted (by
