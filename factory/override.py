@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from factory.errors import RecipeError
-from factory.yamlfile import Loc, describe, dotted, parse
+from factory.yamlfile import Loc, clipped, describe, dotted, parse
 
 
 def override(data: dict[str, Any], text: str) -> Loc:
@@ -18,22 +18,23 @@ def override(data: dict[str, Any], text: str) -> Loc:
     a list adds to it.
     """
     where, equals, value = text.partition("=")
+    said = f"--set {clipped(text, 100)}"
     *parents, last = re.sub(r"\[(\w+)\]", r".\1", where.strip()).split(".")
     if not equals or not all((*parents, last)):
-        raise RecipeError(f"--set {text}: expected field=value, as stages.0.n=4")
+        raise RecipeError(f"{said}: expected field=value, as stages.0.n=4")
     try:
         new = parse(value)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or str(error)
-        raise RecipeError(f"--set {text}: '{value}' is not a YAML value: {problem}") from error
+        raise RecipeError(f"{said}: {describe(value)} is not a YAML value: {problem}") from error
     node: Any = data
     loc: Loc = ()
     for part in parents:
-        key = _key(node, part, f"--set {text}: {dotted(loc)}")
+        key = _key(node, part, f"{said}: {dotted(loc)}")
         if isinstance(node, dict) and node.get(key) is None:
             node[key] = {}
         node, loc = node[key], (*loc, key)
-    key = _key(node, last, f"--set {text}: {dotted(loc)}", may_append=True)
+    key = _key(node, last, f"{said}: {dotted(loc)}", may_append=True)
     if isinstance(node, list) and key == len(node):
         node.append(new)
     else:

@@ -19,6 +19,7 @@ from factory.records import Candidate, Failure, Sample, StepLabels
 from factory.runner.calls import Calls
 from factory.runner.run import in_loop, outcomes
 from factory.runner.source import open_source
+from factory.terminal import printable
 
 
 def answer_some(recipe: Recipe, out: Path) -> list[Sample | Failure]:
@@ -43,7 +44,7 @@ def show(result: Sample | Failure, console: Console | None = None) -> None:
     """Print one sample, or why it failed."""
     console = console or Console(highlight=False)
     if isinstance(result, Failure):
-        text = Text(f"{result.stage}: {result.error}\n\n{result.raw}")
+        text = Text(printable(f"{result.stage}: {result.error}\n\n{result.raw}"))
         console.print(Panel(text, title=f"row {result.index} quarantined", border_style="red"))
         return
     parts: list[Text | Rule] = [_titled(m["role"], m["content"]) for m in result.prompt]
@@ -60,15 +61,14 @@ def show(result: Sample | Failure, console: Console | None = None) -> None:
                 + ("" if verdict.is_consistent else "; the two orders disagree"),
             )
         )
-    console.print(
-        Panel(Group(*parts), title=f"row {result.index}  {result.id}", title_align="left")
-    )
+    title = Text(printable(f"row {result.index}  {result.id}"))  # no markup: the id is a user's
+    console.print(Panel(Group(*parts), title=title, title_align="left"))
 
 
 def _candidate(sample: Sample, candidate: Candidate) -> list[Text | Rule]:
     parts: list[Text | Rule] = []
     title = f"answer {candidate.index}"
-    text = Text(candidate.text)
+    text = Text(printable(candidate.text))
     if candidate.parent is not None:
         title += f", revision {candidate.round} of answer {candidate.parent}"
         text = word_diff(sample.candidates[candidate.parent].text, candidate.text)
@@ -102,13 +102,14 @@ def _steps(labelled: StepLabels) -> str:
 
 
 def _titled(title: str, text: str | Text) -> Text:
-    return Text.assemble((title, "bold cyan"), "\n", text, "\n")
+    shown = printable(text) if isinstance(text, str) else text
+    return Text.assemble((printable(title), "bold cyan"), "\n", shown, "\n")
 
 
 def word_diff(old: str, new: str) -> Text:
     """The new text with what was {+added+} in green and what was [-removed-] in red, marked as by
     `git diff --word-diff`."""
-    before, after = old.split(), new.split()
+    before, after = printable(old).split(), printable(new).split()
     text = Text()
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     for operation, i, j, k, m in matcher.get_opcodes():

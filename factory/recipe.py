@@ -25,11 +25,12 @@ from factory.errors import RecipeError
 from factory.export.view import View
 from factory.kinds import pick_engine, pick_stage, pick_training, pick_view
 from factory.override import override
+from factory.paths import user_path
 from factory.runner.source import SourceConfig
 from factory.stages.base import Stage
 from factory.training.base import TrainingConfig
 from factory.validation import validate
-from factory.yamlfile import YamlFile, dump, missing_file, parse
+from factory.yamlfile import YamlFile, dump, listed, missing_file, parse
 
 
 class StopRules(Config):
@@ -155,7 +156,7 @@ class Recipe(msgspec.Struct, frozen=True):
         data: dict[str, Any] = parse(self.text)
         sources = [data["source"], *([data["evaluation"]["source"]] if self.evaluation else [])]
         for source in sources:
-            path = self.folder / Path(source["path"]).expanduser()
+            path = self.folder / user_path(source["path"])
             source["path"] = str(path.resolve()) if path.exists() else source["path"]
         for name, config in self.models.items():
             is_named = config.model == weights.EMBEDDED or config.model.startswith(weights.TRAINED)
@@ -208,7 +209,7 @@ def load(path: Path, overrides: Sequence[str] = (), *, limit: int | None = None)
     for i, entry in enumerate(plain.evaluation.scores if plain and plain.evaluation else ()):
         attempt(pick_stage, file, ("evaluation", "scores", i), entry)
     if wrong:
-        raise RecipeError("\n".join(wrong))
+        raise RecipeError(listed(wrong))
     recipe = Recipe(
         path=path.absolute(),
         name=plain.name,
@@ -228,7 +229,7 @@ def load(path: Path, overrides: Sequence[str] = (), *, limit: int | None = None)
     )
     wrong += [str(file.error(loc, message)) for loc, message in check.problems(recipe)]
     if wrong:
-        raise RecipeError("\n".join(wrong))
+        raise RecipeError(listed(wrong))
     return recipe
 
 
@@ -244,7 +245,7 @@ def find_constitution(file: YamlFile) -> Path | None:
     name = file.data.get("constitution")
     if not isinstance(name, str):
         return None  # there is none, or `PlainFields` says what is wrong
-    path = file.path.parent / Path(name).expanduser()
+    path = file.path.parent / user_path(name)
     if path.is_file():
         return path
     shipped = shipped_file("constitutions")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from factory.errors import RecipeError
-from factory.yamlfile import Loc, YamlFile, closest, describe, nearest
+from factory.yamlfile import Loc, YamlFile, closest, describe, listed, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -47,7 +47,7 @@ def validate(model: type[Model], file: YamlFile, data: Any, prefix: Loc = ()) ->
     except ValidationError as error:
         found = _explain(model, error.errors(), data)
         lines = [str(file.error((*prefix, *loc), message)) for loc, message in found]
-        raise RecipeError("\n".join(lines)) from None
+        raise RecipeError(listed(lines)) from None
 
 
 def _explain(

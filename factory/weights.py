@@ -21,6 +21,7 @@ import msgspec
 
 from factory.durable import sync
 from factory.errors import EngineError, RecipeError
+from factory.paths import user_path
 
 EMBEDDED = "smollm2-135m-instruct"
 TRAINED = "trained:"
@@ -57,7 +58,7 @@ def local_folder(model: str, folder: Path | None = None) -> Path | None:
     """
     bases = [folder] if folder else []
     for base in [*bases, Path()]:
-        path = (base / Path(model).expanduser()).absolute()
+        path = (base / user_path(model)).absolute()
         if (path / "config.json").is_file():
             return path
         if path.is_dir():

@@ -2,6 +2,9 @@
 
 A `YamlFile` is parsed data that knows where each field stands. Every complaint names file, line,
 field, what was found, what was expected and, for a mistyped name, the nearest right one.
+
+A file that no person wrote (aliases that multiply, a million lines, a device) is refused at once: the
+limits stand below.
 """
 
 from __future__ import annotations
@@ -9,7 +12,8 @@ from __future__ import annotations
 import difflib
 import glob
 import re
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +25,106 @@ Loc = tuple[int | str, ...]
 """Where a field is: names in mappings, positions in lists."""
 
 
+MAX_BYTES = 1_000_000
+MAX_VALUES = 20_000
+"""Values in a file, with each alias counted as all that it stands for."""
+MAX_DEPTH = 50
+MAX_ERRORS = 20
+"""Errors that one message lists."""
+_MAX_INT = 2**63
+
+# Half a surrogate pair has no bytes in UTF-8, and NUL ends a file's name: neither is text.
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, but 1e-5 is the number it looks like, and 2026-01-31 is text."""
+    """YAML 1.1, but 1e-5 is the number it looks like, and 2026-01-31 and 12:30 are text. Values are
+    texts, numbers, true, false, null, lists and mappings. Every refusal is a `yaml.YAMLError`."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._values = 0
+        self._depth = 0
+
+    def get_single_node(self) -> yaml.Node | None:
+        try:
+            root: yaml.Node | None = super().get_single_node()
+        except (ValueError, OverflowError) as error:  # an escape such as "\U00110000"
+            problem = "found an escape of a character that does not exist"
+            raise yaml.scanner.ScannerError(None, None, problem, self.get_mark()) from error
+        if root:
+            _size(root, {})
+        return root
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._values += 1
+        self._depth += 1
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        if self._values > MAX_VALUES:
+            raise yaml.composer.ComposerError(None, None, _too_many(), mark)
+        if self._depth > MAX_DEPTH:
+            problem = f"nested deeper than {MAX_DEPTH} levels"
+            raise yaml.composer.ComposerError(None, None, problem, mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and (odd := _NO_TEXT.search(value)):
+            problem = f"the character U+{ord(odd[0]):04X} is not allowed"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
+
+    def number(self, node: yaml.ScalarNode) -> Any:
+        """A number in any of YAML's forms, but for 12:30, which is no 750."""
+        text = str(self.construct_scalar(node))
+        if ":" in text:
+            return text
+        is_whole = node.tag.endswith(":int")
+        problem = f"{describe(text)} is not a {'whole ' if is_whole else ''}number"
+        try:
+            value = self.construct_yaml_int(node) if is_whole else self.construct_yaml_float(node)
+        except (ValueError, LookupError, OverflowError):
+            if len(text) > 4000:
+                problem = f"a number of {len(text):,} digits is too large"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+        if is_whole and not -_MAX_INT <= value < _MAX_INT:
+            problem = "this number is too large: whole numbers go up to 2**63 - 1"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
+
+    def truth(self, node: yaml.ScalarNode) -> bool:
+        try:
+            return bool(self.construct_yaml_bool(node))
+        except LookupError:
+            problem = f"{describe(node.value)} is not true or false"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
+    def refuse(self, node: yaml.Node) -> Any:
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        problem = f"the tag {tag[:40]} is not used here"
+        if node.tag.endswith(":value"):
+            problem = "a text that is only '=' needs quotes"
+        elif tag.startswith("!") and not tag.startswith("!!"):
+            problem += "; a text that begins with '!' needs quotes"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 class _Dumper(yaml.SafeDumper):
     """Writes what `_Loader` reads."""
 
+
+_KEPT_TAGS = ("null", "str", "seq", "map")
+_Loader.yaml_constructors = {
+    tag: constructor
+    for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+    if tag is not None and tag.rpartition(":")[2] in _KEPT_TAGS
+}
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.number)
+_Loader.add_constructor("tag:yaml.org,2002:bool", _Loader.truth)
+_Loader.add_constructor(None, _Loader.refuse)
 
 for _reader in (_Loader, _Dumper):
     _reader.yaml_implicit_resolvers = {
@@ -39,6 +136,31 @@ for _reader in (_Loader, _Dumper):
         re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
         list("-+.0123456789"),
     )
+
+
+def _too_many() -> str:
+    return f"more than {MAX_VALUES:,} values"
+
+
+def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """Values that the node stands for. `known`: of nodes seen before; None: it is being counted."""
+    if id(node) in known:
+        size = known[id(node)]
+        if size is None:
+            raise yaml.composer.ComposerError(None, None, "it contains itself", node.start_mark)
+        return size
+    known[id(node)] = None
+    size = 1
+    if isinstance(node, yaml.CollectionNode):
+        for child in node.value:
+            for part in child if isinstance(child, tuple) else (child,):
+                size += _size(part, known)
+    if size > MAX_VALUES:
+        problem = f"{_too_many()}, with what its aliases stand for"
+        raise yaml.composer.ComposerError(None, None, problem, node.start_mark)
+    known[id(node)] = size
+    return size
+
 
 _REMEDIES = {
     "mapping values are not allowed here": "check the indentation; a text with ': ' in it needs quotes",
@@ -69,7 +191,7 @@ class YamlFile:
         try:
             loader = _Loader(text)
             self._root = loader.get_single_node()
-            self._refuse_odd_keys(self._root)
+            self._refuse_odd_keys(self._root, set())
             self.data: Any = loader.construct_document(self._root) if self._root else None
         except yaml.MarkedYAMLError as error:
             raise RecipeError(f"{path}:{_explain_syntax(error)}") from error
@@ -77,15 +199,16 @@ class YamlFile:
             line = text.count("\n", 0, error.position) + 1
             character = f"the character U+{error.character:04X} is not allowed"
             raise RecipeError(f"{path}:{line} is not YAML: {character}") from error
-        except RecursionError:
-            raise RecipeError(f"{path} is nested too deeply, or contains itself") from None
         if not isinstance(self.data, dict):
             raise RecipeError(f"{path}:1 expected a mapping of fields, found {describe(self.data)}")
 
-    def _refuse_odd_keys(self, node: yaml.Node | None) -> None:
+    def _refuse_odd_keys(self, node: yaml.Node | None, seen_nodes: set[int]) -> None:
+        if id(node) in seen_nodes:
+            return
+        seen_nodes.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             for item in node.value:
-                self._refuse_odd_keys(item)
+                self._refuse_odd_keys(item, seen_nodes)
         if not isinstance(node, yaml.MappingNode):
             return
         seen: set[str] = set()
@@ -97,9 +220,10 @@ class YamlFile:
                     "a text that begins with '{' or '[' needs quotes"
                 )
             if key.value in seen:
-                raise RecipeError(f"{place} '{key.value}' is given twice; keep one")
+                name = clipped(key.value, 100)
+                raise RecipeError(f"{place} '{name}' is given twice; keep one")
             seen.add(key.value)
-            self._refuse_odd_keys(value)
+            self._refuse_odd_keys(value, seen_nodes)
 
     def overridden(self, loc: Loc, text: str) -> None:
         """Note that `--set text` changed the data there; errors about it name that, not a line."""
@@ -108,11 +232,12 @@ class YamlFile:
     def error(self, loc: Loc, message: str) -> RecipeError:
         """An error about one field, with its place: `recipe.yaml:14 stages[2].model: ...`."""
         depth, line = self._find(loc)
+        message = clipped(message, 1000)
         for where, text in reversed(self._overrides):
             if where[: depth + 1] == loc[: depth + 1][: len(where)]:
                 field = "" if where == loc else f"{dotted(loc)}: "
-                return RecipeError(f"--set {text}: {field}{message}")
-        field = f" {dotted(loc)}:" if loc else ""
+                return RecipeError(f"--set {clipped(text, 100)}: {field}{message}")
+        field = f" {clipped(dotted(loc), 200)}:" if loc else ""
         return RecipeError(f"{self.path}:{line}{field} {message}")
 
     def _find(self, loc: Loc) -> tuple[int, int]:
@@ -139,11 +264,22 @@ def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node, int] | N
 
 def _read(path: Path) -> str:
     try:
-        raw = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise RecipeError(missing_file(path))
+        if not stat.S_ISREG(found.st_mode):
+            raise RecipeError(f"{path} is a pipe or a device; name a file")
+        if found.st_size > MAX_BYTES:
+            raise RecipeError(
+                f"{path} has {found.st_size:,} bytes, more than {MAX_BYTES:,}: this is no file that "
+                "a person edits; put prompts and data into files of their own"
+            )
+        raw = path.read_bytes()[: MAX_BYTES + 1]
+    except FileNotFoundError:
         raise RecipeError(missing_file(path)) from None
-    except OSError as error:
-        raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise RecipeError(f"{str(path)!r} cannot be read: {said}") from error
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -159,6 +295,8 @@ def _explain_syntax(error: yaml.MarkedYAMLError) -> str:
     line = error.problem_mark.line + 1 if error.problem_mark else 1
     if error.context and error.context_mark and error.context_mark.line + 1 < line:
         problem = f"{error.context} that begins in line {error.context_mark.line + 1}, {problem}"
+    if isinstance(error, yaml.constructor.ConstructorError):
+        return f"{line} {problem}"  # well-formed, but no value of ours
     return f"{line} is not YAML: {problem}{remedy}"
 
 
@@ -180,6 +318,20 @@ def describe(value: Any) -> str:
         return f"a list of {len(value)}" if value else "an empty list"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def clipped(text: str, length: int) -> str:
+    """The text, with its middle left out where it is longer than `length` characters."""
+    half = length // 2
+    return text if len(text) <= length else f"{text[:half]} ... {text[-half:]}"
+
+
+def listed(errors: Sequence[str]) -> str:
+    """Errors as one message, a line each; of more than 20 the first, and how many there are."""
+    shown = errors[:MAX_ERRORS]
+    if len(errors) > MAX_ERRORS:
+        shown = [*shown, f"and {len(errors) - MAX_ERRORS:,} more errors"]
+    return "\n".join(shown)
 
 
 def closest(word: str, choices: Iterable[str]) -> str:

@@ -63,3 +63,22 @@ def test_steps_are_shown_with_their_scores() -> None:
     assert "right 0.90  1 + 1 = 2" in text
     assert "wrong 0.12  2 + 1 = 4" in text
     assert "?           4" in text
+
+
+def test_control_characters_of_models_and_users_are_shown_and_not_obeyed() -> None:
+    hostile = "\x1b[31mred\x1b]0;title\x07 \u202eevil\r\x9b2J [bold]not markup[/bold]"
+    sample = Sample(
+        f"id{hostile}",
+        0,
+        [{"role": "user", "content": hostile}],
+        candidates=[
+            Candidate(0, hostile, "generate", "policy", "c0"),
+            Candidate(1, f"new {hostile}", "revise", "policy", "c1", parent=0, round=1),
+        ],
+    )
+    failure = Failure(0, None, hostile, "judge", hostile, hostile, False)
+    for result in (sample, failure):
+        text = shown(result)
+        assert not set("\x1b\x07\u202e\r\x9b") & set(text)
+        assert "\\x1b[31mred" in text
+        assert "[bold]not markup[/bold]" in text

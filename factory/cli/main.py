@@ -13,6 +13,8 @@ import typer
 from factory.cli import printing, scores
 from factory.cli.options import LimitOption, SetOption
 from factory.errors import FactoryError, RecipeError
+from factory.paths import user_path
+from factory.terminal import printable
 
 if TYPE_CHECKING:
     from factory.recipe import Recipe
@@ -29,12 +31,19 @@ app = typer.Typer(
 )
 
 RecipeArgument = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="A recipe, as pipelines/quickstart.yaml.")
+    Path,
+    typer.Argument(
+        metavar="RECIPE", help="A recipe, as pipelines/quickstart.yaml.", parser=user_path
+    ),
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run's folder.", parser=user_path)
+]
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="The run's folder. Default: runs/<recipe's name>."),
+    typer.Option(
+        "--out", "-o", help="The run's folder. Default: runs/<recipe's name>.", parser=user_path
+    ),
 ]
 _INTERRUPTED = 130  # what typer makes of Ctrl+C
 
@@ -44,10 +53,10 @@ def main() -> None:
     try:
         app()
     except FactoryError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        print(f"error: {error}; what was done is kept", file=sys.stderr)
+        print(f"error: {printable(str(error))}; what was done is kept", file=sys.stderr)
         sys.exit(1)
     except SystemExit as end:
         if end.code == _INTERRUPTED and sys.argv[1:2] != ["train"]:  # which says it itself
@@ -82,9 +91,9 @@ def doctor() -> None:
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new or empty folder.")] = Path(
-        "my-project"
-    ),
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A new or empty folder.", parser=user_path)
+    ] = Path("my-project"),
 ) -> None:
     """Copy the shipped recipes, prompts and constitutions into FOLDER, for you to edit."""
     from factory.project import create
@@ -166,7 +175,8 @@ def status(
 def export(
     run_folder: RunArgument,
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="Take the views from this recipe instead.")
+        Path | None,
+        typer.Option("--recipe", help="Take the views from this recipe instead.", parser=user_path),
     ] = None,
     set_: SetOption = None,
 ) -> None:
@@ -197,9 +207,11 @@ def train(
         str, typer.Option(help="RUN/datasets/preference, a JSON(L) or Parquet file, or a Hub id.")
     ],
     model: Annotated[str, typer.Option(help="smollm2-135m-instruct, a folder or a Hub id.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the trained model goes.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where the trained model goes.", parser=user_path)
+    ],
     config: Annotated[
-        Path | None, typer.Option("--config", help="A YAML file of such fields.")
+        Path | None, typer.Option("--config", help="A YAML file of such fields.", parser=user_path)
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -261,7 +273,10 @@ def align(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="The rounds' folder. Default: runs/<recipe's name>-align."
+            "--out",
+            "-o",
+            help="The rounds' folder. Default: runs/<recipe's name>-align.",
+            parser=user_path,
         ),
     ] = None,
     limit: LimitOption = None,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factory.errors import FactoryError
+from factory.terminal import printable
 
 if TYPE_CHECKING:
     from factory.evaluation.evaluate import Evaluation
@@ -30,7 +31,7 @@ def print_manifest(folder: Path, manifest: Manifest) -> None:
     if manifest.restarts:
         print(f"  the engine died and was restarted {manifest.restarts} times")
     for reason, times in list(manifest.reasons.items())[:3]:
-        print(f"  quarantined: {times} x {reason}")
+        print(f"  quarantined: {times} x {printable(reason)}")
     if manifest.quarantined:
         print(f"  all of them: {folder / 'quarantine.jsonl'}")
     print_views(folder, manifest)
@@ -47,9 +48,9 @@ def print_scored(out: Path, record: Record) -> None:
     print(f"\n{out}: {record.rows:,} rows, with {', '.join(record.columns)}")
     print(f"  {record.calls:,} calls made")
     for reason, times in record.left_out.items():
-        print(f"  left out: {times:,} x {reason}")
+        print(f"  left out: {times:,} x {printable(reason)}")
     for reason, times in list(record.reasons.items())[:3]:
-        print(f"  not scored: {times:,} x {reason}")
+        print(f"  not scored: {times:,} x {printable(reason)}")
     if record.failed:
         print(f"  all of them: {out / 'quarantine.jsonl'}")
 
@@ -57,7 +58,7 @@ def print_scored(out: Path, record: Record) -> None:
 def print_evaluation(found: Evaluation, out: Path | None) -> None:
     from factory.runner.shards import write_json
 
-    print(found.text())
+    print(printable(found.text()))
     if out is not None:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import typer
 from factory.cli import printing
 from factory.cli.options import LimitOption, SetOption
 from factory.errors import RecipeError
+from factory.paths import user_path
 
 if TYPE_CHECKING:
     from factory.scoring.rows import Rows
@@ -28,7 +29,9 @@ ScorerModelOption = Annotated[
 ]
 ScorerRecipeOption = Annotated[
     Path | None,
-    typer.Option("--recipe", metavar="FILE", help="Use the scoring stages of this recipe."),
+    typer.Option(
+        "--recipe", metavar="FILE", help="Use the scoring stages of this recipe.", parser=user_path
+    ),
 ]
 ScoreOption = Annotated[
     str | None,
@@ -36,10 +39,13 @@ ScoreOption = Annotated[
 ]
 WorkOption = Annotated[
     Path | None,
-    typer.Option("--work", help="Where calls are remembered. Default: runs/eval-<inputs>."),
+    typer.Option(
+        "--work", help="Where calls are remembered. Default: runs/eval-<inputs>.", parser=user_path
+    ),
 ]
 ReportOption = Annotated[
-    Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the report as JSON.")
+    Path | None,
+    typer.Option("--out", "-o", metavar="FILE", help="Write the report as JSON.", parser=user_path),
 ]
 
 
@@ -47,7 +53,9 @@ def score(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="A dataset's folder, a file, or a Hub id.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The new dataset's folder.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The new dataset's folder.", parser=user_path)
+    ],
     model: ScorerModelOption = None,
     stage: Annotated[
         str | None,
@@ -127,7 +135,13 @@ def eval_process(
 def eval_judge(
     data: DataOption,
     recipe: Annotated[
-        Path, typer.Option("--recipe", metavar="FILE", help="Its first pairwise judge is measured.")
+        Path,
+        typer.Option(
+            "--recipe",
+            metavar="FILE",
+            help="Its first pairwise judge is measured.",
+            parser=user_path,
+        ),
     ],
     prompt: Annotated[str | None, typer.Option("--prompt-column", help="Default: prompt.")] = None,
     a: Annotated[str | None, typer.Option("--a-column", help="Default: response_a.")] = None,

@@ -23,6 +23,7 @@ from rich.text import Text
 from factory.engines.base import Engine
 from factory.records import Failure, Sample
 from factory.runner.manifest import Manifest
+from factory.terminal import printable
 
 _SECONDS_BETWEEN_LINES = 10.0
 _FIRST_CALL = "the engine starts at the first call that the ledger does not know"
@@ -45,7 +46,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line that stays."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def shown(

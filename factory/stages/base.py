@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -134,15 +135,65 @@ def _rendered(template: str, values: tuple[tuple[str, str], ...]) -> str:
     return text
 
 
+_MAX_REPEATS = 100
+_GROWING = frozenset({"center", "expandtabs", "ljust", "rjust", "zfill"})
+"""Methods of texts that make a long one out of a short one."""
+
+
+@functools.lru_cache(maxsize=1)
+def _sandbox() -> Any:
+    """Where templates are rendered: nothing in it reaches outside, loops without end or fills the
+    memory. Lists and texts that the template is given may have any length."""
+    from jinja2 import StrictUndefined
+    from jinja2.exceptions import SecurityError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Sandbox(ImmutableSandboxedEnvironment):
+        intercepted_binops = frozenset({"*", "**", "%"})
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            numbers = isinstance(left, int | float) and isinstance(right, int | float)
+            if operator == "**":
+                raise SecurityError("'**' is not allowed")
+            if not numbers:
+                raise SecurityError(f"'{operator}' is for numbers")
+            return super().call_binop(context, operator, left, right)
+
+        def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+            is_growing = isinstance(obj, str) and attr in _GROWING
+            return not is_growing and super().is_safe_attribute(obj, attr, value)
+
+        def wrap_str_format(self, value: Any) -> Any:
+            checked = super().wrap_str_format(value)
+            if checked is None:
+                return None
+
+            def narrow(*args: Any, **kwargs: Any) -> str:
+                given = (value.__self__, *args, *kwargs.values())
+                if any(re.search(r"\d{4}", str(x)) for x in given if isinstance(x, str | int)):
+                    raise SecurityError("format() takes no number of four digits or more")
+                return str(checked(*args, **kwargs))
+
+            return narrow
+
+    def short_range(*args: int) -> range:
+        if len(numbers := range(*args)) > _MAX_REPEATS:
+            raise SecurityError(f"range() gives at most {_MAX_REPEATS} numbers")
+        return numbers
+
+    sandbox = Sandbox(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    sandbox.globals = {**sandbox.globals, "range": short_range}
+    sandbox.globals.pop("lipsum")
+    sandbox.filters.pop("center")
+    return sandbox
+
+
 @functools.lru_cache(maxsize=256)
 def _compiled(template: str) -> tuple[Any, tuple[str, ...]]:
     """The template, and the names of the values it uses."""
-    from jinja2 import StrictUndefined, meta
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2 import meta
 
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = _sandbox()
     names = sorted(meta.find_undeclared_variables(environment.parse(template)))
     return environment.from_string(template), tuple(names)
 
@@ -158,6 +209,6 @@ def template_problem(template: str, **example: Any) -> str | None:
     try:
         render(template, **example)
     except Exception as error:  # an expression in a template can raise anything
-        what = getattr(error, "message", error)
+        what = getattr(error, "message", None) or str(error) or type(error).__name__
         return f"the template does not render: {what} (it can use: {', '.join(sorted(example))})"
     return None

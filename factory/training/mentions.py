@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from factory import weights
+from factory.paths import user_path
 
 PATHS = ("model", "reward_model", "constitution")
 """Fields that may name a file, or a model's folder."""
@@ -56,8 +57,10 @@ def filled(config: Any, made: Mapping[str, str], folder: Path) -> Any:
     def fill(place: str, field: str, text: str) -> str:
         if text.startswith(weights.TRAINED):
             return made[text.removeprefix(weights.TRAINED)]
-        path = folder / Path(text).expanduser()
-        return str(path.resolve()) if field in PATHS and path.exists() else text
+        if field not in PATHS:
+            return text
+        path = folder / user_path(text)
+        return str(path.resolve()) if path.exists() else text
 
     return changed(config, fill)
 
@@ -67,10 +70,12 @@ def contents(config: Any) -> dict[str, str]:
     found: dict[str, str] = {}
 
     def look(place: str, field: str, text: str) -> str:
-        path = Path(text).expanduser()
-        if field in PATHS and path.is_file():
+        if field not in PATHS:
+            return text
+        path = user_path(text)
+        if path.is_file():
             found[place] = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-        elif field in PATHS and (path / "config.json").is_file():
+        elif (path / "config.json").is_file():
             found[place] = weights.fingerprint(path)
         return text
 

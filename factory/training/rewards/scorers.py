@@ -20,6 +20,7 @@ from factory import constitution as constitutions
 from factory import weights
 from factory.engines.base import Completion, Engine, Request
 from factory.engines.endpoint import EndpointConfig, EndpointEngine
+from factory.paths import user_path
 from factory.records import Candidate, Message, Sample
 from factory.stages.base import Asked, Question, Stage, derive_seed
 from factory.stages.judge_pointwise import RUBRIC, PointwiseJudge
@@ -113,7 +114,7 @@ class JudgeReward(PointwiseJudge):
             return self
         from factory.recipe import shipped_file  # late: recipes know of trainings
 
-        path = folder / Path(self.constitution).expanduser()
+        path = folder / user_path(self.constitution)
         shipped = shipped_file(f"constitutions/{self.constitution}.yaml")
         if not path.is_file() and "/" not in self.constitution and shipped:
             path = shipped
