@@ -342,6 +342,25 @@ def test_a_folder_that_holds_no_run(call: Call, tmp_path: Path, command: str, fo
     )
 
 
+@pytest.mark.parametrize("command", ["status", "export"])
+def test_a_file_is_no_run(call: Call, tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").write_text("")
+    ended = call(command, tmp_path / "file")
+    assert (ended.code, ended.err) == (
+        2,
+        f"error: {tmp_path / 'file'} is a file; name a run's folder, as runs/quickstart\n",
+    )
+
+
+def test_a_home_folder_may_be_written_as_a_tilde(
+    call: Call, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(run_folder.parent))
+    assert call("status", f"~/{run_folder.name}").code == 0
+    ended = call("status", "~nobody-of-that-name/x")
+    assert (ended.code, ended.err.partition(":")[2][:31]) == (2, " ~nobody-of-that-name/x: Could ")
+
+
 def test_a_folder_of_runs(call: Call, run_folder: Path) -> None:
     ended = call("status", run_folder.parent)
     assert ended.code == 2
@@ -405,6 +424,8 @@ TRAIN = ("--data", "x", "--model", "y", "--out", "z")
     [
         (("dop",), "no trainer 'dop'; did you mean 'dpo'? (have: dpo"),
         (("dpo", "--lora", "-1"), "--lora -1: expected a rank, as 16, or a mapping, as '{r: 16}'"),
+        (("dpo", "--lora", "true"), "--lora true: expected a rank, as 16, or a mapping"),
+        (("dpo", "--lora", "!!int x"), "--lora !!int x: expected a rank, as 16, or a mapping"),
         (("dpo", "--set", "max_steps"), "--set max_steps: expected field=value"),
         (("dpo", "--config", "nothing.yaml"), "nothing.yaml: no such file"),
     ],

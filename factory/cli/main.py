@@ -299,13 +299,15 @@ def _lora(text: str | None) -> dict[str, Any] | None:
     """`16` or `{r: 16, lora_alpha: 32}`."""
     import yaml
 
+    from factory.yamlfile import parse
+
     if text is None:
         return None
     try:
-        value = yaml.safe_load(text)
+        value = parse(text)
     except yaml.YAMLError:
         value = None
-    if isinstance(value, int) and value > 0:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return {"r": value}
     if isinstance(value, dict):
         return value
@@ -328,6 +330,8 @@ def _default_out(recipe: Recipe) -> Path:
 def _manifest_of(run_folder: Path) -> Manifest:
     from factory.runner.manifest import read
 
+    if run_folder.exists() and not run_folder.is_dir():
+        raise RecipeError(f"{run_folder} is a file; name a run's folder, as runs/quickstart")
     manifest = read(run_folder)
     if manifest is None:
         inside = sorted(str(path.parent) for path in run_folder.glob("*/manifest.json"))
