@@ -1,9 +1,13 @@
-"""Are two formulas equal? Asked of math-verify in a process of its own.
+r"""Are two formulas equal? Asked of sympy in processes of their own.
 
-A model can write what algebra never finishes (`9^{9^{9^9}}`), and math-verify's own time limit is an
-alarm signal, which works in the main thread only and not within one long operation. So one helper
-process answers, under limits of the operating system on processor time and memory; if it dies of
-them, the answer is "unknown" and the next question starts another. It ends when this process does.
+A model can write what algebra never finishes, and no thread can be stopped. So helper processes
+answer, each under limits of the operating system on processor time and memory; one that dies of
+them leaves the answer "unknown", and another is started. There are as many as this process has
+cores: a hard question holds up one of them. The limit is in processor time, not by the clock, so
+that a busy machine gives the answers of an idle one. Answers are remembered.
+
+A helper is this module run by itself (`python -m`): scripts need no `__main__` guard, notebooks
+none either. It ends when this process does; a fork starts its own.
 """
 
 from __future__ import annotations
@@ -12,157 +16,159 @@ import atexit
 import functools
 import json
 import os
-import resource
+import signal
 import subprocess
 import sys
 import threading
-from typing import Any
+import weakref
 
-from factory.errors import FactoryError
-
-CPU_SECONDS = 5
+CPU_SECONDS = 2.0
 """Processor time for one comparison; nearly all take some milliseconds."""
 MEMORY_BYTES = 4 * 2**30
-"""Address space of the helper process."""
-
-_lock = threading.Lock()
-_helper: tuple[int, subprocess.Popen[str]] | None = None
-"""The process that started it (a fork must not share it), and the helper."""
+"""Address space of a helper."""
 
 
-def compare(answer: str, expected: str) -> tuple[bool | None, str]:
-    """(whether the formula or number that `answer` ends with equals `expected`, what was read).
+@functools.lru_cache(maxsize=4096)
+def compare(answer: str, expected: str) -> bool | None:
+    """Whether two formulas, as `factory/formula.py` reads them, are the same answer.
 
-    None: nothing could be read, or comparing took too long. Raises `ValueError` if nothing can be
-    read of `expected`.
+    None: comparing them took too long, or neither could be shown.
     """
-    with _lock:
-        reply = _ask(json.dumps([answer, expected]))
-    if reply is None:
-        return None, ""
-    verdict, read, problem = json.loads(reply)
-    if problem:
-        raise ValueError(problem)
-    return verdict, read
+    return _pool.ask(answer, expected)
 
 
-def _ask(question: str) -> str | None:
-    """The helper's reply; None: it died of this question."""
-    helper = _running()
+class HelperError(RuntimeError):
+    """A helper process did not start."""
+
+
+class Pool:
+    """Helper processes, started when they are needed, at most `size` at once."""
+
+    def __init__(self, size: int) -> None:
+        self._free = threading.Semaphore(size)
+        self._lock = threading.Lock()
+        self._idle: list[subprocess.Popen[str]] = []
+        self._all: weakref.WeakSet[subprocess.Popen[str]] = weakref.WeakSet()
+
+    def ask(self, answer: str, expected: str) -> bool | None:
+        """None: unknown."""
+        with self._free:
+            with self._lock:
+                helper = self._idle.pop() if self._idle else None
+            if helper is None or helper.poll() is not None:
+                helper = self._start()
+            try:
+                reply = _exchange(helper, json.dumps([answer, expected]))
+            except BaseException:  # as Ctrl+C: its reply must not be taken for the next question's
+                _end(helper)
+                raise
+            if not reply:
+                _end(helper)
+                return None
+            with self._lock:
+                self._idle.append(helper)
+        verdict: bool | None = json.loads(reply)
+        return verdict
+
+    def close(self) -> None:
+        """End all helpers."""
+        with self._lock:
+            self._idle.clear()
+            helpers = [*self._all]
+        for helper in helpers:
+            _end(helper)
+
+    def forget(self) -> None:
+        """Of a fork: the helpers are another process's; only their pipes are closed here."""
+        for helper in [*self._all]:
+            _close(helper)
+            helper.returncode = 0  # not ours to wait for
+
+    def _start(self) -> subprocess.Popen[str]:
+        helper = subprocess.Popen(
+            [sys.executable, "-P", "-W", "ignore", "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl+C is this process's matter
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
+        )
+        with self._lock:
+            self._all.add(helper)
+        assert helper.stdout is not None
+        if helper.stdout.readline() != "ready\n":
+            _end(helper)
+            raise HelperError(
+                "a helper process for formulas did not start (its error is above); "
+                "is sympy installed? pip install sympy"
+            )
+        return helper
+
+
+def _exchange(helper: subprocess.Popen[str], question: str) -> str:
+    """The reply; "": the helper died of the question."""
     assert helper.stdin is not None
     assert helper.stdout is not None
     try:
         helper.stdin.write(question + "\n")
         helper.stdin.flush()
-        reply = helper.stdout.readline()
-    except BrokenPipeError:
-        reply = ""
-    except BaseException:  # as Ctrl+C: its reply must not be taken for the next question's
-        _stop()
-        raise
-    if reply:
-        return reply
-    _stop()
-    return None
+        return helper.stdout.readline()
+    except (BrokenPipeError, ValueError):
+        return ""
 
 
-def _running() -> subprocess.Popen[str]:
-    global _helper  # noqa: PLW0603
-    if _helper is None or _helper[0] != os.getpid() or _helper[1].poll() is not None:
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl+C is this process's matter
-        )
-        assert process.stdout is not None
-        if process.stdout.readline() != "ready\n":
-            process.wait()
-            raise FactoryError(
-                "the helper process of math-verify did not start (its error is above); "
-                "is math-verify installed? pip install math-verify"
-            )
-        _helper = os.getpid(), process
-    return _helper[1]
+def _end(helper: subprocess.Popen[str]) -> None:
+    helper.kill()
+    helper.wait()
+    _close(helper)
 
 
-@atexit.register
-def _stop() -> None:
-    global _helper  # noqa: PLW0603
-    if _helper is not None and _helper[0] == os.getpid():
-        process = _helper[1]
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
+def _close(helper: subprocess.Popen[str]) -> None:
+    for stream in (helper.stdin, helper.stdout):
+        if stream is not None:
+            try:
                 stream.close()
-    _helper = None
+            except OSError:  # what was still to be written has no reader
+                continue
 
 
-# In the helper process ---------------------------------------------------------------------------
+def _new_pool() -> Pool:
+    return Pool(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+
+
+def _in_fork() -> None:
+    global _pool  # noqa: PLW0603
+    _pool.forget()
+    _pool = _new_pool()
+
+
+_pool = _new_pool()
+atexit.register(lambda: _pool.close())
+os.register_at_fork(after_in_child=_in_fork)
+
+
+# In a helper process -----------------------------------------------------------------------------
 
 
 def _serve() -> None:
-    """Answers questions, a line of JSON each, until there are no more."""
+    """Answer questions, a line of JSON each, until there are no more."""
+    import resource
+
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever algebra prints is no reply
-    import logging
+    from factory import algebra
 
-    import math_verify  # noqa: F401
-
-    logging.disable(logging.CRITICAL)  # it says at every start that we turned its time limits off
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _limit(resource.RLIMIT_AS, MEMORY_BYTES)
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    most = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
         answer, expected = json.loads(line)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + CPU_SECONDS)
-        print(json.dumps(_compare(answer, expected)), file=replies, flush=True)
-
-
-def _limit(which: int, most: int) -> None:
-    hard = resource.getrlimit(which)[1]
-    resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-
-
-def _compare(answer: str, expected: str) -> tuple[bool | None, str, str]:
-    from math_verify import verify
-
-    gold = _gold(expected)
-    if not gold:
-        return None, "", f"math-verify reads no formula or number in the reference {expected!r}"
-    found = _parse(answer)
-    if not found:
-        return None, "", ""
-    texts = [item for item in found if isinstance(item, str)]
-    read = texts[-1] if texts else answer.strip()
-    try:
-        is_equal = verify(gold, found, timeout_seconds=None, raise_on_error=True)
-    except Exception:  # algebra fails in any way; then some other form of the two may be equal
-        return verify(gold, found, timeout_seconds=None) or None, read, ""
-    return is_equal or (False if _is_read(found) else None), read, ""
-
-
-@functools.lru_cache(maxsize=64)
-def _gold(expected: str) -> list[Any]:
-    """The reference as formulas. LaTeX is read between dollars only, so a bare one is given them."""
-    is_marked = any(mark in expected for mark in ("$", "\\boxed", "\\(", "\\["))
-    found = [] if is_marked else _parse(f"${expected}$")
-    return found if _is_read(found) else _parse(expected)
-
-
-def _parse(text: str) -> list[Any]:
-    from math_verify import parse
-
-    found: list[Any] = parse(text, parsing_timeout=None)
-    return found
-
-
-def _is_read(found: list[Any]) -> bool:
-    """More than the bare text was made of it."""
-    return any(not isinstance(item, str) for item in found)
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # unhandled, its signal ends the process
+        verdict = algebra.is_equal(answer, expected)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(json.dumps(verdict), file=replies, flush=True)
 
 
 if __name__ == "__main__":

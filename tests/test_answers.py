@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 from fractions import Fraction
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory import math_check
 from factory.answers import How, check, number
 
 
@@ -177,21 +175,6 @@ def test_no_answer_raises_under_math(answer: str) -> None:
 @given(st.integers(-(10**9), 10**9), st.integers(-3, 3))
 def test_gsm8k_is_right_just_where_the_numbers_are_equal(value: int, off: int) -> None:
     assert check(f"so\n#### {value + off:,}", f"#### {value}", "gsm8k")[0] is (off == 0)
-
-
-def test_a_fork_starts_a_helper_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    check("It is 7", "7.5", "math")
-    assert math_check._helper is not None
-    first = math_check._helper[1]
-    monkeypatch.setattr(math_check.os, "getpid", lambda: -1)  # as a fork sees it
-    assert check("It is 7", "7.5", "math") == (False, "7")
-    helper: Any = math_check._helper
-    assert helper[1] is not first
-    math_check._stop()
-    monkeypatch.undo()
-    monkeypatch.setattr(math_check, "_helper", (math_check.os.getpid(), first))
-    math_check._stop()
-    assert first.returncode is not None
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,13 @@ before the right answer, is not counted.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from factory.answers import How, check
+from factory.answers import How, check_aside
 from factory.engines.base import Sampling
 from factory.errors import SampleError
 from factory.records import Candidate, Sample, Score, StepLabels
@@ -175,19 +174,16 @@ class Rollout(Stage):
         or what was read may not be the last word."""
         reference = sample.reference or ""
 
-        def check_all() -> list[bool | None]:
-            found = [check(text, reference, self.how, self.pattern)[0] for text, _ in solutions]
-            return [
-                None if is_right is False and reason == "length" else is_right
-                for is_right, (_, reason) in zip(found, solutions, strict=True)
-            ]
-
         try:
-            if self.how == "math":  # it waits for another process
-                return await asyncio.to_thread(check_all)
-            return check_all()
+            checks = [
+                await check_aside(text, reference, self.how, self.pattern) for text, _ in solutions
+            ]
         except ValueError as error:
             raise SampleError(f"{error} (how: {self.how})", is_permanent=True) from error
+        return [
+            None if is_right is False and reason == "length" else is_right
+            for (is_right, _), (_, reason) in zip(checks, solutions, strict=True)
+        ]
 
 
 def share(found: Sequence[bool | None]) -> float | None:

@@ -5,13 +5,12 @@ A score of 1: right; 0: wrong; None: no answer could be read, which is not a wro
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from factory.answers import How, check
+from factory.answers import How, check_aside
 from factory.errors import SampleError
 from factory.records import Sample, Score
 from factory.stages.base import Models, Stage
@@ -27,8 +26,8 @@ class Verify(Stage):
     name: str = Field("verify", min_length=1)
     """Names the score, for views: `score: verify`."""
     how: How = "math"
-    """`math`: equal formulas or numbers. `gsm8k`: the same number after `####`. `exact`: the same
-    words. `pattern`: what `pattern` finds last is the reference."""
+    """`math`: the final answer, worked out, is the reference. `gsm8k`: the same number after `####`.
+    `exact`: the same words. `pattern`: what `pattern` finds last is the reference."""
     pattern: str | None = None
     """A regular expression for `how: pattern`; its first group, if it has one, is the answer."""
 
@@ -75,9 +74,7 @@ class Verify(Stage):
 
     async def _check(self, answer: str, reference: str) -> tuple[bool | None, str]:
         try:
-            if self.how == "math":  # it waits for another process
-                return await asyncio.to_thread(check, answer, reference, self.how)
-            return check(answer, reference, self.how, self.pattern)
+            return await check_aside(answer, reference, self.how, self.pattern)
         except ValueError as error:
             remedy = f"{error} (how: {self.how}; source.columns.reference names its field)"
             raise SampleError(remedy, is_permanent=True, raw=reference) from error
