@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from factory.formula import DIGITS, EXPONENT, TIMES, UnreadError, parse
+from factory.formula import DIGITS, EXPONENT, MAX_CHARS, TIMES, UnreadError, parse
 
 
 class Final(NamedTuple):
@@ -40,7 +40,7 @@ _BETWEEN_BOXES = re.compile(
 _MARK = re.compile(
     r"\b(?:answer|result)\b[*_)\s]*(?:(?:to|of|for|in|here|choice|option)\b[^.?!\n:=]{0,100}?)?[*_\s]*"
     r"(?:\b(?:is|are|was|equals|becomes|(?:would|will|should|must) be|comes? (?:out )?to)\b|[:=：])"
-    r"|^[#*_\s]*(?:final\s+)?answer[*_\s]*$"
+    r"|^[#*_ \t]*(?:final[ \t]+)?answer[*_ \t]*$"
     r"|答案[是为為：:]|答え[は：:]|정답[은:]"
     r"|\b(?:respuesta|réponse|antwort|resposta|risposta)(?:\s+\w+)?\s*(?:\bes\b|\best\b|\bist\b|\blautet\b"
     r"|\bé\b|\bè\b|:)|\bответ\s*[:—-]",
@@ -102,6 +102,7 @@ _NAMES = frozenset("sqrt pi sin cos tan log ln exp inf mod and or".split())  # n
 
 def _fold(text: str) -> tuple[str, list[str]]:
     """The text with a sign in place of each piece of mathematics, and the pieces."""
+    text = _FOLDED.sub("", text)
     pieces: list[str] = []
     out: list[str] = []
     at = 0
@@ -272,7 +273,7 @@ def _unfold(text: str, pieces: Sequence[str]) -> str:
 _MATH_WORD = re.compile(
     r"(?:[\ue000-\uf8ff0-9½¼¾⅐-⅞⁰¹²³⁴-⁹⁺⁻]|[-+*/^=<>≤≥±≈%()\[\]{}|.,;:!_÷×·√π∞°'−–—$€£¥₹₩₽฿]|\\[a-zA-Z]+|\\[{},%$;]"
     r"|\?|(?<![A-Za-z])[A-Za-z](?![A-Za-z'’])|(?:sqrt|pi|sin|cos|tan|log|ln|exp|inf)(?![a-z])"
-    r"|[eE][-+]?(?=[0-9]))+"
+    r"|[eE][-+]?(?=[0-9]))++"
 )
 _ATTACHED = re.compile(
     rf"(?P<number>[-+−]?[{_CURRENCY}]?-?{DIGITS}{EXPONENT})-?(?P<unit>[A-Za-zµ°]+[²³23]?)"
@@ -455,10 +456,11 @@ def _final(run: _Run, after: str, pieces: Sequence[str]) -> Final:
     return Final(shown, formula, unit or (named[1] if named else ""))
 
 
+_NAMED = r"\\(?:text|mathrm|textrm|mbox|operatorname|textit)\s*\{"
 _UNIT_END = re.compile(
-    r"(?P<number>.*?[0-9}\)%])(?:\\[,;:! ]|[\s~-])*"
-    r"(?:\\(?:text|mathrm|textrm|mbox|operatorname|textit)\s*\{[\s~]*(?P<named>[^{}0-9=]*)\}(?:/|\\[,; ]|\s)*"
-    r"|(?P<plain>[A-Za-zµ°][A-Za-zµ°./ ]*))+(?:\^\s*\{?-?[0-9]\}?|[²³])?",
+    r"(?P<number>.*[0-9}\)%])(?:\\[,;:! ]|[\s~-])*+"
+    rf"(?:(?:{_NAMED}[\s~]*(?P<named>[^{{}}0-9=]*)\}}(?:/|\\[,; ]|\s)*+)++"
+    r"|(?P<plain>[A-Za-zµ°][A-Za-zµ°./ ]*+))(?:\^\s*\{?-?[0-9]\}?|[²³])?",
     re.DOTALL,
 )
 
@@ -471,13 +473,15 @@ def attached_unit(text: str) -> tuple[str, str] | None:
 
 def _without_unit(text: str) -> tuple[str | None, str]:
     """(the number or formula, its unit), where the text is a formula and a unit at most."""
+    if len(text) > MAX_CHARS:
+        return None, ""
     text = re.sub(rf"^\s*([-+]?)\s*(?:\\\$|[{_CURRENCY}])\s*", r"\1", text)
     text = re.sub(rf"(?:\\\$|[{_CURRENCY}])\s*$", "", text)
     text = re.sub(r"^\s*(?:US|USD|EUR|Rs\.?)\s*\$?\s*(?=[0-9])", "", text)
     attached = attached_unit(text)
     if attached and len(attached[1]) > 1:
         return attached
-    is_named = re.search(r"\\(?:text|mathrm|textrm|mbox|operatorname|textit)\s*\{", text)
+    is_named = re.search(_NAMED, text)
     if not is_named and _reads(text):
         single = re.fullmatch(r"(?P<number>.*?[0-9])\s+(?P<unit>[A-Za-z]{1,2})", text)
         if single and single["unit"] in _SHORT_UNITS and _reads(single["number"]):

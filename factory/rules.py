@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from factory.config import Config
+from factory.words import words
 
 
 class Rule(Config):
@@ -41,8 +42,8 @@ class Length(Rule):
     target: int | None = Field(None, ge=1)
     maximum: int | None = Field(None, ge=0)
     unit: Literal["words", "tokens"] = "words"
-    """What n counts. A word is what stands between white space; tokens are the policy's, the end of
-    the text included."""
+    """What n counts. Words are those of `factory/words.py`, in any script; tokens are the policy's, the
+    end of the text included."""
 
     def problem(self) -> tuple[str, str] | None:
         if (self.target is None) == (self.maximum is None):
@@ -53,7 +54,7 @@ class Length(Rule):
         return self.unit == "tokens"
 
     def score(self, text: str, tokens: int) -> float:
-        n = tokens if self.unit == "tokens" else len(text.split())
+        n = tokens if self.unit == "tokens" else words(text)
         if self.target is not None:
             return -abs(n - self.target) / self.target
         return float(n <= (self.maximum or 0))

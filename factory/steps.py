@@ -1,7 +1,6 @@
 """A solution's text -> its steps: the units that process reward models read and label.
 
-Text is only ever cut at white space, so the steps hold all of it: without white space, the steps
-one after the other are the solution.
+The steps hold all of the text: without white space, the steps one after the other are the solution.
 """
 
 from __future__ import annotations
@@ -10,6 +9,10 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
+
+import regex
+
+from factory.words import UNSPACED
 
 Split = Literal["newline", "blank_line", "numbered", "sentence"]
 """Where a step ends. `newline`: at the end of a line. `blank_line`: of a paragraph. `numbered`:
@@ -20,8 +23,17 @@ _BLANK_LINE = re.compile(r"\n\s*\n")
 # At the start of a line; Markdown's bold, headings and quotes may stand before: "**Step 1:**".
 _STEP_WORD = re.compile(r"^(?=[ \t>#*]*step[ \t]+\d+\b)", re.MULTILINE | re.IGNORECASE)
 _STEP_NUMBER = re.compile(r"^(?=[ \t>#*]*\d+[.)]\**\s)", re.MULTILINE)  # not "2.5 apples"
-# Marks and what closes after them; what follows can begin a sentence ("5! = 120" goes on).
-_SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]*$]*\s+(?=[\"'“‘(\[*$\\]*\w)")
+# Marks and what closes after them; what follows can begin a sentence ("5! = 120" goes on). Marks of
+# other scripts end one without white space, and so do these beside a script without spaces.
+_CLOSING = r"[\"'”’»›)\]）」』】》〉*$]*+"
+_SENTENCE_END = regex.compile(
+    rf"[.!?]+{_CLOSING}\s+(?=[\"'“‘(\[*$\\]*\w)"
+    rf"|[\p{{Sentence_Terminal}}--[.!?]][\p{{Sentence_Terminal}}…]*+{_CLOSING}\s*(?=\S)"
+    rf"|…++{_CLOSING}\s*(?=[\"'“‘「『（(]*{UNSPACED.pattern})"
+    rf"|(?<={UNSPACED.pattern})[!?…]++{_CLOSING}\s*(?=\w)"
+    rf"|…++{_CLOSING}\s+(?=[\"'“‘(]*\p{{Lu}})",
+    flags=regex.V1,
+)
 _ENUMERATOR = re.compile(r"[\W_]*(\d+|[A-Za-z])[.)][\W_]*")  # "2." or "(b)." by itself
 _FACTORIAL = re.compile(r"[\d)]!$")
 _ABBREVIATIONS = frozenset(

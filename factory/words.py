@@ -1,17 +1,81 @@
-"""Words of a text, in any script, and one spelling of it."""
+"""Words of a text, in any script, and one spelling of it.
+
+A word is what stands between white space, where a script is written so: "don't", "state-of-the-art",
+"3.14" and "안녕하세요" are one each. In scripts without spaces between words it is
+
+- of Chinese characters, each one (two make a typical word);
+- of hiragana and katakana, each run of one of them;
+- of Thai, Lao, Khmer, Burmese and others that only a dictionary divides, three letters with their
+  signs (grapheme clusters), about what a word of these languages has.
+
+Scripts and clusters are Unicode's, by the package regex.
+"""
 
 from __future__ import annotations
 
+import re
 import unicodedata
+
+import regex
+
+_KANA_SIGNS = r"ー\uff70\uff9e\uff9f\u3099\u309a"
+_CLUSTERED = (
+    r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tai_Tham}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Viet}\p{Tibetan}"
+    r"\p{Javanese}\p{Balinese}"
+)
+_UNSPACED = rf"\p{{Han}}\p{{Hiragana}}\p{{Katakana}}\p{{Bopomofo}}\p{{Yi}}{_CLUSTERED}"
+UNSPACED = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u1950-\u1cff\u2e80-\ua4cf\ua980-\uaadf\uf900-\ufaff\uff60-\uff9f"
+    "\U0001aff0-\U0001b16f\U00020000-\U0003ffff]"
+)
+"""The blocks of these scripts and their punctuation: fast, where script properties are slow."""
+_MARKS = r"\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
+"""Punctuation of the width of Chinese characters."""
+_PIECE = regex.compile(
+    rf"(?P<clusters>[{_CLUSTERED}]+)|[\p{{Han}}\p{{Bopomofo}}\p{{Yi}}]"
+    rf"|[\p{{Hiragana}}{_KANA_SIGNS}]*\p{{Hiragana}}[\p{{Hiragana}}{_KANA_SIGNS}]*"
+    rf"|[\p{{Katakana}}{_KANA_SIGNS}]*\p{{Katakana}}[\p{{Katakana}}{_KANA_SIGNS}]*"
+    rf"|[^{_UNSPACED}{_MARKS}]*[^\W{_UNSPACED}{_MARKS}][^{_UNSPACED}{_MARKS}]*"
+)
+_CLUSTERS_A_WORD = 3
+
+
+def words(text: str) -> int:
+    """How many words a text has."""
+    found = text.split()
+    if text.isascii() or not UNSPACED.search(text):
+        return len(found)
+    return sum(_pieces(part) for part in found)
+
+
+def _pieces(text: str) -> int:
+    """Words of a text without white space."""
+    if text.isascii() or not UNSPACED.search(text):
+        return 1
+    count = 0
+    for piece in _PIECE.finditer(text):
+        clusters = piece["clusters"]
+        count += 1 if clusters is None else -(-_clusters(clusters) // _CLUSTERS_A_WORD)
+    return count
+
+
+def _clusters(text: str) -> int:
+    return len(regex.findall(r"\X", text))
 
 
 def spelling(text: str) -> str:
-    """The text in one spelling: without case, with single spaces, and each character written the one
-    way Unicode prefers (NFC; full-width and ligatures as plain letters). `x²` stays `x²`."""
-    if not text.isascii():
-        text = "".join(map(_plain, unicodedata.normalize("NFC", text)))
-        text = unicodedata.normalize("NFD", text)
-    return unicodedata.normalize("NFC", " ".join(text.casefold().split()))
+    """The text as a comparison of words sees it: `composed`, without case, with single spaces."""
+    caseless = unicodedata.normalize("NFD", composed(text)).casefold()
+    return unicodedata.normalize("NFC", " ".join(caseless.split()))
+
+
+def composed(text: str) -> str:
+    """Each character written the one way that Unicode prefers: NFC, with full-width letters and
+    ligatures as plain ones. `x²` stays `x²`, which NFKC makes `x2`."""
+    if text.isascii():
+        return text
+    text = "".join(map(_plain, unicodedata.normalize("NFC", text)))
+    return unicodedata.normalize("NFC", text)
 
 
 def _plain(character: str) -> str:

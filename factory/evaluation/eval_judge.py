@@ -23,6 +23,7 @@ from factory.runner.run import reason_of
 from factory.scoring.results import Result
 from factory.scoring.rows import Rows, bad_row, made_sample, messages
 from factory.scoring.scorer import Scorer
+from factory.words import words
 
 _PANDALM = ("instruction", "response1", "response2")
 _ANNOTATOR = "annotator"
@@ -93,8 +94,8 @@ def evaluate_judge(
                 is_consistent=verdict.is_consistent if verdict and verdict.readings else None,
                 order_gap=verdict.order_gap if verdict and verdict.readings else None,
                 human=_people(row, where),
-                words_a=len(sample.candidates[0].text.split()),
-                words_b=len(sample.candidates[1].text.split()),
+                words_a=words(sample.candidates[0].text),
+                words_b=words(sample.candidates[1].text),
             )
         )
 

@@ -34,6 +34,7 @@ from factory.scoring.rows import Rows, labels_of, sample_of, shape_of, steps_of
 from factory.scoring.score import for_shape
 from factory.scoring.scorer import Scorer
 from factory.stages.process import ProcessReward
+from factory.words import words
 
 _ALTERNATIVE = "an alternative step of PRM800K, which is no solution"
 
@@ -75,7 +76,7 @@ def evaluate_process(
                 scores=scores,
                 labels=labels,
                 subset=None if subset is None else str(subset),
-                words=[len(step.split()) for step in steps],
+                words=[words(step) for step in steps],
                 is_right=is_right if isinstance(is_right, bool) else None,
             )
         )

@@ -25,6 +25,7 @@ from factory.runner.run import reason_of
 from factory.scoring.results import Result
 from factory.scoring.rows import Rows, sample_of, shape_of
 from factory.scoring.scorer import Scorer
+from factory.words import words
 
 
 def evaluate_reward(
@@ -51,9 +52,9 @@ def evaluate_reward(
         return None if subset is None or row[subset] is None else str(row[subset])
 
     def add(row: Mapping[str, Any], sample: Sample, chosen: Any, rejected: Any) -> None:
-        words = [len(c.text.split()) for c in sample.candidates]
+        lengths = [words(c.text) for c in sample.candidates]
         scores = [finite(value) for value in (chosen, rejected)]
-        found.append(RewardRow(sample.id, part(row), scores[0], scores[1], words[0], words[1]))
+        found.append(RewardRow(sample.id, part(row), scores[0], scores[1], *lengths))
 
     if scorer is None:
         columns = _score_columns(rows, score)

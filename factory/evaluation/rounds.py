@@ -28,6 +28,7 @@ from factory.runner import shards
 from factory.runner.progress import Progress
 from factory.runner.run import run
 from factory.stages.filter import REFUSAL
+from factory.words import words as words_of
 from factory.yamlfile import dump
 
 FIRST, PREVIOUS, NEW = "first", "previous", "new"
@@ -248,7 +249,7 @@ def _scores_of(samples: list[Sample], model: str) -> list[tuple[Sample, Score]]:
 
 
 def words(candidate: Candidate) -> int:
-    return len(candidate.text.split())
+    return words_of(candidate.text)
 
 
 def _share(claims: list[bool]) -> float:

@@ -13,6 +13,7 @@ import msgspec
 from factory.export.combine import Measured
 from factory.export.evidence import is_known
 from factory.records import Sample
+from factory.words import words
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -185,12 +186,12 @@ class RowStatistics:
                     self._collected[name].add(value)
         for name in self._booleans:
             self._trues[name] += bool(row[name])
-        words = {name: sum(len(m["content"].split()) for m in row[name]) for name in self._answers}
-        for name, count in words.items():
+        lengths = {name: sum(words(m["content"]) for m in row[name]) for name in self._answers}
+        for name, count in lengths.items():
             self._collected[f"{name} words"].add(count)
         if self._has_pairs:
-            self._chosen_longer += words["chosen"] > words["rejected"]
-            self._same_length += words["chosen"] == words["rejected"]
+            self._chosen_longer += lengths["chosen"] > lengths["rejected"]
+            self._same_length += lengths["chosen"] == lengths["rejected"]
 
     def spreads(self) -> dict[str, Spread]:
         found = {name: numbers.spread() for name, numbers in self._collected.items()}

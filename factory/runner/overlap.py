@@ -1,18 +1,18 @@
 """Held-out prompts that a training has seen: found by a hash of what the prompt says.
 
 Two prompts are one where their turns are the same but for white space, the way Unicode writes a
-character (NFKC) and the system prompt. What differs by a word or a digit is another prompt.
+character and the system prompt. What differs by a word or a digit is another prompt.
 """
 
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 
 import msgspec
 
 from factory.records import Message, Sample
 from factory.runner.source import Source
+from factory.words import composed
 
 
 def shared_prompts(training: Source, held_out: Source) -> list[Sample]:
@@ -34,9 +34,6 @@ def shared_prompts(training: Source, held_out: Source) -> list[Sample]:
 
 def prompt_hash(prompt: list[Message]) -> bytes:
     """16 bytes that two prompts share where they say the same."""
-    said = [[turn["role"], _plain(turn["content"])] for turn in prompt if turn["role"] != "system"]
+    turns = [turn for turn in prompt if turn["role"] != "system"]
+    said = [[turn["role"], " ".join(composed(turn["content"]).split())] for turn in turns]
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=16).digest()
-
-
-def _plain(text: str) -> str:
-    return " ".join((text if text.isascii() else unicodedata.normalize("NFKC", text)).split())

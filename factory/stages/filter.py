@@ -9,6 +9,7 @@ from pydantic import Field
 
 from factory.records import Candidate, Sample
 from factory.stages.base import Models, Stage
+from factory.words import words
 
 _CANNOT = (
     r"(can(no|['’])t|can not|won['’]t|will not|( am|['’]m) (unable|not (able|going|allowed)) to)"
@@ -66,10 +67,10 @@ class Filter(Stage):
         return sample
 
     def _reason(self, candidate: Candidate, seen: set[str]) -> str | None:
-        words = len(candidate.text.split())
-        if words < self.min_words:
+        length = words(candidate.text)
+        if length < self.min_words:
             return "too-short"
-        if self.max_words is not None and words > self.max_words:
+        if self.max_words is not None and length > self.max_words:
             return "too-long"
         if self.truncated and candidate.finish_reason == "length":
             return "truncated"

@@ -22,6 +22,7 @@ from factory.ranking.outcome import Outcome, Strengths
 from factory.records import Sample, Score
 from factory.stages.base import Models, Stage
 from factory.stages.labels import DECIMALS
+from factory.words import words
 
 
 class Rank(Stage):
@@ -109,12 +110,12 @@ class Rank(Stage):
         seed = models.seed("rank", self.name)
         if self.method == "elo":
             return elo(len(players), outcomes, resamples=self.resamples, seed=seed)
-        words = [len(sample.candidates[index].text.split()) for index in players]
+        lengths = [words(sample.candidates[index].text) for index in players]
         return bradley_terry(
             len(players),
             outcomes,
             regularisation=self.regularisation,
-            lengths=words if self.length_control else None,
+            lengths=lengths if self.length_control else None,
             gamma=self.gamma,
             resamples=self.resamples,
             seed=seed,
