@@ -3,15 +3,19 @@ is there, and no stage or view needs what nothing before it makes."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factory import weights
 from factory.engines import VllmConfig
 from factory.errors import RecipeError, SourceError
 from factory.export.view import folder_of
-from factory.records import BadRow
+from factory.records import BadRow, Sample
+from factory.runner.overlap import shared_prompts
+from factory.runner.problems import is_problems
 from factory.runner.source import SourceConfig, open_source
 from factory.stages.base import Stage
 from factory.training import TRAINERS, mentions
@@ -25,6 +29,8 @@ Problem = tuple[Loc, str]
 
 _LOOKED_AT = 1_000
 """Rows of a source."""
+_SHOWN_CHARS = 100
+"""Of a prompt, in a message."""
 
 # What a stage or view can need -> its name, and what makes it.
 _MAKERS = {
@@ -239,6 +245,33 @@ def _training(recipe: Recipe) -> Iterator[Problem]:
                 f"'{weights.TRAINED}{unknown[0]}' is no earlier training{hint}",
             )
         made.add(training.result)
+
+
+def check_held_out(recipe: Recipe) -> None:
+    """Refuse held-out prompts that the training sees. Reads all of both sources."""
+    if recipe.evaluation is None:
+        return
+    training, held_out = recipe.source, recipe.evaluation.source
+    opened = [open_source(source, recipe.folder) for source in (training, held_out)]
+    if not (shared := shared_prompts(*opened)):
+        return
+    count = sum(isinstance(row, Sample) for row in opened[1])
+    shown = " ".join(shared[0].prompt[-1]["content"].split())
+    remedy = "take them out of one of the two"
+    if is_problems(held_out.path) and held_out.path == training.path:
+        other = {"limit": training.limit, **training.options}
+        exclude = ", ".join(f"{name}: {value}" for name, value in other.items() if name != "exclude")
+        remedy = f"set evaluation.source.options.exclude: {{{exclude}}}"
+    raise YamlFile(recipe.path).error(
+        ("evaluation", "source"),
+        f"{len(shared)} of its {count} prompts are also in the source that is trained on "
+        f"(the first, '{shared[0].id}': {shown[:_SHOWN_CHARS]!r}), so they are not held out; {remedy}",
+    )
+
+
+def is_at_hand(source: SourceConfig, folder: Path) -> bool:
+    """Its rows can be read without fetching anything."""
+    return is_problems(source.path) or (folder / os.path.expanduser(source.path)).exists()
 
 
 def check_training(recipe: Recipe) -> None:

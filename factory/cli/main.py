@@ -108,12 +108,17 @@ def init(
 @app.command()
 def validate(recipe: RecipeArgument, set_: SetOption = None) -> None:
     """Check a recipe and everything it names, without starting an engine."""
-    from factory.check import check_training
+    from factory.check import check_held_out, check_training, is_at_hand
 
     loaded = _load(recipe, set_)
     check_training(loaded)
+    sources = [loaded.source, *([loaded.evaluation.source] if loaded.evaluation else [])]
+    if all(is_at_hand(source, loaded.folder) for source in sources):
+        check_held_out(loaded)
     print(f"{recipe} is valid")
     print(f"  source        {loaded.source.path}")
+    if loaded.evaluation:
+        print(f"  held out      {loaded.evaluation.source.path}")
     if loaded.constitution:
         c = loaded.constitution
         print(f"  constitution  {c.name} {c.version}, {len(c.principles)} principles")

@@ -7,12 +7,15 @@ character and the system prompt. What differs by a word or a digit is another pr
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from factory.records import Message, Sample
-from factory.runner.source import Source
 from factory.words import composed
+
+if TYPE_CHECKING:
+    from factory.runner.source import Source
 
 
 def shared_prompts(training: Source, held_out: Source) -> list[Sample]:

@@ -5,6 +5,9 @@ Out: rows as a file would hold them (prompt, id, tags, reference), any of them w
 The reference ends with `#### <answer>`, after the steps that lead there where they are known: a sum is
 worked out here, and a sum whose answer we do not come to as well is a bad row. An answer of several
 lines is the reference as it is.
+
+Two seeds may make the same problem: of small sums they often do. `options.exclude`, with the `limit`
+and options of another source of the task, leaves that one's problems out and makes others instead.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +25,13 @@ from factory.answers import MARK, final_line, number
 from factory.errors import SourceError
 from factory.problems import arithmetic, worked
 from factory.runner.formats.base import Row
+from factory.runner.overlap import prompt_hash
 from factory.stages.base import derive_seed
 from factory.steps import split_steps
 
 PREFIX = "reasoning-gym:"
+TRIES = 20
+"""Problems made for each one excluded, before there are said to be no more."""
 SUMS = ("basic_arithmetic", "chain_sum", "decimal_chain_sum", "products")
 """Tasks whose `metadata.expression` we work out."""
 
@@ -61,11 +68,14 @@ class Problems:
             near = difflib.get_close_matches(self._task, tasks, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"have: {', '.join(tasks)}"
             raise SourceError(f"{path}: no task {self._task!r}; {hint}")
+        self._excluded = self._left_out(path, options)
+        self._size = limit + TRIES * len(self._excluded)
+        options = {name: value for name, value in options.items() if name != "exclude"}
         seed = derive_seed("problems", self._seed)
         try:
-            self._data = create(self._task, **{**options, "seed": seed, "size": limit})
+            self._data = create(self._task, **{**options, "seed": seed, "size": self._size})
         except Exception as error:  # each task checks its options in its own way
-            have = ", ".join(sorted({*tasks[self._task]} - {"size"}))
+            have = ", ".join(sorted({*tasks[self._task], "exclude"} - {"size"}))
             raise SourceError(f"{path}: source.options: {error} (have: {have})") from error
         self.version = f"reasoning-gym {version('reasoning-gym')}"
 
@@ -73,13 +83,39 @@ class Problems:
         return self._limit
 
     def rows(self, start: int, columns: list[str]) -> Iterator[Row]:
-        for index in range(start, self._limit):
-            try:
-                item = self._data[index]
-            except Exception as error:  # a generator of puzzles fails in its own ways
-                yield Row(None, {}, f"{PREFIX}{self._task} made no problem {index}: {error!r}")
-                continue
-            yield self._row(index, item)
+        if not self._excluded:
+            yield from map(self._made, range(start, self._limit))
+            return
+        others = (row for row in map(self._made, range(self._size)) if not self._is_excluded(row))
+        at = start
+        for at, row in enumerate(islice(others, start, self._limit), start + 1):
+            yield row
+        for _ in range(at, self._limit):
+            yield Row(None, {}, f"{PREFIX}{self._task} makes no more problems that are not excluded")
+
+    def _made(self, index: int) -> Row:
+        try:
+            item = self._data[index]
+        except Exception as error:  # a generator of puzzles fails in its own ways
+            return Row(None, {}, f"{PREFIX}{self._task} made no problem {index}: {error!r}")
+        return self._row(index, item)
+
+    def _is_excluded(self, row: Row) -> bool:
+        return "prompt" in row.fields and _hash(row) in self._excluded
+
+    def _left_out(self, path: str, options: Mapping[str, Any]) -> set[bytes]:
+        """Hashes of the prompts of the source that `options.exclude` describes."""
+        if "exclude" not in options:
+            return set()
+        other = options["exclude"]
+        limit = other.get("limit") if isinstance(other, dict) else None
+        if type(limit) is not int or limit < 1 or "exclude" in other:
+            raise SourceError(
+                f"{path}: source.options.exclude: expected the limit and options of the other "
+                f"source, as {{limit: 500, seed: 1}}, found {other!r:.100}"
+            )
+        rest = {name: value for name, value in other.items() if name != "limit"}
+        return {_hash(row) for row in Problems(path, rest, limit).rows(0, []) if row.fields}
 
     def _row(self, index: int, item: dict[str, Any]) -> Row:
         fields = {
@@ -92,6 +128,10 @@ class Problems:
         except ValueError as error:
             return Row(None, fields, str(error))
         return Row(None, fields)
+
+
+def _hash(row: Row) -> bytes:
+    return prompt_hash([{"role": "user", "content": row.fields["prompt"]}])
 
 
 def _package(path: str) -> tuple[dict[str, list[str]], Any]:

@@ -75,7 +75,8 @@ class SourceConfig(Config):
     limit: int | None = Field(None, ge=1)
     """Rows to read, counted from the first, bad ones included."""
     options: dict[str, Any] = {}
-    """Of problems made by rule: what their task takes, as `max_terms: 6`, and a `seed`."""
+    """Of problems made by rule: what their task takes, as `max_terms: 6`, a `seed`, and `exclude`: the
+    `limit` and options of another source of the task, whose problems are left out."""
 
 
 class Source:
