@@ -260,7 +260,9 @@ def check_held_out(recipe: Recipe) -> None:
     remedy = "take them out of one of the two"
     if is_problems(held_out.path) and held_out.path == training.path:
         other = {"limit": training.limit, **training.options}
-        exclude = ", ".join(f"{name}: {value}" for name, value in other.items() if name != "exclude")
+        exclude = ", ".join(
+            f"{name}: {value}" for name, value in other.items() if name != "exclude"
+        )
         remedy = f"set evaluation.source.options.exclude: {{{exclude}}}"
     raise YamlFile(recipe.path).error(
         ("evaluation", "source"),

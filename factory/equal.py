@@ -69,8 +69,8 @@ def _same(answer: Node, reference: Node, leaf: Leaf) -> bool | None:
     if answer.op == reference.op == "matrix":
         if [len(row) for row in answer.args] != [len(row) for row in reference.args]:
             return False
-        pairs = [[c for row in m.args for c in row] for m in (answer, reference)]
-        return _in_order(*pairs, leaf)
+        found, wanted = ([c for row in m.args for c in row] for m in (answer, reference))
+        return _in_order(found, wanted, leaf)
     if ops & {"list", "tuple", "set", "union", "matrix"}:
         return False
     if ops == {"relation"}:
@@ -121,19 +121,20 @@ def _all(verdicts: object) -> bool | None:
 def _sides(answer: Node, reference: Node) -> tuple[Node, Node]:
     """An equation beside what is none is one of its sides."""
     if answer.op == "relation" and reference.op not in ("relation", "in"):
-        if reference.op not in ("tuple", "union") or set(answer.args[0]) == {"="}:
-            answer = _last_side(answer)
+        answer = _last_side(answer)
     elif reference.op == "relation" and answer.op not in ("relation", "in"):
-        if _is_name(reference.args[1]) and reference.args[0] == ("=",):
-            reference = reference.args[2]
-    if answer.op == "list" and reference.op in ("list", "tuple", "set"):
-        other = _items(reference)
-        if not any(item.op == "relation" for item in other):
-            answer = Node("list", tuple(_last_side(item) for item in answer.args))
-    elif reference.op == "list" and answer.op in ("list", "tuple", "set"):
-        if not any(item.op == "relation" for item in _items(answer)):
-            reference = Node("list", tuple(_last_side(item) for item in reference.args))
+        is_definition = _is_name(reference.args[1]) and reference.args[0] == ("=",)
+        reference = reference.args[2] if is_definition else reference
+    rows = ("list", "tuple", "set")
+    if answer.op == "list" and reference.op in rows and not _has_relations(reference):
+        answer = Node("list", tuple(_last_side(item) for item in answer.args))
+    elif reference.op == "list" and answer.op in rows and not _has_relations(answer):
+        reference = Node("list", tuple(_last_side(item) for item in reference.args))
     return answer, reference
+
+
+def _has_relations(row: Node) -> bool:
+    return any(item.op == "relation" for item in _items(row))
 
 
 def _last_side(tree: Node) -> Node:

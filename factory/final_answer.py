@@ -54,13 +54,17 @@ _EMPHASIS = re.compile(
     r"(?<![0-9a-zA-Z)])\*\*|\*\*(?![0-9a-zA-Z(])|(?<!\S)\*(?=\S)|(?<=[^\s*])\*(?!\S)|`|(?<!\w)__|__(?!\w)"
 )
 _FILLER = frozenset(
-    "about approximately around roughly approx equal to equals exactly simply just therefore thus "
-    "indeed actually then now so only the a total of number value integer set point interval "
-    "given by".split()  # noqa: SIM905
+    """
+    about approximately around roughly approx equal to equals exactly simply just therefore thus
+    indeed actually then now so only the a total of number value integer set point interval given
+    by
+    """.split()  # noqa: SIM905
 )
 _CLAUSE = frozenset(
-    "because since as so which where when given for if in on at after from with by that is are was "
-    "per each every".split()  # noqa: SIM905
+    """
+    because since as so which where when given for if in on at after from with by that is are was
+    per each every
+    """.split()  # noqa: SIM905
 )
 _NOT_IT = re.compile(
     r"(?:\b(?:more|less|fewer|greater|other|larger|smaller|higher|lower) than|\bnot|\bnever|n't|n’t"
@@ -72,15 +76,19 @@ _MONTH = re.compile(
     r"|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\.?\s*$"
 )
 _UNITS = frozenset(
-    "foot feet ft yard yards yd inch inches in mile miles mi hour hours hr hrs h minute minutes min "
-    "mins second seconds sec secs s day days week weeks month months year years dollar dollars cents "
-    "cent pound pounds lb lbs ounce ounces oz meter meters metre metres m km cm mm kilometers "
-    "centimeters kg g mg grams gram kilograms liter liters litre l ml gallon gallons degrees degree "
-    "dozen o'clock am pm".split()  # noqa: SIM905
+    """
+    foot feet ft yard yards yd inch inches in mile miles mi hour hours hr hrs h minute minutes min
+    mins second seconds sec secs s day days week weeks month months year years dollar dollars
+    cents cent pound pounds lb lbs ounce ounces oz meter meters metre metres m km cm mm kilometers
+    centimeters kg g mg grams gram kilograms liter liters litre l ml gallon gallons degrees degree
+    dozen o'clock am pm
+    """.split()  # noqa: SIM905
 )
 _SHORT_UNITS = frozenset(
-    "mm cm dm km m mg g kg t ml cl l L s min h hr ft in yd mi lb lbs oz Hz kHz W kW V A N J K Pa mol "
-    "th st nd rd °C °F C F am pm mph kph".split()  # noqa: SIM905
+    """
+    mm cm dm km m mg g kg t ml cl l L s min h hr ft in yd mi lb lbs oz Hz kHz W kW V A N J K Pa
+    mol th st nd rd °C °F C F am pm mph kph
+    """.split()  # noqa: SIM905
 )
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _SIZED = re.compile(
@@ -492,9 +500,9 @@ def _without_unit(text: str) -> tuple[str | None, str]:
     found = _UNIT_END.fullmatch(text)
     if found:
         unit = (found["named"] or found["plain"] or "").strip(" ~.")
-        if unit.lower() not in ("and", "or", "k", "m", "b", "bn") or " " in text.strip():
-            if unit.lower().split()[:1] not in (["and"], ["or"], ["to"]):
-                return found["number"], unit
+        is_attached = " " not in text.strip() and unit.lower() in ("k", "m", "b", "bn")  # 5k, $5M
+        if not is_attached and unit.lower().split()[:1] not in (["and"], ["or"], ["to"]):
+            return found["number"], unit
     return text, ""
 
 

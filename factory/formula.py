@@ -157,8 +157,10 @@ _TOKEN = re.compile(
     r"|(?P<sign>[-+*/÷^_!()\[\]{},;=<>≤≥±|%&]))"
 )
 _GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
-    "sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega".split()  # noqa: SIM905
+    """
+    alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi
+    rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega
+    """.split()  # noqa: SIM905
 )
 _FUNCTIONS = frozenset(
     "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp".split()  # noqa: SIM905
@@ -406,9 +408,9 @@ class _Parser:
             at = self._at
             fraction = self._atom()
             parts = [part.args[0] for part in fraction.args if part.op == "num"]
-            if len(parts) == 2 and all(part.denominator == 1 for part in parts):
-                if parts[0] < parts[1]:
-                    return _mixed(whole, int(parts[0]), int(parts[1]))
+            are_whole = len(parts) == 2 and all(part.denominator == 1 for part in parts)
+            if are_whole and parts[0] < parts[1]:
+                return _mixed(whole, int(parts[0]), int(parts[1]))
             self._at = at
         return whole
 

@@ -22,6 +22,8 @@ import sys
 import threading
 import weakref
 
+from factory.errors import FactoryError
+
 CPU_SECONDS = 2.0
 """Processor time for one comparison; nearly all take some milliseconds."""
 MEMORY_BYTES = 4 * 2**30
@@ -35,10 +37,6 @@ def compare(answer: str, expected: str) -> bool | None:
     None: comparing them took too long, or neither could be shown.
     """
     return _pool.ask(answer, expected)
-
-
-class HelperError(RuntimeError):
-    """A helper process did not start."""
 
 
 class Pool:
@@ -98,7 +96,7 @@ class Pool:
         assert helper.stdout is not None
         if helper.stdout.readline() != "ready\n":
             _end(helper)
-            raise HelperError(
+            raise FactoryError(
                 "a helper process for formulas did not start (its error is above); "
                 "is sympy installed? pip install sympy"
             )
@@ -142,8 +140,12 @@ def _in_fork() -> None:
     _pool = _new_pool()
 
 
+def _at_exit() -> None:
+    _pool.close()
+
+
 _pool = _new_pool()
-atexit.register(lambda: _pool.close())
+atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_in_fork)
 
 

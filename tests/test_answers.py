@@ -26,13 +26,34 @@ from factory.answers import How, check, number
         ("138/583", Fraction(138, 583)),
         ("1.23e+4", 12300),
         ("3 / 4", Fraction(3, 4)),
+        ("1,234,567", 1234567),
+        ("12,34,567", 1234567),
+        ("1.234.567", 1234567),
+        ("1 234 567", 1234567),
     ],
 )
 def test_a_number_is_read_as_people_write_it(text: str, value: Fraction) -> None:
     assert number(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "x", "18 apples", "1/0", "1 2", "9" * 5000, "--5 5", "."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,5",
+        "1,23,4",
+        "2 2/3",
+        "3:45",
+        "2024-05-01",
+        "",
+        "x",
+        "18 apples",
+        "1/0",
+        "1 2",
+        "9" * 5000,
+        "--5 5",
+        ".",
+    ],
+)
 def test_what_is_no_number_is_none(text: str) -> None:
     assert number(text) is None
 
@@ -50,6 +71,15 @@ def test_what_is_no_number_is_none(text: str) -> None:
         ("#### 18\nHuman: 5 more?", "18", (True, "18")),
         ("#### x = 18 clips", "#### 18", (True, "18")),
         ("#### 0", "0", (True, "0")),
+        ("#### \\frac{1}{2}", "1", (False, "\\frac{1}{2}")),
+        ("#### 2 2/3", "2", (False, "2 2/3")),
+        ("#### 10^{3}", "10", (False, "10^{3}")),
+        ("#### 2.5 million", "2500000", (True, "2.5 million")),
+        ("#### 5 or 6", "5", (None, "")),
+        ("#### 7 out of 10", "7", (None, "")),
+        ("#### 2024-05-01", "2024", (None, "")),
+        ("#### 3:45", "3", (None, "")),
+        ("#### 1,5", "15", (None, "")),
         ("The answer is 18.", "18", (None, "")),
         ("#### eighteen", "18", (None, "")),
         ("####", "18", (None, "")),
@@ -127,6 +157,10 @@ def test_a_gsm8k_reference_is_one_number(reference: str) -> None:
         ("York", "New York", False),
         ("I think so.\n#### Yes", "yes", True),
         (" ", "yes", None),
+        ("caf\u00e9", "cafe\u0301", True),
+        ("cafe\u0301", "CAF\u00c9", True),
+        ("\uff21\uff22", "ab", True),
+        ("x\u00b2", "x2", False),
     ],
 )
 def test_exact_compares_words(answer: str, reference: str, expected: bool | None) -> None:

@@ -16,6 +16,7 @@ from factory.problems.arithmetic import decimal, parse, value, write
 from factory.problems.equations import equations, number_in, put, without_annotations
 from factory.problems.worked import solve, sum_of
 from factory.records import BadRow, Sample
+from factory.runner.overlap import shared_prompts
 from factory.runner.problems import Problems
 from factory.runner.source import SourceConfig, open_source
 
@@ -287,6 +288,10 @@ def test_the_source_counts_and_identifies_its_rows() -> None:
             {"path": "reasoning-gym:chain_sum", "limit": 3, "options": {"seed": "a"}},
             "expected a whole number, found 'a'",
         ),
+        (
+            {"path": "reasoning-gym:chain_sum", "limit": 3, "options": {"exclude": {"seed": 1}}},
+            r"exclude: expected the limit and options .* found \{'seed': 1\}",
+        ),
         ({"path": "rows.jsonl", "options": {"seed": 1}}, r"source\.options is for reasoning-gym"),
         (
             {"path": "reasoning-gym:chain_sum", "limit": 3, "columns": {"prompt": "question"}},
@@ -303,3 +308,24 @@ def test_a_missing_package_is_said_with_its_command(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(SourceError, match=r"pip install reasoning-gym==0\.1\.25"):
         open_source(SourceConfig(path="reasoning-gym:chain_sum", limit=1), Path())
+
+
+def test_excluded_problems_are_left_out_and_others_made_from_any_row() -> None:
+    small = {"min_digits": 1, "max_digits": 1, "min_terms": 2, "max_terms": 2}
+    other = SourceConfig(path="reasoning-gym:chain_sum", limit=30, options={"seed": 1, **small})
+    options = {"seed": 99, **small, "exclude": {"limit": 30, "seed": 1, **small}}
+    config = SourceConfig(path="reasoning-gym:chain_sum", limit=30, options=options)
+    source = open_source(config, Path())
+    rows = [*source]
+    assert source.count() == len(rows) == 30
+    assert not shared_prompts(open_source(other, Path()), source)
+    assert [row.id for row in source.rows(28)] == [row.id for row in rows[28:]]
+
+
+def test_where_no_other_problems_are_left_each_row_says_so() -> None:
+    one = {"min_digits": 1, "max_digits": 1, "min_terms": 2, "max_terms": 2}
+    options = {**one, "exclude": {"limit": 1200, **one}}
+    config = SourceConfig(path="reasoning-gym:chain_sum", limit=900, options=options)
+    last = [*open_source(config, Path())][-1]
+    assert isinstance(last, BadRow)
+    assert last.error == "reasoning-gym:chain_sum makes no more problems that are not excluded"

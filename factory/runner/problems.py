@@ -88,10 +88,13 @@ class Problems:
             return
         others = (row for row in map(self._made, range(self._size)) if not self._is_excluded(row))
         at = start
-        for at, row in enumerate(islice(others, start, self._limit), start + 1):
+        for row in islice(others, start, self._limit):
+            at += 1
             yield row
         for _ in range(at, self._limit):
-            yield Row(None, {}, f"{PREFIX}{self._task} makes no more problems that are not excluded")
+            yield Row(
+                None, {}, f"{PREFIX}{self._task} makes no more problems that are not excluded"
+            )
 
     def _made(self, index: int) -> Row:
         try:
