@@ -224,6 +224,8 @@ def _same_words(said: str, expected: str, is_marked: bool) -> tuple[bool | None,
     """Of a reference in words, as `east`. What is not said to be the answer is not wrong."""
     last, is_explicit = last_words(said)
     found, wanted = _plain(last), _plain(expected)
+    if _plain(said) == wanted:  # of several lines too
+        return True, said
     if not found:
         return None, ""
     if found == wanted:

@@ -48,6 +48,12 @@ _MARK = re.compile(
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?=[\s*_\"')\]]*(?:\s|$))|\n|(?<=[。！？।؟])")
 _SHORTENED = re.compile(r"\b(approx|ca|vs|no|eq|Mr|Mrs|Ms|Dr|St)\.(?=\s)")
+_ANNOTATION = re.compile(r"<<[^<>\n]*>>")
+"""What a calculator worked out in GSM8K's solutions: 48/2 = <<48/2=24>>24."""
+_REMARK = re.compile(r"(?<=[0-9%])\s+\([-+*/0-9., =×÷]*\)\s*$")
+"""What stands behind a number as its reason: 17 (14 + 9 - 6)."""
+_PERCENT = re.compile(r"([0-9])\s*(?:percent\b|per cent\b|pct\b)")
+_WHICH_IS = re.compile(r"\b(?:which|that) (?:is|equals|gives|makes|comes to)\b|\bi\.e\.,?\s")
 _BULLET = re.compile(r"\A\s*[-*•+]\s+")
 _ITEM = re.compile(r"^[ \t]*\(?\d{1,2}[.)][ \t]+(?=\S)", re.MULTILINE)
 _EMPHASIS = re.compile(
@@ -99,7 +105,7 @@ _SIZED = re.compile(
 
 _FOLDED = re.compile("[\ue000-\uf8ff]")
 _DELIMITED = re.compile(
-    r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)|(?<![\\$])\$(?P<d>[^$\n]+)\$(?!\$)"
+    r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)|(?<![\\$])\$(?P<d>(?:\\.|[^$\\\n])+)\$(?!\$)"
     r"|(?P<e>\\begin\s*\{(?P<name>[a-zA-Z*]+)\}.*?\\end\s*\{(?P=name)\})|(?P<f>\\[a-zA-Z]+)(?=\s*[{\[])",
     re.DOTALL,
 )
@@ -182,6 +188,7 @@ def final_answer(text: str, *, is_marked: bool = False) -> Final | None:
     is none."""
     if (boxed := _boxed(text)) is not None:
         return _whole(boxed) if boxed.strip() else None
+    text = _ANNOTATION.sub("", text)
     if (whole := _only(text)) is not None:
         return whole
     folded, pieces = _fold(_PROSE_MACRO.sub(r" \1 ", _EMPHASIS.sub("", text)))
@@ -238,7 +245,7 @@ def _only(text: str) -> Final | None:
     text = _EMPHASIS.sub("", text.strip()).strip()
     if "\n" in text or len(text) > 200:
         return None
-    bare = _undelimited(text.rstrip("."))
+    bare = _REMARK.sub("", _undelimited(text.rstrip(".")))
     formula, unit = _without_unit(bare)
     return Final(bare, formula, unit, True) if formula is not None and _reads(formula) else None
 
@@ -284,7 +291,7 @@ _MATH_WORD = re.compile(
     r"|[eE][-+]?(?=[0-9]))++"
 )
 _ATTACHED = re.compile(
-    rf"(?P<number>[-+−]?[{_CURRENCY}]?-?{DIGITS}{EXPONENT})-?(?P<unit>[A-Za-zµ°]+[²³23]?)"
+    rf"(?P<number>[-+−]?[{_CURRENCY}]?-?{DIGITS}{EXPONENT})-?(?P<unit>[A-Za-zµ°]+)(?:\^?\{{?[23]\}}?|[²³])?"
 )
 _OPERATOR = re.compile(r"[-+*/^=<>≤≥±≈÷×·−]+")
 _QUANTITY = re.compile(r"[\ue000-\uf8ff0-9½¼¾⅐-⅞π∞]|\\[a-zA-Z]|[A-Za-z]\s*=|=\s*[A-Za-z]")
@@ -325,7 +332,8 @@ def _words(sentence: str) -> list[str]:
     if not sentence.isascii():
         sentence = _JOINED.sub(" ", sentence.translate(_FULL_WIDTH))
     sentence = _SIZED.sub(lambda found: f"{found[1]}*10^{{{_SCALES[found[2].lower()]}}}", sentence)
-    sentence = re.sub(r"([0-9])\s*(?:percent\b|per cent\b|pct\b)", r"\1%", sentence)
+    sentence = _PERCENT.sub(r"\1%", sentence)
+    sentence = re.sub(r"(?<![\w)\]}])[–—](?=[0-9])", "-", sentence)
     sentence = re.sub(r"\b(?:negative|minus) (?=[0-9\ue000-\uf8ff])", "-", sentence)
     sentence = re.sub(r"\b(?:is equal to|equals)\b", "=", sentence)
     return sentence.split()
@@ -384,6 +392,9 @@ def _is_minus(words: Sequence[str], i: int) -> bool:
 
 def _after_mark(span: str, pieces: Sequence[str]) -> Final | None:
     """The answer at the beginning of what follows a mark; else the last of its sentence."""
+    again = _WHICH_IS.search(span)  # "14 + 9 - 6, which is 17"
+    if again and again.start() and (found := _after_mark(span[again.end() :], pieces)):
+        return found
     words = _words(span)
     runs = _runs(words)
     if not runs:
@@ -459,9 +470,19 @@ def _final(run: _Run, after: str, pieces: Sequence[str]) -> Final:
     shown = re.sub(r"[.,;:?。、，；：？]+$", "", shown)
     if not run.text.rstrip().endswith(tuple(map(chr, range(0xE000, 0xF900)))):
         shown = re.sub(r"(?<=[\w)])!+$", "", shown)
+    shown = _REMARK.sub("", _balanced(shown))
     formula, unit = _without_unit(shown)
     named = re.match(r"[\s-]*([A-Za-zµ°]+[²³]?)", after)
     return Final(shown, formula, unit or (named[1] if named else ""))
+
+
+def _balanced(text: str) -> str:
+    """Without the bracket of a remark: `9 = 17)`, `(3 + 4`."""
+    if text.endswith(")") and text.count("(") < text.count(")") and "[" not in text:
+        return text[:-1]
+    if text.startswith("(") and text.count("(") > text.count(")") and "]" not in text:
+        return text[1:]
+    return text
 
 
 _NAMED = r"\\(?:text|mathrm|textrm|mbox|operatorname|textit)\s*\{"
@@ -489,9 +510,12 @@ def _without_unit(text: str) -> tuple[str | None, str]:
     attached = attached_unit(text)
     if attached and len(attached[1]) > 1:
         return attached
+    text = _PERCENT.sub(r"\1%", text)
     is_named = re.search(_NAMED, text)
     if not is_named and _reads(text):
-        single = re.fullmatch(r"(?P<number>.*?[0-9])\s+(?P<unit>[A-Za-z]{1,2})", text)
+        single = re.fullmatch(
+            r"(?P<number>.*?[0-9])\s+(?P<unit>[A-Za-z]{1,2})(?:\^\{?[23]\}?|[²³])?", text
+        )
         if single and single["unit"] in _SHORT_UNITS and _reads(single["number"]):
             return single["number"], single["unit"]
         return text, ""
@@ -528,6 +552,7 @@ def _said(text: str) -> str:
 
 _CHOICE = re.compile(r"\W*(?:(?:option|choice)\s+)?\(?([A-J])\)?\W*", re.IGNORECASE)
 _LABEL = re.compile(r"\W*(?:\(([A-Ja-j])\)|([A-J])[.):])\s*(?=\S)")
+_SEVERAL = re.compile(r"\W*[A-J](?:\W+(?:(?:and|or)\W+)?[A-J])+\W*")
 _MENTION = re.compile(
     r"\(([A-Ja-j])\)|(?<![\w'’])([B-HJ])(?=[).:,;]*(?:\s|$|\*))|(?<![\w'’])([AI])(?=[).:,;*]|\s+(?:or|and)\b|\s*$)"
 )
@@ -554,7 +579,7 @@ def final_choice(text: str) -> str | None:
     sentence with a letter names."""
     said, is_explicit = last_words(text)
     if is_explicit and (found := choice(said)):
-        return found
+        return None if _SEVERAL.fullmatch(said) else found
     sentences = [said] if is_explicit else []
     sentences += reversed(_SENTENCE_END.split(_PROSE_MACRO.sub(r"\1", _EMPHASIS.sub("", text))))
     for sentence in sentences:

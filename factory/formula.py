@@ -105,6 +105,8 @@ _MACROS = (
     (re.compile(r"\\div(?![a-zA-Z])"), " ÷ "),
     (re.compile(r"\\leq?(?:slant)?(?![a-zA-Z])|<="), " ≤ "),
     (re.compile(r"\\geq?(?:slant)?(?![a-zA-Z])|>="), " ≥ "),
+    (re.compile(r"\\langle(?![a-zA-Z])"), "("),
+    (re.compile(r"\\rangle(?![a-zA-Z])"), ")"),
     (re.compile(r"\\(?:lt)(?![a-zA-Z])"), " < "),
     (re.compile(r"\\(?:gt)(?![a-zA-Z])"), " > "),
     (re.compile(r"\\(?:approx|equiv)(?![a-zA-Z])|=="), " = "),

@@ -40,9 +40,11 @@ def compare(answer: str, expected: str) -> bool | None:
 
 
 class Pool:
-    """Helper processes, started when they are needed, at most `size` at once."""
+    """Helper processes, started when they are needed, at most `size` at once; each may spend
+    `seconds` of processor time on a question."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, seconds: float = CPU_SECONDS) -> None:
+        self._seconds = seconds
         self._free = threading.Semaphore(size)
         self._lock = threading.Lock()
         self._idle: list[subprocess.Popen[str]] = []
@@ -84,7 +86,7 @@ class Pool:
 
     def _start(self) -> subprocess.Popen[str]:
         helper = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", "-m", __name__],
+            [sys.executable, "-P", "-W", "ignore", "-m", __name__, str(self._seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -152,7 +154,7 @@ os.register_at_fork(after_in_child=_in_fork)
 # In a helper process -----------------------------------------------------------------------------
 
 
-def _serve() -> None:
+def _serve(seconds: float) -> None:
     """Answer questions, a line of JSON each, until there are no more."""
     import resource
 
@@ -167,11 +169,11 @@ def _serve() -> None:
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
         answer, expected = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # unhandled, its signal ends the process
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # unhandled, its signal ends the process
         verdict = algebra.is_equal(answer, expected)
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(verdict), file=replies, flush=True)
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(float(sys.argv[1]))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from factory import math_check
 from factory.answers import check, check_aside
 from factory.math_check import Pool
 
@@ -20,7 +21,7 @@ HARD = "9^{9^{9^x}}"
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
-    made = Pool(2)
+    made = Pool(2, seconds=0.3)
     yield made
     made.close()
 
@@ -55,7 +56,11 @@ def test_a_killed_helper_is_replaced_and_closing_ends_them(pool: Pool) -> None:
     assert helper.returncode is not None
 
 
-def test_an_event_loop_goes_on_while_algebra_is_done() -> None:
+def test_an_event_loop_goes_on_while_algebra_is_done(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(math_check, "_pool", pool)
+
     async def both() -> tuple[bool | None, int]:
         checked = asyncio.ensure_future(check_aside(f"${HARD}$", "x+2", "math"))
         turns = 0
