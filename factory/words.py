@@ -72,10 +72,10 @@ def spelling(text: str) -> str:
 def composed(text: str) -> str:
     """Each character written the one way that Unicode prefers: NFC, with full-width letters and
     ligatures as plain ones. `x²` stays `x²`, which NFKC makes `x2`."""
-    if text.isascii():
+    text = unicodedata.normalize("NFC", text)
+    if unicodedata.is_normalized("NFKC", text):
         return text
-    text = "".join(map(_plain, unicodedata.normalize("NFC", text)))
-    return unicodedata.normalize("NFC", text)
+    return unicodedata.normalize("NFC", "".join(map(_plain, text)))
 
 
 def _plain(character: str) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from factory.records import Candidate, Sample
 from factory.stages.base import Models, Stage
-from factory.words import words
+from factory.words import spelling, words
 
 _CANNOT = (
     r"(can(no|['’])t|can not|won['’]t|will not|( am|['’]m) (unable|not (able|going|allowed)) to)"
@@ -38,6 +38,7 @@ class Filter(Stage):
     kind: Literal["filter"] = "filter"
     min_words: int = Field(1, ge=0)
     max_words: int | None = Field(None, ge=1)
+    """Words as `factory/words.py` counts them, in any script."""
     truncated: bool = False
     """Drop answers cut at max_tokens."""
     refusals: bool = False
@@ -63,7 +64,7 @@ class Filter(Stage):
         for candidate in sample.kept():
             candidate.drop_reason = self._reason(candidate, seen)
             if candidate.drop_reason is None:
-                seen.add(_normal(candidate.text))
+                seen.add(spelling(candidate.text))
         return sample
 
     def _reason(self, candidate: Candidate, seen: set[str]) -> str | None:
@@ -78,10 +79,6 @@ class Filter(Stage):
             return "refusal"
         if self.pattern is not None and re.search(self.pattern, candidate.text):
             return "pattern"
-        if self.duplicates and _normal(candidate.text) in seen:
+        if self.duplicates and spelling(candidate.text) in seen:
             return "duplicate"
         return None
-
-
-def _normal(text: str) -> str:
-    return " ".join(text.lower().split())
