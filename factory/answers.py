@@ -161,7 +161,9 @@ class _Expected(NamedTuple):
 
 def _math(answer: str, expected: str) -> tuple[bool | None, str] | _Algebra:
     wanted = _expected(expected)
-    said, is_marked = _reduced(answer[-LAST_CHARS:])
+    if len(answer) > LAST_CHARS:  # not from the middle of a number
+        answer = re.split(r"\s", answer[-LAST_CHARS:], maxsplit=1)[-1]
+    said, is_marked = _reduced(answer)
     if not said:
         return None, ""
     if wanted.letter and (letter := final_choice(said)):

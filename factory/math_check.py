@@ -3,7 +3,7 @@ r"""Are two formulas equal? Asked of sympy in processes of their own.
 A model can write what algebra never finishes, and no thread can be stopped. So helper processes
 answer, each under limits of the operating system on processor time and memory; one that dies of
 them leaves the answer "unknown", and another is started. There are as many as this process has
-cores: a hard question holds up one of them. The limit is in processor time, not by the clock, so
+cores, up to eight: a hard question holds up one of them. The limit is in processor time, not by the clock, so
 that a busy machine gives the answers of an idle one. Answers are remembered.
 
 A helper is this module run by itself (`python -m`): scripts need no `__main__` guard, notebooks
@@ -26,6 +26,7 @@ from factory.errors import FactoryError
 
 CPU_SECONDS = 2.0
 """Processor time for one comparison; nearly all take some milliseconds."""
+MOST_HELPERS = 8
 MEMORY_BYTES = 4 * 2**30
 """Address space of a helper."""
 
@@ -133,7 +134,8 @@ def _close(helper: subprocess.Popen[str]) -> None:
 
 
 def _new_pool() -> Pool:
-    return Pool(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return Pool(min(cores, MOST_HELPERS))
 
 
 def _in_fork() -> None:
