@@ -71,6 +71,14 @@ def writing_in(out: Path) -> Iterator[None]:
 # What a kill left ---------------------------------------------------------------------------------
 
 
+def begin(work: Path, manifest: Manifest) -> None:
+    """Make the folder ready to go on as the manifest says. That is durable before anything that an
+    older one tells of is taken away."""
+    work.mkdir(exist_ok=True)
+    manifest.save(work)
+    shards.drop_parts_from(work, manifest.parts)
+
+
 def take_place(out: Path) -> None:
     """What is in `.next` becomes the run; it is whole."""
     (out / NEXT).rename(out / _READY)
@@ -94,6 +102,8 @@ def recover(out: Path) -> None:
         sync(out)
     if ready.exists():
         shutil.rmtree(ready)
+    for half in out.glob("*.half"):
+        half.unlink()
     write.recover(out / "datasets")
 
 
@@ -126,7 +136,7 @@ def damaged_parts(run: Path, manifest: Manifest) -> dict[int, str]:
         except (OSError, ValueError) as error:
             damaged[number] = f"cannot be read ({error})"
     if not damaged and samples != manifest.samples:
-        damaged = {n: "holds too few or too many samples" for n in range(manifest.parts)}
+        damaged = dict.fromkeys(range(manifest.parts), "holds too few or too many samples")
     return damaged
 
 

@@ -221,7 +221,9 @@ class _Run:
         if plan is new:
             return new
         if not folder.is_quarantine_whole(work, plan):
-            self._progress.note(f"{work / 'quarantine.jsonl'} lacks lines: going through the source")
+            self._progress.note(
+                f"{work / 'quarantine.jsonl'} lacks lines: going through the source"
+            )
             return new
         damaged = await asyncio.to_thread(folder.damaged_parts, work, plan)
         for number, what in damaged.items():
@@ -253,9 +255,7 @@ class _Run:
         if manifest.state != "running":
             shards.drop_parts_from(work, manifest.parts)
             return
-        work.mkdir(exist_ok=True)
-        manifest.save(work)  # before what an older one tells of is taken away
-        shards.drop_parts_from(work, manifest.parts)
+        folder.begin(work, manifest)
         _save_inputs(self._recipe, work, out)
         began = time.monotonic() - manifest.seconds
         part = _Part(work, manifest, self._calls, self._held)
@@ -499,7 +499,7 @@ def _save_inputs(recipe: Recipe, work: Path, out: Path) -> None:
     """Keep the recipe and the constitution with the run, so that it can be repeated from there."""
     data = recipe.movable()
     if recipe.folder.resolve() != out.resolve():  # a user's own code goes along
-        kinds = [config.kind for config in (*recipe.stages, *recipe.views)]
+        kinds = [stage.kind for stage in recipe.stages] + [view.kind for view in recipe.views]
         own_code.copy_along(kinds, recipe.folder, work)
     if recipe.constitution_path:
         if recipe.constitution_path.resolve() != (out / "constitution.yaml").resolve():
