@@ -170,11 +170,13 @@ def status(
     run_folder: RunArgument,
 ) -> None:
     """Show what a run has made so far, and whether it is all there."""
+    from factory.alone import is_held
     from factory.runner import folder
 
     folder.recover_if_free(run_folder)
     manifest = _manifest_of(run_folder)
-    printing.print_manifest(run_folder, manifest, folder.damaged_views(run_folder, manifest))
+    damaged = () if is_held(run_folder) else folder.damaged_views(run_folder, manifest)
+    printing.print_manifest(run_folder, manifest, damaged)
     printing.print_next(run_folder, manifest)
     folder.refuse_if_damaged_at_rest(run_folder, manifest)
 

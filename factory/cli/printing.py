@@ -61,10 +61,10 @@ def print_next(folder: Path, manifest: Manifest) -> None:
 
     is_worked_in = is_held(folder)
     if (coming := manifests.read(folder / NEXT)) is not None:
-        state = "under way" if is_worked_in else "stopped: run that recipe again to go on"
+        state = "under way" if is_worked_in else "stopped: run it again to go on"
         print(
-            f"\n  of {coming.recipe_path}, as it is now, {coming.samples} samples are made; the "
-            f"above stays until they are all ({state})"
+            f"\n  {coming.recipe_path} was changed, and of what it asks now {coming.samples} samples "
+            f"are made ({state}); the above stays until it is whole"
         )
     elif manifest.state == "running" and not is_worked_in:
         print(f"\n  stopped before its end: run {manifest.recipe_path} again to go on")

@@ -90,13 +90,12 @@ def recover(out: Path) -> None:
     """Bring to its end what was being moved into place. Only for who holds the folder."""
     ready = out / _READY
     if (ready / "manifest.json").exists():
-        if (ready / "traces").exists():
-            if (out / "traces").exists():
-                shutil.rmtree(out / "traces")
-            (ready / "traces").rename(out / "traces")
         for path in ready.iterdir():
+            target = out / path.name
+            if path.is_dir() and target.exists():
+                shutil.rmtree(target)
             if path.name != "manifest.json":
-                path.replace(out / path.name)
+                path.replace(target)
         sync(out)
         (ready / "manifest.json").replace(out / "manifest.json")
         sync(out)

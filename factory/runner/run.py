@@ -280,8 +280,8 @@ class _Run:
 
 
 def _going_on(recipe: Recipe, old: Manifest | None, new: Manifest, *, retries: bool) -> Manifest:
-    """The old manifest, if the traces that it tells of are a part of what the new one is to tell of;
-    else the new one."""
+    """The old manifest, if what it tells of is what the new one is to tell of, or a part of it; else
+    the new one."""
     same = ("digest", "source_digest", "part_size")
     if old is None or any(getattr(old, field) != getattr(new, field) for field in same):
         return new
@@ -289,13 +289,7 @@ def _going_on(recipe: Recipe, old: Manifest | None, new: Manifest, *, retries: b
         return new  # parts smaller than what a rate is measured on: their failures are tried again
     if old.state == "running" and old.rows and not old.samples:
         return new
-    if old.limit == new.limit:
-        return new if old.state == "finished" and old.retriable and retries else old
-    is_whole_parts = old.rows % old.part_size == 0
-    fits = new.limit is None or old.rows <= new.limit
-    if is_whole_parts and fits:
-        return msgspec.structs.replace(old, limit=new.limit, state="running")
-    return new
+    return new if old.state == "finished" and old.retriable and retries else old
 
 
 async def _to_its_end(work: Callable[[], None]) -> None:
