@@ -107,8 +107,6 @@ def align(recipe: Recipe, out: Path, rounds: int) -> Alignment:
 
 def _refuse_others(out: Path) -> None:
     """Raises `RecipeError` if the folder holds anything that no alignment has made."""
-    if out.exists() and not out.is_dir():
-        raise RecipeError(f"--out {out} is a file; name a folder")
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
     others = sorted(n for n in names if n not in _OURS and not n.startswith("round-"))
     if names and (others or LOCK not in names) and "align.json" not in names:

@@ -61,13 +61,16 @@ def build(where: Path) -> Path:
     return made
 
 
-def start(where: Path, *arguments: str) -> list[dict[str, Any]]:
-    """Run this module on a folder, in a process with the shared object preloaded."""
+def start(where: Path, *arguments: str) -> Iterator[dict[str, Any]]:
+    """Run this module on a new folder, in a process with the shared object preloaded. Gives what it
+    prints, as it comes."""
     where.mkdir(parents=True)
     preloaded = {**os.environ, "LD_PRELOAD": str(build(where)), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.faults", str(where), *arguments]
-    ended = subprocess.run(command, env=preloaded, stdout=subprocess.PIPE, text=True, check=True)
-    return [json.loads(line) for line in ended.stdout.splitlines()]
+    with subprocess.Popen(command, env=preloaded, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield from map(json.loads, process.stdout)
+    assert process.returncode == 0, f"tests.faults ended with {process.returncode}"
 
 
 # What is done ------------------------------------------------------------------------------------

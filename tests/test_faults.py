@@ -14,7 +14,7 @@ from tests import faults
 def test_interrupted_at_any_file_operation_the_same_command_ends_as_if_it_had_not_been(
     tmp_path: Path,
 ) -> None:
-    """Every 80th; `python -m benchmarks.faults` takes all."""
-    found = faults.start(tmp_path / "work", "--every", "80")
+    """Every 120th; `python -m benchmarks.faults` takes all."""
+    found = list(faults.start(tmp_path / "work", "--every", "120"))
     assert [each["wrong"] for each in found] == [[]] * len(faults.SCENARIOS)
-    assert sum(sum(each["ends"].values()) for each in found) >= 20
+    assert sum(sum(each["ends"].values()) for each in found) > 10

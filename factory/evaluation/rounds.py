@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 
 from factory import own_code, weights
-from factory.durable import replace
 from factory.errors import RecipeError
 from factory.evaluation.bootstrap import Estimate, mean_of
 from factory.evaluation.divergence import log_ratio
@@ -147,7 +146,7 @@ def evaluation_recipe(recipe: Recipe, models: Mapping[str, str], out: Path) -> R
     own_code.copy_along(kinds, recipe.folder, written.parent)
     half = written.with_suffix(".half")
     half.write_text(dump(_data(recipe, evaluation, models)), encoding="utf-8")
-    replace(half, written)
+    shards.replace(half, written)
     return load(written)
 
 

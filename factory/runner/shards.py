@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from factory.durable import replace
+from factory.durable import replace as replace
 from factory.errors import FactoryError, SampleError
 from factory.records import Sample, from_row, to_row
 

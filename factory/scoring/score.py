@@ -23,7 +23,6 @@ import msgspec
 
 import factory
 from factory.alone import alone_in
-from factory.durable import replace
 from factory.engines.base import Engine
 from factory.errors import FactoryError, RecipeError
 from factory.export.write import DatasetWriter
@@ -203,7 +202,7 @@ def _write(columns: Columns, results: Results, out: Path, record: Record) -> Non
         ) from error
     finally:
         writer.abandon()
-    replace(half, out / "quarantine.jsonl")
+    shards.replace(half, out / "quarantine.jsonl")
     _adopt(made, out)
     shards.write_json(out / "score.json", record)
 
@@ -215,7 +214,7 @@ def _adopt(made: Path, out: Path) -> None:
     for old in out.glob("data-*.arrow"):
         old.unlink()
     for path in sorted(made.iterdir(), key=lambda path: path.name == "state.json"):
-        replace(path, out / path.name)
+        shards.replace(path, out / path.name)
     made.rmdir()
 
 
