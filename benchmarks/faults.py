@@ -23,7 +23,10 @@ def main() -> None:
         for found in start(Path(name) / "work", *sys.argv[1:]):
             tries = sum(found["ends"].values())
             ends = ", ".join(f"{end} {n}" for end, n in sorted(found["ends"].items()))
-            print(f"{found['scenario']:<11} {found['operations']} operations, {tries} tries: {ends}", flush=True)
+            print(
+                f"{found['scenario']:<11} {found['operations']} operations, {tries} tries: {ends}",
+                flush=True,
+            )
             for text in found["wrong"]:
                 print(f"  WRONG {text}")
             failed += len(found["wrong"])

@@ -86,8 +86,8 @@ def align(recipe: Recipe, out: Path, rounds: int) -> Alignment:
     a round fails; the rounds before it are then shown.
     """
     name, stop = _check(recipe)
-    check_training(recipe)
     _refuse_others(out)
+    check_training(recipe)
     done = Alignment([])
     progress = Progress()
     with alone_in(out):

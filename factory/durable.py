@@ -13,10 +13,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def replace(half: Path, path: Path) -> None:
-    """Rename a finished temporary file into place, durably."""
-    sync(half)
-    half.replace(path)
-    sync(path.parent)

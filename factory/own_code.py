@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from factory.durable import replace
+from factory.runner.shards import replace
 
 
 def modules_of(kind: str, folder: Path) -> dict[str, Path]:

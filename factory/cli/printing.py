@@ -63,8 +63,8 @@ def print_next(folder: Path, manifest: Manifest) -> None:
     if (coming := manifests.read(folder / NEXT)) is not None:
         state = "under way" if is_worked_in else "stopped: run it again to go on"
         print(
-            f"\n  {coming.recipe_path} was changed, and of what it asks now {coming.samples} samples "
-            f"are made ({state}); the above stays until it is whole"
+            f"\n  a newer run of {coming.recipe_path} has made {coming.samples} samples ({state}); "
+            "the above stays until it is whole"
         )
     elif manifest.state == "running" and not is_worked_in:
         print(f"\n  stopped before its end: run {manifest.recipe_path} again to go on")

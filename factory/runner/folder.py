@@ -90,7 +90,7 @@ def recover(out: Path) -> None:
     """Bring to its end what was being moved into place. Only for who holds the folder."""
     ready = out / _READY
     if (ready / "manifest.json").exists():
-        for path in ready.iterdir():
+        for path in sorted(ready.iterdir()):
             target = out / path.name
             if path.is_dir() and target.exists():
                 shutil.rmtree(target)
@@ -132,7 +132,7 @@ def damaged_parts(run: Path, manifest: Manifest) -> dict[int, str]:
             samples += len(indexes)
         except FileNotFoundError:
             damaged[number] = "is missing"
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError) as error:
             damaged[number] = f"cannot be read ({error})"
     if not damaged and samples != manifest.samples:
         damaged = dict.fromkeys(range(manifest.parts), "holds too few or too many samples")

@@ -33,7 +33,6 @@ import factory
 from factory import own_code
 from factory.alone import Held, alone_in
 from factory.constitution import Constitution
-from factory.durable import replace
 from factory.engines import build
 from factory.engines.base import Engine
 from factory.errors import FactoryError, NothingMade, SampleError, TooManyFailures
@@ -499,11 +498,11 @@ def _save_inputs(recipe: Recipe, work: Path, out: Path) -> None:
         if recipe.constitution_path.resolve() != (out / "constitution.yaml").resolve():
             half = work / "constitution.yaml.half"
             shutil.copyfile(recipe.constitution_path, half)
-            replace(half, work / "constitution.yaml")
+            shards.replace(half, work / "constitution.yaml")
         data["constitution"] = "constitution.yaml"
     half = work / "recipe.yaml.half"
     half.write_text(dump(data), encoding="utf-8")
-    replace(half, work / "recipe.yaml")
+    shards.replace(half, work / "recipe.yaml")
 
 
 def _versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from factory.durable import replace as replace
+from factory.durable import sync
 from factory.errors import FactoryError, SampleError
 from factory.records import Sample, from_row, to_row
 
@@ -224,6 +224,13 @@ def check_storable(sample: Sample) -> None:
         _decode(_encode(sample))
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
         raise SampleError(f"a stage made a record that cannot be stored: {error}") from error
+
+
+def replace(half: Path, path: Path) -> None:
+    """Rename a finished temporary file into place, durably."""
+    sync(half)
+    half.replace(path)
+    sync(path.parent)
 
 
 def write_json(path: Path, value: object) -> None:
