@@ -22,10 +22,10 @@ from typing import Any
 
 import msgspec
 
-from factory.alone import alone_in
+from factory.alone import LOCK, alone_in
 from factory.check import check_training
 from factory.engines.vllm import VllmConfig
-from factory.errors import FactoryError
+from factory.errors import FactoryError, RecipeError
 from factory.evaluation.bootstrap import Estimate
 from factory.evaluation.rounds import (
     FIRST,
@@ -46,6 +46,8 @@ from factory.training import mentions
 from factory.training.apart import train_apart
 from factory.training.base import WRITERS, TrainingConfig
 from factory.yamlfile import YamlFile
+
+_OURS = (LOCK, "check", "align.json.half")  # beside the rounds, before the first has ended
 
 
 class Trained(msgspec.Struct):
@@ -84,6 +86,7 @@ def align(recipe: Recipe, out: Path, rounds: int) -> Alignment:
     a round fails; the rounds before it are then shown.
     """
     name, stop = _check(recipe)
+    _refuse_others(out)
     check_training(recipe)
     done = Alignment([])
     progress = Progress()
@@ -100,6 +103,17 @@ def align(recipe: Recipe, out: Path, rounds: int) -> Alignment:
                 progress.note(f"so far:\n{table(done)}\n")
             raise
     return done
+
+
+def _refuse_others(out: Path) -> None:
+    """Raises `RecipeError` if the folder holds anything that no alignment has made."""
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    others = sorted(n for n in names if n not in _OURS and not n.startswith("round-"))
+    if names and (others or LOCK not in names) and "align.json" not in names:
+        raise RecipeError(
+            f"--out {out} holds something that align has not made ({(others or sorted(names))[0]}); "
+            "name another folder, or empty this one"
+        )
 
 
 def _turn(

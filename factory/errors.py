@@ -38,6 +38,10 @@ class TooManyFailures(FactoryError):
     """More samples failed than `max_failure_rate` allows."""
 
 
+class NothingMade(FactoryError):
+    """A run ended without a single sample."""
+
+
 class SampleError(Exception):
     """One sample cannot go on. It is quarantined with this message.
 

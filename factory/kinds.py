@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from factory import weights
+from factory import own_code, weights
 from factory.config import Config
 from factory.engines import ENGINES
 from factory.export.export import VIEWS
@@ -23,8 +23,9 @@ from factory.training.base import TrainingConfig
 from factory.validation import validate
 from factory.yamlfile import Loc, YamlFile, describe, nearest
 
-# Name of a module beside a recipe -> its file and source, as it was imported last.
-_imported: dict[str, tuple[Path, bytes]] = {}
+# Name of a module beside a recipe -> files and sources of all that it imports from there, by name, as
+# they were imported last.
+_imported: dict[str, dict[str, tuple[Path, bytes]]] = {}
 
 
 def pick_engine(file: YamlFile, loc: Loc, entry: Any) -> Any:
@@ -94,9 +95,11 @@ def _own_class(path: str, file: YamlFile, loc: Loc, base: type) -> Any:
     module, _, name = path.partition(":")
     folder = file.path.parent.absolute()
     sys.path[:] = [str(folder), *(other for other in sys.path if other != str(folder))]
-    path_of = folder / f"{module}.py"
-    if path_of.is_file() and _imported.get(module) != (now := (path_of, path_of.read_bytes())):
-        sys.modules.pop(module, None)  # another recipe's, or this one from before an edit
+    files = own_code.modules_of(path, folder)
+    now = {name: (file, file.read_bytes()) for name, file in files.items()}
+    if now and _imported.get(module) != now:
+        for stale in now:  # another recipe's, or this one from before an edit
+            sys.modules.pop(stale, None)
         importlib.invalidate_caches()
         _imported[module] = now
     loc = (*loc, "kind")

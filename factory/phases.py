@@ -22,6 +22,7 @@ from factory import check, weights
 from factory.alone import alone_in
 from factory.errors import FactoryError
 from factory.recipe import Recipe
+from factory.runner import folder
 from factory.runner.manifest import Manifest
 from factory.runner.progress import Progress
 from factory.runner.run import run
@@ -35,11 +36,12 @@ def run_in_phases(
 ) -> Manifest:
     """`runner.run.run`, with the trainings that the recipe's own stages wait for."""
     progress = progress or Progress()
+    folder.refuse_others(out)
     waited = waited_for(recipe)
     if waited:
         check.check_training(recipe)
     for training in waited:
-        with alone_in(out):
+        with alone_in(out), folder.writing_in(out):
             recipe = _train(recipe, training, out, progress, retries)
     return run(recipe, out, progress=progress, retries=retries)
 
@@ -91,20 +93,20 @@ def _train(
     """Make a training's data, train, and return the recipe with the model in its place."""
     name = training.result
     progress.note(f"making data to train {name} on")
-    folder = out / f"before-{name}"
+    made_in = out / f"before-{name}"
     part = before(recipe, name)
     ledger = out / "ledger.sqlite"
-    manifest = run(part, folder, ledger=ledger, progress=progress, retries=retries)
+    manifest = run(part, made_in, ledger=ledger, progress=progress, retries=retries)
     rows = next(view["rows"] for view in manifest.views if view["view"] == training.view)
     if not rows:
         raise FactoryError(
-            f"{folder} made no rows for '{training.view}', so there is nothing to train {name} on; "
-            f"{folder / 'manifest.json'} says why by reason"
+            f"{made_in} made no rows for '{training.view}', so there is nothing to train {name} on; "
+            f"{made_in / 'manifest.json'} says why by reason"
         )
     progress.note(f"training {name} on {rows} rows")
     assert training.model is not None  # the recipe's check sees to it
     base = recipe.absolute_model(training.model)
-    data = folder / "datasets" / training.view
+    data = made_in / "datasets" / training.view
     # Other data, options or weights make another model, beside the one before.
     view = next(view for view in manifest.views if view["view"] == training.view)
     job = [view["fingerprint"], weights.fingerprint(weights.resolve(base)), training.config]

@@ -16,6 +16,7 @@ from factory.engines import build
 from factory.ledger import Ledger
 from factory.recipe import Recipe
 from factory.records import Candidate, Failure, Sample, StepLabels
+from factory.runner import folder
 from factory.runner.calls import Calls
 from factory.runner.run import in_loop, outcomes
 from factory.runner.source import open_source
@@ -24,7 +25,8 @@ from factory.terminal import printable
 
 def answer_some(recipe: Recipe, out: Path) -> list[Sample | Failure]:
     """Take the recipe's rows (set `source.limit`) through its stages; only the ledger is kept."""
-    with alone_in(out), Ledger(out / "ledger.sqlite") as ledger:
+    folder.refuse_others(out)
+    with alone_in(out), folder.writing_in(out), Ledger(out / "ledger.sqlite") as ledger:
         engines = build(recipe.models, recipe.folder, out / "logs")
         source = open_source(recipe.source, recipe.folder)
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import Field
 
-from factory import check, weights
+from factory import check, own_code, weights
 from factory import constitution as constitutions
 from factory.config import Config
 from factory.constitution import Constitution
@@ -100,7 +100,7 @@ class Recipe(msgspec.Struct, frozen=True):
     views: list[View]
     training: list[TrainingConfig]
     own_code: list[str]
-    """Each stage's source code; empty for those of this package."""
+    """Each stage's source code, with what it imports; empty for those of this package."""
     text: str
     """The recipe as YAML, with the overrides applied and paths as the user wrote them."""
 
@@ -168,7 +168,9 @@ class Recipe(msgspec.Struct, frozen=True):
         return data
 
     def views_digest(self) -> str:
-        content = [_dump(view) for view in self.views]
+        content: list[Any] = [_dump(view) for view in self.views]
+        if any(own := [code_of(view, self.folder) for view in self.views]):
+            content.append(own)
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()
 
 
@@ -224,7 +226,7 @@ def load(path: Path, overrides: Sequence[str] = (), *, limit: int | None = None)
         stages=list(picked["stages"].values()),
         views=list(picked["views"].values()),
         training=list(picked["training"].values()),
-        own_code=[code_of(stage) for stage in picked["stages"].values()],
+        own_code=[code_of(stage, path.parent) for stage in picked["stages"].values()],
         text=dump(file.data),
     )
     wrong += [str(file.error(loc, message)) for loc, message in check.problems(recipe)]
@@ -272,11 +274,14 @@ def _dump(config: Any) -> dict[str, Any]:
     return dumped
 
 
-def code_of(stage: Stage) -> str:
-    """The source of a user's own stage: editing it makes another result."""
-    if type(stage).__module__.startswith("factory."):
+def code_of(config: Stage | View, folder: Path) -> str:
+    """The source of a user's own stage or view, and of what it imports from the recipe's folder:
+    editing it makes another result."""
+    if type(config).__module__.startswith("factory."):
         return ""
+    if code := own_code.source_of(config.kind, folder.absolute()):
+        return code
     try:
-        return Path(inspect.getfile(type(stage))).read_text(encoding="utf-8")
+        return Path(inspect.getfile(type(config))).read_text(encoding="utf-8")
     except (OSError, TypeError):
         return ""

@@ -165,15 +165,27 @@ def run(
 
     loaded = _load(recipe, set_, limit)
     folder = out or _default_out(loaded)
-    printing.print_manifest(folder, run_in_phases(loaded, folder))
+    manifest = run_in_phases(loaded, folder)
+    printing.print_manifest(folder, manifest)
+    printing.refuse_no_rows(folder, manifest)
 
 
 @app.command()
 def status(
     run_folder: RunArgument,
 ) -> None:
-    """Show what a run has made so far."""
-    printing.print_manifest(run_folder, _manifest_of(run_folder))
+    """Show what a run has made so far, and whether it is all there."""
+    from factory.alone import is_held
+    from factory.runner import folder
+
+    folder.recover_if_free(run_folder)
+    manifest = _manifest_of(run_folder)
+    damaged = () if is_held(run_folder) else folder.damaged_views(run_folder, manifest)
+    printing.print_manifest(run_folder, manifest, damaged)
+    if not folder.is_quarantine_whole(run_folder, manifest):
+        print(f"\n  {run_folder / 'quarantine.jsonl'} lacks lines: run the recipe again")
+    printing.print_next(run_folder, manifest)
+    folder.refuse_if_damaged_at_rest(run_folder, manifest)
 
 
 @app.command()
@@ -186,13 +198,17 @@ def export(
     set_: SetOption = None,
 ) -> None:
     """Make the datasets again from a run's traces, with other views if you like. Calls no model."""
-    from factory.runner.run import export_views
+    from factory.alone import alone_in
+    from factory.runner import folder
+    from factory.runner.run import export_again
 
-    manifest = _manifest_of(run_folder)
-    if manifest.state == "running":
-        raise FactoryError(f"{run_folder} is not finished: run its recipe again first")
-    export_views(_load(recipe or run_folder / "recipe.yaml", set_), run_folder, manifest)
+    _manifest_of(run_folder)  # before anything is made in what is no run's folder
+    with alone_in(run_folder), folder.writing_in(run_folder):
+        folder.recover(run_folder)
+        manifest = _manifest_of(run_folder)
+        export_again(_load(recipe or run_folder / "recipe.yaml", set_), run_folder, manifest)
     printing.print_views(run_folder, manifest)
+    printing.refuse_no_rows(run_folder, manifest)
 
 
 def _print_presets(is_asked: bool) -> None:

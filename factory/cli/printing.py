@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from factory.errors import FactoryError
+from factory.errors import FactoryError, NothingMade
 from factory.terminal import printable
 
 if TYPE_CHECKING:
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
     from factory.scoring.score import Record
 
 
-def print_manifest(folder: Path, manifest: Manifest) -> None:
+def print_manifest(folder: Path, manifest: Manifest, damaged: Collection[str] = ()) -> None:
+    """`damaged`: datasets that are not on disk as the manifest says."""
     tokens = manifest.tokens()
     print(f"\n{folder}: {manifest.state}, {manifest.samples} samples", end="")
     print(f", {manifest.quarantined} quarantined" if manifest.quarantined else "")
@@ -34,14 +37,52 @@ def print_manifest(folder: Path, manifest: Manifest) -> None:
         print(f"  quarantined: {times} x {printable(reason)}")
     if manifest.quarantined:
         print(f"  all of them: {folder / 'quarantine.jsonl'}")
-    print_views(folder, manifest)
+    print_views(folder, manifest, damaged)
+    if manifest.state == "traced":
+        print(f"\n  the datasets are not made yet: factory export {folder}")
 
 
-def print_views(folder: Path, manifest: Manifest) -> None:
+def print_views(folder: Path, manifest: Manifest, damaged: Collection[str] = ()) -> None:
     for view in manifest.views:
-        print(f"\n  {folder / 'datasets' / view['view']}: {view['rows']:,} rows")
+        path = folder / "datasets" / view["view"]
+        if view["view"] in damaged:
+            print(f"\n  {path}: missing, or not as it was made: factory export {folder}")
+            continue
+        print(f"\n  {path}: {view['rows']:,} rows")
         for reason, count in sorted(view["drops"].items(), key=lambda item: -item[1]):
             print(f"    no row, {reason:<24}{count:>8,}")
+
+
+def print_next(folder: Path, manifest: Manifest) -> None:
+    """Of a run that is whole: what is being made to take its place."""
+    from factory.alone import is_held
+    from factory.runner import manifest as manifests
+    from factory.runner.folder import NEXT
+
+    is_worked_in = is_held(folder)
+    if (coming := manifests.read(folder / NEXT)) is not None:
+        state = "under way" if is_worked_in else "stopped: run it again to go on"
+        print(
+            f"\n  a newer run of {coming.recipe_path} has made {coming.samples} samples ({state}); "
+            "the above stays until it is whole"
+        )
+    elif manifest.state == "running" and not is_worked_in:
+        print(f"\n  stopped before its end: run {manifest.recipe_path} again to go on")
+
+
+def refuse_no_rows(folder: Path, manifest: Manifest) -> None:
+    """Raises `NothingMade` if there are datasets and no row in any."""
+    if not manifest.views or any(view["rows"] for view in manifest.views):
+        return
+    drops: Counter[str] = Counter()
+    for view in manifest.views:
+        drops.update(view["drops"])
+    reasons = "".join(f"\n  {n:,} x {reason}" for reason, n in drops.most_common(3))
+    raise NothingMade(
+        f"{folder / 'datasets'}: no dataset has a row; the commonest reasons:{reasons}\n"
+        "the samples stay: change the views and run again, which calls no model; or use more "
+        "prompts, or a better judge"
+    )
 
 
 def print_scored(out: Path, record: Record) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,23 @@ ScoreOption = Annotated[
     str | None,
     typer.Option("--score", metavar="NAME", help="The score, of the scorer or in the data."),
 ]
+
+
+def _report_path(text: str | Path) -> Path:
+    """Where a report goes; refused before anything is measured if another file is there."""
+    path = user_path(text)
+    if path.exists():
+        try:
+            there = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            there = None
+        if not (isinstance(there, dict) and {"kind", "data", "rows", "report"} <= there.keys()):
+            raise RecipeError(
+                f"--out {path} is there and is no report of an evaluation; name another file"
+            )
+    return path
+
+
 WorkOption = Annotated[
     Path | None,
     typer.Option(
@@ -45,7 +63,9 @@ WorkOption = Annotated[
 ]
 ReportOption = Annotated[
     Path | None,
-    typer.Option("--out", "-o", metavar="FILE", help="Write the report as JSON.", parser=user_path),
+    typer.Option(
+        "--out", "-o", metavar="FILE", help="Write the report as JSON.", parser=_report_path
+    ),
 ]
 
 

@@ -8,7 +8,6 @@ how often it is preferred to each other.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import BrokenExecutor
@@ -17,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from factory import weights
+from factory import own_code, weights
 from factory.errors import RecipeError
 from factory.evaluation.bootstrap import Estimate, mean_of
 from factory.evaluation.divergence import log_ratio
@@ -144,10 +143,8 @@ def evaluation_recipe(recipe: Recipe, models: Mapping[str, str], out: Path) -> R
         raise RecipeError(f"{recipe.path} evaluation: there is none")
     written = out.with_name(f"{out.name}.yaml")
     written.parent.mkdir(parents=True, exist_ok=True)
-    for config in evaluation.scores:  # a user's own, beside the recipe
-        module = recipe.folder / f"{str(config.get('kind')).partition(':')[0]}.py"
-        if module.is_file():
-            shutil.copyfile(module, written.with_name(module.name))
+    kinds = [str(config.get("kind")) for config in evaluation.scores]
+    own_code.copy_along(kinds, recipe.folder, written.parent)
     half = written.with_suffix(".half")
     half.write_text(dump(_data(recipe, evaluation, models)), encoding="utf-8")
     shards.replace(half, written)

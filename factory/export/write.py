@@ -7,16 +7,17 @@
 
 Rows stream into a hidden sibling folder, which takes the old dataset's place by rename once every
 file is on disk. A reader never sees half a dataset: a crash leaves the old one or the new one; at
-worst, between the two renames, the old one under its hidden name, from where the next writer puts
-it back. The bytes depend on the rows alone. One writer a folder at a time.
+worst, between the two renames, the old one under its hidden name, from where `recover` puts it
+back. The bytes depend on the rows alone. One writer a folder at a time: the run's lock sees to it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,46 @@ BATCH_ROWS = 1_000
 """Rows a record batch. A memory-mapped reader touches one batch to get at one row."""
 SHARD_BYTES = 500_000_000
 """A file is closed at the first batch boundary past this; what `datasets` does by default."""
+
+# What we write, and what `datasets` keeps beside a dataset that was loaded from there.
+_OURS = re.compile(
+    r"data-\d+(-of-\d+)?\.arrow|dataset_info\.json|state\.json|README\.md|cache-.*|tmp.*|\..*"
+)
+
+
+def is_whole(folder: Path, fingerprint: str) -> bool:
+    """The folder holds the dataset that was published with this fingerprint, unchanged."""
+    try:
+        state = json.loads((folder / "state.json").read_bytes())
+        shards = [folder / file["filename"] for file in state["_data_files"]]
+        others = ("dataset_info.json", "README.md")
+        return _fingerprint(shards) == fingerprint and all((folder / x).exists() for x in others)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def recover(datasets: Path) -> None:
+    """Makes good what killed writers left in a folder of datasets."""
+    for replaced in datasets.glob(".*.old"):
+        _restore(datasets / replaced.name[1:].removesuffix(".old"), replaced)
+        if replaced.exists():
+            shutil.rmtree(replaced)
+    for building in datasets.glob(".*.tmp"):
+        shutil.rmtree(building)
+
+
+def _restore(folder: Path, replaced: Path) -> None:
+    """Puts the old dataset back, if it was moved aside and nothing took its place."""
+    if replaced.exists() and not folder.exists():
+        replaced.rename(folder)
+
+
+def _fingerprint(shards: Sequence[Path]) -> str:
+    content = hashlib.sha256()
+    for shard in shards:
+        with shard.open("rb") as file:
+            content.update(hashlib.file_digest(file, "sha256").digest())
+    return content.hexdigest()[:16]
 
 
 class DatasetWriter:
@@ -67,11 +108,7 @@ class DatasetWriter:
             self._shards[i] = shard.rename(
                 self._building / f"data-{i:05d}-of-{len(self._shards):05d}.arrow"
             )
-        content = hashlib.sha256()
-        for shard in self._shards:
-            with shard.open("rb") as file:
-                content.update(hashlib.file_digest(file, "sha256").digest())
-        self._fingerprint = content.hexdigest()[:16]
+        self._fingerprint = _fingerprint(self._shards)
         return self._fingerprint
 
     def publish(self, card: str) -> None:
@@ -106,24 +143,22 @@ class DatasetWriter:
             self._file.close()
         self._stream = self._file = None
         shutil.rmtree(self._building, ignore_errors=True)
-        self._restore()
+        _restore(self.folder, self._replaced)
 
     def _clear_up(self) -> None:
         """Makes good what an interrupted writer left behind."""
-        self._restore()
+        _restore(self.folder, self._replaced)
         for stale in (self._building, self._replaced):
             if stale.exists():
                 shutil.rmtree(stale)
-        if self.folder.exists() and not (self.folder / "state.json").is_file():
+        if not self.folder.exists():
+            return
+        names = [p.name for p in self.folder.iterdir()] if self.folder.is_dir() else ["a file"]
+        if others := sorted(name for name in names if not _OURS.fullmatch(name)):
             raise FactoryError(
-                f"{self.folder} exists and is not a dataset, so it is not replaced; "
+                f"{self.folder} is not a dataset alone, so it is not replaced: it holds {others[0]}; "
                 "move it away, or give the view another name"
             )
-
-    def _restore(self) -> None:
-        """Puts the old dataset back, if it was moved aside and nothing took its place."""
-        if self._replaced.exists() and not self.folder.exists():
-            self._replaced.rename(self.folder)
 
     def _write_batch(self) -> None:
         import pyarrow as pa

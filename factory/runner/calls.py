@@ -104,6 +104,10 @@ class Calls:
             asked.append(Answer(key, completion))
         return asked
 
+    def commit(self) -> None:
+        """Return when every call that was answered is on disk: what names one is written after."""
+        self._ledger.flush()
+
     async def _remembered(self, keys: list[bytes]) -> dict[bytes, Completion]:
         """What the ledger holds of these calls. All samples that ask in one turn of the event loop
         share one query: the trip to the file costs more than what it fetches."""

@@ -13,7 +13,7 @@ import msgspec
 
 from factory.errors import FactoryError
 from factory.runner.calls import StageCount
-from factory.runner.shards import write_json
+from factory.runner.shards import TracePart, write_json
 
 FORMAT = 1
 
@@ -52,6 +52,8 @@ class Manifest(msgspec.Struct):
     seconds: float = 0.0
     """Running time, of all tries together."""
     views: list[dict[str, Any]] = []
+    trace_parts: list[TracePart] = []
+    """Rows and checksum of each part. Empty in manifests of 0.5 and before."""
 
     def cached_share(self) -> float:
         """Share of prompt tokens that came from prefix caches, in [0, 1]."""

@@ -5,6 +5,9 @@
 Nothing here knows what a stage asks or where tokens come from. Whatever happens on the way, what is
 on disk is whole: calls are in the ledger within a fraction of a second, a part and its manifest
 entry are written when its last sample ends, and the next run goes on from there.
+
+A run that is whole stays until what takes its place is whole (see `folder`). What is missing of it is
+made anew from the ledger.
 """
 
 from __future__ import annotations
@@ -12,30 +15,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import inspect
+import os
 import re
 import shutil
 import time
 import traceback
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 import factory
-from factory.alone import alone_in
+from factory import own_code
+from factory.alone import Held, alone_in
 from factory.constitution import Constitution
 from factory.engines import build
 from factory.engines.base import Engine
-from factory.errors import FactoryError, SampleError, TooManyFailures
+from factory.errors import FactoryError, NothingMade, SampleError, TooManyFailures
 from factory.export.export import export
 from factory.ledger import Ledger
 from factory.recipe import Recipe
 from factory.records import BadRow, Failure, Sample
+from factory.runner import folder, shards
 from factory.runner import manifest as manifests
-from factory.runner import shards
 from factory.runner.calls import Calls, SampleModels, StageCount
 from factory.runner.manifest import Manifest
 from factory.runner.progress import Progress
@@ -109,71 +115,35 @@ async def run_async(
     `engines` by model name take the place of the recipe's; they stay open afterwards.
     """
     progress = progress or Progress()
-    with alone_in(out):
+    folder.refuse_others(out)
+    with alone_in(out) as held, folder.writing_in(out):
+        folder.recover(out)
         source = open_source(recipe.source, recipe.folder)
         ours = {} if engines else build(recipe.models, recipe.folder, out / "logs")
         engines = engines or ours
         try:
-            manifest = _plan(recipe, source, engines, manifests.read(out), retries=retries)
-            is_finished = manifest.state == "finished"
-            if not is_finished:
-                _save_inputs(recipe, out)
-                with Ledger(ledger or out / "ledger.sqlite") as remembered:
-                    calls = Calls(remembered, engines)
-                    await _make_traces(recipe, source, calls, out, manifest, engines, progress)
-        except OSError as error:
-            raise FactoryError(
-                f"cannot write in {out} ({error}); free some space or mend the folder and run "
-                "again: what was done is kept"
-            ) from error
+            with contextlib.ExitStack() as opened:
+
+                def calls() -> Calls:  # a run in which nothing is to be done needs no ledger
+                    path = ledger or out / "ledger.sqlite"
+                    return Calls(opened.enter_context(Ledger(path)), engines)
+
+                run = _Run(recipe, source, engines, held, progress, calls)
+                manifest = await run.make(out, retries=retries)
         finally:
             for engine in set(ours.values()):
                 await engine.close()
-        if is_finished and manifest.views_digest == recipe.views_digest():
+        is_same = manifest.views_digest == recipe.views_digest()
+        if manifest.state == "finished" and is_same and not folder.damaged_views(out, manifest):
             progress.note(f"{out} is finished and nothing it depends on has changed: nothing to do")
         else:
             if recipe.views:
                 progress.note(f"writing {len(recipe.views)} datasets to {out / 'datasets'}")
+            held.check()
+            _save_inputs(recipe, out, out)
             export_views(recipe, out, manifest)
+            held.check()
         return manifest
-
-
-def _plan(
-    recipe: Recipe,
-    source: Source,
-    engines: Mapping[str, Engine],
-    old: Manifest | None,
-    *,
-    retries: bool,
-) -> Manifest:
-    """The manifest to go on from: the old one where it still holds, else a new one.
-
-    Going through the source again costs little: calls that were made are in the ledger.
-    """
-    fingerprints = {name: engine.fingerprint for name, engine in engines.items()}
-    new = Manifest(
-        digest=recipe.digest(fingerprints),
-        source_digest=source.digest(),
-        part_size=recipe.part_size,
-        limit=recipe.source.limit,
-        recipe_path=str(recipe.path),
-        versions=_versions(),
-        models={
-            name: {"model": config.model, "fingerprint": fingerprints[name]}
-            for name, config in recipe.models.items()
-        },
-        constitution=_describe(recipe.constitution),
-    )
-    same = ("digest", "source_digest", "part_size")
-    if old is None or any(getattr(old, field) != getattr(new, field) for field in same):
-        return new
-    if old.limit == new.limit:
-        return new if old.state == "finished" and old.retriable and retries else old
-    is_whole_parts = old.rows % old.part_size == 0
-    fits = new.limit is None or old.rows <= new.limit
-    if is_whole_parts and fits:
-        return msgspec.structs.replace(old, limit=new.limit, state="running")
-    return new
 
 
 def _describe(constitution: Constitution | None) -> dict[str, str] | None:
@@ -183,33 +153,169 @@ def _describe(constitution: Constitution | None) -> dict[str, str] | None:
     return {"name": constitution.name, "version": constitution.version, "digest": digest}
 
 
-async def _make_traces(
-    recipe: Recipe,
-    source: Source,
-    calls: Calls,
-    out: Path,
-    manifest: Manifest,
-    engines: Mapping[str, Engine],
-    progress: Progress,
-) -> None:
-    """Take the rows that are owed through the stages and write them down, a part at a time."""
-    began = time.monotonic() - manifest.seconds
-    shards.drop_parts_from(out, manifest.parts)
-    part = _Part(out, manifest)
-    with progress.shown(source.count(), manifest, engines):
-        async with contextlib.aclosing(
-            outcomes(recipe, source.rows(manifest.rows), calls)
-        ) as ended:
+class _Run:
+    """All that making traces takes."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        source: Source,
+        engines: Mapping[str, Engine],
+        held: Held,
+        progress: Progress,
+        open_calls: Callable[[], Calls],
+    ) -> None:
+        self._recipe = recipe
+        self._source = source
+        self._engines = engines
+        self._held = held
+        self._progress = progress
+        self._open_calls = open_calls
+
+    @cached_property
+    def _calls(self) -> Calls:
+        return self._open_calls()
+
+    async def make(self, out: Path, *, retries: bool) -> Manifest:
+        """Make what is missing of the traces in `out`, and return their manifest.
+
+        Going through the source again costs little: calls that were made are in the ledger.
+        """
+        new = self._new_manifest()
+        old = manifests.read(out)
+        plan = await self._plan(out, old, new, retries=retries)
+        if old is None or old.state == "running" or plan is not new:
+            shutil.rmtree(out / folder.NEXT, ignore_errors=True)
+            await self._make_traces(out, plan, out)
+            return plan
+        beside = out / folder.NEXT
+        plan = await self._plan(beside, manifests.read(beside), new, retries=retries)
+        await self._make_traces(beside, plan, out)
+        folder.take_place(out)
+        return plan
+
+    def _new_manifest(self) -> Manifest:
+        recipe, engines = self._recipe, self._engines
+        fingerprints = {name: engine.fingerprint for name, engine in engines.items()}
+        return Manifest(
+            digest=recipe.digest(fingerprints),
+            source_digest=self._source.digest(),
+            part_size=recipe.part_size,
+            limit=recipe.source.limit,
+            recipe_path=str(recipe.path),
+            versions=_versions(),
+            models={
+                name: {"model": config.model, "fingerprint": fingerprints[name]}
+                for name, config in recipe.models.items()
+            },
+            constitution=_describe(recipe.constitution),
+        )
+
+    async def _plan(
+        self, work: Path, old: Manifest | None, new: Manifest, *, retries: bool
+    ) -> Manifest:
+        """The manifest to go on from: the old one where it still holds and what it tells of is on
+        disk, or could be put there again; else the new one."""
+        plan = _going_on(self._recipe, old, new, retries=retries)
+        if plan is new:
+            return new
+        if not folder.is_quarantine_whole(work, plan):
+            self._progress.note(
+                f"{work / 'quarantine.jsonl'} lacks lines: going through the source"
+            )
+            return new
+        damaged = await asyncio.to_thread(folder.damaged_parts, work, plan)
+        for number, what in damaged.items():
+            self._progress.note(f"{shards.part_path(work, number)} {what}: making it again")
+            if not await self._remake(work, plan, number):
+                return new
+        plan.trace_parts = folder.with_checksums(work, plan)
+        return plan
+
+    async def _remake(self, work: Path, manifest: Manifest, number: int) -> bool:
+        """Write a part again as it was. False: that cannot be, and all is to be made again."""
+        if not manifest.trace_parts:
+            return False
+        first = number * manifest.part_size
+        rows = islice(self._source.rows(first), min(manifest.part_size, manifest.rows - first))
+        quarantined = folder.quarantined(work, manifest)
+        kept = (row for row in rows if row.index not in quarantined)
+        samples: list[Sample] = []
+        async with contextlib.aclosing(outcomes(self._recipe, kept, self._calls)) as ended:
             async for outcome in ended:
-                part.add(outcome)
-                progress.advance(outcome.result)
-                _stop_if_failing(recipe, manifest, part)
-                if len(part) == recipe.part_size:
-                    manifest.seconds = time.monotonic() - began
-                    await asyncio.to_thread(part.close)
-        manifest.restarts += sum(e.stats().restarts for e in set(engines.values()))
-        manifest.seconds = time.monotonic() - began
-        part.close(is_last=True)
+                if isinstance(outcome.result, Failure):
+                    return False
+                samples.append(outcome.result)
+        self._calls.commit()
+        return shards.write_part(work, number, samples) == manifest.trace_parts[number]
+
+    async def _make_traces(self, work: Path, manifest: Manifest, out: Path) -> None:
+        """Take the rows that are owed through the stages and write them down, a part at a time."""
+        if manifest.state != "running":
+            shards.drop_parts_from(work, manifest.parts)
+            return
+        folder.begin(work, manifest)
+        _save_inputs(self._recipe, work, out)
+        began = time.monotonic() - manifest.seconds
+        part = _Part(work, manifest, self._calls, self._held)
+        rows = self._source.rows(manifest.rows)
+        with self._progress.shown(self._source.count(), manifest, self._engines):
+            async with contextlib.aclosing(outcomes(self._recipe, rows, self._calls)) as ended:
+                async for outcome in ended:
+                    part.add(outcome)
+                    self._progress.advance(outcome.result)
+                    _stop_if_failing(self._recipe, manifest, part)
+                    if len(part) == self._recipe.part_size:
+                        manifest.seconds = time.monotonic() - began
+                        await _to_its_end(part.close)
+            manifest.restarts += sum(e.stats().restarts for e in set(self._engines.values()))
+            manifest.seconds = time.monotonic() - began
+            part.close()
+        _refuse_nothing(manifest)
+        folder.refuse_damaged(work, manifest)  # somebody may have deleted them meanwhile
+        self._held.check()
+        manifest.state = "traced"
+        manifest.save(work)
+
+
+def _going_on(recipe: Recipe, old: Manifest | None, new: Manifest, *, retries: bool) -> Manifest:
+    """The old manifest, if what it tells of is what the new one is to tell of, or a part of it; else
+    the new one."""
+    same = ("digest", "source_digest", "part_size")
+    if old is None or any(getattr(old, field) != getattr(new, field) for field in same):
+        return new
+    if old.state == "running" and _is_failing(recipe, old.failed, old.rows):
+        return new  # parts smaller than what a rate is measured on: their failures are tried again
+    if old.state == "running" and old.rows and not old.samples:
+        return new
+    return new if old.state == "finished" and old.retriable and retries else old
+
+
+async def _to_its_end(work: Callable[[], None]) -> None:
+    """`work` in a thread, also if we are cancelled: nothing is written once the folder is free."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await running
+        raise
+
+
+def _refuse_nothing(manifest: Manifest) -> None:
+    """Raises `NothingMade` if there is no sample."""
+    if manifest.samples:
+        return
+    if not manifest.rows:
+        raise NothingMade("the source has no rows, so no sample was made; check source.path")
+    raise NothingMade(
+        f"no sample was made: all {manifest.quarantined} rows failed; the commonest reasons:\n"
+        f"{_commonest(Counter(manifest.reasons))}\n"
+        "mend the cause and run again"
+    )
+
+
+def _commonest(reasons: Counter[str]) -> str:
+    return "\n".join(f"  {n} x {reason}" for reason, n in reasons.most_common(3))
 
 
 async def outcomes(
@@ -262,12 +368,14 @@ def _failure(sample: Sample, stage: str, error: str, raw: str, is_permanent: boo
 
 
 class _Part:
-    """The part being filled. Closing it writes the trace, then the quarantine, then the manifest,
-    which makes both count."""
+    """The part being filled. Closing it commits the calls that it names, then writes the trace, then
+    the quarantine, then the manifest, which makes both count."""
 
-    def __init__(self, out: Path, manifest: Manifest) -> None:
+    def __init__(self, out: Path, manifest: Manifest, calls: Calls, held: Held) -> None:
         self._out = out
         self._manifest = manifest
+        self._calls = calls
+        self._held = held
         self._quarantine = out / "quarantine.jsonl"
         self._begin()
         with self._quarantine.open("ab") as file:
@@ -291,48 +399,72 @@ class _Part:
         for stage, count in outcome.counts.items():
             self._counts.setdefault(stage, StageCount()).add(count)
 
-    def close(self, *, is_last: bool = False) -> None:
+    def close(self) -> None:
+        if not len(self):
+            return
         m = self._manifest
-        if len(self):
-            shards.write_part(self._out, m.parts, self._samples)
-            with self._quarantine.open("ab") as file:
-                for failure in self.failures:
-                    file.write(msgspec.json.encode(failure) + b"\n")
-                file.flush()
-                m.quarantine_bytes = file.tell()
-            m.parts += 1
-            m.rows += len(self)
-            m.samples += len(self._samples)
-            m.quarantined += len(self.failures)
-            m.failed += self.failed
-            m.retriable += sum(not f.is_permanent for f in self.failures)
-            reasons = Counter(m.reasons) + Counter(reason_of(f) for f in self.failures)
-            m.reasons = dict(reasons.most_common(_REASONS_KEPT))
-            for stage, count in self._counts.items():
-                m.stages.setdefault(stage, StageCount()).add(count)
-        if is_last:
-            m.state = "traced"
+        self._calls.commit()
+        self._held.check()
+        m.trace_parts.append(shards.write_part(self._out, m.parts, self._samples))
+        with self._quarantine.open("ab") as file:
+            for failure in self.failures:
+                file.write(msgspec.json.encode(failure) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            m.quarantine_bytes = file.tell()
+        m.parts += 1
+        m.rows += len(self)
+        m.samples += len(self._samples)
+        m.quarantined += len(self.failures)
+        m.failed += self.failed
+        m.retriable += sum(not f.is_permanent for f in self.failures)
+        reasons = Counter(m.reasons) + Counter(reason_of(f) for f in self.failures)
+        m.reasons = dict(reasons.most_common(_REASONS_KEPT))
+        for stage, count in self._counts.items():
+            m.stages.setdefault(stage, StageCount()).add(count)
         m.save(self._out)
         self._begin()
 
 
+# Digits that say what went wrong: an HTTP status, an errno, an exit code.
+_CODES = re.compile(
+    r"((?i:\b(?:HTTP(?:/[\d.]+)?|status|code|errno|error|signal)(?: code)?)\W{0,2}\d+)"
+    r"|(?<![:\w])\d+"
+)
+
+
 def reason_of(failure: Failure) -> str:
-    """What failures are counted by: numbers in their text differ where the reason does not."""
-    return re.sub(r"(?<![:\w])\d+", "#", f"{failure.stage}: {failure.error}")[:300]
+    """What failures are counted by: numbers in their text differ where the reason does not, except
+    where they are the reason."""
+    text = f"{failure.stage}: {failure.error}"
+    return _CODES.sub(lambda match: match[1] or "#", text)[:300]
+
+
+def _is_failing(recipe: Recipe, failed: int, ended: int) -> bool:
+    return failed > recipe.max_failure_rate * ended
 
 
 def _stop_if_failing(recipe: Recipe, manifest: Manifest, part: _Part) -> None:
     """Rows that were no prompts in the first place are the source's matter and do not count."""
     failed = manifest.failed + part.failed
     ended = manifest.rows + len(part)
-    if ended >= _FAILURES_BEFORE_STOPPING and failed > recipe.max_failure_rate * ended:
+    if ended >= _FAILURES_BEFORE_STOPPING and _is_failing(recipe, failed, ended):
         reasons = Counter(manifest.reasons) + Counter(reason_of(f) for f in part.failures)
-        commonest = "\n".join(f"  {n} x {reason}" for reason, n in reasons.most_common(3))
         raise TooManyFailures(
             f"{failed} of {ended} samples failed, more than max_failure_rate "
-            f"({recipe.max_failure_rate:g}) allows; the commonest reasons:\n{commonest}\n"
+            f"({recipe.max_failure_rate:g}) allows; the commonest reasons:\n{_commonest(reasons)}\n"
             "mend the cause and run again (what succeeded is remembered), or raise max_failure_rate"
         )
+
+
+def export_again(recipe: Recipe, out: Path, manifest: Manifest) -> None:
+    """`export_views`, for who holds the folder of a run that is whole. Raises `FactoryError` if it
+    is not."""
+    if manifest.state == "running":
+        raise FactoryError(f"{out} is not finished: run its recipe again first")
+    folder.refuse_damaged(out, manifest)
+    with folder.writing_in(out):
+        export_views(recipe, out, manifest)
 
 
 def export_views(recipe: Recipe, out: Path, manifest: Manifest) -> None:
@@ -356,21 +488,21 @@ def export_views(recipe: Recipe, out: Path, manifest: Manifest) -> None:
     manifest.save(out)
 
 
-def _save_inputs(recipe: Recipe, out: Path) -> None:
+def _save_inputs(recipe: Recipe, work: Path, out: Path) -> None:
     """Keep the recipe and the constitution with the run, so that it can be repeated from there."""
     data = recipe.movable()
-    for stage in recipe.stages:
-        if ":" in stage.kind:  # a user's own, beside the recipe: it goes along
-            module = Path(inspect.getfile(type(stage)))
-            if module.parent.resolve() == recipe.folder.resolve() != out.resolve():
-                shutil.copyfile(module, out / module.name)
+    if recipe.folder.resolve() != out.resolve():  # a user's own code goes along
+        kinds = [stage.kind for stage in recipe.stages] + [view.kind for view in recipe.views]
+        own_code.copy_along(kinds, recipe.folder, work)
     if recipe.constitution_path:
         if recipe.constitution_path.resolve() != (out / "constitution.yaml").resolve():
-            shutil.copyfile(recipe.constitution_path, out / "constitution.yaml")
+            half = work / "constitution.yaml.half"
+            shutil.copyfile(recipe.constitution_path, half)
+            shards.replace(half, work / "constitution.yaml")
         data["constitution"] = "constitution.yaml"
-    half = out / "recipe.yaml.half"
+    half = work / "recipe.yaml.half"
     half.write_text(dump(data), encoding="utf-8")
-    shards.replace(half, out / "recipe.yaml")
+    shards.replace(half, work / "recipe.yaml")
 
 
 def _versions() -> dict[str, str]:

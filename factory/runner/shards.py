@@ -1,10 +1,12 @@
 """Trace files: complete samples in source order, a part whole or absent.
 
-A part holds a fixed range of source rows. Its bytes are a function of its samples alone.
+A part holds a fixed range of source rows. Its bytes are a function of its samples alone, and the
+manifest keeps their checksum.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -102,6 +104,15 @@ def schema() -> pa.Schema:
     )
 
 
+class TracePart(msgspec.Struct, frozen=True):
+    """A part as it was written."""
+
+    samples: int
+    """Its rows."""
+    sha256: str
+    """Of the file, in hex."""
+
+
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 
 
@@ -109,7 +120,7 @@ def part_path(run: Path, part: int) -> Path:
     return run / "traces" / f"part-{part:05d}.parquet"
 
 
-def write_part(run: Path, part: int, samples: Sequence[Sample]) -> None:
+def write_part(run: Path, part: int, samples: Sequence[Sample]) -> TracePart:
     """Write a part, replacing what was there, whole or not at all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -119,7 +130,51 @@ def write_part(run: Path, part: int, samples: Sequence[Sample]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".half")
     pq.write_table(table, half, compression="zstd", write_page_checksum=True)
+    made = TracePart(len(samples), _sha256(half))
     replace(half, path)
+    return made
+
+
+def look_at_part(run: Path, part: int) -> TracePart:
+    """A part as it is on disk. Raises `OSError` or `ValueError` if it cannot be read."""
+    import pyarrow.parquet as pq
+
+    path = part_path(run, part)
+    with pq.ParquetFile(path) as file:
+        return TracePart(file.metadata.num_rows, _sha256(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damaged_parts(run: Path, parts: Sequence[TracePart]) -> dict[int, str]:
+    """Those of the first parts of a run that are not on disk as they were written, and in words how
+    they differ."""
+    damaged = {}
+    for number, part in enumerate(parts):
+        try:
+            if _sha256(part_path(run, number)) != part.sha256:
+                damaged[number] = "has another content"
+        except FileNotFoundError:
+            damaged[number] = "is missing"
+        except OSError as error:
+            damaged[number] = f"cannot be read ({error.strerror})"
+    return damaged
+
+
+def indexes_in(run: Path, part: int) -> list[int]:
+    """The `index` of each sample of a part. Raises `OSError` or `ValueError` if it cannot be read."""
+    import pyarrow.parquet as pq
+
+    found: list[int] = pq.read_table(part_path(run, part), columns=["index"])["index"].to_pylist()
+    return found
+
+
+def parts_from(run: Path, first: int) -> list[int]:
+    """Numbers of the parts on disk from `first` on."""
+    return sorted(number for number, _ in _parts(run) if number >= first)
 
 
 def read_samples(run: Path) -> Iterator[Sample]:
@@ -153,7 +208,9 @@ def drop_parts_from(run: Path, first: int) -> None:
 def _parts(run: Path) -> list[tuple[int, Path]]:
     """Parts on disk by number; names alone do not sort beyond 99,999."""
     found = ((_PART.fullmatch(path.name), path) for path in (run / "traces").glob("part-*"))
-    return [(int(match[1]), path) for match, path in found if match]
+    numbered = ((int(match[1]), path) for match, path in found if match)
+    # part-000001 is no other name of part-00001: it would be read twice.
+    return [(number, path) for number, path in numbered if path == part_path(run, number)]
 
 
 _encode = msgspec.msgpack.Encoder().encode

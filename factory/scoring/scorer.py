@@ -231,7 +231,7 @@ def _scorer(
         stages=list(stages.values()),
         views=[],
         training=[],
-        own_code=[code_of(stage) for stage in stages.values()],
+        own_code=[code_of(stage, folder) for stage in stages.values()],
         text=dump(file.data),
     )
     for name, config in configs.items():
