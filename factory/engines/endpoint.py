@@ -167,7 +167,11 @@ class EndpointEngine:
         if request.scoring:
             return await self._vllm.score(server, request.messages, request.scoring)
         try:
-            if server.is_vllm and (request.prefix or request.labels):
+            if server.is_vllm and (
+                request.prefix
+                or request.labels
+                or await self._vllm.names_control_tokens(server, request.messages)
+            ):
                 return await self._vllm.complete(server, request)
             return await chat_api.complete(server, self.config, request)
         except BadRequestError:

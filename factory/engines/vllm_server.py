@@ -2,8 +2,8 @@
 outputs of scoring models out.
 
 A vLLM server is recognised once per URL and asked for more than the OpenAI API promises: sampling
-that ignores the model's `generation_config.json`, prefixes appended as token ids, labels'
-log-probabilities by token id, and raw scores. All then equal those of the in-process engine, except
+that ignores the model's `generation_config.json`, prefixes appended as token ids, names of control
+tokens that stay text, labels' log-probabilities by token id, and raw scores. All then equal those of the in-process engine, except
 that padding tokens at a conversation's end stay where they are: the server does not tell which
 token is padding. That matters to a reward model only if it was trained with its end-of-text token
 as padding and its chat template ends with that very token; serve such a one in process.
@@ -14,12 +14,14 @@ These raise the errors of the `openai` client besides those they name.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from factory.engines import chat_api
 from factory.engines.api_errors import may_pass, no_model, words
 from factory.engines.base import LABEL_CONTEXT, Completion, Request, Scoring, label_token
+from factory.engines.control_tokens import broken, joint_ids, joint_texts, kept, lookalikes, named
 from factory.engines.render import step_ids
 from factory.engines.routing import Server
 from factory.errors import ContextOverflow, EngineError, SampleError
@@ -133,7 +135,11 @@ class VllmCalls:
 
     async def prompt_ids(self, server: Server, request: Request) -> list[int]:
         ids = await self._chat_ids(server, request.messages, begins_answer=True)
-        return ids + await self._text_ids(server, request.prefix) if request.prefix else ids
+        return ids + await self._plain_ids(server, request.prefix) if request.prefix else ids
+
+    async def names_control_tokens(self, server: Server, messages: Sequence[Message]) -> bool:
+        """The server's own chat template would read roles in these messages' texts."""
+        return await self._names(server, messages) is not None
 
     async def _step_ids(
         self, server: Server, messages: list[Message], scoring: Scoring
@@ -142,7 +148,7 @@ class VllmCalls:
         texts = {text: await self._text_ids(server, text) for text in _marks(scoring)}
         for step in scoring.steps:
             if step.strip() and step not in texts:
-                texts[step] = await self._tokenize(server, step)
+                texts[step] = await self._plain_ids(server, step)
         prompt = await self._chat_ids(server, messages, begins_answer=True)
         return step_ids(_Tokenized(prompt, texts), messages, scoring, {})
 
@@ -156,13 +162,31 @@ class VllmCalls:
         self, server: Server, messages: Sequence[Message], *, begins_answer: bool
     ) -> list[int]:
         """The chat template's ids, and with `begins_answer` those that open the assistant's turn."""
+        messages, joint = broken(messages, await self._names(server, messages))
         body = {
             "model": self._config.model,
             "messages": messages,
             "add_generation_prompt": begins_answer,
             "chat_template_kwargs": self._config.chat_template_kwargs,
         }
-        return list((await _post(server, "/tokenize", body))["tokens"])
+        ids = list((await _post(server, "/tokenize", body))["tokens"])
+        return await self._unjoined(server, ids, joint)
+
+    async def _plain_ids(self, server: Server, text: str) -> list[int]:
+        """Ids of a text in which no name is a control token."""
+        text, joint = broken(text, await self._names(server, text))
+        return await self._unjoined(server, await self._text_ids(server, text), joint)
+
+    async def _unjoined(self, server: Server, ids: list[int], joint: str) -> list[int]:
+        if not joint:
+            return ids
+        told = [await self._text_ids(server, text) for text in joint_texts(joint)]
+        return [ids[i] for i in kept(ids, joint_ids(*told))]
+
+    async def _names(self, server: Server, value: Any) -> re.Pattern[str] | None:
+        """Of what is written like a control token in a text or in messages, what is one token."""
+        alike = {text: await self._text_ids(server, text) for text in sorted(lookalikes(value))}
+        return named({text for text, ids in alike.items() if len(ids) == 1})
 
     async def _text_ids(self, server: Server, text: str) -> list[int]:
         if text not in self._ids:

@@ -111,7 +111,7 @@ async def run_async(
     progress = progress or Progress()
     with alone_in(out):
         source = open_source(recipe.source, recipe.folder)
-        ours = {} if engines else build(recipe.models, recipe.folder, out / "logs")
+        ours = {} if engines else build(recipe.models, recipe.folder, out / "logs", recipe.judges())
         engines = engines or ours
         try:
             manifest = _plan(recipe, source, engines, manifests.read(out), retries=retries)

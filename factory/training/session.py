@@ -25,7 +25,7 @@ from factory.training.data import no_progress_bars, open_dataset
 from factory.training.folder import Job, TrainingFolder
 from factory.training.progress import last_metrics, make_progress, say
 from factory.training.save import save_model, saved_dtype
-from factory.training.tokenizer import load_tokenizer, transcript_template
+from factory.training.tokenizer import end_answers, load_tokenizer, transcript_template
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -119,6 +119,13 @@ class Session:
         if self._own_template is None and is_chat:
             self.tokenizer.chat_template = transcript_template(self.tokenizer)
             say(f"{self._job.model} has no chat template: training on Human/Assistant transcripts")
+        if generates and self.tokenizer.chat_template is not None:
+            written = end_answers(self.tokenizer, self.model_dir)
+            if written is not None and self._job.kind in WITH_ANSWERS:
+                say(
+                    f"the chat template of {self._job.model} writes {written!r} after an answer, "
+                    f"which ends no generation: {self.tokenizer.eos_token} is put there"
+                )
         self.progress = make_progress(self._folder.log)
 
     def _sequences_a_step(self) -> int | None:
