@@ -121,9 +121,14 @@ def answer_end(tokenizer: Any, kwargs: Mapping[str, Any]) -> int | None:
 def around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The ids that the tokenizer puts (before, after) a text by itself, as its BOS and its EOS."""
     inner, whole = _encoded(tokenizer, "a"), list(tokenizer.encode("a"))
+    opening = before(inner, whole)
+    return opening, whole[len(opening) + len(inner) :]
+
+
+def before(inner: list[int], whole: list[int]) -> list[int]:
+    """The ids of `whole` that stand before those of `inner` in it."""
     size = len(inner)
-    at = next((i for i in range(len(whole) - size + 1) if whole[i : i + size] == inner), 0)
-    return whole[:at], whole[at + size :]
+    return whole[: next((i for i in range(len(whole)) if whole[i : i + size] == inner), 0)]
 
 
 def step_ids(

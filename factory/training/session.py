@@ -121,7 +121,7 @@ class Session:
             say(f"{self._job.model} has no chat template: training on Human/Assistant transcripts")
         if generates and self.tokenizer.chat_template is not None:
             written = end_answers(self.tokenizer, self.model_dir)
-            if written is not None and self._job.kind in WITH_ANSWERS:
+            if written is not None and is_chat and self._job.kind not in _WITHOUT_ANSWERS:
                 say(
                     f"the chat template of {self._job.model} writes {written!r} after an answer, "
                     f"which ends no generation: {self.tokenizer.eos_token} is put there"
@@ -262,6 +262,7 @@ def _as_json(given: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+_WITHOUT_ANSWERS = ("grpo", "rloo", "ppo")  # they learn from what the model itself writes
 _ACCUMULATE = " and double gradient_accumulation_steps"
 _SMALLER = {
     "kto": f"{_ACCUMULATE} (4 at least: its KL estimate is over a batch)",

@@ -155,7 +155,7 @@ def _row_ids(tokenizer: Any, text: str) -> list[int]:
         text = text.removeprefix(bos)
     has_end = text.endswith(eos)
     ids = text_ids(tokenizer, text.removesuffix(eos) if has_end else text)
-    return ids + [tokenizer.eos_token_id] if has_end else ids
+    return [*ids, tokenizer.eos_token_id] if has_end else ids
 
 
 def _are_texts(value: Any) -> bool:
