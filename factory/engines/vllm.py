@@ -82,7 +82,8 @@ class VllmConfig(Config):
     trust_remote_code: bool = False
     """Run code that the model's authors ship with it. Say true only of authors you trust."""
     engine_args: dict[str, Any] = {}
-    """Passed through to vLLM's AsyncEngineArgs, as `{tensor_parallel_size: 2}`."""
+    """Passed through to vLLM's AsyncEngineArgs, as `{tensor_parallel_size: 2}`. `hf_overrides` is put
+    over what this engine sets there (a judge's `head_dtype`), key by key."""
 
     @model_validator(mode="after")
     def _labels_need_a_task(self) -> Self:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from factory import __version__, weights
+from factory.engines.render import NEXT_TURN
 from factory.errors import FactoryError, RecipeError
 from factory.training import mentions, options, trackers
 from factory.training.curves import draw
@@ -127,6 +128,11 @@ class Session:
                     f"which ends no generation: {self.tokenizer.eos_token} is put there"
                 )
         self.progress = make_progress(self._folder.log)
+
+    @property
+    def stop(self) -> str | None:
+        """Where an engine stops the model besides its end tokens."""
+        return NEXT_TURN if self._own_template is None else None
 
     def _sequences_a_step(self) -> int | None:
         accumulation = getattr(self.args, "gradient_accumulation_steps", None)
