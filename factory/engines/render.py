@@ -171,15 +171,18 @@ def _templated(
     *,
     add_generation_prompt: bool,
 ) -> list[int]:
-    made = templated(
-        tokenizer,
-        tokenizer.apply_chat_template,
-        messages,
-        add_generation_prompt=add_generation_prompt,
-        return_dict=False,
-        **kwargs,
-    )
-    return list(made)
+    from jinja2 import TemplateError
+
+    apply = tokenizer.apply_chat_template
+    options = {**kwargs, "add_generation_prompt": add_generation_prompt, "return_dict": False}
+    try:
+        return list(templated(tokenizer, apply, messages, **options))
+    except TemplateError as error:
+        raise SampleError(
+            f"the model's chat template refused this conversation: {error}; look for roles it does "
+            "not take (system) or two messages of one role in a row",
+            is_permanent=True,
+        ) from error
 
 
 def _encoded(tokenizer: Any, text: str) -> list[int]:

@@ -19,7 +19,7 @@ import msgspec
 
 from factory import __version__, weights
 from factory.engines.render import NEXT_TURN
-from factory.errors import FactoryError, RecipeError
+from factory.errors import FactoryError, RecipeError, SampleError
 from factory.training import mentions, options, trackers
 from factory.training.curves import draw
 from factory.training.data import no_progress_bars, open_dataset
@@ -254,6 +254,8 @@ class Session:
                 yield
         except FactoryError:
             raise
+        except SampleError as error:  # a conversation that cannot become tokens
+            raise FactoryError(str(error)) from error
         except KeyboardInterrupt:
             if checkpoint := self._folder.last_checkpoint():
                 say(f"stopped; --resume goes on from {checkpoint}")
