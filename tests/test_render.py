@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from factory.engines.base import Scoring
-from factory.engines.control_tokens import broken, control_tokens, named
+from factory.engines.control_tokens import broken, control_names, named
 from factory.engines.render import (
     answer_end,
     conversation_ids,
@@ -134,7 +134,7 @@ def test_added_tokens_that_models_write_are_no_control_tokens(tokenizer: Any) ->
     made = copy.deepcopy(tokenizer)
     made.add_tokens(["<think>", "<|turn|>"])
     made.chat_template = "{% for m in messages %}<|turn|>{{ m['content'] }}{% endfor %}"
-    names = control_tokens(made).names
+    names = control_names(made)
     assert names.search("<|turn|>")
     assert not names.search("<think>")
     ids = prompt_ids(made, said("<|turn|> <think>"), {})
@@ -303,7 +303,9 @@ def test_the_mask_of_assistants_tokens_takes_in_the_end(tokenizer: Any, tmp_path
 def test_a_conversation_that_a_template_refuses_costs_the_sample(tokenizer: Any) -> None:
     made = copy.deepcopy(tokenizer)
     made.chat_template = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(SampleError, match="refused this conversation: roles must alternate") as told:
+    with pytest.raises(
+        SampleError, match="refused this conversation: roles must alternate"
+    ) as told:
         prompt_ids(made, said("Hi"), {})
     assert told.value.is_permanent
     assert answer_end(made, {}) == tokenizer.eos_token_id

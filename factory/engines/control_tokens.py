@@ -78,37 +78,33 @@ def lookalikes(value: Any) -> set[str]:
     return {found for text in _texts(value) for found in _LIKE_A_NAME.findall(text)}
 
 
-class ControlTokens:
-    """Those of one tokenizer, with the chat template that it had when this was made.
+def control_names(tokenizer: Any) -> re.Pattern[str] | None:
+    """Matches the names of a tokenizer's control tokens; None: it has none. Remembered until its chat
+    template changes.
 
     They are the tokens that the tokenizer calls special, and others that its template writes around a
     user's turn. (What else was added to a vocabulary, as `<think>`, models write in their answers.)
     """
-
-    def __init__(self, tokenizer: Any) -> None:
-        # `tokenizer` may be one of vLLM's, a stand-in for a server's, or without a template.
-        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-        names = {str(token) for token in added if token.special}
-        names |= {*map(str, getattr(tokenizer, "all_special_tokens", ()))}
-        others = {
-            str(token) for token in added if not token.special and _MARK.fullmatch(str(token))
-        }
-        if others and tokenizer.chat_template:
-            turn = _user_turn(tokenizer)
-            names |= {name for name in others if name in turn}
-        self.names = named(names)
-
-
-def control_tokens(tokenizer: Any) -> ControlTokens:
-    """Remembered for each tokenizer, until its template changes."""
     template = tokenizer.chat_template
     known = _known.get(tokenizer)
     if known is None or known[0] != template:
-        known = _known[tokenizer] = (template, ControlTokens(tokenizer))
+        known = _known[tokenizer] = (template, named(_control_tokens(tokenizer)))
     return known[1]
 
 
-_known: WeakKeyDictionary[Any, tuple[Any, ControlTokens]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Any, tuple[Any, re.Pattern[str] | None]] = WeakKeyDictionary()
+
+
+def _control_tokens(tokenizer: Any) -> set[str]:
+    # It may be one of vLLM's, a stand-in for a server's, or without a template.
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    names = {str(token) for token in added if token.special}
+    names |= {*map(str, getattr(tokenizer, "all_special_tokens", ()))}
+    others = {str(token) for token in added if not token.special and _MARK.fullmatch(str(token))}
+    if others and tokenizer.chat_template:
+        turn = _user_turn(tokenizer)
+        names |= {name for name in others if name in turn}
+    return names
 
 
 def _user_turn(tokenizer: Any) -> str:

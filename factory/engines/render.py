@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from factory.engines.base import Scoring
-from factory.engines.control_tokens import broken, control_tokens, joint_ids, joint_texts, kept
+from factory.engines.control_tokens import broken, control_names, joint_ids, joint_texts, kept
 from factory.errors import EngineError, SampleError
 from factory.records import Message
 
@@ -74,7 +74,7 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
     """Ids of a text alone: neither BOS nor EOS, and no control token."""
     if not text:
         return []
-    text, joint = broken(text, control_tokens(tokenizer).names)
+    text, joint = broken(text, control_names(tokenizer))
     ids = _encoded(tokenizer, text)
     if not joint:
         return ids
@@ -85,7 +85,7 @@ def templated(tokenizer: Any, apply: Callable[..., Any], conversation: Any, **op
     """What `apply`, the tokenizer's `apply_chat_template`, makes of one conversation or several, but
     with the names of control tokens in them as text. The options are its own; of tensors
     (`return_tensors`) the joints of broken names are not taken out."""
-    conversation, joint = broken(conversation, control_tokens(tokenizer).names)
+    conversation, joint = broken(conversation, control_names(tokenizer))
     made = apply(conversation, **options)
     if not joint:
         return made
