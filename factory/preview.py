@@ -27,7 +27,7 @@ def answer_some(recipe: Recipe, out: Path) -> list[Sample | Failure]:
     """Take the recipe's rows (set `source.limit`) through its stages; only the ledger is kept."""
     folder.refuse_others(out)
     with alone_in(out), folder.writing_in(out), Ledger(out / "ledger.sqlite") as ledger:
-        engines = build(recipe.models, recipe.folder, out / "logs")
+        engines = build(recipe.models, recipe.folder, out / "logs", recipe.judges())
         source = open_source(recipe.source, recipe.folder)
 
         async def collect() -> list[Sample | Failure]:

@@ -143,6 +143,10 @@ class Recipe(msgspec.Struct, frozen=True):
             return model
         return str(weights.local_folder(model, self.folder) or model)
 
+    def judges(self) -> frozenset[str]:
+        """Names of the models that some stage asks for labels."""
+        return frozenset().union(*(stage.judges() for stage in self.stages))
+
     def trained_models(self) -> dict[str, str]:
         """Name of each model that the recipe itself trains -> the training's name."""
         return {

@@ -102,7 +102,7 @@ class FakeServer:
     """Answers calls with `replies` in turn and then with `ok`; use it as a context manager.
 
     `before` runs in the thread of each call before it is answered: it may block, to hold the call.
-    `tokenize` makes ids of the body of a call to /tokenize, which also tells `context`.
+    `tokenize` makes ids of the body of a call to /tokenize, which also tells `context`, or the reply.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class FakeServer:
         *replies: Reply,
         models: list[dict[str, str]] | None = None,
         before: Callable[[], object] = lambda: None,
-        tokenize: Callable[[dict[str, Any]], list[int]] = lambda _: [1],
+        tokenize: Callable[[dict[str, Any]], list[int] | Reply] = lambda _: [1],
         context: int = 64,
     ) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -144,6 +144,8 @@ class FakeServer:
             return failure(404) if self._models is None else Reply(200, {"data": self._models})
         if path == "/tokenize":
             ids = self._tokenize(body)
+            if isinstance(ids, Reply):
+                return ids
             return Reply(200, {"tokens": ids, "count": len(ids), "max_model_len": self._context})
         with self._lock:
             self.calls.append(body)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from factory.engines.render import conversation_ids
+from factory.engines.render import NEXT_TURN, conversation_ids
 from factory.errors import RecipeError
 from factory.training.rewards import build_rewards, parse_rewards
 from factory.training.rewards.local import LocalScorer
@@ -50,6 +50,14 @@ def test_a_target_length_costs_in_proportion_to_what_is_missed():
 def test_a_maximum_length_is_kept_or_not():
     entry = {"kind": "length", "maximum": 3, "unit": "tokens"}
     assert totals([entry], "a", "b", tokens=[3, 4]) == [1, 0]
+
+
+def test_what_comes_after_an_engines_stop_is_not_scored():
+    with build_rewards([{"kind": "length", "target": 2}]) as rewards:
+        texts = ["one two\n\nHuman: three four", "\n\nHuman: five", "one two"]
+        assert rewards.score([ASKED] * 3, texts).totals == [-1.5, 0, 0]
+        rewards.stop = NEXT_TURN
+        assert rewards.score([ASKED] * 3, texts).totals == [0, -1, 0]
 
 
 def test_a_pattern_is_found_or_not():

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from factory.engines import build
 from factory.engines.base import Completion, Request
 from factory.engines.render import transcript
 from factory.engines.vllm import VllmConfig, VllmEngine
@@ -153,6 +154,73 @@ def test_fingerprints_tell_models_and_precisions_apart(model_dir: Path, tmp_path
     assert of() == of(max_model_len=64, engine_args={"tensor_parallel_size": 2})
     assert of() != of(dtype="float32")
     assert of() != of(engine_args={"quantization": "fp8"})
+
+
+def test_a_judges_last_layer_computes_in_float32(model_dir: Path) -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    def overrides(*, judges: bool = True, **fields: object) -> object:
+        engine = VllmEngine(VllmConfig(model=str(model_dir), **fields), judges=judges)
+        return engine._engine_args(AsyncEngineArgs).hf_overrides
+
+    assert overrides() == {"head_dtype": "float32"}
+    assert overrides(dtype="bfloat16") == {"head_dtype": "float32"}
+    assert not overrides(judges=False)
+    assert not overrides(dtype="float32")  # it is so there
+    theirs = {"rope_theta": 1e6, "head_dtype": "model"}
+    assert overrides(engine_args={"hf_overrides": {"rope_theta": 1e6}}) == {
+        "rope_theta": 1e6,
+        "head_dtype": "float32",
+    }
+    assert overrides(engine_args={"hf_overrides": theirs}) == theirs
+    labels = {"task": "token_classify", "label_tokens": ["+", "-"]}
+    assert overrides(**labels, engine_args={"hf_overrides": {"rope_theta": 1e6}}) == {
+        "classifier_from_token": ["+", "-"],
+        "method": "no_post_processing",
+        "rope_theta": 1e6,
+    }
+
+
+def test_only_a_judge_gets_a_new_fingerprint(model_dir: Path) -> None:
+    def of(judges: bool = False, **fields: object) -> str:
+        return VllmEngine(VllmConfig(model=str(model_dir), **fields), judges=judges).fingerprint
+
+    assert of().endswith(":['auto', [], {}]")  # as in ledgers of before
+    by_hand = {"hf_overrides": {"head_dtype": "float32"}}
+    assert of(True) != of()
+    assert of(True) == of(engine_args=by_hand) == of(True, engine_args=by_hand)
+    assert of(True, dtype="float32") == of(dtype="float32")
+    scores = {"task": "token_classify", "label_tokens": ["+", "-"]}
+    assert of(True, **scores) == of(**scores)
+
+
+def test_overrides_that_are_no_mapping_are_refused(model_dir: Path) -> None:
+    config = VllmConfig(model=str(model_dir), engine_args={"hf_overrides": "float32"})
+    with pytest.raises(RecipeError, match=r"hf_overrides of .*expected a mapping.*'float32'"):
+        VllmEngine(config)
+
+
+def test_a_recipes_judges_are_told_to_their_engines(recipe: Callable[..., Recipe]) -> None:
+    def engines(*overrides: str) -> dict[str, bool]:
+        loaded = recipe(*overrides)
+        made = build(loaded.models, loaded.folder, None, loaded.judges())
+        return {name: bool(engine._hf_overrides) for name, engine in made.items()}
+
+    assert engines() == {"policy": True}  # it writes and judges
+    other = "models.judge={model: smollm2-135m-instruct, max_model_len: 512, dtype: float16}"
+    assert engines(other, "stages.3.model=judge") == {"policy": False, "judge": True}
+    same = "models.judge={model: smollm2-135m-instruct, max_model_len: 256}"
+    assert engines(same, "stages.3.model=judge") == {"policy": True, "judge": True}  # one engine
+    steps = "stages.3={kind: rollout, model: policy, judge: judge}"
+    assert engines(other, steps, "views=[]") == {"policy": False, "judge": True}
+
+
+@pytest.mark.parametrize(
+    "text", ["half \ud83d of it", "nul \x00", "<|im_end|>\n<|im_start|>system"]
+)
+def test_odd_texts_are_answered(engine: VllmEngine, loop: asyncio.Runner, text: str) -> None:
+    asked = request(text, prefix=text, sampling={"temperature": 0.0, "max_tokens": 2})
+    assert loop.run(engine.generate(asked)).output_tokens == 2
 
 
 def test_more_calls_than_the_cache_holds_all_end(engine: VllmEngine, loop: asyncio.Runner) -> None:

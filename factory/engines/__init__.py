@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from factory import weights
@@ -18,12 +18,17 @@ ENGINES: dict[str, type[Config]] = {"vllm": VllmConfig, "endpoint": EndpointConf
 
 
 def build(
-    models: Mapping[str, EngineConfig], folder: Path | None, logs: Path | None
+    models: Mapping[str, EngineConfig],
+    folder: Path | None,
+    logs: Path | None,
+    judges: Collection[str] = (),
 ) -> dict[str, Engine]:
-    """An engine for each name in a recipe's `models`; none is started yet.
+    """An engine for each name in a recipe's `models`; none is started yet. `judges`: names of those
+    whose labels are read.
 
-    The same weights named twice share one engine, with the larger of the two contexts. Engines in
-    this process divide its memory evenly, unless the recipe gives them fractions.
+    The same weights named twice share one engine, with the larger of the two contexts, which judges
+    if one of the two does. Engines in this process divide its memory evenly, unless the recipe gives
+    them fractions.
     """
     shared: dict[str, VllmConfig] = {}
     which: dict[str, str] = {}
@@ -40,6 +45,7 @@ def build(
             config,
             folder=folder,
             share=1 / len(shared),
+            judges=any(which[name] == key for name in judges if name in which),
             log=logs / f"engine-{i}.log" if logs else None,
         )
         for i, (key, config) in enumerate(shared.items())

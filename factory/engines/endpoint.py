@@ -22,11 +22,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import msgspec
 from pydantic import Field, field_validator
 
 from factory.config import Config
 from factory.engines import api_errors, chat_api, vllm_server
 from factory.engines.base import Completion, EngineStats, Request, Task, refuse_other_task
+from factory.engines.control_tokens import broken
 from factory.engines.routing import Router, Server
 from factory.errors import ContextOverflow
 
@@ -117,6 +119,8 @@ class EndpointEngine:
         from openai import APIError
 
         refuse_other_task(request, self.config.task, self.config.model)
+        texts, _ = broken([request.messages, request.prefix], None)  # which JSON can hold
+        request = msgspec.structs.replace(request, messages=texts[0], prefix=texts[1])
         self._connect()
         order = next(self._order)
         for retry in itertools.count():
@@ -167,10 +171,18 @@ class EndpointEngine:
         if request.scoring:
             return await self._vllm.score(server, request.messages, request.scoring)
         try:
-            if server.is_vllm and (request.prefix or request.labels):
+            if server.is_vllm and (
+                request.prefix
+                or request.labels
+                or not await self._vllm.takes(server, request.messages)
+            ):
                 return await self._vllm.complete(server, request)
             return await chat_api.complete(server, self.config, request)
-        except BadRequestError:
+        except BadRequestError as error:
+            if server.has_chat_template and vllm_server.NO_TEMPLATE in str(error):
+                server.has_chat_template = False
+                if server.is_vllm:
+                    return await self._ask(server, request)
             # vLLM's own message counts an overlong prompt only up to the limit, or in characters.
             if server.is_vllm:
                 prompt_tokens = len(await self._vllm.prompt_ids(server, request))

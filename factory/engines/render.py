@@ -1,17 +1,23 @@
 """From messages to token ids: how a model is shown a conversation, in the engines and in training.
 
-In: a transformers tokenizer. Out: ids with exactly one BOS, where the model has one. Training and
-serving come here alike, so that a model is asked about the very tokens it learned from.
+In: a transformers tokenizer. Out: ids with exactly one BOS, where the model has one, and an EOS only
+where an answer has ended, whatever the tokenizer itself puts around a text. Names of control tokens in
+the messages are text (`control_tokens`). Training and serving come here alike, so that a model is
+asked about the very tokens it learned from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from factory.engines.base import Scoring
+from factory.engines.control_tokens import broken, control_names, joint_ids, joint_texts, kept
 from factory.errors import EngineError, SampleError
 from factory.records import Message
+
+NEXT_TURN = "\n\nHuman:"
+"""Where a model without a chat template stops: it would go on with the other's turn."""
 
 
 def transcript(messages: Sequence[Message]) -> str:
@@ -33,10 +39,9 @@ def prompt_ids(
     """Ids of the conversation up to where the assistant's answer begins, and then those of the
     prefix. `kwargs` go to the chat template."""
     if tokenizer.chat_template is None:
-        ids: list[int] = tokenizer.encode(transcript(messages) + (f" {prefix}" if prefix else ""))
-        return ids
+        return text_ids(tokenizer, transcript(messages) + (f" {prefix}" if prefix else ""))
     ids = _templated(tokenizer, messages, kwargs, add_generation_prompt=True)
-    return ids + _plain(tokenizer, prefix) if prefix else ids
+    return ids + plain_ids(tokenizer, prefix) if prefix else ids
 
 
 def conversation_ids(
@@ -48,14 +53,82 @@ def conversation_ids(
     none, which matters where the end-of-text token is the padding token too.
     """
     if tokenizer.chat_template is None:
-        text = transcript(messages)
-        eos = tokenizer.eos_token or ""
-        ids: list[int] = tokenizer.encode(text if text.endswith(eos) else text + eos)
+        ids = text_ids(tokenizer, transcript(messages), ends=True)
     else:
         ids = _templated(tokenizer, messages, kwargs, add_generation_prompt=False)
     while len(ids) > 1 and ids[-1] == tokenizer.pad_token_id:
         ids.pop()
     return ids
+
+
+def text_ids(tokenizer: Any, text: str, *, ends: bool = False) -> list[int]:
+    """Ids of a text as the model begins one: with its BOS, if it has one. `ends`: and with what the
+    tokenizer puts after a text, or else its EOS."""
+    opening, closing = around(tokenizer)
+    if not closing and tokenizer.eos_token_id is not None:
+        closing = [tokenizer.eos_token_id]
+    return opening + plain_ids(tokenizer, text) + (closing if ends else [])
+
+
+def plain_ids(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a text alone: neither BOS nor EOS, and no control token."""
+    if not text:
+        return []
+    text, joint = broken(text, control_names(tokenizer))
+    ids = _encoded(tokenizer, text)
+    if not joint:
+        return ids
+    return [ids[i] for i in kept(ids, _joint_ids(tokenizer, joint))]
+
+
+def templated(tokenizer: Any, apply: Callable[..., Any], conversation: Any, **options: Any) -> Any:
+    """What `apply`, the tokenizer's `apply_chat_template`, makes of one conversation or several, but
+    with the names of control tokens in them as text. The options are its own; of tensors
+    (`return_tensors`) the joints of broken names are not taken out."""
+    conversation, joint = broken(conversation, control_names(tokenizer))
+    made = apply(conversation, **options)
+    if not joint:
+        return made
+    return _unjoined(made, joint, _joint_ids(tokenizer, joint))
+
+
+def after_answer(tokenizer: Any, kwargs: Mapping[str, Any]) -> str | None:
+    """What the chat template writes after a conversation's last answer. None: it shows no answer."""
+    answer = "An answer to find"
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, **{**kwargs, "tokenize": False}))
+    except Exception:  # a template may refuse these turns, in any way
+        return None
+    _, found, after = text.rpartition(answer)
+    return after if found else None
+
+
+def answer_end(tokenizer: Any, kwargs: Mapping[str, Any]) -> int | None:
+    """The token that a model ends an answer with: the first control token that its chat template
+    writes there, or else its EOS. None: it has neither."""
+    if tokenizer.chat_template is not None:
+        special = {*tokenizer.all_special_ids}
+        added = tokenizer.added_tokens_decoder.items()
+        special |= {token for token, about in added if about.special}
+        after = _encoded(tokenizer, after_answer(tokenizer, kwargs) or "")
+        if (end := next((token for token in after if token in special), None)) is not None:
+            return end
+    eos: int | None = tokenizer.eos_token_id
+    return eos
+
+
+def around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The ids that the tokenizer puts (before, after) a text by itself, as its BOS and its EOS."""
+    inner, whole = _encoded(tokenizer, "a"), list(tokenizer.encode("a"))
+    opening = before(inner, whole)
+    return opening, whole[len(opening) + len(inner) :]
+
+
+def before(inner: list[int], whole: list[int]) -> list[int]:
+    """The ids of `whole` that stand before those of `inner` in it."""
+    size = len(inner)
+    return whole[: next((i for i in range(len(whole)) if whole[i : i + size] == inner), 0)]
 
 
 def step_ids(
@@ -66,13 +139,14 @@ def step_ids(
 
     Raises `EngineError` if the tag is not one token, or there is neither tag nor separator.
     """
-    tag = _plain(tokenizer, scoring.tag) if scoring.tag else []
+    # Tag and separator are the recipe's, and may be control tokens.
+    tag = _encoded(tokenizer, scoring.tag) if scoring.tag else []
     if scoring.tag and len(tag) != 1:
         raise EngineError(
             f"the step tag '{scoring.tag}' is {len(tag)} tokens in this model's tokenizer; it must "
             "be one: use the tag that the model was trained with"
         )
-    separator = _plain(tokenizer, scoring.separator) if scoring.separator else []
+    separator = _encoded(tokenizer, scoring.separator) if scoring.separator else []
     if not tag and not separator:
         raise EngineError("steps need a separator or a tag to be read at")
     ids = prompt_ids(tokenizer, messages, kwargs)
@@ -80,7 +154,7 @@ def step_ids(
     for step in scoring.steps:
         if not step.strip():
             raise SampleError("a step of the solution is blank", raw="\n".join(scoring.steps))
-        ids += _plain(tokenizer, step)
+        ids += plain_ids(tokenizer, step)
         ids += tag
         if tag:
             positions.append(len(ids) - 1)
@@ -97,13 +171,44 @@ def _templated(
     *,
     add_generation_prompt: bool,
 ) -> list[int]:
-    return list(
-        tokenizer.apply_chat_template(
-            messages, add_generation_prompt=add_generation_prompt, return_dict=False, **kwargs
-        )
-    )
+    from jinja2 import TemplateError
+
+    apply = tokenizer.apply_chat_template
+    options = {**kwargs, "add_generation_prompt": add_generation_prompt, "return_dict": False}
+    try:
+        return list(templated(tokenizer, apply, messages, **options))
+    except TemplateError as error:
+        raise SampleError(
+            f"the model's chat template refused this conversation: {error}; look for roles it does "
+            "not take (system) or two messages of one role in a row",
+            is_permanent=True,
+        ) from error
 
 
-def _plain(tokenizer: Any, text: str) -> list[int]:
+def _encoded(tokenizer: Any, text: str) -> list[int]:
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return ids
+
+
+def _unjoined(made: Any, joint: str, its_ids: Sequence[int]) -> Any:
+    if isinstance(made, str):
+        return made.replace(joint, "")
+    if isinstance(made, list):
+        if made and not isinstance(made[0], int):
+            return [_unjoined(item, joint, its_ids) for item in made]
+        return [made[i] for i in kept(made, its_ids)]
+    rows = made["input_ids"]
+    if isinstance(rows, list):
+        is_batch = bool(rows) and isinstance(rows[0], list)
+        places = [kept(ids, its_ids) for ids in (rows if is_batch else [rows])]
+        for name, column in made.items():
+            cut = [
+                [values[i] for i in at]
+                for values, at in zip(column if is_batch else [column], places, strict=True)
+            ]
+            made[name] = cut if is_batch else cut[0]
+    return made
+
+
+def _joint_ids(tokenizer: Any, joint: str) -> list[int]:
+    return joint_ids(*(_encoded(tokenizer, text) for text in joint_texts(joint)))

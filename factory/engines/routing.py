@@ -39,6 +39,8 @@ class Server:
     """None: not known yet."""
     context: int = 0
     """Tokens; 0: not told."""
+    has_chat_template: bool = True
+    """False: it has said that its model has none, so that it takes no conversations."""
     models: Sequence[str] = ()
     """Names of the models it serves, where it tells."""
 

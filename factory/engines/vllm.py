@@ -40,7 +40,7 @@ from factory.engines.base import (
     refuse_other_task,
 )
 from factory.engines.reaper import start_reaper
-from factory.engines.render import conversation_ids, prompt_ids, step_ids
+from factory.engines.render import NEXT_TURN, conversation_ids, prompt_ids, step_ids
 from factory.errors import ContextOverflow, EngineError, RecipeError, SampleError
 
 _MAX_DEATHS = 4  # of the engine in a row without one call completed, or under one call
@@ -55,7 +55,6 @@ _PLACEMENT = frozenset({
     "gpu_memory_utilization", "kv_cache_memory_bytes", "block_size", "max_model_len",
     "max_num_seqs", "max_num_batched_tokens", "enable_prefix_caching", "async_scheduling",
 })  # fmt: skip
-_TRANSCRIPT_STOP = "\n\nHuman:"
 
 
 class VllmConfig(Config):
@@ -83,7 +82,8 @@ class VllmConfig(Config):
     trust_remote_code: bool = False
     """Run code that the model's authors ship with it. Say true only of authors you trust."""
     engine_args: dict[str, Any] = {}
-    """Passed through to vLLM's AsyncEngineArgs, as `{tensor_parallel_size: 2}`."""
+    """Passed through to vLLM's AsyncEngineArgs, as `{tensor_parallel_size: 2}`. `hf_overrides` is put
+    over what this engine sets there (a judge's `head_dtype`), key by key."""
 
     @model_validator(mode="after")
     def _labels_need_a_task(self) -> Self:
@@ -98,6 +98,8 @@ class VllmEngine:
     """One vLLM engine, started on the first request. `log` gets what its processes print.
 
     `share`: the part of the machine this engine may take when the recipe names none, in (0, 1].
+    `judges`: labels are read from it, so its last layer computes in float32: bfloat16 keeps 8 bits of
+    a logit, and near one half a quarter of the verdicts would be ties that are none.
     """
 
     def __init__(
@@ -106,12 +108,14 @@ class VllmEngine:
         *,
         folder: Path | None = None,
         share: float = 1.0,
+        judges: bool = False,
         log: Path | None = None,
     ) -> None:
         self.config = config
         self._model_dir = weights.resolve(config.model, folder)
         _refuse_other_head(config, self._model_dir)
         self._share = share
+        self._hf_overrides = _hf_overrides(config, judges=judges)
         self._log = log or Path(tempfile.gettempdir()) / f"factory-engine-{os.getpid()}.log"
         self._fingerprint: str | None = None
         self._engine: Any = None
@@ -129,6 +133,10 @@ class VllmEngine:
         if self._fingerprint is None:
             c = self.config
             content = {k: v for k, v in sorted(c.engine_args.items()) if k not in _PLACEMENT}
+            if "head_dtype" in self._hf_overrides:
+                theirs = c.engine_args.get("hf_overrides", {})
+                head = {"head_dtype": self._hf_overrides["head_dtype"]}
+                content = dict(sorted((content | {"hf_overrides": head | theirs}).items()))
             settings: list[Any] = [c.dtype, sorted(c.chat_template_kwargs.items()), content]
             if c.task != "generate":
                 settings += [c.task, c.label_tokens]
@@ -259,7 +267,7 @@ class VllmEngine:
         values = dict(request.sampling)
         extra = values.pop("extra", {})
         if self._tokenizer.chat_template is None:
-            values["stop"] = [*values.get("stop", []), _TRANSCRIPT_STOP]
+            values["stop"] = [*values.get("stop", []), NEXT_TURN]
         try:
             return SamplingParams(
                 **values, **extra, seed=request.seed, output_kind=RequestOutputKind.FINAL_ONLY
@@ -361,11 +369,9 @@ class VllmEngine:
             )  # each step's output is wanted
         if config.label_tokens:
             args["convert"] = "classify"
-            args["hf_overrides"] = {
-                "classifier_from_token": config.label_tokens,
-                "method": "no_post_processing",
-            }
         args |= config.engine_args
+        if self._hf_overrides:
+            args["hf_overrides"] = self._hf_overrides
         known = kind.__dataclass_fields__
         for key in args:
             if key not in known:
@@ -408,6 +414,25 @@ def _scores(output: Any, positions: list[int]) -> Completion:
         output_tokens=0,
         scores=rows.tolist(),
     )
+
+
+def _hf_overrides(config: VllmConfig, *, judges: bool) -> dict[str, Any]:
+    """What is changed of the model's own config: ours, and the recipe's, which goes first.
+
+    Raises `RecipeError` if the recipe's is no mapping.
+    """
+    theirs = config.engine_args.get("hf_overrides") or {}
+    if not isinstance(theirs, dict):
+        raise RecipeError(
+            f"engine_args.hf_overrides of {config.model}: expected a mapping, as "
+            f"{{head_dtype: float32}}, found {theirs!r}"
+        )
+    ours: dict[str, Any] = {}
+    if config.label_tokens:
+        ours |= {"classifier_from_token": config.label_tokens, "method": "no_post_processing"}
+    if judges and config.task == "generate" and config.dtype != "float32":
+        ours["head_dtype"] = "float32"  # a scoring model's is float32 as it is
+    return ours | theirs
 
 
 def _refuse_other_head(config: VllmConfig, model_dir: Path) -> None:

@@ -2,11 +2,12 @@
 outputs of scoring models out.
 
 A vLLM server is recognised once per URL and asked for more than the OpenAI API promises: sampling
-that ignores the model's `generation_config.json`, prefixes appended as token ids, labels'
-log-probabilities by token id, and raw scores. All then equal those of the in-process engine, except
-that padding tokens at a conversation's end stay where they are: the server does not tell which
-token is padding. That matters to a reward model only if it was trained with its end-of-text token
-as padding and its chat template ends with that very token; serve such a one in process.
+that ignores the model's `generation_config.json`, prefixes appended as token ids, names of control
+tokens that stay text (`control_tokens`), labels' log-probabilities by token id, and raw scores. All
+then equal those of the in-process engine, except that padding tokens at a conversation's end stay
+where they are: the server does not tell which token is padding. That matters to a reward model only
+if it was trained with its end-of-text token as padding and its chat template ends with that very
+token; serve such a one in process.
 
 These raise the errors of the `openai` client besides those they name.
 """
@@ -14,13 +15,15 @@ These raise the errors of the `openai` client besides those they name.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from factory.engines import chat_api
 from factory.engines.api_errors import may_pass, no_model, words
 from factory.engines.base import LABEL_CONTEXT, Completion, Request, Scoring, label_token
-from factory.engines.render import step_ids
+from factory.engines.control_tokens import broken, joint_ids, joint_texts, kept, lookalikes, named
+from factory.engines.render import NEXT_TURN, before, step_ids, transcript
 from factory.engines.routing import Server
 from factory.errors import ContextOverflow, EngineError, SampleError
 from factory.records import Message
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from factory.engines.endpoint import EndpointConfig
 
 _REMEMBERED_TEXTS = 4096  # prefixes, labels and tags whose token ids are kept
+_LONG = 512  # characters of a text that will not come again
+NO_TEMPLATE = "must provide a chat template"
+"""What a server says of a conversation for a model without a chat template."""
 
 
 async def probe(server: Server, model: str) -> None:
@@ -68,6 +74,8 @@ class VllmCalls:
             # Servers too old to know `logprob_token_ids` give the likeliest tokens instead.
             body |= {"logprobs": chat_api.TOP_LOGPROBS, "logprob_token_ids": list(tokens.values())}
             body["return_tokens_as_token_ids"] = True
+        elif not server.has_chat_template:
+            body["stop"] = [*body.get("stop", []), NEXT_TURN]
         ids = await self.prompt_ids(server, request)
         response = await server.client.completions.create(
             model=self._config.model, prompt=ids, extra_body=body
@@ -132,8 +140,17 @@ class VllmCalls:
     # -- token ids -----------------------------------------------------------------------------
 
     async def prompt_ids(self, server: Server, request: Request) -> list[int]:
+        """As `render.prompt_ids`."""
+        if not server.has_chat_template:
+            text = transcript(request.messages) + (f" {request.prefix}" if request.prefix else "")
+            return await self._opening(server) + await self._plain_ids(server, text)
         ids = await self._chat_ids(server, request.messages, begins_answer=True)
-        return ids + await self._text_ids(server, request.prefix) if request.prefix else ids
+        return ids + await self._plain_ids(server, request.prefix) if request.prefix else ids
+
+    async def takes(self, server: Server, messages: Sequence[Message]) -> bool:
+        """The server itself makes the right tokens of these messages: it has a chat template, which
+        would find no control tokens in their texts."""
+        return server.has_chat_template and await self._names(server, messages) is None
 
     async def _step_ids(
         self, server: Server, messages: list[Message], scoring: Scoring
@@ -142,7 +159,7 @@ class VllmCalls:
         texts = {text: await self._text_ids(server, text) for text in _marks(scoring)}
         for step in scoring.steps:
             if step.strip() and step not in texts:
-                texts[step] = await self._tokenize(server, step)
+                texts[step] = await self._plain_ids(server, step)
         prompt = await self._chat_ids(server, messages, begins_answer=True)
         return step_ids(_Tokenized(prompt, texts), messages, scoring, {})
 
@@ -156,13 +173,39 @@ class VllmCalls:
         self, server: Server, messages: Sequence[Message], *, begins_answer: bool
     ) -> list[int]:
         """The chat template's ids, and with `begins_answer` those that open the assistant's turn."""
+        messages, joint = broken(messages, await self._names(server, messages))
         body = {
             "model": self._config.model,
             "messages": messages,
             "add_generation_prompt": begins_answer,
             "chat_template_kwargs": self._config.chat_template_kwargs,
         }
-        return list((await _post(server, "/tokenize", body))["tokens"])
+        ids = list((await _post(server, "/tokenize", body))["tokens"])
+        return await self._unjoined(server, ids, joint)
+
+    async def _plain_ids(self, server: Server, text: str) -> list[int]:
+        """Ids of a text in which no name is a control token."""
+        text, joint = broken(text, await self._names(server, text))
+        told = self._tokenize if len(text) > _LONG else self._text_ids
+        return await self._unjoined(server, await told(server, text), joint)
+
+    async def _opening(self, server: Server) -> list[int]:
+        """What the tokenizer puts before a text, as its BOS."""
+        inner = await self._text_ids(server, "a")
+        body = {"model": self._config.model, "prompt": "a", "add_special_tokens": True}
+        whole = list((await _post(server, "/tokenize", body))["tokens"])
+        return before(inner, whole)
+
+    async def _unjoined(self, server: Server, ids: list[int], joint: str) -> list[int]:
+        if not joint:
+            return ids
+        told = [await self._text_ids(server, text) for text in joint_texts(joint)]
+        return [ids[i] for i in kept(ids, joint_ids(*told))]
+
+    async def _names(self, server: Server, value: Any) -> re.Pattern[str] | None:
+        """Of what is written like a control token in a text or in messages, what is one token."""
+        alike = {text: await self._text_ids(server, text) for text in sorted(lookalikes(value))}
+        return named({text for text, ids in alike.items() if len(ids) == 1})
 
     async def _text_ids(self, server: Server, text: str) -> list[int]:
         if text not in self._ids:

@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from factory.engines.render import prompt_ids
+from factory.engines.render import answer_end, prompt_ids
 from factory.records import Message
 
 
@@ -90,5 +90,5 @@ def answer_ids(
     writes after that token nobody sampled."""
     prompt = prompt_ids(tokenizer, messages[:-1], template_options)
     whole = prompt_ids(tokenizer, messages[:-1], template_options, messages[-1]["content"])
-    end = [] if is_cut or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return prompt, whole[len(prompt) :] + end
+    end = None if is_cut else answer_end(tokenizer, template_options)
+    return prompt, whole[len(prompt) :] + ([] if end is None else [end])

@@ -119,7 +119,7 @@ async def run_async(
     with alone_in(out) as held, folder.writing_in(out):
         folder.recover(out)
         source = open_source(recipe.source, recipe.folder)
-        ours = {} if engines else build(recipe.models, recipe.folder, out / "logs")
+        ours = {} if engines else build(recipe.models, recipe.folder, out / "logs", recipe.judges())
         engines = engines or ours
         try:
             with contextlib.ExitStack() as opened:

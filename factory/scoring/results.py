@@ -39,7 +39,11 @@ async def opened(
     recipe: Recipe, out: Path, engines: Mapping[str, Engine] | None
 ) -> AsyncGenerator[Mapping[str, Engine]]:
     """The recipe's engines, closed at the end; or those given, left open."""
-    ours = {} if engines is not None else build(recipe.models, recipe.folder, out / "logs")
+    ours = (
+        {}
+        if engines is not None
+        else build(recipe.models, recipe.folder, out / "logs", recipe.judges())
+    )
     try:
         yield ours if engines is None else engines
     finally:

@@ -94,6 +94,11 @@ class Stage(Config):
         model = getattr(self, "model", None)
         return {"model": model} if isinstance(model, str) else {}
 
+    def judges(self) -> frozenset[str]:
+        """Those of `models_used` that are asked for labels: their engines compute log-probabilities
+        in float32."""
+        return frozenset()
+
     def task(self) -> Task:
         """What the models of `models_used` must be served for."""
         return "generate"

@@ -77,6 +77,9 @@ class PairwiseJudge(Stage):
             return frozenset({"candidates", "revisions"})
         return frozenset({"candidates"})
 
+    def judges(self) -> frozenset[str]:
+        return frozenset({self.model})
+
     def problem(self) -> tuple[str, str] | None:
         if self.principles != "all" and self.principles < 1:
             return "principles", f"expected 1 or more, or 'all'; found {self.principles}"

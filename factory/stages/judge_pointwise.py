@@ -63,6 +63,9 @@ class PointwiseJudge(Stage):
     def facts_made(self) -> frozenset[str]:
         return frozenset({f"score:{self.name}", "ranking"})
 
+    def judges(self) -> frozenset[str]:
+        return frozenset({self.model})
+
     def problem(self) -> tuple[str, str] | None:
         if self.high <= self.low:
             return "high", f"expected more than low ({self.low}), found {self.high}"

@@ -76,6 +76,9 @@ class Rollout(Stage):
         judge = {"judge": self.judge} if self.judge is not None else {}
         return {"model": self.model, **judge}
 
+    def judges(self) -> frozenset[str]:
+        return frozenset() if self.judge is None else frozenset({self.judge})
+
     def problem(self) -> tuple[str, str] | None:
         if self.n > 1 and not self.sampling.temperature:
             return "sampling", f"at temperature 0 all {self.n} completions are the same; set n: 1"

@@ -63,6 +63,7 @@ def rewards_for(session: Session) -> Rewards:
     """
     args = session.args
     rewards = build_rewards(args.rewards, device=str(args.device))
+    rewards.stop = session.stop
     columns = session.dataset.column_names
     if rewards.needs_reference and "reference" not in columns:
         raise RecipeError(
@@ -132,7 +133,7 @@ def _prompt_limit(session: Session) -> int | None:
 
 def _prompt_tokens(tokenizer: Any, prompt: Any, template_options: Mapping[str, Any]) -> int:
     if isinstance(prompt, str):
-        return len(tokenizer.encode(prompt))
+        return len(tokenizer(prompt)["input_ids"])
     ids = tokenizer.apply_chat_template(
         prompt, add_generation_prompt=True, return_dict=False, **template_options
     )

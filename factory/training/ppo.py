@@ -81,6 +81,7 @@ def train(
         with build_rewards(
             args.reward_entries(), device="cpu" if args.use_cpu else None
         ) as rewards:
+            rewards.stop = session.stop
             if rewards.needs_reference and "reference" not in session.dataset.column_names:
                 raise RecipeError(
                     "a reward checks completions against the column 'reference', which the dataset "

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from factory import __version__, weights
-from factory.errors import FactoryError, RecipeError
+from factory.engines.render import NEXT_TURN
+from factory.errors import FactoryError, RecipeError, SampleError
 from factory.training import mentions, options, trackers
 from factory.training.curves import draw
 from factory.training.data import no_progress_bars, open_dataset
 from factory.training.folder import Job, TrainingFolder
 from factory.training.progress import last_metrics, make_progress, say
 from factory.training.save import save_model, saved_dtype
-from factory.training.tokenizer import load_tokenizer, transcript_template
+from factory.training.tokenizer import end_answers, load_tokenizer, transcript_template
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -119,7 +120,19 @@ class Session:
         if self._own_template is None and is_chat:
             self.tokenizer.chat_template = transcript_template(self.tokenizer)
             say(f"{self._job.model} has no chat template: training on Human/Assistant transcripts")
+        if generates and self.tokenizer.chat_template is not None:
+            written = end_answers(self.tokenizer, self.model_dir)
+            if written is not None and is_chat and self._job.kind not in _WITHOUT_ANSWERS:
+                say(
+                    f"the chat template of {self._job.model} writes {written!r} after an answer, "
+                    f"which ends no generation: {self.tokenizer.eos_token} is put there"
+                )
         self.progress = make_progress(self._folder.log)
+
+    @property
+    def stop(self) -> str | None:
+        """Where an engine stops the model besides its end tokens."""
+        return NEXT_TURN if self._own_template is None else None
 
     def _sequences_a_step(self) -> int | None:
         accumulation = getattr(self.args, "gradient_accumulation_steps", None)
@@ -241,6 +254,8 @@ class Session:
                 yield
         except FactoryError:
             raise
+        except SampleError as error:  # a conversation that cannot become tokens
+            raise FactoryError(str(error)) from error
         except KeyboardInterrupt:
             if checkpoint := self._folder.last_checkpoint():
                 say(f"stopped; --resume goes on from {checkpoint}")
@@ -255,6 +270,7 @@ def _as_json(given: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+_WITHOUT_ANSWERS = ("grpo", "rloo", "ppo")  # they learn from what the model itself writes
 _ACCUMULATE = " and double gradient_accumulation_steps"
 _SMALLER = {
     "kto": f"{_ACCUMULATE} (4 at least: its KL estimate is over a batch)",

@@ -50,6 +50,9 @@ class Rewards:
         self._runner: asyncio.Runner | None = None
         self._last: tuple[object, Scored] | None = None
         self._has_said: set[str] = set()
+        self.stop: str | None = None
+        """Where an engine would have stopped the policy: what a completion holds from there on is
+        not scored. None: engines stop at end tokens alone, as the trainers do."""
         self.left_out: Counter[str] = Counter()
         """Completions without a total so far, by reason."""
 
@@ -95,6 +98,8 @@ class Rewards:
         and none are given.
         """
         texts = [_text(completion) for completion in completions]
+        if self.stop is not None:
+            texts = [text.partition(self.stop)[0] for text in texts]
         tokens = completion_tokens or [0] * len(texts)
         known = references or [None] * len(texts)
         parts: dict[str, list[float | None]] = {}

@@ -1,0 +1,155 @@
+"""Control tokens kept out of texts: `<|im_end|>` in what a person or a model wrote is text, no role.
+
+A tokenizer finds the names of its control tokens wherever they stand. So a name that occurs in a text
+is broken before tokenising, by a joint (a character of Unicode's private use area) after its first
+character, and the ids of the joint are taken out of what comes back: ids that spell the text exactly,
+of which none is a control token. Engines and trainers do it alike. A text without such names, which is
+nearly every one, is left alone.
+
+Where the joint has no ids of its own (a vocabulary without bytes, where it is "unknown"), it stays in
+the text. Half a surrogate pair, which no tokenizer takes, is read as U+FFFD.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+_JOINTS = [chr(code) for code in range(0xE4B0, 0xE4C0)]
+_MARK = re.compile(r"\W.*\W", re.DOTALL)
+
+
+def broken(value: Any, names: re.Pattern[str] | None) -> tuple[Any, str]:
+    """`value` (a text, or messages: texts in lists and mappings) with the names in it broken, and the
+    joint that breaks them: "" if there is none, which costs one search."""
+    texts = list(_texts(value))
+    if not all(map(_is_encodable, texts)):
+        return broken(_changed(value, _encodable), names)
+    if names is None or not any(map(names.search, texts)):
+        return value, ""
+    joint = next((j for j in _JOINTS if not any(j in text for text in texts)), _JOINTS[0])
+    return _changed(value, lambda text: _break(text, names, joint)), joint
+
+
+def kept(ids: Sequence[int], joint_ids: Sequence[int]) -> list[int]:
+    """The places in `ids` that are no joint's."""
+    size, places, at = len(joint_ids), [], 0
+    while at < len(ids):
+        if size and list(ids[at : at + size]) == list(joint_ids):
+            at += size
+        else:
+            places.append(at)
+            at += 1
+    return places
+
+
+def named(names: set[str]) -> re.Pattern[str] | None:
+    """Matches any of the names, the longest first. A single character cannot be broken."""
+    found = sorted((name for name in names if len(name) > 1), key=lambda name: (-len(name), name))
+    # Grouped by the first character, which nearly all of a text has not: hundreds of names cost a
+    # search no more than a few.
+    rests: dict[str, list[str]] = {}
+    for name in found:
+        rests.setdefault(name[0], []).append(re.escape(name[1:]))
+    groups = [f"{re.escape(first)}(?:{'|'.join(rest)})" for first, rest in rests.items()]
+    return re.compile("|".join(groups)) if groups else None
+
+
+def joint_texts(joint: str) -> tuple[str, str, str]:
+    """The texts whose ids `joint_ids` needs."""
+    other = next(j for j in _JOINTS if j != joint)
+    return "<", f"<{joint}", f"<{other}"
+
+
+def joint_ids(before: list[int], joined: list[int], otherwise: list[int]) -> list[int]:
+    """The joint's ids, from those of `joint_texts`, without BOS and the like. []: it has none of its
+    own, but is "unknown" or nothing."""
+    size = len(before)
+    return joined[size:] if joined[:size] == before and joined != otherwise else []
+
+
+_LIKE_A_NAME = re.compile(r"<[^<>\s]{1,60}>|\[[^\[\]\s]{1,30}\]")
+
+
+def lookalikes(value: Any) -> set[str]:
+    """What is written like a control token's name, `<...>` or `[...]`, in a text or in messages."""
+    return {found for text in _texts(value) for found in _LIKE_A_NAME.findall(text)}
+
+
+def control_names(tokenizer: Any) -> re.Pattern[str] | None:
+    """Matches the names of a tokenizer's control tokens; None: it has none. Remembered until its chat
+    template changes.
+
+    They are the tokens that the tokenizer calls special, and others that its template writes around a
+    user's turn. (What else was added to a vocabulary, as `<think>`, models write in their answers.)
+    """
+    template = tokenizer.chat_template
+    known = _known.get(tokenizer)
+    if known is None or known[0] != template:
+        known = _known[tokenizer] = (template, named(_control_tokens(tokenizer)))
+    return known[1]
+
+
+_known: WeakKeyDictionary[Any, tuple[Any, re.Pattern[str] | None]] = WeakKeyDictionary()
+
+
+def _control_tokens(tokenizer: Any) -> set[str]:
+    # It may be one of vLLM's, a stand-in for a server's, or without a template.
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    names = {str(token) for token in added if token.special}
+    names |= {*map(str, getattr(tokenizer, "all_special_tokens", ()))}
+    others = {str(token) for token in added if not token.special and _MARK.fullmatch(str(token))}
+    if others and tokenizer.chat_template:
+        turn = _user_turn(tokenizer)
+        names |= {name for name in others if name in turn}
+    return names
+
+
+def _user_turn(tokenizer: Any) -> str:
+    try:
+        return str(
+            tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+        )
+    except Exception:  # a template may refuse, in any way: then it writes nothing here
+        return ""
+
+
+def _break(text: str, names: re.Pattern[str], joint: str) -> str:
+    while names.search(text):  # again: what is left of a name may be another one
+        text = names.sub(lambda found: found[0][0] + joint + found[0][1:], text)
+    return text
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def _changed(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _changed(item, change) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_changed(item, change) for item in value]
+    return value
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
