@@ -94,6 +94,10 @@ def read_exchange(
     answer is: then all but its last message is the prompt. The answer's last message is the
     assistant's and not blank."""
     given = row.get("prompt")
+    for column, value in (("prompt", given), (name, answer)):
+        if not isinstance(value, str | list | dict) and (column == name or value is not None):
+            found = kind_of(value)
+            raise SampleError(f"column {column!r}: expected text or messages, found {found}")
     is_whole = isinstance(answer, str) and (given is None or is_transcript(answer))
     if is_whole:
         turns = split_transcript(read_text(answer, name).lstrip("\n"))
@@ -108,6 +112,8 @@ def read_exchange(
         raise _blank(name, "assistant")
     if given is None:
         return turns[:-1], turns[-1:]
+    if not given or (isinstance(given, str) and not given.strip()):
+        raise SampleError("column 'prompt' is blank: there is no user's message before the answer")
     prompt = read_prompt(given, "prompt", roles=roles)
     if turns[0]["role"] != "assistant":
         return _repeated(prompt, turns, name)
@@ -176,3 +182,29 @@ def read_text(value: object, name: str, expected: str = "a string") -> str:
 
 def wrong_type(value: object, name: str, expected: str) -> SampleError:
     return SampleError(f"field {name!r} is {kind_of(value)}, expected {expected}")
+
+
+# UltraFeedback as it was published ---------------------------------------------------------------
+
+
+def is_ultrafeedback(row: Mapping[str, Any]) -> bool:
+    """It holds `completions: [{response, overall_score, ...}]` to an `instruction` or a prompt."""
+    answers = row.get("completions")
+    return (
+        ("instruction" in row or "prompt" in row)
+        and "responses" not in row
+        and isinstance(answers, list)
+        and bool(answers)
+        and all(isinstance(a, dict) and {"response", "overall_score"} <= a.keys() for a in answers)
+    )
+
+
+def as_responses(row: Mapping[str, Any]) -> dict[str, Any]:
+    """UltraFeedback's row as a reward view's: prompt, responses, scores."""
+    made = {name: value for name, value in row.items() if name != "completions"}
+    made.setdefault("prompt", made.pop("instruction", None))
+    answers = row.get("completions")
+    found = [a if isinstance(a, dict) else {} for a in answers] if isinstance(answers, list) else []
+    made["responses"] = [answer.get("response") for answer in found]
+    made["scores"] = [answer.get("overall_score") for answer in found]
+    return made

@@ -21,9 +21,10 @@ from factory import __version__, weights
 from factory.errors import FactoryError, RecipeError
 from factory.training import mentions, options, trackers
 from factory.training.curves import draw
-from factory.training.data import no_progress_bars, open_dataset
+from factory.training.data import Opened, no_progress_bars, open_dataset, to_messages
 from factory.training.folder import Job, TrainingFolder
 from factory.training.progress import last_metrics, make_progress, say
+from factory.training.rows import MESSAGES
 from factory.training.save import save_model, saved_dtype
 from factory.training.tokenizer import load_tokenizer, transcript_template
 
@@ -46,19 +47,20 @@ class Session:
         config: Mapping[str, Any],
         resume: bool,
         *,
-        opened: tuple[Dataset, str] | None = None,
+        opened: Opened | None = None,
     ) -> None:
         """Opens the data, unless it is `opened` already (as `open_dataset` returns it), and looks at
         the folder; loads no weights and writes nothing."""
         self._start = time.monotonic()
-        self._left_out: dict[str, int] = {}
         self._config = _as_json(config)
-        self.dataset, data_fingerprint = opened or open_dataset(data, kind, columns)
+        self._opened = opened or open_dataset(data, kind, columns)
+        self.dataset = self._opened.dataset
+        self._left_out: dict[str, int] = dict(self._opened.left_out)
         self.model_dir = weights.resolve(str(model))
         self._job = Job(
             kind=kind,
             data=str(data),
-            data_fingerprint=data_fingerprint,
+            data_fingerprint=self._opened.fingerprint,
             model=str(model),
             model_fingerprint=weights.fingerprint(self.model_dir),
             lora=None if lora is None else _as_json(lora),
@@ -113,6 +115,9 @@ class Session:
         }
         self.tokenizer = load_tokenizer(self.model_dir, trust_remote_code=trust)
         self._own_template = self.tokenizer.chat_template
+        self._say_form()
+        if self._opened.is_plain and self._own_template is not None:
+            self.dataset = to_messages(self.dataset, self._job.kind)
         # Scoring models read what `engines.render` makes, which needs no template.
         generates = lora_task == "CAUSAL_LM"
         is_chat = generates and not isinstance(self.dataset[0]["prompt"], str)
@@ -120,6 +125,20 @@ class Session:
             self.tokenizer.chat_template = transcript_template(self.tokenizer)
             say(f"{self._job.model} has no chat template: training on Human/Assistant transcripts")
         self.progress = make_progress(self._folder.log)
+
+    def _say_form(self) -> None:
+        """What the rows looked like, what is made of them, and which are not among them."""
+        forms = " and ".join(f"{count} {form}" for form, count in self._opened.forms.items())
+        made = ""
+        if self._opened.is_plain and self._own_template is None:
+            made = ", trained on as they are: the model has no chat template"
+        elif set(self._opened.forms) - {MESSAGES}:
+            made = ", read as user and assistant turns"
+            made += ", given the model's chat template" if self._own_template else ""
+        say(f"rows: {forms or len(self.dataset)}{made}")
+        total = len(self.dataset) + sum(self._opened.left_out.values())
+        for reason, count in self._opened.left_out.items():
+            say(f"{count} of {total} rows left out: {reason}")
 
     def _sequences_a_step(self) -> int | None:
         accumulation = getattr(self.args, "gradient_accumulation_steps", None)
@@ -139,8 +158,9 @@ class Session:
 
     def leave_out(self, reasons: Mapping[str, int]) -> None:
         """Say how many rows are not trained on, by reason (`over 1024 tokens`), and record it."""
-        self._left_out = {reason: count for reason, count in reasons.items() if count}
-        for reason, count in self._left_out.items():
+        found = {reason: count for reason, count in reasons.items() if count}
+        self._left_out = self._opened.left_out | found
+        for reason, count in found.items():
             say(f"{count} of {len(self.dataset)} rows left out: {reason}")
 
     def fit(
@@ -150,6 +170,7 @@ class Session:
         `more`: what else to record."""
         from transformers import PrinterCallback
 
+        self._leave_out_unknown_ids(trainer)
         self._check(trainer, rows_cut)
         trainer.remove_callback(PrinterCallback)  # it would print every log as a dict
         is_main = trainer.is_world_process_zero()  # of those that `accelerate launch` started
@@ -167,10 +188,11 @@ class Session:
             "data": {
                 "path": self._job.data,
                 "fingerprint": self._job.data_fingerprint,
-                "rows": len(self.dataset),
+                "rows": len(self.dataset) + sum(self._opened.left_out.values()),
                 "rows_used": len(trainer.train_dataset),
                 "rows_cut": rows_cut,
                 "rows_left_out": self._left_out,
+                "forms": self._opened.forms,
             },
             "base_model": {"name": self._job.model, "fingerprint": self._job.model_fingerprint},
             "lora": self._job.lora,
@@ -187,6 +209,39 @@ class Session:
             self._folder.finish(record, keep_checkpoints="save_total_limit" in self._config)
             say(f"{self._folder.path}: {steps} steps in {record['seconds']:.0f} s")
         return record
+
+    def vocabulary(self) -> int | None:
+        """Token ids that the model has embeddings for, from 0. None: its config does not say."""
+        from transformers import AutoConfig
+
+        trust = self.model_options["trust_remote_code"]
+        config = AutoConfig.from_pretrained(self.model_dir, trust_remote_code=trust)
+        size: int | None = getattr(config.get_text_config(), "vocab_size", None)
+        return size
+
+    def _leave_out_unknown_ids(self, trainer: Any) -> None:
+        """Rows with a token that the model does not know, as where the tokenizer was given new ones."""
+        from datasets import Dataset
+
+        rows, size = trainer.train_dataset, self.vocabulary()
+        if not isinstance(rows, Dataset) or size is None:
+            return
+        columns = [name for name in rows.column_names if name.endswith("ids")]
+        kept = [
+            at
+            for at, row in enumerate(rows.select_columns(columns) if columns else ())
+            if all(highest_id(row[name]) < size for name in columns)
+        ]
+        if not columns or len(kept) == len(rows):
+            return
+        reason = beyond_embeddings(size)
+        if not kept:
+            raise RecipeError(
+                f"none of the {len(rows)} rows is left: {reason}; is the tokenizer another model's?"
+            )
+        say(f"{len(rows) - len(kept)} of {len(self.dataset)} rows left out: {reason}")
+        self._left_out = self._left_out | {reason: len(rows) - len(kept)}
+        trainer.train_dataset = rows.select(kept)
 
     def _steps_of_finished(self, trainer: Any) -> int | None:
         """If the checkpoint is of the last step (the kill came while the result was saved): its
@@ -212,7 +267,7 @@ class Session:
                 f"none of the {rows} rows is left: every prompt alone fills max_length "
                 f"({length} tokens); raise config.max_length"
             )
-        if used < rows and not self._left_out:
+        if used < rows and self._left_out == self._opened.left_out:
             say(f"{rows - used} of {rows} rows left out: the prompt alone fills {length} tokens")
         if cut:
             say(f"{cut} of {rows} rows cut to max_length, {length} tokens")
@@ -247,6 +302,16 @@ class Session:
             raise
         except Exception as error:
             raise _in_plain_words(error, self._job.model, self._config, self._job.kind) from error
+
+
+def beyond_embeddings(size: int) -> str:
+    """The reason for leaving out a text with a token that the model lacks."""
+    return f"a token id beyond the model's {size} embeddings"
+
+
+def highest_id(ids: Any) -> int:
+    """Of a list of token ids, or of a list of such lists."""
+    return max((highest_id(i) if isinstance(i, list) else i for i in ids or ()), default=-1)
 
 
 def _as_json(given: Mapping[str, Any]) -> dict[str, Any]:

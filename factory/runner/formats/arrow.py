@@ -25,6 +25,7 @@ class Parquet:
     def __init__(self, path: Path) -> None:
         self.files = [path]
         with self._open() as file:
+            self.schema = file.schema_arrow
             self.columns = list(file.schema_arrow.names)
             groups = range(file.metadata.num_row_groups)
             self._group_rows = [file.metadata.row_group(group).num_rows for group in groups]
@@ -68,6 +69,7 @@ class ArrowFile:
     def __init__(self, path: Path) -> None:
         self.files = [path]
         with self._open() as reader:
+            self.schema = reader.schema
             self.columns = list(reader.schema.names)
 
     def count(self, limit: int | None) -> int:
@@ -118,6 +120,7 @@ class SavedDataset:
         for file in self.files:
             refuse_special(file)
         self._parts = [ArrowFile(file) for file in self.files]
+        self.schema = self._parts[0].schema
         self.columns = self._parts[0].columns
 
     def count(self, limit: int | None) -> int:

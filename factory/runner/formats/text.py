@@ -52,23 +52,24 @@ class JsonLines:
         self.columns = list(dict.fromkeys(name for row in first for name in row.fields))
 
     def count(self, limit: int | None) -> int:
-        return sum(1 for _ in islice(self._records(), limit))
+        return sum(1 for _ in islice(self.records(), limit))
 
     def rows(self, start: int = 0, columns: list[str] | None = None) -> Iterator[Row]:
-        for line, raw in islice(self._records(), start, None):
+        for line, raw in islice(self.records(), start, None):
             yield _json_row(line, raw)
 
-    def _records(self) -> Iterator[tuple[int | None, bytes]]:
+    def records(self) -> Iterator[tuple[int | None, bytes]]:
+        """(line, text) of each row; the rows of a list have no line."""
         return ((number, line) for number, line in _lines(self.files[0]) if line.strip())
 
 
 class Json(JsonLines):
     """One JSON list of objects, or for all that JSON lines: many name those so too."""
 
-    def _records(self) -> Iterator[tuple[int | None, bytes]]:
+    def records(self) -> Iterator[tuple[int | None, bytes]]:
         path = self.files[0]
         if not _begins_list(path):
-            return super()._records()
+            return super().records()
         with readable(path), _open(path) as stream:
             data = stream.read(MAX_LIST + 1)
         if len(data) > MAX_LIST:
