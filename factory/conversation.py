@@ -129,6 +129,7 @@ def countable(error: SampleError) -> str:
     "field 'chosen[].content' is null, expected a string"
     """
     text = re.sub(r"\[\d+\]", "[]", str(error))
+    text = re.sub(r": \d+ responses, \d+ scores$", "", text)
     return re.sub(r"unknown role '.*', expected", "unknown role, expected", text, flags=re.S)
 
 

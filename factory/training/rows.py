@@ -96,7 +96,8 @@ def _responses(row: Mapping[str, Any]) -> tuple[list[Message], list[str]]:
     if not answers:
         raise SampleError("field 'responses' is an empty list")
     if len(answers) != len(scores or ()):
-        raise SampleError("not as many scores as responses")
+        found = f"{len(answers)} responses, {len(scores or ())} scores"
+        raise SampleError(f"not as many scores as responses: {found}")
     read = [read_exchange(row, answer, "responses", roles=ROLES) for answer in answers]
     prompt = read[0][0]
     if any(other != prompt or len(turns) != 1 for other, turns in read):
