@@ -183,9 +183,7 @@ def eval_judge(
     columns = {field: value for field, value in given.items() if value is not None}
     scorer, rows = judge_of(recipe, set_ or ()), _rows(data, limit)
     meanings = None if coding is None else parse_labels(coding)
-    found = evaluate_judge(
-        rows, scorer, work, columns=columns, labels=meanings, tie_band=tie_band
-    )
+    found = evaluate_judge(rows, scorer, work, columns=columns, labels=meanings, tie_band=tie_band)
     printing.print_evaluation(found, out)
 
 

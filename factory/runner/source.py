@@ -201,9 +201,7 @@ def _missing(ours: str, column: str, have: list[str]) -> str:
     return f"no field {column!r} (have: {shown}{more}); set source.columns.{ours}{remedy}"
 
 
-def _record(
-    index: int, row: Row, config: SourceConfig, *, has_cells: bool
-) -> Sample | BadRow:
+def _record(index: int, row: Row, config: SourceConfig, *, has_cells: bool) -> Sample | BadRow:
     """`has_cells`: a list can only be a cell's text."""
     named = config.columns.model_dump().values()
     error = row.error or next((row.unread[name] for name in named if name in row.unread), None)
@@ -242,9 +240,7 @@ def _raw(row: Row) -> str:
     return text.rstrip("\r\n")[:RAW_CHARS]
 
 
-def _sample(
-    index: int, fields: dict[str, Any], config: SourceConfig, *, has_cells: bool
-) -> Sample:
+def _sample(index: int, fields: dict[str, Any], config: SourceConfig, *, has_cells: bool) -> Sample:
     names = config.columns
     if names.prompt not in fields:
         raise SampleError(_missing("prompt", names.prompt, list(fields)))
@@ -297,7 +293,9 @@ def _string(value: object, name: str) -> str | None:
 def _id(value: object, name: str) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return None if value is None or value == "" else read_text(value, name, "a string or an integer")
+    return (
+        None if value is None or value == "" else read_text(value, name, "a string or an integer")
+    )
 
 
 def _reference(value: object, name: str) -> str | None:

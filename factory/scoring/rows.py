@@ -95,9 +95,9 @@ def open_rows(data: str) -> Rows:
     try:
         if "\0" not in data and path.exists():
             refuse_special(path)
-            if path.is_file() and extension(path) in prm800k.EXTENSIONS:
-                if prm800k.is_prm800k(path):
-                    return _prm800k_rows(data, path)
+            has_lines = path.is_file() and extension(path) in prm800k.EXTENSIONS
+            if has_lines and prm800k.is_prm800k(path):
+                return _prm800k_rows(data, path)
             if path.is_file() and _is_processbench(path):
                 return _processbench_rows(data, path)
     except SourceError as error:
@@ -133,11 +133,16 @@ def _table_rows(data: str) -> Rows:
         return (absent | row for _, row in given.rows())
 
     features, stored = _typed(read, given.schema)
-    left_out = given.left_out
+    left_out = dict(given.left_out)
     return Rows(data, features, given.fingerprint, read, given.count, left_out, stored)
 
 
-_ROLE_OF = {"prompt": "user", "chosen": "assistant", "rejected": "assistant", "completion": "assistant"}
+_ROLE_OF = {
+    "prompt": "user",
+    "chosen": "assistant",
+    "rejected": "assistant",
+    "completion": "assistant",
+}
 
 
 def _typed(
@@ -168,9 +173,7 @@ def _typed(
     message = List({"role": Value("string"), "content": Value("string")})
 
     def stored(row: dict[str, Any]) -> dict[str, Any]:
-        made = {
-            n: conformed(row.get(n), kind) for n, kind in types.items() if n not in mixed
-        }
+        made = {n: conformed(row.get(n), kind) for n, kind in types.items() if n not in mixed}
         for name in mixed:
             try:
                 made[name] = read_messages(row.get(name), name, _ROLE_OF[name], roles=_ROLES)

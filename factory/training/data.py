@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,7 +59,8 @@ class Opened(NamedTuple):
     """All conversations are texts, and `dataset` has them so; else it has messages."""
 
 
-class Given(NamedTuple):
+@dataclass(frozen=True)
+class Given:
     """Rows that somebody else wrote, and which can be read any number of times."""
 
     columns: list[str]
@@ -70,7 +72,7 @@ class Given(NamedTuple):
     fingerprint: str
     dataset: Callable[[], Dataset] | None = None
     """The same rows as `datasets` opens them."""
-    left_out: dict[str, int] = {}
+    left_out: Mapping[str, int] = field(default_factory=dict)
     """What cannot be read, by reason."""
     first_bad: str = ""
     """The first of it: its place, and what is wrong."""
@@ -117,7 +119,8 @@ def open_given(data: Path | str, where: str) -> Given:
     if not is_ultrafeedback(first):
         return given
     columns = list(dict.fromkeys(["prompt", *given.columns, "responses", "scores"]))
-    return given._replace(
+    return replace(
+        given,
         columns=[name for name in columns if name not in ("completions", "instruction")],
         rows=lambda: ((place, as_responses(row)) for place, row in given.rows()),
         schema=None,
@@ -130,7 +133,9 @@ def to_messages(dataset: Dataset, kind: str) -> Dataset:
     shape = row_forms.shape_of(kind, dataset.column_names)
 
     def rows() -> Iterator[dict[str, Any]]:
-        return (row_forms.read_row(row, shape)[0] for row in plain(dataset))
+        for row in plain(dataset):
+            made, _ = row_forms.read_row(row, shape)
+            yield row | {name: made[name] for name in shape.columns}
 
     return _built(rows, shape, {}, dataset.features.arrow_schema, is_plain=False)
 
@@ -199,7 +204,7 @@ def _has_no_files(path: Path, where: str) -> bool:
 
 
 def _loaded(path: Path, where: str) -> Dataset:
-    from datasets import Dataset, load_from_disk
+    from datasets import load_from_disk
 
     try:
         with no_progress_bars():
@@ -212,7 +217,11 @@ def _loaded(path: Path, where: str) -> Dataset:
 def _from_hub(name: str, where: str) -> Given:
     from datasets import load_dataset
 
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or extension(Path(name)) in FILE_READERS:
+    if (
+        name.count("/") != 1
+        or name.startswith((".", "/", "~"))
+        or extension(Path(name)) in FILE_READERS
+    ):
         raise RecipeError(f"{where}: no such file or folder")
     try:
         with no_progress_bars():

@@ -119,16 +119,15 @@ def _check_steps(row: Mapping[str, Any]) -> None:
 
 
 def _form(row: Mapping[str, Any], shape: Shape) -> str:
-    given = [row.get(name) for name in shape.columns if row.get(name) is not None]
-    values = [v for value in given for v in (value if shape.lists and _is_texts(value) else [value])]
-    if not all(isinstance(value, str) for value in values):
+    values: list[Any] = []
+    for name in shape.columns:
+        value = row.get(name)
+        values += value if name == "responses" and isinstance(value, list) else [value]
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) < sum(value is not None for value in values):
         return MESSAGES
-    is_whole = row.get("prompt") is None or any(is_transcript(value) for value in values)
+    is_whole = row.get("prompt") is None or any(map(is_transcript, texts))
     return TRANSCRIPT if is_whole else TEXT
-
-
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
 def _number(value: object) -> object:
@@ -168,5 +167,3 @@ def _read_values(row: Row) -> None:
     for name, read in VALUES.items():
         if name in row:
             row[name] = read(row[name])
-
-

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -27,9 +27,6 @@ from factory.training.progress import last_metrics, make_progress, say
 from factory.training.rows import MESSAGES
 from factory.training.save import save_model, saved_dtype
 from factory.training.tokenizer import load_tokenizer, transcript_template
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 class Session:

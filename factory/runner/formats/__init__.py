@@ -46,7 +46,9 @@ def open_local(path: Path, split: str = "train") -> Reader:
         return SavedDataset(_split_folder(path, split))
     reader = FILE_READERS.get(extension(path))
     if reader is None:
-        raise SourceError(f"{path}: unknown kind of file {extension(path)!r}; supported: {SUPPORTED}")
+        raise SourceError(
+            f"{path}: unknown kind of file {extension(path)!r}; supported: {SUPPORTED}"
+        )
     return reader(path)
 
 

@@ -141,8 +141,11 @@ def features_of_schema(schema: Any) -> tuple[Features, list[str]]:
 
     try:
         return Features.from_arrow_schema(schema), []
-    except Exception:  # it raises what it likes for a type it does not know, or metadata not its own
-        features, others = {}, []
+    except (
+        Exception
+    ):  # it raises what it likes for a type it does not know, or metadata not its own
+        features: dict[str, Any] = {}
+        others: list[str] = []
     for field in schema:
         try:
             features |= Features.from_arrow_schema(pa.schema([field.remove_metadata()]))
@@ -190,7 +193,7 @@ def _type(value: Any, level: int = 0) -> Type:
 
 def _joined(one: Type, other: Type) -> Type:
     """What holds both."""
-    if one == other or other == "null":
+    if other in (one, "null"):
         return one
     if one == "null":
         return other

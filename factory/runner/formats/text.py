@@ -32,7 +32,7 @@ MAX_DEPTH = 100
 """Lists and objects inside one another."""
 MAX_DIGITS = 1000
 """Of one number. Python itself takes no text of more than 4,300 for one."""
-MAX_RATIO, RATIO_FROM = 200, 2**26
+MAX_RATIO, RATIO_FROM = 200, 2**25
 """A compressed file that grows more than so many times, and beyond so many bytes, is no text that
 anybody wrote."""
 
