@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.errors import FactoryError
+from factory.runner.formats.text import MAX_LINE
 
 LIMIT_S = 5.0
 """Of one reader. A second is meant; the rest is for a busy machine."""
@@ -59,7 +60,17 @@ SHAPES = (
     ("chosen", "rejected"),
 )
 NUMBERS = (
-    *("123456789012345678901234567890", "-1", "1e999", "1e-999", "NaN", "Infinity", "0", "007", "1."),
+    *(
+        "123456789012345678901234567890",
+        "-1",
+        "1e999",
+        "1e-999",
+        "NaN",
+        "Infinity",
+        "0",
+        "007",
+        "1.",
+    ),
     *("3.14159265358979323846264338327", "9" * 5000, "-0", "18446744073709551616", "1e5", "0x1f"),
 )
 
@@ -79,13 +90,25 @@ def hostile_file(seed: int, folder: Path) -> Path:
     if path.is_file() and not path.is_symlink() and rng.random() < 0.35:
         _damage(rng, path)
     if path.is_file() and not path.is_symlink() and rng.random() < 0.08:
-        other = path.with_suffix(rng.choice((".jsonl", ".parquet", ".csv", ".arrow", ".gz", ".xyz")))
+        other = path.with_suffix(
+            rng.choice((".jsonl", ".parquet", ".csv", ".arrow", ".gz", ".xyz"))
+        )
         path = path.rename(other)
     return path
 
 
 def _value(rng: random.Random, depth: int = 0) -> Any:
-    texts = ("", " ", "a", "Ω\u2028", "a\0b", "\n\nHuman: a\n\nAssistant: b", "true", "2024-01-31", "x" * 99)
+    texts = (
+        "",
+        " ",
+        "a",
+        "Ω\u2028",
+        "a\0b",
+        "\n\nHuman: a\n\nAssistant: b",
+        "true",
+        "2024-01-31",
+        "x" * 99,
+    )
     plain: list[Any] = [None, True, False, 0, 1, -1, 2, 10**30, 0.5, 1e300, *texts]
     if depth > 3 or rng.random() < 0.55:
         return rng.choice(plain)
@@ -117,7 +140,13 @@ _GOOD: dict[str, Any] = {
     **{"chosen": "a", "rejected": "b", "completion": "c", "response_a": "d", "response_b": "e"},
     **{"label": 1, "responses": ["a", "b"], "scores": [1, 0.5], "completions": ["a", "b"]},
     **{"labels": [True, None], "chosen_s": 1, "rejected_s": 0.5, "s_steps": [0.5, 0.25]},
-    **{"score": 3, "id": "x-1", "problem": "Why?", "steps": ["a", "b"], "final_answer_correct": True},
+    **{
+        "score": 3,
+        "id": "x-1",
+        "problem": "Why?",
+        "steps": ["a", "b"],
+        "final_answer_correct": True,
+    },
 }
 _MESSAGES: dict[str, Any] = {
     "prompt": [{"role": "user", "content": "Why?"}],
@@ -150,7 +179,9 @@ def _json_lines(rng: random.Random, folder: Path) -> Path:
     many = [_json_text(rng) for _ in range(rng.choice((0, 1, 3, 12)))]
     data = rng.choice((b"\n", b"\r\n", b"\n\n")).join(many)
     if rng.random() < 0.1:
-        data = rng.choice((b"\xef\xbb\xbf" + data, data.decode("utf-8", "replace").encode("utf-16")))
+        data = rng.choice(
+            (b"\xef\xbb\xbf" + data, data.decode("utf-8", "replace").encode("utf-16"))
+        )
     if rng.random() < 0.25:
         return _packed(rng, folder / "rows.jsonl.gz", data)
     path = folder / "rows.jsonl"
@@ -160,7 +191,7 @@ def _json_lines(rng: random.Random, folder: Path) -> Path:
 
 def _packed(rng: random.Random, path: Path, data: bytes) -> Path:
     if rng.random() < 0.2:
-        data += b"x" * 2**27  # packed to a thousandth
+        data += b"x" * 2**26  # packed to a thousandth
     path.write_bytes(gzip.compress(data, 1))
     return path
 
@@ -228,7 +259,9 @@ def _table(rng: random.Random, folder: Path) -> Path:
     if rng.random() < 0.1:
         table = table.slice(0, 0)
     if rng.random() < 0.1:
-        meta = rng.choice((b"{", b'{"info": {"features": {"prompt": {"_type": "Nothing"}}}}', b"\xff"))
+        meta = rng.choice(
+            (b"{", b'{"info": {"features": {"prompt": {"_type": "Nothing"}}}}', b"\xff")
+        )
         table = table.replace_schema_metadata({b"huggingface": meta})
     with contextlib.suppress(pa.ArrowException, NotImplementedError):
         if rng.random() < 0.5:
@@ -249,7 +282,14 @@ def _saved(rng: random.Random, folder: Path) -> Path:
     if inner.suffix == ".arrow":
         inner.rename(data)
     names = rng.choice(
-        (["data-00000-of-00001.arrow"], ["none.arrow"], ["../rows.arrow"], [], ["/dev/zero"], ["a\0b"])
+        (
+            ["data-00000-of-00001.arrow"],
+            ["none.arrow"],
+            ["../rows.arrow"],
+            [],
+            ["/dev/zero"],
+            ["a\0b"],
+        )
     )
     state = json.dumps({"_data_files": [{"filename": name} for name in names], "_fingerprint": "x"})
     (path / "state.json").write_text(rng.choice((state, state, state, "{", "[]", "", "{}")))
@@ -288,7 +328,7 @@ def _special(rng: random.Random, folder: Path) -> Path:
     elif kind == 7:
         path.write_bytes(rng.randbytes(rng.choice((1, 100, 5000))))
     else:
-        path.write_bytes(b"x" * 2**25)  # a line without an end
+        path.write_bytes(b"x" * (MAX_LINE + 1))  # a line without an end
     return path
 
 

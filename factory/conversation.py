@@ -30,10 +30,11 @@ _NAMES = {"Human": "user", "Assistant": "assistant"}
 
 def is_transcript(text: str) -> bool:
     """
-    >>> is_transcript("\\n\\nHuman: Hi"), is_transcript("Hi\\n\\nHuman: is a word")
+    >>> is_transcript("\\n\\nHuman: Hi"), is_transcript("Human: a word with a colon")
     (True, False)
     """
-    return text.lstrip().startswith("Human:")
+    opening = text.lstrip()
+    return opening.startswith("Human:") and (opening != text or "\n\nAssistant:" in text)
 
 
 def split_transcript(text: str) -> list[Message]:

@@ -45,6 +45,7 @@ from factory.yamlfile import dump
 
 _FAILURES_BEFORE_STOPPING = 20  # samples that must have ended before a rate means anything
 _REASONS_KEPT = 50
+_NAMED = 12  # columns that a line names
 
 Result = TypeVar("Result")
 
@@ -118,7 +119,9 @@ async def run_async(
             is_finished = manifest.state == "finished"
             if not is_finished:
                 if carried := source.carried():
-                    progress.note(f"carried along, as the column `extra`: {', '.join(carried)}")
+                    more = f" and {len(carried) - _NAMED} more" if len(carried) > _NAMED else ""
+                    names = ", ".join(name[:40] for name in carried[:_NAMED])
+                    progress.note(f"carried along from the source, in `extra`: {names}{more}")
                 _save_inputs(recipe, out)
                 with Ledger(ledger or out / "ledger.sqlite") as remembered:
                     calls = Calls(remembered, engines)
