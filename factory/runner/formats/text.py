@@ -131,7 +131,8 @@ class Delimited:
         def feed() -> Iterator[str]:
             for _, line in _lines(self.files[0]):
                 pending.append(line)
-                yield line.decode("utf-8", "surrogateescape")
+                # Of a line too long to be a row nothing is parsed: `_text_error` says so.
+                yield line.decode("utf-8", "surrogateescape") if len(line) < MAX_LINE else "\n"
 
         reader = csv.reader(feed(), delimiter=self._delimiter, strict=True)
         while True:
