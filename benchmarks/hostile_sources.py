@@ -454,9 +454,8 @@ def try_all(seed: int, counts: Counter[str], limit_s: float = LIMIT_S) -> list[s
         for name, reader in READERS.items():
             began = time.monotonic()
             try:
-                with time_limit(limit_s):
-                    with contextlib.redirect_stdout(None):
-                        reader(path, random.Random(seed))
+                with time_limit(limit_s), contextlib.redirect_stdout(None):
+                    reader(path, random.Random(seed))
                 counts[f"{name}: read"] += 1
             except FactoryError as error:
                 counts[f"{name}: refused"] += 1

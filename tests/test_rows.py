@@ -243,12 +243,21 @@ BAD_PAIRS = [
     ({"rejected": []}, "column 'rejected' holds a blank answer"),
     ({"prompt": 3}, "column 'prompt': expected text or messages, found a number"),
     ({"prompt": ""}, "column 'prompt' is blank: there is no user's message before the answer"),
-    ({"chosen": [assistant("b") | {"content": None}]}, "field 'chosen[].content' is null, expected a string"),
+    (
+        {"chosen": [assistant("b") | {"content": None}]},
+        "field 'chosen[].content' is null, expected a string",
+    ),
     ({"chosen": [{"content": "b"}]}, "field 'chosen[].role' is null, expected a string"),
-    ({"chosen": [{"role": "critic", "content": "b"}]}, "field 'chosen[]': unknown role, expected system, user, assistant, tool"),
-    ({"chosen": [user("x"), assistant("b")]}, "column 'chosen' is a conversation with another prompt than the row's"),
+    (
+        {"chosen": [{"role": "critic", "content": "b"}]},
+        "field 'chosen[]': unknown role, expected system, user, assistant, tool",
+    ),
+    (
+        {"chosen": [user("x"), assistant("b")]},
+        "column 'chosen' is a conversation with another prompt than the row's",
+    ),
     ({"chosen": "a\0b"}, "field 'chosen' holds a NUL character; remove it"),
-]  # fmt: skip
+]
 
 
 def test_rows_that_cannot_be_trained_on_are_counted_by_reason(tmp_path):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from factory.errors import RecipeError
 from factory.training.rewards import Rewards, build_rewards
-from factory.training.session import beyond_embeddings, highest_id
+from factory.training.session import beyond_embeddings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -94,7 +94,7 @@ def usable(session: Session, rewards: Rewards) -> Dataset:
         elif limit is not None and length > limit:
             left_out[too_long] += 1
             longest = max(longest, length)
-        elif size is not None and highest_id(ids) >= size:
+        elif size is not None and max(ids, default=0) >= size:
             left_out[unknown] += 1
         else:
             kept.append(i)

@@ -30,7 +30,7 @@ from factory.errors import RecipeError
 from factory.training import online, options
 from factory.training.ppo_config import PpoConfig
 from factory.training.progress import say
-from factory.training.session import Session, beyond_embeddings, highest_id
+from factory.training.session import Session, beyond_embeddings
 
 if TYPE_CHECKING:
     from factory.training.experience import Prompt
@@ -126,7 +126,7 @@ def _prompts(session: Session, rewards: Rewards) -> Sequence[Prompt]:
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         ids = prompt_ids(session.tokenizer, messages, {})
-        if size is not None and highest_id(ids) >= size:
+        if size is not None and max(ids, default=0) >= size:
             unknown += 1
             continue
         longest = max(longest, len(ids))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,6 +27,9 @@ from factory.training.progress import last_metrics, make_progress, say
 from factory.training.rows import MESSAGES
 from factory.training.save import save_model, saved_dtype
 from factory.training.tokenizer import load_tokenizer, transcript_template
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class Session:
@@ -218,27 +221,22 @@ class Session:
 
     def _leave_out_unknown_ids(self, trainer: Any) -> None:
         """Rows with a token that the model does not know, as where the tokenizer was given new ones."""
-        from datasets import Dataset
+        import datasets
 
         rows, size = trainer.train_dataset, self.vocabulary()
-        if not isinstance(rows, Dataset) or size is None:
+        if not isinstance(rows, datasets.Dataset) or size is None:
             return
-        columns = [name for name in rows.column_names if name.endswith("ids")]
-        kept = [
-            at
-            for at, row in enumerate(rows.select_columns(columns) if columns else ())
-            if all(highest_id(row[name]) < size for name in columns)
-        ]
-        if not columns or len(kept) == len(rows):
+        unknown = _rows_beyond(rows, size)
+        if not unknown:
             return
         reason = beyond_embeddings(size)
-        if not kept:
+        if len(unknown) == len(rows):
             raise RecipeError(
                 f"none of the {len(rows)} rows is left: {reason}; is the tokenizer another model's?"
             )
-        say(f"{len(rows) - len(kept)} of {len(self.dataset)} rows left out: {reason}")
-        self._left_out = self._left_out | {reason: len(rows) - len(kept)}
-        trainer.train_dataset = rows.select(kept)
+        say(f"{len(unknown)} of {len(self.dataset)} rows left out: {reason}")
+        self._left_out = self._left_out | {reason: len(unknown)}
+        trainer.train_dataset = rows.select([i for i in range(len(rows)) if i not in unknown])
 
     def _steps_of_finished(self, trainer: Any) -> int | None:
         """If the checkpoint is of the last step (the kill came while the result was saved): its
@@ -306,9 +304,26 @@ def beyond_embeddings(size: int) -> str:
     return f"a token id beyond the model's {size} embeddings"
 
 
-def highest_id(ids: Any) -> int:
-    """Of a list of token ids, or of a list of such lists."""
-    return max((highest_id(i) if isinstance(i, list) else i for i in ids or ()), default=-1)
+def _rows_beyond(rows: Dataset, size: int) -> set[int]:
+    """Places of rows with a token id of `size` or more in a column whose name ends in `ids`."""
+    from pyarrow import compute
+
+    columns = [name for name in rows.column_names if name.endswith("ids")]
+    found: set[int] = set()
+    first = 0
+    for batch in rows.with_format("arrow").iter(batch_size=1000) if columns else ():
+        for name in columns:
+            flat = batch[name].combine_chunks()
+            if (compute.max(compute.list_flatten(flat, recursive=True)).as_py() or 0) < size:
+                continue
+            places = list(range(first, first + len(flat)))
+            while hasattr(flat.type, "value_type"):
+                places = [places[i] for i in compute.list_parent_indices(flat).to_pylist()]
+                flat = compute.list_flatten(flat)
+            is_beyond = compute.greater_equal(flat, size)
+            found.update(places[i] for i in compute.indices_nonzero(is_beyond).to_pylist())
+        first += batch.num_rows
+    return found
 
 
 def _as_json(given: Mapping[str, Any]) -> dict[str, Any]:
