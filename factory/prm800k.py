@@ -14,6 +14,9 @@ goes on from the chosen one, or from the step that the labeler wrote. It becomes
 - one row for every other rated alternative: the path so far, then the alternative. The prefix has
   no ratings there, since the path's row has them already, so that every rating of a file is learned
   from exactly once. They are kept in `ProcessRow.shared`.
+
+A completion that the labeler flagged has no rating: on the path it is a step that nothing is known
+of, elsewhere it is left out; either is counted.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ import msgspec
 
 from factory.errors import RecipeError
 from factory.runner.formats.text import JsonLines
+
+EXTENSIONS = (".jsonl", ".jsonl.gz")
 
 RAW_SHOWN = 2000
 """Characters of a bad line that are kept."""
@@ -73,6 +78,8 @@ class BadLine(msgspec.Struct, frozen=True):
 class _Completion(msgspec.Struct):
     text: str
     rating: int | None = None
+    flagged: bool | None = None
+    """The labeler said that something is wrong with it: no rating of it counts."""
 
 
 class _Step(msgspec.Struct):
@@ -101,6 +108,7 @@ class _Line(msgspec.Struct):
 class _Alternative(NamedTuple):
     text: str
     rating: int | None
+    is_flagged: bool = False
 
 
 def is_prm800k(path: Path) -> bool:
@@ -187,6 +195,8 @@ def _rows(line: _Line, number: int) -> Iterator[ProcessRow | Dropped]:
         for place, alternative in enumerate(alternatives):
             if not alternative.text.strip():
                 others.append(Dropped(number, "blank step"))
+            elif alternative.is_flagged:
+                others.append(Dropped(number, "flagged completion"))
             elif place == on_path:
                 continue
             elif alternative.rating is None:
@@ -213,7 +223,10 @@ def _alternatives(step: _Step) -> tuple[list[_Alternative], int | None]:
 
     What the labeler wrote is right unless rated otherwise: it was written where all else was wrong.
     """
-    found = [_Alternative(c.text, c.rating) for c in step.completions or []]
+    found = [
+        _Alternative(c.text, None if c.flagged else c.rating, bool(c.flagged))
+        for c in step.completions or []
+    ]
     chosen = step.chosen_completion
     human = step.human_completion
     if human is not None:

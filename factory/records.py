@@ -138,6 +138,8 @@ class Sample(msgspec.Struct):
     verdicts: list[Verdict] = []
     scores: list[Score] = []
     step_labels: list[StepLabels] = []
+    extra: str | None = None
+    """The row's other columns, as the text of a JSON object without nulls; None: there are none."""
 
     def kept(self) -> list[Candidate]:
         """Candidates that no filter dropped."""

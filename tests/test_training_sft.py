@@ -75,6 +75,48 @@ def test_the_loss_is_on_answers_only_and_falls(tiny, tokenizer, tmp_path):
     assert loss_of(trained, tokenizer, asks(3), "Yes, it is.") < by_hand - 0.5
 
 
+def test_texts_are_given_the_template_that_messages_get(tiny, tmp_path, capsys):
+    texts = [{"prompt": row["prompt"][0]["content"], "completion": "Yes, it is."} for row in ROWS]
+    mixed = [*texts[:4], *ROWS[4:]]
+    for name, rows in (("texts", texts), ("mixed", mixed), ("messages", ROWS)):
+        sft.train(save(rows, tmp_path / f"{name}.jsonl"), tiny, tmp_path / name, config=ONE_STEP)
+    losses = [logged(tmp_path / name)[0]["loss"] for name in ("texts", "mixed", "messages")]
+    assert losses[0] == losses[1] == losses[2]
+    said = capsys.readouterr().err
+    assert "rows: 8 strings, read as user and assistant turns, given the model's chat templ" in said
+    assert "rows: 4 strings and 4 messages, read as user and assistant turns" in said
+    assert "rows: 8 messages\n" in said
+
+
+def test_rows_without_an_answer_or_with_unknown_tokens_are_counted(tiny, tmp_path, capsys):
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    model = shutil.copytree(tiny, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(model)
+    odd = [
+        {"prompt": asks(1), "completion": says("A <new> one.")},
+        {"prompt": "a", "completion": None},
+    ]
+    record = sft.train(
+        save([*ROWS, *odd], tmp_path / "d.jsonl"), model, tmp_path / "o", config=ONE_STEP
+    )
+    counted = record["data"]
+    assert (counted["rows"], counted["rows_used"]) == (10, 8)
+    size = json.loads((tiny / "config.json").read_text())["vocab_size"]
+    assert counted["rows_left_out"] == {
+        "column 'completion': expected text or messages, found null": 1,
+        f"a token id beyond the model's {size} embeddings": 1,
+    }
+    assert "1 of 10 rows left out: column 'completion'" in capsys.readouterr().err
+    data = save(odd, tmp_path / "odd.jsonl")
+    with pytest.raises(RecipeError, match="is the tokenizer another model's"):
+        sft.train(data, model, tmp_path / "none", config=ONE_STEP)
+
+
 def test_over_long_rows_are_counted(tiny, tmp_path, capsys):
     long_prompt = {
         "prompt": [{"role": "user", "content": "word " * 100}],

@@ -174,6 +174,12 @@ def eval_judge(
             help="One a person; 1 or a, 2 or b, 0 or tie. Default: label.",
         ),
     ] = None,
+    coding: Annotated[
+        str | None,
+        typer.Option(
+            "--labels", metavar="CODE=a,CODE=b,...", help="What the codes mean, as 1=a,0=b."
+        ),
+    ] = None,
     tie_band: Annotated[
         float,
         typer.Option(min=0, max=0.49, help="A tie, where P is no further than this from 0.5."),
@@ -184,6 +190,7 @@ def eval_judge(
     set_: SetOption = None,
 ) -> None:
     """Does a judge prefer the answers that people prefer? Knows PandaLM's columns by their names."""
+    from factory.evaluation.data import parse_labels
     from factory.evaluation.eval_judge import evaluate_judge
     from factory.scoring.scorer import judge_of
 
@@ -195,7 +202,8 @@ def eval_judge(
     }
     columns = {field: value for field, value in given.items() if value is not None}
     scorer, rows = judge_of(recipe, set_ or ()), _rows(data, limit)
-    found = evaluate_judge(rows, scorer, work, columns=columns, tie_band=tie_band)
+    meanings = None if coding is None else parse_labels(coding)
+    found = evaluate_judge(rows, scorer, work, columns=columns, labels=meanings, tie_band=tie_band)
     printing.print_evaluation(found, out)
 
 

@@ -7,16 +7,22 @@ wrong shape: none is skipped in silence, none raises. A file that cannot be read
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from factory.errors import RecipeError, SampleError
+from factory.errors import RecipeError, SampleError, SourceError
 from factory.records import BadRow
+from factory.runner.formats.text import Json
 
 RAW_CHARS = 2000
+MAX_CODES = 12
+"""Label codes that a message lists."""
 HUMAN_LABELS = {
     1: ("1", "a", "[[a]]", "answer_a", "model_a", "first", "left", "chosen"),
     2: ("2", "b", "[[b]]", "answer_b", "model_b", "second", "right", "rejected"),
@@ -47,12 +53,15 @@ def read_processbench(path: Path) -> tuple[list[Solution], list[BadRow]]:
     final_answer_correct, label}`, where `label` is the index of the first wrong step, or -1."""
     solutions: list[Solution] = []
     bad: list[BadRow] = []
-    for index, (line, raw) in enumerate(_json_rows(path)):
-        try:
-            solutions.append(_solution(_decoded(raw)))
-        except SampleError as error:
-            text = raw.decode("utf-8", "backslashreplace")
-            bad.append(BadRow(index, line, str(error), text[:RAW_CHARS]))
+    try:
+        for index, (line, raw) in enumerate(Json(path).records()):
+            try:
+                solutions.append(_solution(_decoded(raw)))
+            except SampleError as error:
+                text = raw.decode("utf-8", "backslashreplace")
+                bad.append(BadRow(index, line, str(error), text[:RAW_CHARS]))
+    except SourceError as error:
+        raise RecipeError(str(error)) from error
     return solutions, bad
 
 
@@ -75,28 +84,94 @@ def human_label(value: object) -> int | None:
     return _LABELS[form]
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int | None, bytes]]:
-    """(line, JSON text) of each row. Of a JSON list, the line is None."""
-    try:
-        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
-    if data.lstrip().startswith(b"["):
-        try:
-            rows = msgspec.json.decode(data, type=list[msgspec.Raw])
-        except msgspec.DecodeError as error:
-            raise RecipeError(f"{path}: not a JSON list: {error}; expected JSONL") from error
-        yield from ((None, bytes(row)) for row in rows)
-        return
-    for line, text in enumerate(data.split(b"\n"), 1):
-        if text.strip():
-            yield line, text.strip()
+class Labels:
+    """Reads the labels of one file, in which every code has one meaning.
+
+    `coding`: what codes stand for, as `{1: "a", 0: "b"}`; a, b or tie, or another word of
+    `HUMAN_LABELS`. Without it only words, and the codes 1, 2 and 0 of a file that has a 2 among
+    them, or nothing but 1: of 0 and 1 alone nobody can say which answer each means.
+    """
+
+    def __init__(self, coding: Mapping[Any, str] | None = None) -> None:
+        """Raises `RecipeError` for a meaning that is none."""
+        self._coding: dict[str, int] = {}
+        for code, meaning in (coding or {}).items():
+            form = "_".join(str(meaning).lower().split())
+            if form not in _LABELS:
+                raise RecipeError(f"labels: {code} means {meaning!r}, expected a, b or tie")
+            self._coding[_code(code)] = _LABELS[form]
+        self._seen: dict[str, object] = {}
+
+    def look(self, value: object) -> None:
+        """Take notice of a label before any is read."""
+        if _is_code(value) and len(self._seen) <= MAX_CODES:
+            self._seen.setdefault(repr(value), value)
+
+    def check(self, where: str) -> None:
+        """Raises `RecipeError` if the codes noticed could mean one thing or another."""
+        codes = list(self._seen.values())
+        if self._coding:
+            unknown = [code for code in codes if _code(code) not in self._coding]
+            if not unknown or len(unknown) < len(codes):
+                return  # single ones are bad rows
+        whole = {_code(code) for code in codes if not isinstance(code, float | bool)}
+        is_whole = not any(isinstance(code, float | bool) for code in codes)
+        if not codes or (is_whole and ("2" in whole or whole == {"1"}) and whole <= set("012")):
+            return
+        shown = ", ".join(sorted(self._seen)[:MAX_CODES])
+        raise RecipeError(
+            f"{where} has the labels {shown}, and which answer each means is not said (documented "
+            "are 1: the first is better, 2: the second, 0: a tie); say it, as --labels "
+            "1=a,0=b or --labels 1=a,2=b,0=tie"
+        )
+
+    def read(self, value: object) -> int | None:
+        """1: the first answer is better; 2: the second is; 0: a tie. None: no label was given.
+
+        Raises `SampleError` for anything that is no label of this file.
+        """
+        if isinstance(value, float) and math.isnan(value):
+            return None
+        if self._coding and (label := self._coding.get(_code(value))) is not None:
+            return label
+        if self._coding and _is_code(value):
+            have = ", ".join(self._coding)
+            raise SampleError(f"human label {str(value)[:40]!r} is none of the codes {have}")
+        return human_label(value)
+
+
+def parse_labels(text: str) -> dict[str, str]:
+    """
+    >>> parse_labels("1=a, 0=b")
+    {'1': 'a', '0': 'b'}
+    """
+    pairs = [entry.partition("=") for entry in text.split(",") if entry.strip()]
+    if not pairs or any(not mark or not code.strip() for code, mark, _ in pairs):
+        raise RecipeError(f"--labels {text}: expected CODE=ANSWER,..., as 1=a,0=b")
+    return {code.strip(): meaning.strip() for code, _, meaning in pairs}
+
+
+def _is_code(value: object) -> bool:
+    """A number, or a text or truth value in the place of one."""
+    if isinstance(value, float) and math.isnan(value):
+        return False
+    if isinstance(value, str):
+        return re.fullmatch(r"\s*[+-]?\d+(\.\d*)?\s*", value) is not None
+    return isinstance(value, int | float | Decimal)
+
+
+def _code(value: object) -> str:
+    """1, 1.0, "1" and true are one code where a coding is given."""
+    if isinstance(value, bool):
+        return str(int(value))
+    text = str(value).strip().lower()
+    return re.sub(r"\.0*$", "", text) if re.fullmatch(r"[+-]?\d+\.0*", text) else text
 
 
 def _decoded(raw: bytes) -> dict[str, Any]:
     try:
         row = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise SampleError(f"not JSON: {error}") from error
     if not isinstance(row, dict):
         raise SampleError(f"a JSON {type(row).__name__}, expected an object")

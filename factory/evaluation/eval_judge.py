@@ -13,15 +13,16 @@ from typing import Any
 
 import msgspec
 
+from factory.conversation import read_messages, read_prompt
 from factory.engines.base import Engine
 from factory.errors import RecipeError, SampleError
 from factory.evaluation.agreement import JudgedRow, judge_report
-from factory.evaluation.data import human_label
+from factory.evaluation.data import Labels
 from factory.evaluation.evaluate import Evaluation, about, evaluation, score_each, work_folder
 from factory.records import BadRow, Message, Sample
 from factory.runner.run import reason_of
 from factory.scoring.results import Result
-from factory.scoring.rows import Rows, bad_row, made_sample, messages
+from factory.scoring.rows import Rows, bad_row, made_sample
 from factory.scoring.scorer import Scorer
 from factory.words import words
 
@@ -47,8 +48,7 @@ def judge_columns(rows: Rows, given: Mapping[str, Any]) -> Columns:
     Raises `RecipeError` if one is not there.
     """
     columns = Columns()
-    people = tuple(sorted(c for c in rows.features if c.startswith(_ANNOTATOR)))
-    if people and set(_PANDALM) <= set(rows.features):
+    if people := _pandalm_people(rows):
         more = "input" if "input" in rows.features else None
         columns = Columns(*_PANDALM, people, more)
     columns = msgspec.structs.replace(columns, **given)
@@ -65,11 +65,22 @@ def evaluate_judge(
     work: Path | None = None,
     *,
     columns: Mapping[str, Any] | None = None,
+    labels: Mapping[Any, str] | None = None,
     tie_band: float = 0.0,
     engines: Mapping[str, Engine] | None = None,
 ) -> Evaluation:
-    """`scorer`: of `scorer.judge_of`, one pairwise judge. `columns`: fields of `Columns`."""
+    """`scorer`: of `scorer.judge_of`, one pairwise judge. `columns`: fields of `Columns`. `labels`:
+    what the codes of labels mean, as `{1: "a", 0: "b"}`.
+
+    Raises `RecipeError` for codes that could mean one thing or another.
+    """
     where = judge_columns(rows, columns or {})
+    coding = Labels(labels)
+    people = {*where.labels, *_pandalm_people(rows)}
+    for row in rows.read():
+        for column in people:
+            coding.look(row.get(column))
+    coding.check(rows.name)
     bad: Counter[str] = Counter()
     found: list[JudgedRow] = []
     name = next(str(getattr(stage, "name", "")) for stage in scorer.recipe.stages)
@@ -80,7 +91,7 @@ def evaluate_judge(
         if sample is None:
             assert result.failure is not None
             bad[reason_of(result.failure)] += 1
-            whole = comparison(row, index, where)
+            whole = comparison(row, index, where, coding)
             if isinstance(whole, BadRow):
                 return
             sample = whole
@@ -93,43 +104,52 @@ def evaluate_judge(
                 # Equal answers are a tie without a call: that says nothing of the judge.
                 is_consistent=verdict.is_consistent if verdict and verdict.readings else None,
                 order_gap=verdict.order_gap if verdict and verdict.readings else None,
-                human=_people(row, where),
+                human=_people(row, where, coding),
                 words_a=words(sample.candidates[0].text),
                 words_b=words(sample.candidates[1].text),
             )
         )
 
     folder = work or work_folder("judge", rows, scorer)
-    convert = partial(comparison, where=where)
+    convert = partial(comparison, where=where, labels=coding)
     calls = score_each(rows, scorer.recipe, folder, convert, each, engines)
     report = judge_report(found, tie_band=tie_band)
     return evaluation("judge", rows, about(scorer, name), report, bad, len(found), calls)
 
 
-def comparison(row: Mapping[str, Any], index: int, where: Columns) -> Sample | BadRow:
+def comparison(
+    row: Mapping[str, Any], index: int, where: Columns, labels: Labels
+) -> Sample | BadRow:
     """A row as a sample of two candidates, a and b; a label that is none makes it a bad row."""
     try:
-        prompt = messages(row[where.prompt], where.prompt)
+        prompt = read_prompt(row.get(where.prompt), where.prompt)
         more = row.get(where.more) if where.more else None
         if isinstance(more, str) and more.strip():
             last = prompt[-1]["content"]
             prompt[-1] = Message(role=prompt[-1]["role"], content=f"{last}\n\n{more}")
         if prompt[-1]["role"] != "user" or not prompt[-1]["content"].strip():
             raise SampleError(f"column '{where.prompt}' does not end with a user's message")
-        answers = [_answer(row[column], column) for column in (where.a, where.b)]
-        _people(row, where)
+        answers = [_answer(row.get(column), column) for column in (where.a, where.b)]
+        _people(row, where, labels)
         return made_sample(index, row, prompt, answers)
     except SampleError as error:
         return bad_row(row, index, str(error))
 
 
 def _answer(value: Any, column: str) -> str:
-    text = value if isinstance(value, str) else messages(value, column)[-1]["content"]
+    text = read_messages(value, column, "assistant")[-1]["content"]
     if not text.strip():
         raise SampleError(f"column '{column}' holds a blank answer")
     return text
 
 
-def _people(row: Mapping[str, Any], where: Columns) -> list[int]:
-    labels = (human_label(row[column]) for column in where.labels)
-    return [label for label in labels if label is not None]
+def _people(row: Mapping[str, Any], where: Columns, labels: Labels) -> list[int]:
+    read = (labels.read(row.get(column)) for column in where.labels)
+    return [label for label in read if label is not None]
+
+
+def _pandalm_people(rows: Rows) -> tuple[str, ...]:
+    """PandaLM's columns of labels; none in other files."""
+    if not set(_PANDALM) <= set(rows.features):
+        return ()
+    return tuple(sorted(c for c in rows.features if c.startswith(_ANNOTATOR)))

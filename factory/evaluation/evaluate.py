@@ -127,7 +127,12 @@ def readable(
 
 
 def finite(value: object) -> float | None:
-    """None: no number, or not a finite one."""
+    """None: no number, or not a finite one. A text may be a number: a cell of CSV is."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None

@@ -52,7 +52,7 @@ def card(view: View, report: ViewReport, facts: Mapping[str, Any]) -> str:
         _front_matter(report, facts),
         _title(report, facts),
         _load(report),
-        _columns(view),
+        _columns(view, facts),
         _rows(report),
         _evidence(report),
         _combined(report),
@@ -139,10 +139,11 @@ trainer.train()"""
     return _section("Load and train", f"{_fenced(code, 'python')}\n\n{note}")
 
 
-def _columns(view: View) -> str:
+def _columns(view: View, facts: Mapping[str, Any]) -> str:
+    names = [*view.features(), *(["extra"] if facts.get("carries") else [])]
     return _section(
         "Columns",
-        _table(["column", "holds"], [[_code(n), MEANINGS.get(n, "")] for n in view.features()]),
+        _table(["column", "holds"], [[_code(name), MEANINGS.get(name, "")] for name in names]),
     )
 
 

@@ -9,6 +9,7 @@ every view has been written in full.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ from factory.export.kto import KtoView
 from factory.export.preference import PreferenceView
 from factory.export.process import ProcessView
 from factory.export.reward import RewardView
+from factory.export.schemas import with_extra
 from factory.export.sft import SftView
 from factory.export.statistics import EvidenceStatistics, RowStatistics, ViewReport
 from factory.export.view import Drop, View, folder_of
 from factory.export.write import DatasetWriter
 from factory.records import Sample
+
+_LOOKED_AT = 1000
+"""Samples of which one must have `extra`, that there is a column of it."""
 
 VIEWS: dict[
     str,
@@ -74,6 +79,10 @@ def export(
     try:
         for view in views:
             exports.append(_Export(view, out / folder_of(view)))
+        if any(sample.extra is not None for sample in islice(samples(), _LOOKED_AT)):
+            facts = {**facts, "carries": True}
+            for each in exports:
+                each.carry()
         for raw in samples():
             sample = with_combined(raw, measured)
             evidence.add(sample)
@@ -94,8 +103,16 @@ class _Export:
     def __init__(self, view: View, folder: Path) -> None:
         features = view.features()
         self._view = view
+        self._carries = False
         self._writer = DatasetWriter(folder, features)
         self._statistics = RowStatistics(features)
+
+    def carry(self) -> None:
+        """Add a column `extra`, of what the source has besides."""
+        features = self._view.features()
+        if "extra" not in features:
+            self._carries = True
+            self._writer.widen(with_extra(features))
 
     def add(self, sample: Sample) -> None:
         rows_before = self._statistics.rows
@@ -103,7 +120,7 @@ class _Export:
             if isinstance(row, Drop):
                 self._statistics.drop(row.reason)
             else:
-                self._writer.add(row)
+                self._writer.add({**row, "extra": sample.extra} if self._carries else row)
                 self._statistics.add(row)
         if self._statistics.rows == rows_before:
             return

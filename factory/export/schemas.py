@@ -99,6 +99,12 @@ def process() -> Features:
     )
 
 
+def with_extra(features: Features) -> Features:
+    from datasets import Features, Value
+
+    return Features({**features, "extra": Value("string")})
+
+
 def _messages() -> object:
     from datasets import List, Value
 
@@ -128,5 +134,6 @@ MEANINGS = {
     "completions": "the steps of one solution, in order, as texts",
     "labels": "of each step: true: correct; null: unknown, as after the first error",
     "prompt_id": "the source's id of the prompt",
+    "extra": "the source's other columns, as the text of a JSON object",
 }
 """What each column holds, for the dataset card."""

@@ -90,6 +90,10 @@ class DatasetWriter:
         self._clear_up()
         self._building.mkdir(parents=True)
 
+    def widen(self, features: Features) -> None:
+        """Take these features instead. Before the first row."""
+        self._features, self._schema = features, features.arrow_schema
+
     def add(self, row: Mapping[str, Any]) -> None:
         """`row` has a value for every feature."""
         self._rows.append(row)

@@ -51,6 +51,7 @@ from factory.yamlfile import dump
 
 _FAILURES_BEFORE_STOPPING = 20  # samples that must have ended before a rate means anything
 _REASONS_KEPT = 50
+_NAMED = 12  # columns that a line names
 
 Result = TypeVar("Result")
 
@@ -254,6 +255,10 @@ class _Run:
         if manifest.state != "running":
             shards.drop_parts_from(work, manifest.parts)
             return
+        if carried := self._source.carried():
+            more = f" and {len(carried) - _NAMED} more" if len(carried) > _NAMED else ""
+            names = ", ".join(name[:40] for name in carried[:_NAMED])
+            self._progress.note(f"carried along from the source, in `extra`: {names}{more}")
         folder.begin(work, manifest)
         _save_inputs(self._recipe, work, out)
         began = time.monotonic() - manifest.seconds

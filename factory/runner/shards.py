@@ -100,6 +100,7 @@ def schema() -> pa.Schema:
             "verdicts": pa.list_(pa.struct(verdict)),
             "scores": pa.list_(pa.struct(score)),
             "step_labels": pa.list_(pa.struct(step_labels)),
+            "extra": text,
         }
     )
 

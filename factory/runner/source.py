@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,18 @@ import xxhash
 from pydantic import Field
 
 from factory.config import Config
+from factory.conversation import read_prompt, read_text, wrong_type
 from factory.errors import SampleError, SourceError
 from factory.records import BadRow, Message, Sample
 from factory.runner.formats import open_local
-from factory.runner.formats.base import Reader, Row, kind_of, readable
+from factory.runner.formats.base import Reader, Row, readable, text_of
 from factory.runner.formats.hub import HubDataset
+from factory.runner.formats.text import Delimited, split_cell
 from factory.runner.problems import Problems, is_problems
 
 RAW_CHARS = 2000
 MAX_NAMES = 12
 """Names of fields that an error lists."""
-ROLES = ("system", "user", "assistant")
-ALIASES = dict(zip(ROLES, ROLES, strict=True)) | {"human": "user", "gpt": "assistant"}
-NUMBERS = (int, float, Decimal)
 LIKELY_PROMPTS = ("messages", "question", "instruction", "conversations", "problem", "query")
 """What public datasets call their prompts; named in errors, never read without being told to."""
 
@@ -44,14 +42,15 @@ class Columns(Config):
     """What the source calls each field. The prompt's must be there, as must any renamed here."""
 
     prompt: str = "prompt"
-    """A string (one user turn), or a list of messages of which the last is the user's. A message is
-    `{role, content}` or ShareGPT's `{from, value}`."""
+    """A string (one user turn, or the turns of a "Human: ... Assistant:" transcript), or a list of
+    messages of which the last is the user's. A message is `{role, content}` or ShareGPT's
+    `{from, value}`."""
     id: str = "id"
     """A string or an integer. Absent: a hash of the prompt, so equal prompts have equal ids."""
     tags: str = "tags"
-    """A string or a list of strings."""
+    """A string or a list of strings. In a cell of CSV or TSV several stand with commas between."""
     reference: str = "reference"
-    """The reference answer: a string or a number."""
+    """The reference answer: a string, a number, a date; as text."""
     system: str = "system"
     """The row's own system prompt."""
 
@@ -60,7 +59,7 @@ class SourceConfig(Config):
     """Which prompts to read."""
 
     path: str
-    """A JSONL, CSV, TSV (each also .gz), Parquet or Arrow file, a folder saved by
+    """A JSONL, JSON, CSV, TSV (each also .gz), Parquet or Arrow file, a folder saved by
     `datasets.save_to_disk`, or a Hub dataset id. Relative to the recipe's folder. Or problems made
     by rule: `reasoning-gym:chain_sum` (see `factory/runner/problems.py`)."""
     split: str = "train"
@@ -72,7 +71,7 @@ class SourceConfig(Config):
     columns: Columns = Columns()
     system: str | None = None
     """System prompt of every row that has none of its own."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=10**12)
     """Rows to read, counted from the first, bad ones included."""
     options: dict[str, Any] = {}
     """Of problems made by rule: what their task takes, as `max_terms: 6`, a `seed`, and `exclude`: the
@@ -98,11 +97,22 @@ class Source:
 
     def rows(self, start: int = 0) -> Iterator[Sample | BadRow]:
         """Records from index `start` on."""
-        columns = list(self._config.columns.model_dump().values())
+        named = set(self._config.columns.model_dump().values())
+        columns = [*named, *self._reader.columns]
+        has_cells = isinstance(self._reader, Delimited)
         left = None if self._config.limit is None else max(0, self._config.limit - start)
         rows = islice(self._reader.rows(start, columns), left)
         for index, row in enumerate(rows, start):
-            yield _record(index, row, self._config)
+            record = _record(index, row, self._config, has_cells=has_cells)
+            if isinstance(record, Sample):
+                record.extra = _extra(row.fields, named)
+            yield record
+
+    def carried(self) -> list[str]:
+        """Columns that are none of `source.columns`: `Sample.extra` holds them, but for bytes and
+        lists of numbers. Without a schema, those of the first rows; others are carried too."""
+        named = set(self._config.columns.model_dump().values())
+        return [name for name in self._reader.columns if name not in named]
 
     def __iter__(self) -> Iterator[Sample | BadRow]:
         return self.rows()
@@ -119,13 +129,15 @@ class Source:
 
 def open_source(config: SourceConfig, folder: Path) -> Source:
     """Open the source; `folder` is where a relative path starts (the recipe's)."""
+    if "\0" in config.path or not config.path.strip():
+        raise SourceError(f"source.path is {config.path!r:.60}; name a file, a folder or a dataset")
     path = folder / os.path.expanduser(config.path)
     if config.options and not is_problems(config.path):
         raise SourceError(f"{config.path}: source.options is for reasoning-gym:TASK; remove it")
     reader: Reader
     if is_problems(config.path):
         name, reader = config.path, Problems(config.path, config.options, config.limit)
-    elif os.path.exists(path):
+    elif os.path.lexists(path):
         name, reader = path.name, open_local(path, config.split)
     elif _is_hub_id(config.path):
         name, reader = config.path, _open_hub(config, path)
@@ -190,13 +202,37 @@ def _missing(ours: str, column: str, have: list[str]) -> str:
     return f"no field {column!r} (have: {shown}{more}); set source.columns.{ours}{remedy}"
 
 
-def _record(index: int, row: Row, config: SourceConfig) -> Sample | BadRow:
-    if row.error is not None:
-        return BadRow(index, row.line, row.error, _raw(row))
+def _record(index: int, row: Row, config: SourceConfig, *, has_cells: bool) -> Sample | BadRow:
+    """`has_cells`: a list can only be a cell's text."""
+    named = config.columns.model_dump().values()
+    error = row.error or next((row.unread[name] for name in named if name in row.unread), None)
+    if error is not None:
+        return BadRow(index, row.line, error, _raw(row))
     try:
-        return _sample(index, row.fields, config)
+        return _sample(index, row.fields, config, has_cells=has_cells)
     except SampleError as error:
         return BadRow(index, row.line, str(error), _raw(row))
+
+
+# Dates as their text, whole numbers and decimals with all their digits.
+_encode_extra = msgspec.json.Encoder(decimal_format="number", enc_hook=text_of).encode
+
+
+def _extra(fields: dict[str, Any], named: set[str]) -> str | None:
+    others = {
+        name: value
+        for name, value in fields.items()
+        if name not in named and value is not None and not _is_bulk(value)
+    }
+    return _encode_extra(others).decode() if others else None
+
+
+def _is_bulk(value: object) -> bool:
+    """Bytes, or numbers in a list: pictures, embeddings and token ids stay behind."""
+    is_list = isinstance(value, list)
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, bytes) or (is_list and isinstance(value, int | float))
 
 
 def _raw(row: Row) -> str:
@@ -205,7 +241,7 @@ def _raw(row: Row) -> str:
     return text.rstrip("\r\n")[:RAW_CHARS]
 
 
-def _sample(index: int, fields: dict[str, Any], config: SourceConfig) -> Sample:
+def _sample(index: int, fields: dict[str, Any], config: SourceConfig, *, has_cells: bool) -> Sample:
     names = config.columns
     if names.prompt not in fields:
         raise SampleError(_missing("prompt", names.prompt, list(fields)))
@@ -214,11 +250,11 @@ def _sample(index: int, fields: dict[str, Any], config: SourceConfig) -> Sample:
     if system and prompt[0]["role"] != "system":
         prompt.insert(0, {"role": "system", "content": system})
     return Sample(
-        id=_string(fields.get(names.id), names.id, (int,), "an integer") or _hash(prompt),
+        id=_id(fields.get(names.id), names.id) or _hash(prompt),
         index=index,
         prompt=prompt,
-        tags=_tags(fields.get(names.tags), names.tags),
-        reference=_string(fields.get(names.reference), names.reference, NUMBERS, "a number"),
+        tags=_tags(fields.get(names.tags), names.tags, has_cells=has_cells),
+        reference=_reference(fields.get(names.reference), names.reference),
     )
 
 
@@ -228,64 +264,43 @@ def _hash(prompt: list[Message]) -> str:
 
 def _messages(value: object, name: str) -> list[Message]:
     """The conversation in a prompt's field; its last message is the user's and not blank."""
-    turns: list[Message]
-    if isinstance(value, str):
-        turns = [{"role": "user", "content": _text(value, name)}]
-    elif isinstance(value, list):
-        turns = [_message(turn, f"{name}[{at}]") for at, turn in enumerate(value)]
-    else:
-        raise _wrong_type(value, name, "a string or a list of messages")
-    if turns and turns[-1]["role"] != "user":
+    turns = read_prompt(value, name)
+    if turns[-1]["role"] != "user":
         raise SampleError(
             f"field {name!r} ends with a message of role {turns[-1]['role']!r}, expected 'user': "
             "cut the answer off, or set source.columns.prompt to a field without it"
         )
-    if not turns or not turns[-1]["content"].strip():
-        raise SampleError(f"field {name!r} is an empty prompt")
     return turns
 
 
-def _message(turn: object, name: str) -> Message:
-    if not isinstance(turn, dict):
-        raise _wrong_type(turn, name, "an object with role and content")
-    is_sharegpt = turn.get("role") is None and turn.get("from") is not None
-    role_key, content_key = ("from", "value") if is_sharegpt else ("role", "content")
-    role = _text(turn.get(role_key), f"{name}.{role_key}")
-    if role not in ALIASES:
-        raise SampleError(
-            f"field {name!r}: unknown role {role[:40]!r}, expected {', '.join(ROLES)}"
-        )
-    return {"role": ALIASES[role], "content": _text(turn.get(content_key), f"{name}.{content_key}")}
-
-
-def _tags(value: object, name: str) -> list[str]:
+def _tags(value: object, name: str, *, has_cells: bool) -> list[str]:
     if value is None or value == "":
         return []
     if isinstance(value, str):
-        return [_text(value, name)]
+        text = read_text(value, name)
+        return split_cell(text) if has_cells else [text]
     if not isinstance(value, list):
-        raise _wrong_type(value, name, "a string or a list of strings")
-    return [_text(tag, f"{name}[{at}]") for at, tag in enumerate(value)]
+        raise wrong_type(value, name, "a string or a list of strings")
+    return [read_text(tag, f"{name}[{at}]") for at, tag in enumerate(value)]
 
 
-def _string(
-    value: object, name: str, also: tuple[type, ...] = (), also_name: str = ""
-) -> str | None:
-    """An optional field as text. None: null, or empty, as an absent CSV cell is."""
+# An optional field is None where it is null, or empty, as an absent CSV cell is.
+
+
+def _string(value: object, name: str) -> str | None:
+    return None if value is None or value == "" else read_text(value, name)
+
+
+def _id(value: object, name: str) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return (
+        None if value is None or value == "" else read_text(value, name, "a string or an integer")
+    )
+
+
+def _reference(value: object, name: str) -> str | None:
     if value is None or value == "":
         return None
-    if isinstance(value, also) and not isinstance(value, bool):
-        return str(value)
-    return _text(value, name, f"a string or {also_name}" if also else "a string")
-
-
-def _text(value: object, name: str, expected: str = "a string") -> str:
-    if not isinstance(value, str):
-        raise _wrong_type(value, name, expected)
-    if "\0" in value:
-        raise SampleError(f"field {name!r} holds a NUL character; remove it")
-    return value
-
-
-def _wrong_type(value: object, name: str, expected: str) -> SampleError:
-    return SampleError(f"field {name!r} is {kind_of(value)}, expected {expected}")
+    text = None if isinstance(value, bool) else text_of(value)
+    return read_text(value if text is None else text, name, "a string or a number")

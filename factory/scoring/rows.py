@@ -1,6 +1,6 @@
 """The rows of a dataset that somebody else made, as samples with their answers already there.
 
-In: a folder saved by `datasets`, a JSON-lines, JSON or Parquet file, a Hub dataset, PRM800K or
+In: a file or folder of any format that a recipe's source takes, a Hub dataset, PRM800K or
 ProcessBench. Out: its rows as plain values, in order, any number of times, memory flat; and for
 each row the `Sample` that a scoring stage reads, or the `BadRow` that says why there is none.
 
@@ -13,6 +13,7 @@ each row the `Sample` that a scoring stage reads, or the `BadRow` that says why 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -22,12 +23,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from factory import prm800k
+from factory.conversation import read_exchange, read_messages
 from factory.errors import RecipeError, SampleError, SourceError
 from factory.evaluation.data import read_processbench
 from factory.records import BadRow, Candidate, Message, Sample, StepLabels
+from factory.runner.formats import extension
+from factory.runner.formats.base import refuse_special, text_of
+from factory.runner.formats.text import Json
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Features
 
 Shape = Literal["preference", "completion", "reward", "process"]
 
@@ -40,8 +45,8 @@ SHAPES: dict[Shape, tuple[str, ...]] = {
 }
 GIVEN = "data"
 """Names the steps that came with a row, in `Sample.step_labels`, and what made its answers."""
-_BATCH = 256
 _PROCESSBENCH = ("problem", "steps", "label")
+_PROCESSBENCH_EXTENSIONS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 _RAW_CHARS = 2000
 _ROLES = ("system", "user", "assistant", "tool")
 
@@ -59,6 +64,8 @@ class Rows(msgspec.Struct, frozen=True):
     """None: only reading them would tell."""
     left_out: dict[str, int] = {}
     """Lines of a file that are no row of it, by reason."""
+    stored: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    """A row as `features` have it: where the rows of a column differ in type, in one that holds all."""
 
     def limited(self, limit: int | None) -> Rows:
         """The first `limit` rows; None: all."""
@@ -66,7 +73,7 @@ class Rows(msgspec.Struct, frozen=True):
             return self
         return msgspec.structs.replace(
             self,
-            read=lambda: islice(self.read(), limit),
+            read=lambda: islice(self.read(), min(limit, sys.maxsize)),
             count=None if self.count is None else min(self.count, limit),
         )
 
@@ -86,12 +93,17 @@ def open_rows(data: str) -> Rows:
     """Raises `RecipeError` if there is no dataset, it cannot be read, or it has no rows."""
     path = Path(data).expanduser()
     try:
-        if path.is_file() and path.suffix == ".jsonl" and prm800k.is_prm800k(path):
-            return _prm800k_rows(data, path)
+        if "\0" not in data and path.exists():
+            refuse_special(path)
+            has_lines = path.is_file() and extension(path) in prm800k.EXTENSIONS
+            if has_lines and prm800k.is_prm800k(path):
+                return _prm800k_rows(data, path)
+            if path.is_file() and _is_processbench(path):
+                return _processbench_rows(data, path)
     except SourceError as error:
         raise RecipeError(str(error)) from error
-    if path.is_file() and _is_processbench(path):
-        return _processbench_rows(data, path)
+    except OSError as error:
+        raise RecipeError(f"{data} cannot be read: {error}") from error
     return _table_rows(data)
 
 
@@ -108,19 +120,69 @@ def shape_of(rows: Rows) -> Shape:
 
 
 def _table_rows(data: str) -> Rows:
-    from factory.training.data import read_dataset
+    from factory.training.data import open_given
 
     where = f"the dataset at {data}"
-    table, digest = read_dataset(data, where)
-    if len(table) == 0:
-        raise RecipeError(f"{where} has 0 rows; give one with rows, or export the view again")
-    return Rows(data, table.features, digest, lambda: _plain(table), len(table))
+    given = open_given(data, where)
+    if given.count == 0:
+        bad = f" ({given.first_bad})" if given.first_bad else ""
+        raise RecipeError(f"{where} has 0 rows{bad}; give one with rows, or export the view again")
+
+    def read() -> Iterator[dict[str, Any]]:
+        absent = dict.fromkeys(given.columns)
+        return (absent | row for _, row in given.rows())
+
+    features, stored = _typed(read, given.schema)
+    left_out = dict(given.left_out)
+    return Rows(data, features, given.fingerprint, read, given.count, left_out, stored)
 
 
-def _plain(table: Dataset) -> Iterator[dict[str, Any]]:
-    """Rows as Arrow holds them: nothing is decoded, so that they can be written as they were."""
-    for batch in table.with_format("arrow").iter(batch_size=_BATCH):
-        yield from batch.to_pylist()
+_ROLE_OF = {
+    "prompt": "user",
+    "chosen": "assistant",
+    "rejected": "assistant",
+    "completion": "assistant",
+}
+
+
+def _typed(
+    read: Callable[[], Iterator[dict[str, Any]]], schema: Any
+) -> tuple[Features, Callable[[dict[str, Any]], dict[str, Any]]]:
+    """Features that hold all the rows, and what makes a row fit them."""
+    from datasets import Features, List, Value
+
+    from factory.runner.formats.table import (
+        Type,
+        add_types,
+        conformed,
+        feature_of,
+        features_of_schema,
+    )
+
+    types: dict[str, Type] = {}
+    if schema is not None:
+        features, as_text = features_of_schema(schema)
+        types = dict.fromkeys(as_text, "text")
+        return features, lambda row: row | {n: conformed(row[n], "text") for n in types}
+    hold_messages: set[str] = set()
+    for row in read():
+        add_types(types, row)
+        hold_messages.update(n for n in _ROLE_OF if isinstance(row.get(n), list | dict))
+    # Texts among messages become messages.
+    mixed = {name for name in hold_messages if types[name] == "text"}
+    message = List({"role": Value("string"), "content": Value("string")})
+
+    def stored(row: dict[str, Any]) -> dict[str, Any]:
+        made = {n: conformed(row.get(n), kind) for n, kind in types.items() if n not in mixed}
+        for name in mixed:
+            try:
+                made[name] = read_messages(row.get(name), name, _ROLE_OF[name], roles=_ROLES)
+            except SampleError:
+                made[name] = None
+        return made
+
+    found = {name: message if name in mixed else feature_of(kind) for name, kind in types.items()}
+    return Features(found), stored
 
 
 def _prm800k_rows(data: str, path: Path) -> Rows:
@@ -175,11 +237,10 @@ def _prm800k_rows(data: str, path: Path) -> Rows:
 
 def _is_processbench(path: Path) -> bool:
     """By the names in its first row."""
-    if path.suffix not in {".json", ".jsonl"}:
+    if extension(path) not in _PROCESSBENCH_EXTENSIONS:
         return False
-    with path.open("rb") as file:
-        head = file.readline(1 << 20) + file.read(1 << 16)
-    return all(f'"{name}":'.encode() in head.replace(b" ", b"") for name in _PROCESSBENCH)
+    first = next((row.fields for row in Json(path).rows() if row.error is None), {})
+    return set(_PROCESSBENCH) <= first.keys()
 
 
 def _processbench_rows(data: str, path: Path) -> Rows:
@@ -246,12 +307,14 @@ def made_sample(
     """A sample of these answers; id, tags and reference are the row's, where it has them."""
     name, tags, reference = row.get("prompt_id"), row.get("tags"), row.get("reference")
     digest = hashlib.blake2b(msgspec.json.encode(prompt), digest_size=8)
+    if isinstance(tags, str):
+        tags = [tags] if tags else []
     return Sample(
         id=digest.hexdigest() if name is None or name == "" else str(name),
         index=index,
         prompt=prompt,
         tags=[t for t in tags if isinstance(t, str)] if isinstance(tags, list) else [],
-        reference=None if reference is None else str(reference),
+        reference=text_of(reference) or None,
         candidates=[Candidate(i, text, GIVEN, GIVEN, "") for i, text in enumerate(answers)],
         step_labels=steps or [],
     )
@@ -309,44 +372,9 @@ def _given_steps(row: Mapping[str, Any], shape: Shape) -> list[StepLabels]:
 
 
 def _conversation(row: Mapping[str, Any], answer: Any, column: str) -> list[Message]:
-    """The prompt and an answer; without a prompt, the conversation that the answer is.
-
-    An answer that repeats the prompt, as UltraFeedback's do, is not put behind it again.
-    """
-    from factory.training.reward_rows import split_transcript
-
-    prompt = row.get("prompt")
-    if prompt is None:
-        turns = split_transcript(answer) if isinstance(answer, str) else answer
-        conversation = messages(turns, column)
-    else:
-        before = messages(prompt, "prompt")
-        is_text = isinstance(answer, str)
-        after = messages([{"role": "assistant", "content": answer}] if is_text else answer, column)
-        is_repeated = len(after) > len(before) and after[: len(before)] == before
-        conversation = after if is_repeated else [*before, *after]
-    if conversation[-1]["role"] != "assistant":
-        raise SampleError(f"column '{column}' does not end with the assistant's answer")
-    if not conversation[-1]["content"].strip():
-        raise SampleError(f"column '{column}' holds a blank answer")
-    return conversation
-
-
-def messages(value: Any, column: str) -> list[Message]:
-    """A text (one user's turn) or a list of messages. Raises `SampleError` for anything else."""
-    if isinstance(value, str):
-        value = [{"role": "user", "content": value}]
-    if not isinstance(value, list) or not value:
-        raise SampleError(f"column '{column}': expected text or messages, found {_short(value)}")
-    made: list[Message] = []
-    for turn in value:
-        role, content = (
-            turn.get(k) if isinstance(turn, dict) else None for k in Message.__annotations__
-        )
-        if role not in _ROLES or not isinstance(content, str):
-            raise SampleError(f"column '{column}': a message is {_short(turn)}")
-        made.append({"role": role, "content": content})
-    return made
+    """The prompt and an answer; without a prompt, the conversation that the answer is."""
+    prompt, turns = read_exchange(row, answer, column, roles=_ROLES)
+    return [*prompt, *turns]
 
 
 def _short(value: Any) -> str:

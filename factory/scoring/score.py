@@ -100,7 +100,7 @@ async def score_async(
             with Results(rows, recipe, out) as results:
                 samples = (sample_of(row, i, shape) for i, row in enumerate(rows.read()))
                 record.calls = await results.fill(samples, open_engines, progress)
-                _write(columns, results, out, record)
+                _write(rows, columns, results, out, record)
         return record
 
 
@@ -176,7 +176,7 @@ def _is_done(old: Record | None, new: Record, out: Path) -> bool:
     return old.state == "finished" and not old.retriable and (out / "state.json").is_file()
 
 
-def _write(columns: Columns, results: Results, out: Path, record: Record) -> None:
+def _write(rows: Rows, columns: Columns, results: Results, out: Path, record: Record) -> None:
     """The dataset takes its place when all of it is on disk, then score.json says so."""
     made = out / "dataset.half"
     shutil.rmtree(made, ignore_errors=True)
@@ -187,7 +187,7 @@ def _write(columns: Columns, results: Results, out: Path, record: Record) -> Non
         with half.open("wb") as quarantine:
             for row, result in results:
                 record.rows += 1
-                writer.add({**row, **columns.values(result)})
+                writer.add({**rows.stored(row), **columns.values(result)})
                 if result.failure is not None:
                     quarantine.write(msgspec.json.encode(result.failure) + b"\n")
                     reasons[reason_of(result.failure)] += 1

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from factory.errors import RecipeError
 from factory.training.rewards import Rewards, build_rewards
+from factory.training.session import beyond_embeddings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -79,20 +80,23 @@ def usable(session: Session, rewards: Rewards) -> Dataset:
     """The rows to train on, prompts as messages where the model has a chat template. The others are
     counted. Raises `RecipeError` if none is left."""
     args, dataset = session.args, session.dataset
-    if isinstance(dataset[0]["prompt"], str) and session.tokenizer.chat_template is not None:
-        dataset = dataset.map(_as_messages, remove_columns="prompt")
     limit = _prompt_limit(session)
     too_long = f"prompt over {limit} tokens"
-    left_out = {too_long: 0, NO_REFERENCE: 0}
+    size = session.vocabulary()
+    unknown = beyond_embeddings(size or 0)
+    left_out = {too_long: 0, NO_REFERENCE: 0, unknown: 0}
     kept: list[int] = []
     longest = 0
     for i, row in enumerate(dataset):
-        length = _prompt_tokens(session.tokenizer, row["prompt"], args.chat_template_kwargs or {})
+        ids = _prompt_ids(session.tokenizer, row["prompt"], args.chat_template_kwargs or {})
+        length = len(ids)
         if rewards.needs_reference and not has_reference(row):
             left_out[NO_REFERENCE] += 1
         elif limit is not None and length > limit:
             left_out[too_long] += 1
             longest = max(longest, length)
+        elif size is not None and max(ids, default=0) >= size:
+            left_out[unknown] += 1
         else:
             kept.append(i)
     session.leave_out(left_out)
@@ -104,11 +108,6 @@ def usable(session: Session, rewards: Rewards) -> Dataset:
             f"max_completion_length ({args.max_completion_length}) must fit the model's context"
         )
     return dataset.select(kept)
-
-
-def _as_messages(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A text is the user's one message, as in a recipe's source and in ppo."""
-    return {"prompt": [{"role": "user", "content": row["prompt"]}]}
 
 
 def has_reference(row: Mapping[str, Any]) -> bool:
@@ -131,13 +130,14 @@ def _prompt_limit(session: Session) -> int | None:
     return min(limits, default=None)
 
 
-def _prompt_tokens(tokenizer: Any, prompt: Any, template_options: Mapping[str, Any]) -> int:
+def _prompt_ids(tokenizer: Any, prompt: Any, template_options: Mapping[str, Any]) -> list[int]:
     if isinstance(prompt, str):
-        return len(tokenizer(prompt)["input_ids"])
-    ids = tokenizer.apply_chat_template(
-        prompt, add_generation_prompt=True, return_dict=False, **template_options
+        return list(tokenizer(prompt)["input_ids"])
+    return list(
+        tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, return_dict=False, **template_options
+        )
     )
-    return len(ids)
 
 
 @contextlib.contextmanager

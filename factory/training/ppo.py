@@ -30,7 +30,7 @@ from factory.errors import RecipeError
 from factory.training import online, options
 from factory.training.ppo_config import PpoConfig
 from factory.training.progress import say
-from factory.training.session import Session
+from factory.training.session import Session, beyond_embeddings
 
 if TYPE_CHECKING:
     from factory.training.experience import Prompt
@@ -117,7 +117,8 @@ def _prompts(session: Session, rewards: Rewards) -> Sequence[Prompt]:
     from factory.training.experience import Prompt
 
     limit = _longest_prompt(session)
-    prompts, longest, without = [], 0, 0
+    size = session.vocabulary()
+    prompts, longest, without, unknown = [], 0, 0, 0
     for row in session.dataset:
         if rewards.needs_reference and not online.has_reference(row):
             without += 1
@@ -126,11 +127,23 @@ def _prompts(session: Session, rewards: Rewards) -> Sequence[Prompt]:
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         ids = prompt_ids(session.tokenizer, messages, {})
+        if size is not None and max(ids, default=0) >= size:
+            unknown += 1
+            continue
         longest = max(longest, len(ids))
         if len(ids) <= limit:
             prompts.append(Prompt(messages, ids, row.get("reference")))
-    too_long = len(session.dataset) - len(prompts) - without
-    session.leave_out({f"prompt over {limit} tokens": too_long, online.NO_REFERENCE: without})
+    too_long = len(session.dataset) - len(prompts) - without - unknown
+    beyond = beyond_embeddings(size or 0)
+    session.leave_out(
+        {
+            f"prompt over {limit} tokens": too_long,
+            online.NO_REFERENCE: without,
+            beyond: unknown,
+        }
+    )
+    if not prompts and unknown:
+        raise RecipeError(f"none of the {unknown} prompts is left: {beyond}")
     if not prompts and too_long:
         raise RecipeError(
             f"none of the {too_long} prompts has at most {limit} tokens, the least of "

@@ -50,8 +50,7 @@ def train(
 ) -> dict[str, Any]:
     """See `factory.training.base.Trainer.train`. A causal model gets a new head, drawn from the
     seed; a process reward model of as many classes keeps its own."""
-    rows, fingerprint, dropped = process_data.open_rows(data)
-    opened = rows, fingerprint
+    opened, dropped = process_data.open_rows(data)
     session = Session("prm", COLUMNS, data, model, out, lora, config, resume, opened=opened)
     if session.record is not None:
         return session.record

@@ -18,7 +18,8 @@ from factory.engines.base import Scoring
 from factory.engines.render import step_ids
 from factory.errors import EngineError, RecipeError, SampleError, SourceError
 from factory.records import Message
-from factory.training.data import content_hash, open_dataset
+from factory.runner.formats import extension
+from factory.training.data import Opened, content_hash, open_dataset
 from factory.training.progress import say
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Encoded(NamedTuple):
 def is_prm800k(data: Path | str) -> bool:
     """Whether `data` is a PRM800K file. Raises `RecipeError` if it is a file that cannot be read."""
     path = Path(data).expanduser()
-    if path.suffix != ".jsonl" or not path.is_file():
+    if extension(path) not in prm800k.EXTENSIONS or not path.is_file():
         return False
     try:
         return prm800k.is_prm800k(path)
@@ -112,16 +113,15 @@ def open_prm800k(data: Path | str) -> tuple[Dataset, dict[str, int]]:
     return Dataset.from_dict(columns, features=features), dict(sorted(dropped.items()))
 
 
-def open_rows(data: Path | str) -> tuple[Dataset, str, dict[str, int]]:
-    """The rows, the hash of the file's contents (as `training.data.open_dataset`), and how much of
-    a PRM800K file made no row, by reason.
+def open_rows(data: Path | str) -> tuple[Opened, dict[str, int]]:
+    """The rows, and how much of a PRM800K file made no row, by reason.
 
     Raises `RecipeError` if there are no rows, or not of the right columns.
     """
     if not is_prm800k(data):
-        return *open_dataset(data, "prm", COLUMNS), {}
+        return open_dataset(data, "prm", COLUMNS), {}
     dataset, dropped = open_prm800k(data)
-    return dataset, content_hash(Path(data).expanduser()), dropped
+    return Opened(dataset, content_hash(Path(data).expanduser())), dropped
 
 
 # From rows to tokens -----------------------------------------------------------------------------

@@ -7,12 +7,12 @@ vanishes: one that cannot be trained on has a reason, and `Encoded` counts them.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from factory.conversation import split_transcript
 from factory.engines.render import conversation_ids, prompt_ids
 from factory.errors import RecipeError
 from factory.records import Message
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 SAME = "both answers are the same"
 NO_PAIR = "no two answers with different scores"
 NO_SCORE = "no score"
-
-_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 @dataclass(frozen=True)
@@ -173,23 +170,6 @@ def _encoded(
         missing=sum(used["is_missing"]),
         longest=max(table["longest"]),
     )
-
-
-def split_transcript(text: str) -> list[Message]:
-    """The turns of "\\n\\nHuman: ...\\n\\nAssistant: ...", as Anthropic's hh-rlhf writes whole
-    conversations; `engines.render.transcript` joins them again. What stands before the first turn
-    is the system's. A text without turns is one user turn."""
-    turns = list(_TURN.finditer(text))
-    if not turns:
-        return [{"role": "user", "content": text}]
-    messages: list[Message] = []
-    if opening := text[: turns[0].start()]:
-        messages.append({"role": "system", "content": opening})
-    ends = [turn.start() for turn in turns[1:]] + [len(text)]
-    for turn, end in zip(turns, ends, strict=True):
-        content = text[turn.end() : end].removeprefix(" ")
-        messages.append({"role": _ROLES[turn[1]], "content": content})
-    return messages
 
 
 def _conversation(row: Mapping[str, Any], answer: Any, column: str, index: int) -> list[Message]:

@@ -22,9 +22,10 @@ from factory.engines.render import NEXT_TURN
 from factory.errors import FactoryError, RecipeError, SampleError
 from factory.training import mentions, options, trackers
 from factory.training.curves import draw
-from factory.training.data import no_progress_bars, open_dataset
+from factory.training.data import Opened, no_progress_bars, open_dataset, to_messages
 from factory.training.folder import Job, TrainingFolder
 from factory.training.progress import last_metrics, make_progress, say
+from factory.training.rows import MESSAGES
 from factory.training.save import save_model, saved_dtype
 from factory.training.tokenizer import end_answers, load_tokenizer, transcript_template
 
@@ -47,19 +48,20 @@ class Session:
         config: Mapping[str, Any],
         resume: bool,
         *,
-        opened: tuple[Dataset, str] | None = None,
+        opened: Opened | None = None,
     ) -> None:
         """Opens the data, unless it is `opened` already (as `open_dataset` returns it), and looks at
         the folder; loads no weights and writes nothing."""
         self._start = time.monotonic()
-        self._left_out: dict[str, int] = {}
         self._config = _as_json(config)
-        self.dataset, data_fingerprint = opened or open_dataset(data, kind, columns)
+        self._opened = opened or open_dataset(data, kind, columns)
+        self.dataset = self._opened.dataset
+        self._left_out: dict[str, int] = dict(self._opened.left_out)
         self.model_dir = weights.resolve(str(model))
         self._job = Job(
             kind=kind,
             data=str(data),
-            data_fingerprint=data_fingerprint,
+            data_fingerprint=self._opened.fingerprint,
             model=str(model),
             model_fingerprint=weights.fingerprint(self.model_dir),
             lora=None if lora is None else _as_json(lora),
@@ -114,6 +116,9 @@ class Session:
         }
         self.tokenizer = load_tokenizer(self.model_dir, trust_remote_code=trust)
         self._own_template = self.tokenizer.chat_template
+        self._say_form()
+        if self._opened.is_plain and self._own_template is not None:
+            self.dataset = to_messages(self.dataset, self._job.kind)
         # Scoring models read what `engines.render` makes, which needs no template.
         generates = lora_task == "CAUSAL_LM"
         is_chat = generates and not isinstance(self.dataset[0]["prompt"], str)
@@ -134,6 +139,20 @@ class Session:
         """Where an engine stops the model besides its end tokens."""
         return NEXT_TURN if self._own_template is None else None
 
+    def _say_form(self) -> None:
+        """What the rows looked like, what is made of them, and which are not among them."""
+        forms = " and ".join(f"{count} {form}" for form, count in self._opened.forms.items())
+        made = ""
+        if self._opened.is_plain and self._own_template is None:
+            made = ", trained on as they are: the model has no chat template"
+        elif set(self._opened.forms) - {MESSAGES}:
+            made = ", read as user and assistant turns"
+            made += ", given the model's chat template" if self._own_template else ""
+        say(f"rows: {forms or len(self.dataset)}{made}")
+        total = len(self.dataset) + sum(self._opened.left_out.values())
+        for reason, count in self._opened.left_out.items():
+            say(f"{count} of {total} rows left out: {reason}")
+
     def _sequences_a_step(self) -> int | None:
         accumulation = getattr(self.args, "gradient_accumulation_steps", None)
         if accumulation is None:  # ppo's batch is memory's alone
@@ -152,8 +171,9 @@ class Session:
 
     def leave_out(self, reasons: Mapping[str, int]) -> None:
         """Say how many rows are not trained on, by reason (`over 1024 tokens`), and record it."""
-        self._left_out = {reason: count for reason, count in reasons.items() if count}
-        for reason, count in self._left_out.items():
+        found = {reason: count for reason, count in reasons.items() if count}
+        self._left_out = self._opened.left_out | found
+        for reason, count in found.items():
             say(f"{count} of {len(self.dataset)} rows left out: {reason}")
 
     def fit(
@@ -163,6 +183,7 @@ class Session:
         `more`: what else to record."""
         from transformers import PrinterCallback
 
+        self._leave_out_unknown_ids(trainer)
         self._check(trainer, rows_cut)
         trainer.remove_callback(PrinterCallback)  # it would print every log as a dict
         is_main = trainer.is_world_process_zero()  # of those that `accelerate launch` started
@@ -180,10 +201,11 @@ class Session:
             "data": {
                 "path": self._job.data,
                 "fingerprint": self._job.data_fingerprint,
-                "rows": len(self.dataset),
+                "rows": len(self.dataset) + sum(self._opened.left_out.values()),
                 "rows_used": len(trainer.train_dataset),
                 "rows_cut": rows_cut,
                 "rows_left_out": self._left_out,
+                "forms": self._opened.forms,
             },
             "base_model": {"name": self._job.model, "fingerprint": self._job.model_fingerprint},
             "lora": self._job.lora,
@@ -200,6 +222,34 @@ class Session:
             self._folder.finish(record, keep_checkpoints="save_total_limit" in self._config)
             say(f"{self._folder.path}: {steps} steps in {record['seconds']:.0f} s")
         return record
+
+    def vocabulary(self) -> int | None:
+        """Token ids that the model has embeddings for, from 0. None: its config does not say."""
+        from transformers import AutoConfig
+
+        trust = self.model_options["trust_remote_code"]
+        config = AutoConfig.from_pretrained(self.model_dir, trust_remote_code=trust)
+        size: int | None = getattr(config.get_text_config(), "vocab_size", None)
+        return size
+
+    def _leave_out_unknown_ids(self, trainer: Any) -> None:
+        """Rows with a token that the model does not know, as where the tokenizer was given new ones."""
+        import datasets
+
+        rows, size = trainer.train_dataset, self.vocabulary()
+        if not isinstance(rows, datasets.Dataset) or size is None:
+            return
+        unknown = _rows_beyond(rows, size)
+        if not unknown:
+            return
+        reason = beyond_embeddings(size)
+        if len(unknown) == len(rows):
+            raise RecipeError(
+                f"none of the {len(rows)} rows is left: {reason}; is the tokenizer another model's?"
+            )
+        say(f"{len(unknown)} of {len(self.dataset)} rows left out: {reason}")
+        self._left_out = self._left_out | {reason: len(unknown)}
+        trainer.train_dataset = rows.select([i for i in range(len(rows)) if i not in unknown])
 
     def _steps_of_finished(self, trainer: Any) -> int | None:
         """If the checkpoint is of the last step (the kill came while the result was saved): its
@@ -225,7 +275,7 @@ class Session:
                 f"none of the {rows} rows is left: every prompt alone fills max_length "
                 f"({length} tokens); raise config.max_length"
             )
-        if used < rows and not self._left_out:
+        if used < rows and self._left_out == self._opened.left_out:
             say(f"{rows - used} of {rows} rows left out: the prompt alone fills {length} tokens")
         if cut:
             say(f"{cut} of {rows} rows cut to max_length, {length} tokens")
@@ -262,6 +312,33 @@ class Session:
             raise
         except Exception as error:
             raise _in_plain_words(error, self._job.model, self._config, self._job.kind) from error
+
+
+def beyond_embeddings(size: int) -> str:
+    """The reason for leaving out a text with a token that the model lacks."""
+    return f"a token id beyond the model's {size} embeddings"
+
+
+def _rows_beyond(rows: Dataset, size: int) -> set[int]:
+    """Places of rows with a token id of `size` or more in a column whose name ends in `ids`."""
+    from pyarrow import compute
+
+    columns = [name for name in rows.column_names if name.endswith("ids")]
+    found: set[int] = set()
+    first = 0
+    for batch in rows.with_format("arrow").iter(batch_size=1000) if columns else ():
+        for name in columns:
+            flat = batch[name].combine_chunks()
+            if (compute.max(compute.list_flatten(flat, recursive=True)).as_py() or 0) < size:
+                continue
+            places = list(range(first, first + len(flat)))
+            while hasattr(flat.type, "value_type"):
+                places = [places[i] for i in compute.list_parent_indices(flat).to_pylist()]
+                flat = compute.list_flatten(flat)
+            is_beyond = compute.greater_equal(flat, size)
+            found.update(places[i] for i in compute.indices_nonzero(is_beyond).to_pylist())
+        first += batch.num_rows
+    return found
 
 
 def _as_json(given: Mapping[str, Any]) -> dict[str, Any]:

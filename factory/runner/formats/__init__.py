@@ -14,10 +14,12 @@ import msgspec
 
 from factory.errors import SourceError
 from factory.runner.formats.arrow import ArrowFile, Parquet, SavedDataset
-from factory.runner.formats.base import Reader, readable
-from factory.runner.formats.text import Delimited, JsonLines
+from factory.runner.formats.base import Reader, readable, refuse_special
+from factory.runner.formats.text import Delimited, Json, JsonLines
 
 FILE_READERS: dict[str, Callable[[Path], Reader]] = {
+    ".json": Json,
+    ".json.gz": Json,
     ".jsonl": JsonLines,
     ".jsonl.gz": JsonLines,
     ".csv": lambda path: Delimited(path, ","),
@@ -28,6 +30,8 @@ FILE_READERS: dict[str, Callable[[Path], Reader]] = {
     ".arrow": ArrowFile,
 }
 
+SUPPORTED = f"{', '.join(FILE_READERS)}, or a folder saved by datasets.save_to_disk"
+
 
 def extension(path: Path) -> str:
     """The file name's last suffix, in small letters, with the one before `.gz`."""
@@ -35,16 +39,16 @@ def extension(path: Path) -> str:
     return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
-def open_local(path: Path, split: str) -> Reader:
+def open_local(path: Path, split: str = "train") -> Reader:
     """The reader of a file or folder that exists."""
+    refuse_special(path)
     if path.is_dir():
         return SavedDataset(_split_folder(path, split))
     reader = FILE_READERS.get(extension(path))
     if reader is None:
-        remedy = f"supported: {', '.join(FILE_READERS)}, or a folder saved by datasets.save_to_disk"
-        if extension(path) == ".json":
-            remedy += f"; for a JSON array: jq -c '.[]' {path.name} > {path.stem}.jsonl"
-        raise SourceError(f"{path}: unknown kind of file {extension(path)!r}; {remedy}")
+        raise SourceError(
+            f"{path}: unknown kind of file {extension(path)!r}; supported: {SUPPORTED}"
+        )
     return reader(path)
 
 
@@ -57,7 +61,8 @@ def _split_folder(path: Path, split: str) -> Path:
     if (path / "state.json").is_file():
         return path
     if not (path / "dataset_dict.json").is_file():
-        inside = sorted(file.name for file in path.iterdir() if extension(file) in FILE_READERS)
+        with readable(path):
+            inside = sorted(p.name for p in path.iterdir() if extension(p) in FILE_READERS)
         remedy = f"name one of its files ({', '.join(inside[:5])})" if inside else "name a file"
         raise SourceError(
             f"{path}: a folder, but not one saved by datasets.save_to_disk (it has no state.json "
@@ -67,4 +72,6 @@ def _split_folder(path: Path, split: str) -> Path:
         have = msgspec.json.decode((path / "dataset_dict.json").read_bytes(), type=_Splits).splits
     if split not in have:
         raise SourceError(f"{path}: no split {split!r} (have: {', '.join(have)}); set source.split")
+    if Path(split).name != split:
+        raise SourceError(f"{path}: the split {split!r} is no name of a folder; rename it")
     return path / split

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from factory.runner.formats.base import Row, readable
+from factory.errors import SourceError
+from factory.runner.formats.base import Row, readable, refuse_special
 
 BATCH_ROWS = 256
 BLOCK_BYTES = 2**20
@@ -24,6 +25,7 @@ class Parquet:
     def __init__(self, path: Path) -> None:
         self.files = [path]
         with self._open() as file:
+            self.schema = file.schema_arrow
             self.columns = list(file.schema_arrow.names)
             groups = range(file.metadata.num_row_groups)
             self._group_rows = [file.metadata.row_group(group).num_rows for group in groups]
@@ -67,6 +69,7 @@ class ArrowFile:
     def __init__(self, path: Path) -> None:
         self.files = [path]
         with self._open() as reader:
+            self.schema = reader.schema
             self.columns = list(reader.schema.names)
 
     def count(self, limit: int | None) -> int:
@@ -107,8 +110,17 @@ class SavedDataset:
     def __init__(self, folder: Path) -> None:
         with readable(folder, ValueError):
             state = msgspec.json.decode((folder / "state.json").read_bytes(), type=_State)
-        self.files = [folder / file.filename for file in state.data_files]
+        names = [file.filename for file in state.data_files]
+        if strange := [name for name in names if Path(name).name != name or "\0" in name]:
+            raise SourceError(
+                f"{folder}: state.json names {strange[0]!r}, which is no file of the folder; write "
+                "the dataset again"
+            )
+        self.files = [folder / name for name in names]
+        for file in self.files:
+            refuse_special(file)
         self._parts = [ArrowFile(file) for file in self.files]
+        self.schema = self._parts[0].schema
         self.columns = self._parts[0].columns
 
     def count(self, limit: int | None) -> int:
@@ -173,12 +185,15 @@ def _arrow_rows(batch: Any) -> Iterator[Row]:
 
 def _single_rows(batch: Any) -> Iterator[Row]:
     for index in range(batch.num_rows):
-        try:
-            row = batch.slice(index, 1)
-            row.validate()
-            yield Row(None, row.to_pylist()[0])
-        except UnicodeDecodeError as error:
-            byte = f"byte 0x{error.object[error.start]:02x} at byte offset {error.start}"
-            yield Row(None, {}, f"not UTF-8: {byte} of a field")
-        except (ValueError, OverflowError) as error:
-            yield Row(None, {}, f"a value cannot be read: {error}")
+        row = Row(None, {})
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                value = column.slice(index, 1)
+                value.validate()
+                row.fields[name] = value.to_pylist()[0]
+            except UnicodeDecodeError as error:
+                byte = f"byte 0x{error.object[error.start]:02x} at byte offset {error.start}"
+                row.unread[name] = f"not UTF-8: {byte} of a field"
+            except (ValueError, OverflowError) as error:
+                row.unread[name] = f"a value cannot be read: {error}"
+        yield row

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +28,8 @@ class Row(msgspec.Struct):
     error: str | None = None
     raw: bytes | None = None
     """The row's bytes (text formats)."""
+    unread: dict[str, str] = {}
+    """Columns that are not in `fields` because their value here is damaged, and how."""
 
 
 class Reader(Protocol):
@@ -60,6 +65,50 @@ def readable(path: Path, *kinds: type[Exception]) -> Iterator[None]:
         raise SourceError(f"{path}: cannot be read: {reason or error}; {remedy}") from error
 
 
+def refuse_special(path: Path) -> None:
+    """Raise `SourceError` unless it is a file or a folder: a pipe or a device would be waited for,
+    or read without end."""
+    with readable(path, ValueError):
+        mode = path.stat().st_mode
+    for is_one, name in _SPECIAL:
+        if is_one(mode):
+            raise SourceError(f"{path}: {name} and not a file; write what it gives to a file")
+
+
+_SPECIAL = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def text_of(value: object) -> str | None:
+    """A single value as text: what a date, a decimal or a number writes. None: it is a list, an
+    object, null, or bytes that are no text.
+
+    >>> text_of("007"), text_of(Decimal("1.50")), text_of(datetime.date(2024, 1, 31)), text_of(True)
+    ('007', '1.50', '2024-01-31', 'true')
+    """
+    match value:
+        case str():
+            return value
+        case bool():
+            return "true" if value else "false"
+        case int() | float() | Decimal():
+            return str(value)
+        case datetime.date() | datetime.time():
+            return value.isoformat()
+        case datetime.timedelta():
+            return str(value)
+        case bytes():
+            try:
+                return value.decode()
+            except UnicodeDecodeError:
+                return None
+    return None
+
+
 def kind_of(value: object) -> str:
     """A value's type in JSON's words."""
     return _KINDS.get(type(value), f"a {type(value).__name__}")
@@ -70,6 +119,7 @@ _KINDS = {
     bool: "a boolean",
     int: "a number",
     float: "a number",
+    Decimal: "a number",
     str: "a string",
     list: "a list",
     dict: "an object",
