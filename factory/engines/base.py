@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from pydantic import Field
@@ -103,16 +103,20 @@ def refuse_other_task(request: Request, task: Task, model: str) -> None:
         )
 
 
+Tokens = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+"""A count of tokens, within what a trace file holds."""
+
+
 class Completion(msgspec.Struct, array_like=True):
-    """What a model answered."""
+    """What a model answered. The ledger remembers none, and reads none, outside of these types."""
 
     text: str
     finish_reason: str
     """`stop` or `length`."""
-    prompt_tokens: int
-    cached_tokens: int
+    prompt_tokens: Tokens
+    cached_tokens: Tokens
     """Prompt tokens whose keys and values came from the engine's prefix cache."""
-    output_tokens: int
+    output_tokens: Tokens
     label_logprobs: dict[str, float] | None = None
     """Natural log-probabilities under the whole vocabulary, <= 0; None unless labels were asked."""
     scores: list[list[float]] | None = None
