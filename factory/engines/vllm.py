@@ -36,6 +36,7 @@ from factory.engines.base import (
     EngineStats,
     Request,
     Task,
+    ended,
     label_token,
     refuse_other_task,
 )
@@ -202,6 +203,9 @@ class VllmEngine:
 
     def _answer(self, request: Request, output: Any) -> Completion:
         answer = output.outputs[0]
+        finish_reason = ended(answer.finish_reason)
+        if finish_reason is None:
+            raise SampleError(f"vLLM did not end its answer: finish_reason {answer.finish_reason}")
         logprobs: dict[str, float] | None = None
         if request.labels:
             shown = answer.logprobs[0]
@@ -212,7 +216,7 @@ class VllmEngine:
             }
         return Completion(
             text="" if request.labels else answer.text,
-            finish_reason="length" if answer.finish_reason == "length" else "stop",
+            finish_reason=finish_reason,
             prompt_tokens=len(output.prompt_token_ids),
             cached_tokens=output.num_cached_tokens or 0,
             output_tokens=len(answer.token_ids),

@@ -142,14 +142,25 @@ class Calls:
         self._in_flight[key] = ours
         completion = None
         try:
-            completion = await engine.generate(request)
-            completion.text = _encodable(completion.text)
-            self._ledger.put(key, completion)
+            answered = await engine.generate(request)
+            self._remember(key, answered)
+            completion = answered
             count.made += 1
             return completion
         finally:
             del self._in_flight[key]
             ours.set_result(completion)
+
+    def _remember(self, key: bytes, completion: Completion) -> None:
+        """Raises `SampleError` for what the ledger, a trace or the manifest could not hold."""
+        try:
+            completion.text = _encodable(completion.text)
+            self._ledger.put(key, completion)
+        except (msgspec.MsgspecError, TypeError, ValueError, AttributeError) as error:
+            raise SampleError(
+                f"the model's answer cannot be kept ({error}): {completion!r:.500}; mend the engine "
+                "or server it comes from: the next run asks again"
+            ) from error
 
 
 def _is_sampled(question: Question) -> bool:
