@@ -133,6 +133,8 @@ class VllmEngine:
             settings: list[Any] = [c.dtype, sorted(c.chat_template_kwargs.items()), content]
             if c.task != "generate":
                 settings += [c.task, c.label_tokens]
+            if elsewhere := weights.read_from(c.engine_args):
+                settings.append(elsewhere)
             self._fingerprint = f"{weights.fingerprint(self._model_dir)}:{settings}"
         return self._fingerprint
 
