@@ -28,6 +28,7 @@ from pathlib import Path
 
 import msgspec
 
+from factory.durable import sync
 from factory.engines.base import Completion, Request
 from factory.errors import LedgerError
 
@@ -89,6 +90,7 @@ class Ledger:
         self._writing: dict[bytes, bytes] = {}
         self._undecodable: set[bytes] = set()
         self._failure: Exception | None = None
+        self._groups = 0  # committed
         self._wake = threading.Condition()
         self._is_closing = False
         self._is_stale = False
@@ -263,13 +265,22 @@ class Ledger:
                 self._wake.notify()
 
     def flush(self) -> None:
-        """Return when all that was put is committed."""
+        """Return when all that was put until now is on disk, whatever is put meanwhile."""
         with self._wake:
+            last = self._groups + bool(self._writing) + bool(self._pending)
             self._wake.notify()
-            while (self._pending or self._writing) and not self._failure:
+            while self._groups < last and not self._failure:
                 self._wake.wait(COMMIT_EVERY)
         if self._failure:
             raise self._broken(self._failure) from self._failure
+        # A commit alone withstands a kill, not a power cut. The log only: to close a second handle
+        # of the database itself would give up SQLite's locks on it.
+        try:
+            sync(self._log)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._broken(error) from error
 
     def close(self) -> None:
         """Commit what is pending and close. May be called twice."""
@@ -306,6 +317,7 @@ class Ledger:
                 with self._wake:
                     self._is_stale = True  # before the next line: a look-up misses neither
                     self._writing = {}
+                    self._groups += 1
                     self._wake.notify_all()
         except Exception as error:  # handed to whoever next puts, flushes or closes
             with self._wake:

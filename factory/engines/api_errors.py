@@ -35,6 +35,10 @@ _REMEDIES = {
 _REMEDY = "mend what it complains of"
 
 
+class Refusal(SampleError):
+    """A server refused a request for what is in it, or for whose it is."""
+
+
 def may_pass(error: APIError) -> bool:
     """Whether the same call may succeed a little later."""
     from openai import APIConnectionError, APIStatusError
@@ -108,9 +112,9 @@ def refusal(server: Server, error: APIError, model: str, key_name: str) -> Excep
     if status == 404:
         return no_model(server, model, f"; it said {said}")
     if status in _OF_THE_REQUEST and not _OF_THE_ACCOUNT.search(said):
-        return SampleError(f"{server.url} refused the request: {said}", is_permanent=True)
+        return Refusal(f"{server.url} refused the request: {said}", is_permanent=True)
     remedy = _REMEDIES.get(status, _REMEDY)
-    return SampleError(f"{server.url} refused the request: {said}; {remedy}, then run again")
+    return Refusal(f"{server.url} refused the request: {said}; {remedy}, then run again")
 
 
 def no_model(server: Server, model: str, said: str = "") -> EngineError:

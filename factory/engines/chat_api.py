@@ -129,15 +129,17 @@ def count(usage: object, field: str) -> int:
 # -- labels ------------------------------------------------------------------------------------
 
 
-def _labels(server: Server, choice: Mapping[str, Any], labels: tuple[str, ...]) -> dict[str, float]:
-    """The log-probability of each label; empty: no label is shown.
+def _labels(
+    server: Server, choice: Mapping[str, Any], labels: tuple[str, ...]
+) -> dict[str, float] | None:
+    """The log-probability of each label; empty: no label is shown; None: the server shows nothing.
 
     Where the answer's own token is a label with white space before it (" A"), that is how this
     model writes them: the forms of a label then count together.
     """
     first = _first_token(server, choice)
     if first is None:
-        return {}
+        return None
     tops = first.get("top_logprobs")
     if not isinstance(tops, list | None):
         raise odd(server, "top_logprobs", tops, "a list")

@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import msgspec
 from pydantic import Field, field_validator
 
 from factory.config import Config
@@ -37,7 +38,7 @@ from factory.engines.base import (
 )
 from factory.engines.http import client_for
 from factory.engines.routing import Router, Server
-from factory.errors import ContextOverflow, EngineError
+from factory.errors import ContextOverflow, EngineError, SampleError
 
 # Seconds before retry i: uniform in [0, min(_LONGEST_WAIT, 2**i)], on top of any Retry-After. Eight
 # retries last a minute and a half on average, which is a server's restart.
@@ -142,6 +143,45 @@ class EndpointEngine:
             await server.client.close()
 
     async def generate(self, request: Request) -> Completion:
+        completion = await self._answer(request)
+        if request.labels and completion.label_logprobs is None:
+            completion.label_logprobs = {}  # none is known, which is an answer too
+        self._stats.add(completion)
+        return completion
+
+    async def check(self, request: Request) -> None:
+        """Make a call like this one, as short as can be, and count it nowhere.
+
+        Raises `EngineError` if no such call can be answered.
+        """
+        max_tokens = request.sampling.get("max_tokens", 1)
+        sampling = {**request.sampling, "max_tokens": 1}
+        sampling.pop("min_tokens", None)
+        try:
+            try:
+                completion = await self._answer(msgspec.structs.replace(request, sampling=sampling))
+            except api_errors.Refusal:
+                if request.labels or request.scoring or sampling == request.sampling:
+                    raise
+                completion = await self._answer(request)  # it refuses so short an answer, perhaps
+        except api_errors.Refusal as error:
+            raise EngineError(f"{error}{_wants(request)}") from error
+        except SampleError:
+            return  # of this one call: others may fare better
+        if request.labels and completion.label_logprobs is None:
+            raise EngineError(
+                f"{' and '.join(self.config.urls)} gives no log-probabilities, by which a judge is "
+                "read; switch them on there (logprobs, top_logprobs), or name a server that has "
+                "them, as vLLM"
+            )
+        for server in self._router.servers:
+            if not request.scoring and 0 < server.context <= max_tokens:
+                raise EngineError(
+                    f"{server.url}: max_tokens {max_tokens} leaves no room for a prompt in the "
+                    f"model's context of {server.context} tokens; lower max_tokens"
+                )
+
+    async def _answer(self, request: Request) -> Completion:
         from openai import APIError
 
         refuse_other_task(request, self.config.task, self.config.model)
@@ -164,7 +204,6 @@ class EndpointEngine:
                     server.note_failure()
                 else:
                     server.is_failing = False
-                    self._stats.add(completion)
                     return completion
             if retry == self.config.max_retries:
                 break
@@ -212,6 +251,16 @@ class EndpointEngine:
                 if prompt_tokens + max_tokens > server.context:
                     raise ContextOverflow(prompt_tokens, max_tokens, server.context) from None
             raise
+
+
+def _wants(request: Request) -> str:
+    """What a server must be able to do for a request that it refused."""
+    if not request.prefix and not request.labels:
+        return ""
+    wanted = "continue a message that has begun (continue_final_message)" if request.prefix else ""
+    if request.labels:
+        wanted += (" and " if wanted else "") + "give log-probabilities (logprobs, top_logprobs)"
+    return f"; it must {wanted}, as vLLM does: name another server or model for this stage"
 
 
 def _is_http(url: str) -> bool:

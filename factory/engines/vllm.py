@@ -181,6 +181,23 @@ class VllmEngine:
             f"in {self._log}"
         )
 
+    async def check(self, request: Request) -> None:
+        """Start the engine, and see what all requests of this kind would meet before they reach it:
+        other sampling parameters than vLLM has, labels of several tokens, no room for an answer.
+
+        Raises `FactoryError`.
+        """
+        await self._running()
+        refuse_other_task(request, self.config.task, self.config.model)
+        tokens = 0 if request.scoring else self._params(request).max_tokens
+        context = self._engine.model_config.max_model_len
+        try:
+            prompt_tokens = len(self._ids(request)[0])
+            if prompt_tokens + tokens > context:
+                raise ContextOverflow(prompt_tokens, tokens, context)
+        except SampleError as error:
+            raise EngineError(f"{self.config.model}: {error}") from error
+
     async def _call(self, engine: Any, ids: list[int], params: Any, priority: int) -> Any:
         from vllm import TokensPrompt
         from vllm.exceptions import VLLMValidationError

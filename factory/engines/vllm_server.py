@@ -81,7 +81,7 @@ class VllmCalls:
         names = {label: f"token_id:{token}" for label, token in tokens.items()}
         found = {label: shown[name] for label, name in names.items() if name in shown}
         found = chat_api.bounded(request.labels, found, shown.values())
-        return chat_api.read(server, answer, choice, "", found)
+        return chat_api.read(server, answer, choice, "", found if shown else None)
 
     async def score(self, server: Server, messages: list[Message], scoring: Scoring) -> Completion:
         """A scoring model's outputs at the conversation's end, or at each step.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import inspect
 import re
@@ -38,6 +39,7 @@ from factory.runner import manifest as manifests
 from factory.runner import shards
 from factory.runner.calls import Calls, SampleModels, StageCount
 from factory.runner.manifest import Manifest
+from factory.runner.preflight import Preflight
 from factory.runner.progress import Progress
 from factory.runner.schedule import in_order
 from factory.runner.source import Source, open_source
@@ -218,6 +220,7 @@ async def outcomes(
     """Each row taken through all stages, many at once; in the rows' order."""
     labels = recipe.stage_labels()
     has_own_stage = any(":" in stage.kind for stage in recipe.stages)
+    preflight = Preflight(recipe, calls.engines)
 
     async def go_through(row: Sample | BadRow) -> Outcome:
         if isinstance(row, BadRow):
@@ -225,9 +228,10 @@ async def outcomes(
                 Failure(row.index, row.line, None, "source", row.error, row.raw, is_permanent=True)
             )
         sample, counts = row, {}
-        for label, stage in zip(labels, recipe.stages, strict=True):
+        for position, (label, stage) in enumerate(zip(labels, recipe.stages, strict=True)):
             count = counts[label] = StageCount()
-            models = SampleModels(calls, recipe.constitution, sample, recipe.seed, count)
+            before = functools.partial(preflight.before, position)
+            models = SampleModels(calls, recipe.constitution, sample, recipe.seed, count, before)
             began = time.monotonic()
             try:
                 sample = await stage(sample, models)
