@@ -7,16 +7,23 @@ editing pay only for calls that were never made before.
 SQLite in WAL mode with one writer thread that commits in groups, at most `COMMIT_EVERY` seconds
 apart: what a `kill -9` can lose is what completed since the last commit. Look-ups see completions
 that are not committed yet. Only one process at a time writes a ledger: the run's lock sees to it.
-Whatever is wrong with a ledger, we never delete or replace it.
+
+Invariants:
+- A ledger that holds anything is never deleted or replaced, whatever is wrong with it. A row that
+  cannot be decoded is a call that was never made: it is made again, and then replaced.
+- The write-ahead log stays under 64 MiB, unless another program reads the ledger all the while.
+- Where the file system cannot share memory, as some network file systems, a rollback journal
+  takes the log's place: slower, as safe.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -32,10 +39,27 @@ COMMIT_EVERY = 0.05
 
 _QUERY = 256  # keys asked for at once
 _ROWS = 500  # rows written at once
+_PAGE = 4096  # bytes
+# A log longer than this is written back and emptied; one transaction adds about a third of it.
+_LOG_BYTES = 24 << 20
+_TRANSACTION_BYTES = 8 << 20
+_TIMEOUT = 30.0  # seconds to wait for another process's lock
+_TABLE = "CREATE TABLE calls (key BLOB PRIMARY KEY, completion BLOB NOT NULL) WITHOUT ROWID"
+# How SQLite fails where it cannot share memory between processes, as its log needs.
+_NO_LOG = frozenset(
+    {
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
 
 _encode_key = msgspec.json.Encoder()
 _encode = msgspec.msgpack.Encoder()
 _decode = msgspec.msgpack.Decoder(Completion)
+
+log = logging.getLogger(__name__)
 
 
 def call_key(fingerprint: str, request: Request) -> bytes:
@@ -62,49 +86,96 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._pending: dict[bytes, Completion] = {}
-        self._writing: dict[bytes, Completion] = {}
+        self._pending: dict[bytes, bytes] = {}
+        self._writing: dict[bytes, bytes] = {}
+        self._undecodable: set[bytes] = set()
         self._failure: Exception | None = None
         self._groups = 0  # committed
         self._wake = threading.Condition()
         self._is_closing = False
         self._is_stale = False
+        self._reading = threading.Lock()  # who uses the reader's connection
+        self._log = path.with_name(path.name + "-wal")
+        self._log_limit = _LOG_BYTES
         try:
+            self._has_log = self._make()
             self._reader = self._open()
             self._find = self._reader.cursor()
-            self._find.execute("BEGIN")
         except sqlite3.Error as error:
             raise self._broken(error) from error
         self._thread = threading.Thread(target=self._write_groups, name="ledger", daemon=True)
         self._thread.start()
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self.path, isolation_level=None, check_same_thread=False, timeout=30
+    # -- opening -------------------------------------------------------------------------------
+
+    def _make(self) -> bool:
+        """Make the ledger if there is none, or an empty file. True: it has a write-ahead log."""
+        try:
+            answer = self._make_with("NORMAL", "WAL")
+            if answer == "wal":
+                return True
+        except sqlite3.OperationalError as error:  # there is no memory to share
+            if error.sqlite_errorcode & 0xFF not in _NO_LOG:
+                raise
+            answer = str(error)
+        # Exclusive: the one way, there, into a file that has a log.
+        self._make_with("EXCLUSIVE", "TRUNCATE")
+        log.warning(
+            "%s: SQLite can keep no write-ahead log on this file system (%s) and uses a rollback "
+            "journal, which is as safe and slower; an --out on a local disk is faster",
+            self.path,
+            answer,
         )
-        is_new = connection.execute("PRAGMA page_count").fetchone()[0] == 0
-        if not is_new:
-            application = connection.execute("PRAGMA application_id").fetchone()[0]
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if application != _APPLICATION_ID:
-                raise LedgerError(
-                    f"{self.path} is a SQLite file but not a ledger; it was left as it is. "
-                    "Use another --out, or move the file away"
-                )
-            if version != FORMAT:
-                raise LedgerError(
-                    f"{self.path} has ledger format {version}, this version of factory reads "
-                    f"format {FORMAT}; it was left as it is. Use another --out, or the version of "
-                    "factory that wrote it"
-                )
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        if is_new:
-            connection.executescript(
-                f"BEGIN; PRAGMA application_id={_APPLICATION_ID}; PRAGMA user_version={FORMAT};"
-                "CREATE TABLE IF NOT EXISTS calls (key BLOB PRIMARY KEY, completion BLOB NOT NULL)"
-                " WITHOUT ROWID; COMMIT;"
+        return False
+
+    def _make_with(self, locking: str, journal: str) -> str:
+        """Returns the journal that SQLite says it uses."""
+        with contextlib.closing(self._connect()) as connection:
+            connection.execute(f"PRAGMA locking_mode={locking}").fetchone()
+            self._refuse_other_file(connection)
+            answer: str = connection.execute(f"PRAGMA journal_mode={journal}").fetchone()[0]
+            connection.execute("BEGIN IMMEDIATE")  # now, not at the first call: it may fail
+            if not _find_table(connection):
+                connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version={FORMAT}")
+                connection.execute(_TABLE)
+            connection.execute("COMMIT")
+            return answer
+
+    def _refuse_other_file(self, connection: sqlite3.Connection) -> None:
+        """A file in which nothing is yet is none: a kill or a full disk leaves it behind while a
+        ledger is made."""
+        application, version = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("application_id", "user_version")
+        )
+        if (application, version) == (0, 0) and not _find_table(connection):
+            return
+        if application != _APPLICATION_ID:
+            raise LedgerError(
+                f"{self.path} is a SQLite file but not a ledger; it was left as it is. "
+                "Use another --out, or move the file away"
             )
+        if version != FORMAT:
+            raise LedgerError(
+                f"{self.path} has ledger format {version}, this version of factory reads "
+                f"format {FORMAT}; it was left as it is. Use another --out, or the version of "
+                "factory that wrote it"
+            )
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, timeout=_TIMEOUT
+        )
+
+    def _open(self) -> sqlite3.Connection:
+        connection = self._connect()
+        if self._has_log:
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA wal_autocheckpoint=0")  # `_shorten_log` sees to it
+        else:
+            connection.execute("PRAGMA journal_mode=TRUNCATE")
+            connection.execute("PRAGMA synchronous=FULL")
         connection.execute("SELECT key FROM calls LIMIT 1").fetchone()
         return connection
 
@@ -115,11 +186,14 @@ class Ledger:
             "then starts with an empty ledger"
         )
 
+    # -- looking up ----------------------------------------------------------------------------
+
     def __len__(self) -> int:
         self.flush()
         try:
-            self._see_commits()
-            count: int = self._reader.execute("SELECT count(*) FROM calls").fetchone()[0]
+            with self._reading:
+                self._see_commits()
+                count: int = self._reader.execute("SELECT count(*) FROM calls").fetchone()[0]
         except sqlite3.Error as error:
             raise self._broken(error) from error
         return count
@@ -139,35 +213,54 @@ class Ledger:
             else:
                 missing.append(key)
         try:
-            self._see_commits()
-            for i in range(0, len(missing), _QUERY):
-                part = missing[i : i + _QUERY]
-                marks = ",".join("?" * len(part))
-                query = f"SELECT key, completion FROM calls WHERE key IN ({marks})"
-                for key, completion in self._find.execute(query, part):
-                    found[key] = _decode.decode(completion)
-        except (sqlite3.Error, msgspec.DecodeError) as error:
+            with self._reading:
+                self._see_commits()
+                for i in range(0, len(missing), _QUERY):
+                    part = missing[i : i + _QUERY]
+                    marks = ",".join("?" * len(part))
+                    query = f"SELECT key, completion FROM calls WHERE key IN ({marks})"
+                    for key, encoded in self._find.execute(query, part):
+                        try:
+                            found[key] = _decode.decode(encoded)
+                        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
+                            self._undecodable.add(key)
+        except sqlite3.Error as error:
             raise self._broken(error) from error
         return found
 
     def just_put(self, key: bytes) -> Completion | None:
         """The completion of a call that was put a moment ago: it may not be committed yet."""
-        return self._pending.get(key) or self._writing.get(key)
+        encoded = self._pending.get(key) or self._writing.get(key)
+        return _decode.decode(encoded) if encoded else None
 
     def _see_commits(self) -> None:
         """Look-ups share one read transaction, begun anew after each commit of ours: a transaction
-        for every look-up would cost as much as the look-up."""
+        for every look-up would cost as much as the look-up. Without a log it would stop all
+        commits, so there each look-up has its own."""
         if self._is_stale:
             self._is_stale = False
-            self._find.execute("COMMIT")
+            self._end_reading()
+        if self._has_log and not self._reader.in_transaction:
             self._find.execute("BEGIN")
 
+    def _end_reading(self) -> None:
+        if self._reader.in_transaction:
+            self._find.execute("COMMIT")
+
+    # -- writing -------------------------------------------------------------------------------
+
     def put(self, key: bytes, completion: Completion) -> None:
-        """Remember a completion; it is on disk at the next group commit."""
+        """Remember a completion; it is on disk at the next group commit.
+
+        Raises `msgspec.MsgspecError`, `TypeError` or `ValueError` for one that could not be read
+        back, and remembers nothing then.
+        """
         if self._failure:
             raise self._broken(self._failure) from self._failure
+        encoded = _encode.encode(completion)
+        _decode.decode(encoded)
         with self._wake:
-            self._pending[key] = completion
+            self._pending[key] = encoded
             if len(self._pending) == 1:
                 self._wake.notify()
 
@@ -180,9 +273,14 @@ class Ledger:
                 self._wake.wait(COMMIT_EVERY)
         if self._failure:
             raise self._broken(self._failure) from self._failure
-        for file in (self.path.with_name(f"{self.path.name}-wal"), self.path):
-            with contextlib.suppress(FileNotFoundError):
-                sync(file)  # a commit alone withstands a kill, not a power cut
+        # A commit alone withstands a kill, not a power cut. The log only: to close a second handle
+        # of the database itself would give up SQLite's locks on it.
+        try:
+            sync(self._log)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._broken(error) from error
 
     def close(self) -> None:
         """Commit what is pending and close. May be called twice."""
@@ -213,15 +311,9 @@ class Ledger:
                     if not self._pending:
                         return
                     self._writing, self._pending = self._pending, {}
-                values = [x for key, c in self._writing.items() for x in (key, _encode.encode(c))]
-                connection.execute("BEGIN")
-                # Many rows a statement: each statement gives up the interpreter's lock once, and
-                # waits for it again while the event loop is busy.
-                for i in range(0, len(values), 2 * _ROWS):
-                    part = values[i : i + 2 * _ROWS]
-                    rows = ",".join(["(?,?)"] * (len(part) // 2))
-                    connection.execute(f"INSERT OR IGNORE INTO calls VALUES {rows}", part)
-                connection.execute("COMMIT")
+                for rows in _transactions(self._writing):
+                    self._write(connection, rows)
+                    self._shorten_log(connection)
                 with self._wake:
                     self._is_stale = True  # before the next line: a look-up misses neither
                     self._writing = {}
@@ -235,3 +327,62 @@ class Ledger:
         finally:
             if connection:
                 connection.close()
+
+    def _write(self, connection: sqlite3.Connection, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        replaced = [(key,) for key, _ in rows if key in self._undecodable]
+        connection.executemany("DELETE FROM calls WHERE key = ?", replaced)
+        # Many rows a statement: each statement gives up the interpreter's lock once, and
+        # waits for it again while the event loop is busy.
+        for i in range(0, len(rows), _ROWS):
+            values = [x for row in rows[i : i + _ROWS] for x in row]
+            marks = ",".join(["(?,?)"] * (len(values) // 2))
+            connection.execute(f"INSERT OR IGNORE INTO calls VALUES {marks}", values)
+        connection.execute("COMMIT")
+        self._undecodable.difference_update(key for (key,) in replaced)
+
+    def _shorten_log(self, connection: sqlite3.Connection) -> None:
+        """Empty a log that has become long. SQLite itself does so only in a moment without a
+        reader, and ours always holds its transaction."""
+        if not self._has_log or _size(self._log) < self._log_limit:
+            return
+        with self._reading:
+            self._end_reading()
+        # Copies the log into the file, which takes a while. A look-up meanwhile begins at the log's
+        # end, so it is in the way of nothing but the emptying.
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        with self._reading:
+            self._end_reading()
+            # At once or not at all: look-ups wait, and another program may read for hours.
+            connection.execute("PRAGMA busy_timeout=0")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            connection.execute(f"PRAGMA busy_timeout={int(_TIMEOUT * 1000)}")
+        self._log_limit = _size(self._log) + _LOG_BYTES
+
+
+def _transactions(rows: Mapping[bytes, bytes]) -> Iterator[list[tuple[bytes, bytes]]]:
+    """The rows in lists that each add about `_TRANSACTION_BYTES` to the log, at most: a row's
+    place in the file is random, so it costs a page or two besides its own bytes."""
+    part: list[tuple[bytes, bytes]] = []
+    size = 0
+    for row in rows.items():
+        part.append(row)
+        size += 2 * _PAGE + len(row[1])
+        if size >= _TRANSACTION_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _find_table(connection: sqlite3.Connection) -> bool:
+    """Whether there is any table in the file."""
+    return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+
+
+def _size(path: Path) -> int:
+    """Bytes; 0: there is no such file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -14,8 +14,10 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -75,6 +77,7 @@ def _download(model: str) -> Path:
 
     name, _, revision = model.partition("@")
     wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "tokenizer*"]
+    wanted += ["*.tiktoken", "*.py"]
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
     except Exception as error:  # the hub client raises a dozen unrelated kinds
@@ -156,24 +159,70 @@ def _convert(gguf: Path, out: Path) -> None:
 
 
 def fingerprint(model_dir: Path) -> str:
-    """Hash (32 hex digits) of the weights, configuration, tokenizer and chat template in a folder.
+    """Hash (32 hex digits) of all in a folder that decides what the model answers: weights in every
+    form, adapters, configuration, tokenizer, chat template, code.
 
     Reads every byte once, at the disk's speed; the hash of a weight file is then remembered by its
-    path, size and time of change.
+    path, size and times of change. Raises `EngineError` if a file cannot be read.
     """
     import xxhash
 
-    names = sorted(
-        path.name
-        for path in model_dir.iterdir()
-        if path.suffix in {".safetensors", ".jinja", ".model"}
-        or path.name
-        in {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
-    )
     whole = xxhash.xxh3_128()
-    for name in names:
-        whole.update(f"{name}:{_file_hash(model_dir / name)}\n".encode())
+    try:
+        for path in sorted(_deciding(model_dir), key=lambda path: path.as_posix()):
+            name = path.relative_to(model_dir).as_posix()
+            whole.update(f"{name}:{_file_hash(path)}\n".encode())
+    except OSError as error:
+        raise EngineError(
+            f"the model in {model_dir} cannot be read ({error}); mend the folder, or download it "
+            "again"
+        ) from error
     return whole.hexdigest()
+
+
+def read_from(engine_args: Mapping[str, Any]) -> dict[str, str]:
+    """Hash of what lies at each path among an engine's arguments, as another tokenizer's."""
+    found = {}
+    for name, value in sorted(engine_args.items()):
+        path = Path(value) if isinstance(value, str) and "/" in value else None
+        if path and path.is_dir():
+            found[name] = fingerprint(path)
+        elif path and path.is_file():
+            found[name] = _file_hash(path)
+    return found
+
+
+def _deciding(model_dir: Path) -> Iterator[Path]:
+    """The files that decide what a model answers. Whatever else is beside them does not."""
+    for path in model_dir.iterdir():
+        if path.name in _OF_A_TRAINING or path.name.startswith((".", "rng_state")):
+            continue
+        if (path.suffix in _SUFFIXES or path.name in _TEXTS) and not path.is_dir():
+            yield path
+    yield from model_dir.glob("additional_chat_templates/*.jinja")
+    if (model_dir / "modules.json").is_file():  # of sentence-transformers: how outputs are pooled
+        yield from model_dir.glob("*/config.json")
+
+
+_SUFFIXES = frozenset(
+    {
+        *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf"),
+        *(".json", ".jinja", ".py"),
+        *(".model", ".tiktoken"),
+    }
+)
+_TEXTS = frozenset({"merges.txt", "vocab.txt"})  # of tokenizers
+# Left in a model's folder by the training that made it.
+_OF_A_TRAINING = frozenset(
+    {
+        *("job.json", "training.json", "quality.json"),
+        *("trainer_state.json", "training_args.bin"),
+        *("optimizer.pt", "optimizer.bin", "scheduler.pt", "scheduler.bin", "scaler.pt"),
+        *("all_results.json", "train_results.json", "eval_results.json"),
+    }
+)
+_SETTLED = 2 * 10**9
+"""Nanoseconds after which a change would show in a file's times, whose clock may tick slowly."""
 
 
 def _file_hash(path: Path) -> str:
@@ -182,7 +231,8 @@ def _file_hash(path: Path) -> str:
     real = path.resolve()
     stat = real.stat()
     remembered = cache_dir() / "hashes.json"
-    key = f"{real}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
+    # The time of the inode's change too: a file put in another's place may keep the other.
+    key = f"{real}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
     known: dict[str, str] = {}
     with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
         known = msgspec.json.decode(remembered.read_bytes(), type=dict[str, str])
@@ -192,7 +242,9 @@ def _file_hash(path: Path) -> str:
     with real.open("rb") as file:
         while chunk := file.read(1 << 24):
             digest.update(chunk)
-    if stat.st_size > 1 << 24:  # a cache only: losing an entry to a race costs one more reading
+    is_settled = time.time_ns() - stat.st_ctime_ns > _SETTLED
+    if stat.st_size > 1 << 24 and is_settled:
+        # A cache only: losing an entry to a race costs one more reading.
         with contextlib.suppress(OSError):
             remembered.parent.mkdir(parents=True, exist_ok=True)
             half = remembered.with_suffix(f".{os.getpid()}")

@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
@@ -77,8 +77,10 @@ class Reply(NamedTuple):
     """What the fake server answers to one call."""
 
     status: int
-    body: dict[str, Any]
+    body: Any
     headers: dict[str, str] = {}
+    parts: Iterable[bytes] | None = None
+    """Sent one by one in the body's place, as they come."""
 
 
 def completion(text: str = "ok", **choice: Any) -> Reply:
@@ -175,16 +177,22 @@ class _Server(ThreadingHTTPServer):
 def _handler(fake: FakeServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # an answer in two writes would wait 40 ms for the second
 
         def _reply(self, body: dict[str, Any]) -> None:
             reply = fake.answer(self.path, body, self.headers.get("Authorization"))
             data = json.dumps(reply.body).encode()
             self.send_response(reply.status)
-            headers = {"Content-Type": "application/json", "Content-Length": str(len(data))}
+            headers = {"Content-Type": "application/json"}
+            if reply.parts is None:
+                headers["Content-Length"] = str(len(data))
+            else:
+                self.close_connection = True
             for name, value in (headers | reply.headers).items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(data)
+            for part in [data] if reply.parts is None else reply.parts:
+                self.wfile.write(part)
 
         def do_GET(self) -> None:
             self._reply({})

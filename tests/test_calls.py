@@ -367,3 +367,34 @@ def test_a_ledger_that_cannot_be_read_fails_everyone_who_asked(
         assert [str(r) for r in results] == ["no more", "no more"]
 
     with_calls(tmp_path, FakeEngine(), body)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        Completion("x", "stop", 1, 0, 1, {"A": None}),  # type: ignore[dict-item]
+        Completion("x", "stop", 1, 0, 2**31),
+        Completion("x", "stop", 1.5, 0, 1),  # type: ignore[arg-type]
+        Completion(["x"], "stop", 1, 0, 1),  # type: ignore[arg-type]
+        None,
+    ],
+)
+def test_an_answer_that_cannot_be_kept_costs_its_sample_alone(tmp_path: Path, odd: Any) -> None:
+    engine, count = HeldEngine(), StageCount()
+
+    async def body(calls: Calls) -> None:
+        asked = asyncio.create_task(calls.answer("m", [ask_for("x"), ask_for("y")], count))
+        await settle()
+        engine.held[0].set_result(odd)
+        engine.held[1].set_result(said("fine"))
+        with pytest.raises(SampleError, match="cannot be kept") as caught:
+            await asked
+        assert not caught.value.is_permanent
+        again = StageCount()
+        [fine] = await calls.answer("m", [ask_for("y")], again)
+        assert (fine.completion.text, again.remembered) == ("fine", 1)
+
+    with_calls(tmp_path, engine, body)
+    assert (count.made, count.output_tokens) == (1, 0)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert len(ledger) == 1

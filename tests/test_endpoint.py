@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import logging
+import math
 import random
+import sqlite3
 import threading
 import time
 import traceback
@@ -14,15 +18,18 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from pydantic import ValidationError
 
 from factory.engines import render, routing, vllm_server
-from factory.engines.base import Completion, Request, Sampling
+from factory.engines.base import Completion, Request, Sampling, Scoring
 from factory.engines.endpoint import EndpointConfig, EndpointEngine
 from factory.errors import ContextOverflow, EngineError, SampleError
+from factory.ledger import Ledger
+from factory.runner.calls import Calls, StageCount
 from tests import servers
-from tests.servers import FakeServer, completion, failure, free_port
+from tests.servers import FakeServer, Reply, completion, failure, free_port
 
 VLLM_CARD = {"id": "smol", "owned_by": "vllm"}
 KEY = "sk-very-secret-0123456789"
@@ -145,6 +152,256 @@ def test_a_refused_request_is_not_retried_and_keeps_the_servers_words(words: str
     assert len(server.calls) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (402, "top up the account"),
+        (405, "correct base_url"),
+        (406, "mend what it complains of"),
+        (410, "name another"),
+        (425, "too early"),
+        (451, "another model or provider"),
+    ],
+)
+def test_what_a_person_can_mend_is_asked_again_by_the_next_run(status: int, remedy: str) -> None:
+    with FakeServer(failure(status, "so it is")) as server:
+        error = error_of(config(server.url), request())
+    assert isinstance(error, SampleError)
+    assert not error.is_permanent
+    for said in (server.url, f"HTTP {status}: so it is", remedy, "run again"):
+        assert said in str(error)
+
+
+@pytest.mark.parametrize(
+    "words", ["Your credit balance is too low", "billing hard limit", "API key not valid"]
+)
+def test_a_400_that_is_about_the_account_is_asked_again_by_the_next_run(words: str) -> None:
+    with FakeServer(failure(400, words)) as server:
+        error = error_of(config(server.url), request())
+    assert isinstance(error, SampleError)
+    assert not error.is_permanent
+
+
+def test_a_redirect_is_not_followed_and_said() -> None:
+    there = {"Location": "https://elsewhere.example/v1"}
+    with FakeServer(Reply(307, {}, there)) as server:
+        error = error_of(config(server.url), request())
+    assert isinstance(error, EngineError)
+    assert "redirects to https://elsewhere.example/v1" in str(error)
+    assert len(server.calls) == 1
+
+
+def test_a_server_that_drips_is_not_waited_for() -> None:
+    done = threading.Event()
+
+    def drip() -> Iterator[bytes]:
+        yield b"{"
+        while not done.wait(0.05):
+            yield b" "
+
+    began = time.monotonic()
+    with FakeServer(Reply(200, None, parts=drip())) as server:
+        error = error_of(config(server.url, timeout=0.4, max_retries=0), request())
+        done.set()
+    assert "no whole answer within the 0.4 s of timeout" in str(error)
+    assert time.monotonic() - began < 5
+
+
+def test_an_answer_without_end_costs_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("factory.engines.http.LONGEST_ANSWER", 1 << 20)
+    done = threading.Event()
+
+    def without_end() -> Iterator[bytes]:
+        while not done.is_set():
+            yield b" " * 65536
+
+    with FakeServer(Reply(200, None, parts=without_end())) as server:
+        error = error_of(config(server.url), request())
+        done.set()
+    assert isinstance(error, SampleError)
+    assert "more than 1 MiB" in str(error)
+
+
+def test_a_small_answer_that_unpacks_into_a_huge_one_costs_the_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("factory.engines.http.LONGEST_ANSWER", 1 << 20)
+    packed = gzip.compress(b" " * (8 << 20))
+    reply = Reply(200, None, {"Content-Encoding": "gzip"}, parts=[packed])
+    with FakeServer(reply) as server:
+        error = error_of(config(server.url), request())
+    assert "more than 1 MiB" in str(error)
+
+
+def test_a_packed_answer_is_read() -> None:
+    packed = gzip.compress(json.dumps(completion("hello").body).encode())
+    with FakeServer(Reply(200, None, {"Content-Encoding": "gzip"}, parts=[packed])) as server:
+        [answer] = ask(config(server.url), request())
+    assert answer.text == "hello"
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>Bad gateway</html>", b"", b"[1]", b"[" * 99_999, b"\xff{"]
+)
+def test_an_answer_that_is_no_json_object_costs_the_sample(body: bytes) -> None:
+    with FakeServer(Reply(200, None, parts=[body])) as server:
+        error = error_of(config(server.url), request())
+    assert isinstance(error, SampleError)
+    assert not error.is_permanent
+    assert "no JSON object" in str(error)
+
+
+@pytest.mark.parametrize("after", ["31536000", "-5", "nan", "inf", "1e999", "soon", "9" * 400])
+def test_a_server_is_asked_again_within_minutes_whatever_it_says(after: str) -> None:
+    sleeps = Sleeps()
+    with FakeServer(failure(429, retry_after=after)) as server:
+        ask(config(server.url), request(), sleep=sleeps)
+    assert 0 <= sleeps[0] <= 301
+
+
+@pytest.mark.parametrize("year", ["0001", "9999", "99999"])
+def test_a_retry_after_in_another_age_does_no_harm(year: str) -> None:
+    sleeps = Sleeps()
+    with FakeServer(failure(429, retry_after=f"Fri, 31 Dec {year} 23:59:59 GMT")) as server:
+        ask(config(server.url), request(), sleep=sleeps)
+    assert 0 <= sleeps[0] <= 301
+
+
+@pytest.mark.parametrize("reason", ["error", "abort", None, 7, {"type": "stop"}, "insufficient"])
+def test_an_answer_that_did_not_end_is_no_answer(reason: object) -> None:
+    with FakeServer(completion("half an ans", finish_reason=reason)) as server:
+        error = error_of(config(server.url), request())
+    assert isinstance(error, SampleError)
+    assert not error.is_permanent
+    assert f"finish_reason {reason!r}" in str(error)
+
+
+@pytest.mark.parametrize("reason", ["tool_calls", "function_call"])
+def test_a_tool_call_is_no_answer(reason: str) -> None:
+    with FakeServer(completion("", finish_reason=reason)) as server:
+        error = error_of(config(server.url), request())
+    assert isinstance(error, SampleError)
+    assert "called a tool" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("eos_token", "stop"), ("END_TURN", "stop"), ("max_tokens", "length")]
+)
+def test_other_words_for_the_same_end_are_known(said: str, meant: str) -> None:
+    with FakeServer(completion(finish_reason=said)) as server:
+        [answer] = ask(config(server.url), request())
+    assert answer.finish_reason == meant
+
+
+@pytest.mark.parametrize("odd", [True, 1.5, -1, 2**31, 10**30, math.nan, "12", None, [1]])
+def test_counts_that_are_none_are_zero(odd: object) -> None:
+    reply = completion("fine")
+    usage = {"prompt_tokens": odd, "completion_tokens": odd}
+    reply.body["usage"] = {**usage, "prompt_tokens_details": {"cached_tokens": odd}}
+    with FakeServer(reply, reply._replace(body={**reply.body, "usage": odd})) as server:
+        answers = ask(config(server.url), request(), request())
+    assert answers == [Completion("fine", "stop", 0, 0, 0)] * 2
+
+
+@pytest.mark.parametrize("odd", [7, ["text"], [{"type": "text", "text": "hi"}], {"a": 1}, True])
+def test_text_that_is_none_costs_the_sample(odd: object) -> None:
+    with FakeServer(completion(message={"content": odd})) as server:
+        error = error_of(config(server.url), request())
+    assert isinstance(error, SampleError)
+    assert not error.is_permanent
+    for said in (server.url, "content", repr(odd), "text should be"):
+        assert said in str(error)
+
+
+@pytest.mark.parametrize("odd", [None, "-0.5", True, math.nan, 3.0, [1]])
+def test_a_log_probability_that_is_none_costs_the_sample(odd: object) -> None:
+    tops = [{"token": "A", "logprob": -0.5}, {"token": "B", "logprob": odd}]
+    logprobs = {"content": [{**tops[0], "top_logprobs": tops}]}
+    with FakeServer(completion("A", logprobs=logprobs)) as server:
+        error = error_of(config(server.url), request(labels=("A", "B")))
+    assert isinstance(error, SampleError)
+    for said in (server.url, "token 'B'", "logprob", "number of 0 or less"):
+        assert said in str(error)
+
+
+# -- whatever a server says ----------------------------------------------------------------------
+
+ODD = [None, True, -1, 1.5, 2**31, 10**40, "x", "", [], {}, [None], [[]], {"a": None}, "\ud800"]
+
+
+def mutated(rng: random.Random, value: Any) -> Any:
+    """The value with one place in it, itself included, replaced or taken away."""
+    if isinstance(value, dict) and value and rng.random() < 0.85:
+        name = rng.choice(list(value))
+        if rng.random() < 0.15:
+            return {k: v for k, v in value.items() if k != name}
+        return {**value, name: mutated(rng, value[name])}
+    if isinstance(value, list) and value and rng.random() < 0.85:
+        place = rng.randrange(len(value))
+        return [*value[:place], mutated(rng, value[place]), *value[place + 1 :]]
+    return rng.choice([*ODD, math.nan, -math.inf])
+
+
+def test_whatever_a_server_says_becomes_an_answer_that_can_be_kept_or_an_error_of_ours(
+    tmp_path: Path,
+) -> None:
+    tops = [{"token": token, "logprob": -1.0} for token in "ABC"]
+    chat = completion("A", logprobs={"content": [{**tops[0], "top_logprobs": tops}]}).body
+    written = {**chat, "choices": [{**chat["choices"][0], "text": "hi"}]}
+    written["choices"][0]["logprobs"] = {"top_logprobs": [{"token_id:1": -0.5, "token_id:2": -1}]}
+    whole = {
+        "/v1/models": {"data": [VLLM_CARD]},
+        "/tokenize": {"tokens": [1], "max_model_len": 64},
+        "/v1/chat/completions": chat,
+        "/v1/completions": written,
+        "/pooling": {"data": [{"data": [0.5]}], "usage": {"prompt_tokens": 3}},
+    }
+    rng = random.Random(9)
+
+    class Odd(FakeServer):
+        def answer(self, path: str, body: dict[str, Any], key: str | None) -> Reply:
+            body = whole[path]
+            for _ in range(rng.choice([0, 1, 1, 2]) if path == odd_path else 0):
+                body = mutated(rng, body)
+            return Reply(200, body)
+
+    questions = [request(), request(prefix="It is"), request(labels=("A", "B"))]
+    kept = failed = unnamed = 0
+
+    async def main() -> None:
+        nonlocal kept, failed, unnamed, odd_path
+        with Odd() as server, Ledger(tmp_path / "l") as ledger:
+            writes = EndpointEngine(config(server.url, max_retries=0))
+            scores = EndpointEngine(config(server.url, max_retries=0, task="classify"))
+            calls = Calls(ledger, {"writes": writes, "scores": scores})
+            for number in range(200):
+                odd_path = rng.choice(list(whole))
+                model = rng.choice(["writes", "writes", "writes", "scores"])
+                asked = rng.choice(questions) if model == "writes" else request(scoring=Scoring())
+                for engine in (writes, scores):  # as new ones, which takes longer
+                    engine._vllm._ids.clear()
+                    for known in engine._router.servers:
+                        known.is_vllm, known.context, known.models = None, 0, ()
+                try:
+                    again = msgspec.structs.replace(asked, seed=number)
+                    await calls.answer(model, [again], StageCount())
+                    kept += 1
+                except (SampleError, EngineError) as error:
+                    failed += 1
+                    unnamed += server.url not in str(error)
+            await writes.close()
+            await scores.close()
+
+    odd_path = ""
+    asyncio.run(main())
+    assert kept > 25
+    assert failed > 15
+    assert unnamed == 0
+    with Ledger(tmp_path / "l") as ledger:
+        rows = sqlite3.connect(tmp_path / "l").execute("SELECT key FROM calls").fetchall()
+        assert len(ledger.get_many([key for (key,) in rows])) == len(rows) > 0
+
+
 def test_an_answer_without_a_completion_costs_the_sample() -> None:
     with FakeServer(completion()._replace(body={"error": "upstream is down"})) as server:
         error = error_of(config(server.url), request())
@@ -194,10 +451,61 @@ def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert server.keys == {"Bearer EMPTY"}
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://me:secret@host/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000",
+        "ftp://host/v1",
+        "http://host:99999/v1",
+        "http://ho st/v1",
+        "http://host/v1\n",
+        "http://[::1/v1",
+    ],
+)
 def test_a_url_that_cannot_be_right_is_refused(url: str) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError, match="is not an http"):
         config(url)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"base_url": "http://me:SECRET@host/v1"},
+        {"base_url": "http://host/v1?api_key=SECRET"},
+        {"base_url": ["http://a/v1", "host/v1?key=SECRET"]},
+        {"base_url": "http://host/v1#SECRET"},
+        {"api_key_env": "sk-SECRET"},
+        {"chat_template_kwargs": {"deeper": [{"api-key": "SECRET"}]}},
+    ],
+)
+def test_a_key_in_a_recipe_is_refused_and_not_shown(field: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        config("http://host/v1").model_validate(
+            {"engine": "endpoint", "model": "m", "base_url": "http://host/v1", **field}
+        )
+    assert "SECRET" not in caught.value.errors()[0]["msg"]  # what the user is shown of it
+
+
+def test_a_key_in_sampling_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'Authorization' is a secret"):
+        Sampling(extra={"headers": {"Authorization": "Bearer x"}})
+
+
+@pytest.mark.parametrize("key", ["sk-1\nX-Other: y", "sk 1", "sk-\x7f", "sk-é"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(EngineError, match="MY_KEY") as caught:
+        EndpointEngine(config("http://host/v1", api_key_env="MY_KEY"))
+    assert "sk" not in "".join(traceback.format_exception(caught.value)).split("Error:")[-1]
+
+
+def test_white_space_around_a_key_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", f" {KEY}\n")
+    with FakeServer() as server:
+        ask(config(server.url, api_key_env="MY_KEY"), request())
+    assert server.keys == {f"Bearer {KEY}"}
 
 
 # -- several URLs, and whose turn it is --------------------------------------------------------
@@ -317,7 +625,10 @@ def test_a_prefix_is_sent_as_a_message_to_be_continued() -> None:
     ("shown", "expected"),
     [
         ({"A": -0.5, "B": -1.5, " A": -3.0}, {"A": -0.5, "B": -1.5}),
-        ({"A": -0.5, "The": -1.5}, {"A": -0.5}),
+        ({"A": -0.5, "The": -1.5}, {"A": -0.5, "B": -1.5}),  # B's is at most the smallest shown
+        ({" B": -0.5, "The": -1.0, " A": -2.0, "A": -2.0}, {"A": math.log(2) - 2, "B": -0.5}),
+        ({"A": 0.0, "B": -math.inf}, {"A": 0.0, "B": -9999.0}),
+        ({"A": math.log(0.9)}, {"A": math.log(0.9), "B": math.log(0.1)}),  # B has what is left
         ({"The": -0.1}, {}),
         (None, {}),
     ],
@@ -331,7 +642,7 @@ def test_labels_are_found_among_the_likeliest_tokens(
         logprobs = {"content": [{**tops[0], "top_logprobs": tops}]}
     with FakeServer(completion("A", logprobs=logprobs)) as server:
         [answer] = ask(config(server.url), request(max_tokens=99, labels=("A", "B")))
-    assert answer.label_logprobs == expected
+    assert answer.label_logprobs == pytest.approx(expected)
     assert answer.text == ""
     [call] = server.calls
     assert call["max_tokens"] == 1

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import hashlib
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from factory.engines.base import Completion, Request
@@ -178,3 +181,224 @@ def test_look_ups_see_every_commit(tmp_path: Path) -> None:
             if i % 3 == 0:
                 ledger.flush()
             assert ledger.get_many([key, b"x" * 16]) == {key: DONE}
+
+
+# A log that stays short -------------------------------------------------------------------------
+
+
+def test_the_log_stays_short_while_calls_are_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("factory.ledger._LOG_BYTES", 1 << 20)
+    monkeypatch.setattr("factory.ledger._TRANSACTION_BYTES", 1 << 18)
+    path = tmp_path / "l"
+    peak = 0
+    with Ledger(path) as ledger:
+        for i in range(3000):
+            key = hashlib.blake2b(i.to_bytes(4, "big"), digest_size=16).digest()
+            assert ledger.get(key) is None
+            ledger.put(key, DONE)
+            if i % 100 == 0:
+                ledger.flush()
+                peak = max(peak, (tmp_path / "l-wal").stat().st_size)
+        assert len(ledger) == 3000
+    assert 1 << 18 < peak < 3 << 20
+    assert not (tmp_path / "l-wal").exists()
+
+
+def test_another_program_that_reads_all_the_while_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("factory.ledger._LOG_BYTES", 1 << 16)
+    path = tmp_path / "l"
+    with Ledger(path) as ledger, sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN")
+        assert other.execute("SELECT count(*) FROM calls").fetchone() == (0,)
+        put_many(ledger, 300)
+        assert other.execute("SELECT count(*) FROM calls").fetchone() == (0,)
+        other.execute("COMMIT")
+        put_many(ledger, 300, first=300)
+        assert len(ledger) == 600
+
+
+def put_many(ledger: Ledger, count: int, first: int = 0) -> None:
+    for i in range(first, first + count):
+        ledger.put(i.to_bytes(16, "big"), DONE)
+        if i % 20 == 0:
+            ledger.flush()
+
+
+# A ledger that was never begun ------------------------------------------------------------------
+
+HALF_MADE = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA journal_mode=WAL")
+if sys.argv[2] == "begun":
+    database.execute("BEGIN")
+    database.execute("CREATE TABLE calls (x)")
+os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("how", ["empty", "wal", "begun"])
+def test_a_ledger_whose_making_was_killed_is_begun_again(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "l"
+    if how == "empty":
+        path.touch()
+    else:
+        subprocess.run([sys.executable, "-c", HALF_MADE, str(path), how], check=False)
+    with Ledger(path) as ledger:
+        ledger.put(b"k" * 16, DONE)
+    with Ledger(path) as ledger:
+        assert ledger.get(b"k" * 16) == DONE
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from factory.engines.base import Completion
+from factory.errors import LedgerError
+from factory.ledger import Ledger
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+refused = 0
+for limit in [*range(0, 5000, 500), 33_000]:
+    path = Path(sys.argv[1]) / str(limit)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        Ledger(path).close()
+    except LedgerError as error:
+        assert "free some space" in str(error)
+        refused += 1
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    with Ledger(path) as ledger:
+        ledger.put(b"k" * 16, Completion("x", "stop", 1, 0, 1))
+        ledger.flush()
+        assert len(ledger) == 1
+print(refused)
+"""
+
+
+def test_a_disk_that_is_full_while_a_ledger_is_made_leaves_one_that_can_be_begun(
+    tmp_path: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 5
+
+
+@pytest.mark.parametrize(
+    "statement", ["PRAGMA application_id=7", "PRAGMA user_version=3", "CREATE VIEW v AS SELECT 1"]
+)
+def test_a_file_that_somebody_else_marked_is_refused(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "l"
+    with sqlite3.connect(path) as database:
+        database.execute(statement)
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match="not a ledger"):
+        Ledger(path)
+    assert path.read_bytes() == before
+
+
+# Rows that cannot be read -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ["x", "stop", 1, 0, 1, {"A": None}],
+        ["x", "stop", 1, 0, 1, {"A": "likely"}],
+        ["x", "stop", True, 0, 1],
+        ["x", "stop", 1.5, 0, 1],
+        ["x", "stop", 1, 0, -1],
+        ["x", "stop", 1, 0, 2**31],
+        ["x", "stop", 1, 0, 2**63],
+        [None, "stop", 1, 0, 1],
+        ["x", "stop", 1, 0, 1, None, [["high"]]],
+        "nonsense",
+        None,
+    ],
+)
+def test_a_row_that_cannot_be_decoded_is_a_call_that_was_never_made(
+    tmp_path: Path, row: object
+) -> None:
+    path, key = tmp_path / "l", b"k" * 16
+    Ledger(path).close()
+    with sqlite3.connect(path) as database:
+        database.execute("INSERT INTO calls VALUES (?, ?)", (key, msgspec.msgpack.encode(row)))
+    with Ledger(path) as ledger:
+        assert ledger.get(key) is None
+        ledger.put(key, DONE)
+    with Ledger(path) as ledger:
+        assert ledger.get(key) == DONE
+        assert len(ledger) == 1
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        Completion("x", "stop", 1, 0, 1, {"A": None}),  # type: ignore[dict-item]
+        Completion("x", "stop", True, 0, 1),
+        Completion("x", "stop", 1, 0, 2**31),
+        Completion("x", "stop", 1, -2, 1),
+        Completion("x", "stop", 1, 0, 1, None, [[1.0], None]),  # type: ignore[list-item]
+        Completion("\ud800", "stop", 1, 0, 1),
+        Completion("x", object(), 1, 0, 1),  # type: ignore[arg-type]
+    ],
+)
+def test_a_completion_that_could_not_be_read_back_is_not_remembered(
+    tmp_path: Path, odd: Completion
+) -> None:
+    with Ledger(tmp_path / "l") as ledger:
+        with pytest.raises((msgspec.MsgspecError, TypeError, ValueError)):
+            ledger.put(b"k" * 16, odd)
+        ledger.put(b"x" * 16, DONE)
+        assert len(ledger) == 1
+
+
+# Where there is no write-ahead log --------------------------------------------------------------
+
+
+def no_shared_memory(path: Path) -> None:
+    """SQLite says `wal`, and then cannot open what the log needs."""
+    path.with_name(path.name + "-shm").mkdir()
+
+
+def no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's own locking for file systems that share nothing: it answers `delete`."""
+    really = sqlite3.connect
+
+    def dotfile(path: Path, **options: Any) -> sqlite3.Connection:
+        return really(f"file:{path}?vfs=unix-dotfile", uri=True, **options)
+
+    monkeypatch.setattr("factory.ledger.sqlite3.connect", dotfile)
+
+
+@pytest.mark.parametrize("how", ["shared memory", "answer"])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_without_a_log_another_journal_is_used_and_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+    is_new: bool,
+) -> None:
+    path = tmp_path / "l"
+    if not is_new:
+        with Ledger(path) as ledger:
+            ledger.put(b"o" * 16, DONE)
+    if how == "answer":
+        no_log(monkeypatch)
+    else:
+        no_shared_memory(path)
+    with Ledger(path) as ledger:
+        assert ledger.get(b"k" * 16) is None
+        put_many(ledger, 40)
+        assert ledger.get((7).to_bytes(16, "big")) == DONE
+        assert (ledger.get(b"o" * 16) == DONE) is not is_new
+    assert caplog.text.count("keep no write-ahead log") == 1
+    with Ledger(path) as ledger:
+        assert len(ledger) == 40 + (not is_new)

@@ -6,6 +6,7 @@ In: the errors of the `openai` client. Out: `SampleError` where another call may
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
@@ -18,6 +19,24 @@ if TYPE_CHECKING:
     from openai import APIError
 
 _LONGEST_RETRY_AFTER = 300.0  # seconds; a server that asks for more is asked again by then
+# What a server says of the request itself: asked again it would say the same.
+_OF_THE_REQUEST = frozenset({400, 413, 414, 422})
+# ... unless its words are about the account, which several providers say with a 400 too.
+_OF_THE_ACCOUNT = re.compile(r"\b(billing|quota|credits?|balance|payment|api[ _-]?key)\b", re.I)
+_REMEDIES = {
+    402: "top up the account",
+    405: "correct base_url, which usually ends in /v1",
+    407: "set the proxy's user and password in HTTPS_PROXY",
+    410: "the model or the URL is gone: name another",
+    423: "unlock the model or the account",
+    425: "it was too early",
+    451: "the provider may not serve this here: name another model or provider",
+}
+_REMEDY = "mend what it complains of"
+
+
+class Refusal(SampleError):
+    """A server refused a request for what is in it, or for whose it is."""
 
 
 def may_pass(error: APIError) -> bool:
@@ -38,8 +57,9 @@ def retry_after(error: APIError) -> float:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(asked).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, TypeError, OverflowError):
             return 0.0
+    # In this order NaN is 0.
     return min(max(0.0, seconds), _LONGEST_RETRY_AFTER)
 
 
@@ -70,8 +90,15 @@ def exhausted(servers: Sequence[Server], last: Server, error: APIError, tries: i
 def refusal(server: Server, error: APIError, model: str, key_name: str) -> Exception:
     """What to raise where trying again would change nothing. `key_name`: the environment variable
     that holds the key."""
-    status = getattr(error, "status_code", None)
+    status = getattr(error, "status_code", 0)
     said = words(server, error)
+    if 300 <= status < 400:
+        response = getattr(error, "response", None)
+        leads = response.headers.get("location", "") if response is not None else ""
+        return EngineError(
+            f"{server.url} redirects to {server.clean(leads) or 'nowhere'} (HTTP {status}), which is "
+            "not followed; set base_url to where the model is served"
+        )
     if status == 401:  # not in the server's words: some quote a part of the key
         state = "was refused" if server.key else "is not set, and this server wants a key"
         return EngineError(f"{server.url}: {key_name} {state} (HTTP 401); set it to a valid key")
@@ -84,7 +111,10 @@ def refusal(server: Server, error: APIError, model: str, key_name: str) -> Excep
         )
     if status == 404:
         return no_model(server, model, f"; it said {said}")
-    return SampleError(f"{server.url} refused the request: {said}", is_permanent=True)
+    if status in _OF_THE_REQUEST and not _OF_THE_ACCOUNT.search(said):
+        return Refusal(f"{server.url} refused the request: {said}", is_permanent=True)
+    remedy = _REMEDIES.get(status, _REMEDY)
+    return Refusal(f"{server.url} refused the request: {said}; {remedy}, then run again")
 
 
 def no_model(server: Server, model: str, said: str = "") -> EngineError:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from factory.config import Config
 from factory.errors import EngineError
@@ -20,6 +20,37 @@ from factory.records import Message
 Task = Literal["generate", "classify", "token_classify"]
 """What a model is served for, in vLLM's words: to write; to score a conversation (a reward model);
 to score each step (a process reward model)."""
+
+
+_SECRETS = frozenset(
+    {
+        *("api_key", "apikey", "access_token", "auth_token", "hf_token"),
+        *("authorization", "bearer", "password", "secret"),
+    }
+)
+
+
+def without_secrets(values: dict[str, Any]) -> dict[str, Any]:
+    """The mapping as it is. Raises `ValueError` if it holds a key or password at any depth: recipes
+    are copied into run folders and cards."""
+    stack: list[object] = [values]
+    seen: set[int] = set()  # YAML's aliases can repeat a part without end
+    while stack:
+        value = stack.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if str(name).lower().replace("-", "_") in _SECRETS and isinstance(inner, str):
+                    raise ValueError(
+                        f"'{name}' is a secret, and what a recipe holds is copied into cards; "
+                        "leave it out and set it in the environment (of an endpoint: api_key_env)"
+                    )
+                stack.append(inner)
+        elif isinstance(value, list):
+            stack += value
+    return values
 
 
 class Sampling(Config):
@@ -40,6 +71,11 @@ class Sampling(Config):
     repetition_penalty: float = Field(1.0, gt=0)
     extra: dict[str, Any] = {}
     """Anything else the engine's own sampling parameters take, passed through unread."""
+
+    @field_validator("extra")
+    @classmethod
+    def _check_extra(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return without_secrets(value)
 
     @cached_property
     def changed(self) -> dict[str, Any]:
@@ -103,21 +139,37 @@ def refuse_other_task(request: Request, task: Task, model: str) -> None:
         )
 
 
+Tokens = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+"""A count of tokens, within what a trace file holds."""
+
+
 class Completion(msgspec.Struct, array_like=True):
-    """What a model answered."""
+    """What a model answered. The ledger remembers none, and reads none, outside of these types."""
 
     text: str
     finish_reason: str
     """`stop` or `length`."""
-    prompt_tokens: int
-    cached_tokens: int
+    prompt_tokens: Tokens
+    cached_tokens: Tokens
     """Prompt tokens whose keys and values came from the engine's prefix cache."""
-    output_tokens: int
+    output_tokens: Tokens
     label_logprobs: dict[str, float] | None = None
     """Natural log-probabilities under the whole vocabulary, <= 0; None unless labels were asked."""
     scores: list[list[float]] | None = None
     """A scoring model's raw outputs (logits, no activation): [1, labels], or with steps
     [steps, labels]. None unless scoring was asked. Not necessarily finite."""
+
+
+_ENDS = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "model_length", "repetition"), "length"),
+}
+
+
+def ended(reason: object) -> str | None:
+    """`Completion.finish_reason`, of what an engine or a server calls the end of an answer. None:
+    it is no end, such as `error` and `abort`."""
+    return _ENDS.get(reason.lower()) if isinstance(reason, str) else None
 
 
 LABEL_CONTEXT = 8

@@ -1,15 +1,22 @@
 """What any OpenAI-compatible server is asked, and how its answers are read.
 
-These raise the errors of the `openai` client, and `SampleError` for an answer without a completion.
+These raise the errors of the `openai` client, and `SampleError` for an answer that is no completion:
+it names the server, the field and its value. Token counts are statistics, so nonsense there is 0.
+
 A server that is not vLLM gets only what the recipe sets. A prefix needs a server that can continue
-the last message; a label that is not among the 20 likeliest tokens has no log-probability.
+the last message. Of a label call at most the 20 likeliest tokens are shown: if only some of the
+labels are among them, each other gets the smallest log-probability shown, which it cannot exceed,
+so a confident judge's P is at worst understated. If none is shown, none gets one.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from factory.engines.base import Completion, Request, Sampling
+from factory.engines.base import Completion, Request, Sampling, ended
+from factory.engines.http import post
 from factory.engines.routing import Server
 from factory.errors import SampleError
 
@@ -17,11 +24,16 @@ if TYPE_CHECKING:
     from factory.engines.endpoint import EndpointConfig
 
 TOP_LOGPROBS = 20  # the most that the OpenAI API gives
+_LEAST = -9999.0  # how that API writes a log-probability of next to nothing; JSON has no -inf
+_LEAST_REST = 1e-9  # probability left to tokens not shown, whatever rounding says
+_NOISE = 0.01  # a log-probability so far above 0 is 0
+_LARGEST_COUNT = 2**31 - 1
 
 
 async def complete(server: Server, config: EndpointConfig, request: Request) -> Completion:
-    body = sampling_fields(server, request)
     messages: list[Any] = list(request.messages)
+    body: dict[str, Any] = {"model": config.model, "messages": messages}
+    body |= sampling_fields(server, request)
     if request.prefix:
         messages.append({"role": "assistant", "content": request.prefix})
         body |= {"continue_final_message": True, "add_generation_prompt": False}
@@ -29,16 +41,14 @@ async def complete(server: Server, config: EndpointConfig, request: Request) -> 
         body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
     if config.chat_template_kwargs:
         body["chat_template_kwargs"] = config.chat_template_kwargs
-    response = await server.client.chat.completions.create(
-        model=config.model, messages=messages, extra_body=body
-    )
-    choice = only_choice(server, response)
-    if not request.labels:
-        return read(response, choice, choice.message.content or "")
-    tokens = choice.logprobs.content if choice.logprobs else None
-    shown = {top.token: top.logprob for top in tokens[0].top_logprobs} if tokens else {}
-    found = {label: shown[label] for label in request.labels if label in shown}
-    return read(response, choice, "", found)
+    answer = await post(server, "/chat/completions", body)
+    choice = only_choice(server, answer)
+    if request.labels:
+        return read(server, answer, choice, "", _labels(server, choice, request.labels))
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise odd(server, "message", message, "a message")
+    return read(server, answer, choice, message.get("content") or "")
 
 
 def sampling_fields(server: Server, request: Request) -> dict[str, Any]:
@@ -50,26 +60,137 @@ def sampling_fields(server: Server, request: Request) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def only_choice(server: Server, response: Any) -> Any:
-    choices = getattr(response, "choices", None)
+def odd(server: Server, field: str, value: object, wanted: str) -> SampleError:
+    """An answer with a field that is not what it should be."""
+    return SampleError(
+        f"{server.url} answered with {field} {server.clean(repr(value))} where {wanted} should be; "
+        "mend the server, or name another: the next run asks again"
+    )
+
+
+def only_choice(server: Server, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The completion in an answer.
+
+    Raises `SampleError` if there is none, or it ended otherwise than an answer ends.
+    """
+    choices = answer.get("choices")
     if not choices:
-        said = server.clean(str(response))
-        raise SampleError(f"{server.url} answered, but with no completion: {said}")
-    if choices[0].finish_reason == "content_filter":
+        raise SampleError(
+            f"{server.url} answered, but with no completion: {server.clean(str(answer))}"
+        )
+    if not isinstance(choices, list) or not isinstance(choices[0], dict):
+        raise odd(server, "choices", choices, "a list of completions")
+    choice: dict[str, Any] = choices[0]
+    reason = choice.get("finish_reason")
+    if reason == "content_filter":
         raise SampleError(f"{server.url} filtered the answer out", is_permanent=True)
-    return choices[0]
+    if reason in ("tool_calls", "function_call"):
+        raise SampleError(
+            f"{server.url} called a tool instead of answering (finish_reason {reason}); take the "
+            "tools out of the recipe's `extra`, or serve the model without: the next run asks again"
+        )
+    if ended(reason) is None:
+        said = choice.get("error") or answer.get("error")
+        raise SampleError(
+            f"{server.url} did not end its answer: finish_reason {server.clean(repr(reason))}"
+            + (f", {server.clean(str(said))}" if said else "")
+            + "; the next run asks again"
+        )
+    return choice
 
 
 def read(
-    response: Any, choice: Any, text: str, label_logprobs: dict[str, float] | None = None
+    server: Server,
+    answer: Mapping[str, Any],
+    choice: Mapping[str, Any],
+    text: object,
+    label_logprobs: dict[str, float] | None = None,
 ) -> Completion:
-    usage = response.usage
-    details = getattr(usage, "prompt_tokens_details", None)
+    if not isinstance(text, str):
+        raise odd(server, "the content", text, "text")
+    usage = answer.get("usage")
+    details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
     return Completion(
         text=text,
-        finish_reason="length" if choice.finish_reason == "length" else "stop",
-        prompt_tokens=getattr(usage, "prompt_tokens", 0) or 0,
-        cached_tokens=getattr(details, "cached_tokens", 0) or 0,
-        output_tokens=getattr(usage, "completion_tokens", 0) or 0,
+        finish_reason=ended(choice.get("finish_reason")) or "",
+        prompt_tokens=count(usage, "prompt_tokens"),
+        cached_tokens=count(details, "cached_tokens"),
+        output_tokens=count(usage, "completion_tokens"),
         label_logprobs=label_logprobs,
     )
+
+
+def count(usage: object, field: str) -> int:
+    """A number of tokens that a server tells; 0: it tells none, or no such number."""
+    value = usage.get(field) if isinstance(usage, dict) else None
+    return value if type(value) is int and 0 <= value <= _LARGEST_COUNT else 0
+
+
+# -- labels ------------------------------------------------------------------------------------
+
+
+def _labels(
+    server: Server, choice: Mapping[str, Any], labels: tuple[str, ...]
+) -> dict[str, float] | None:
+    """The log-probability of each label; empty: no label is shown; None: the server shows nothing.
+
+    Where the answer's own token is a label with white space before it (" A"), that is how this
+    model writes them: the forms of a label then count together.
+    """
+    first = _first_token(server, choice)
+    if first is None:
+        return None
+    tops = first.get("top_logprobs")
+    if not isinstance(tops, list | None):
+        raise odd(server, "top_logprobs", tops, "a list")
+    shown: dict[str, float] = {}
+    for top in [*(tops or ()), first]:  # the token itself is not always among them
+        if not isinstance(top, dict) or not isinstance(top.get("token"), str):
+            raise odd(server, "top_logprobs", top, "a token and its log-probability")
+        shown.setdefault(top["token"], logprob(server, top["token"], top.get("logprob")))
+    token = first["token"]
+    if token not in labels and token.strip() in labels:
+        forms = {
+            label: [value for form, value in shown.items() if form.strip() == label]
+            for label in labels
+        }
+        found = {label: _log_sum(values) for label, values in forms.items() if values}
+    else:
+        found = {label: shown[label] for label in labels if label in shown}
+    return bounded(labels, found, shown.values())
+
+
+def _first_token(server: Server, choice: Mapping[str, Any]) -> dict[str, Any] | None:
+    logprobs = choice.get("logprobs")
+    if logprobs is None:
+        return None
+    if not isinstance(logprobs, dict):
+        raise odd(server, "logprobs", logprobs, "a mapping")
+    tokens = logprobs.get("content")
+    if not tokens:
+        return None
+    if not isinstance(tokens, list) or not isinstance(tokens[0], dict):
+        raise odd(server, "logprobs.content", tokens, "a list of tokens")
+    first: dict[str, Any] = tokens[0]
+    return first
+
+
+def logprob(server: Server, token: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value <= _NOISE:
+        raise odd(server, f"for token {token!r} the logprob", value, "a number of 0 or less")
+    return float(max(value, _LEAST))
+
+
+def bounded(labels: tuple[str, ...], found: dict[str, float], shown: Any) -> dict[str, float]:
+    """The labels' log-probabilities, those not shown at their upper bound. `shown`: all that are."""
+    if not found or len(found) == len(labels):
+        return found
+    least = min(shown)
+    if least >= min(found.values()):  # nothing less likely is shown: what is left is the bound
+        rest = 1.0 - sum(math.exp(min(value, 0.0)) for value in shown)
+        least = min(least, math.log(max(rest, _LEAST_REST)))
+    return {label: found.get(label, least) for label in labels}
+
+
+def _log_sum(values: list[float]) -> float:
+    return min(0.0, math.log(max(sum(map(math.exp, values)), math.exp(-700.0))))

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import random
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -27,15 +28,22 @@ from pydantic import Field, field_validator
 
 from factory.config import Config
 from factory.engines import api_errors, chat_api, vllm_server
-from factory.engines.base import Completion, EngineStats, Request, Task, refuse_other_task
+from factory.engines.base import (
+    Completion,
+    EngineStats,
+    Request,
+    Task,
+    refuse_other_task,
+    without_secrets,
+)
 from factory.engines.control_tokens import broken
+from factory.engines.http import client_for
 from factory.engines.routing import Router, Server
-from factory.errors import ContextOverflow
+from factory.errors import ContextOverflow, EngineError, SampleError
 
 # Seconds before retry i: uniform in [0, min(_LONGEST_WAIT, 2**i)], on top of any Retry-After. Eight
 # retries last a minute and a half on average, which is a server's restart.
 _LONGEST_WAIT = 60.0
-_CONNECT_TIMEOUT = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +64,7 @@ class EndpointConfig(Config):
     concurrency: int = Field(64, ge=1, le=1000)
     """Calls in flight per URL. 1000 is all that the HTTP client can hold."""
     timeout: float = Field(600.0, gt=0)
-    """Seconds to wait for an answer, in each try."""
+    """Seconds to wait for a whole answer, in each try."""
     max_retries: int = Field(8, ge=0)
     """Further tries after a failure that may pass: 408, 409, 429, 5xx, no connection, no answer."""
     chat_template_kwargs: dict[str, Any] = {}
@@ -66,12 +74,32 @@ class EndpointConfig(Config):
     @classmethod
     def _check_urls(cls, value: str | list[str]) -> str | list[str]:
         for url in [value] if isinstance(value, str) else value:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"'{url}' is not an http:// or https:// URL")
-            if "@" in parts.netloc:
+            # The secret first: what it is in is not shown.
+            if "@" in url:
                 raise ValueError("a URL in a recipe holds no user or password; use api_key_env")
+            if "?" in url or "#" in url:
+                raise ValueError(
+                    "a URL in a recipe holds nothing after a '?' or '#', where keys are put and "
+                    "from where they come into cards; use api_key_env"
+                )
+            if not _is_http(url):
+                raise ValueError(f"'{url}' is not an http:// or https:// URL")
         return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _check_key_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError(
+                "expected the name of an environment variable, as OPENAI_API_KEY, and not the key "
+                "itself"
+            )
+        return value
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _check_kwargs(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return without_secrets(value)
 
     @property
     def urls(self) -> list[str]:
@@ -96,7 +124,7 @@ class EndpointEngine:
         self.config = config
         self._sleep = sleep
         self._rng = rng or random.Random()  # not seeded: processes must not retry in step
-        self._key = os.environ.get(config.api_key_env, "").strip()
+        self._key = _key(config.api_key_env)
         self._router = Router([], config.concurrency)
         self._order = itertools.count()
         self._vllm = vllm_server.VllmCalls(config)
@@ -116,6 +144,45 @@ class EndpointEngine:
             await server.client.close()
 
     async def generate(self, request: Request) -> Completion:
+        completion = await self._answer(request)
+        if request.labels and completion.label_logprobs is None:
+            completion.label_logprobs = {}  # none is known, which is an answer too
+        self._stats.add(completion)
+        return completion
+
+    async def check(self, request: Request) -> None:
+        """Make a call like this one, as short as can be, and count it nowhere.
+
+        Raises `EngineError` if no such call can be answered.
+        """
+        max_tokens = request.sampling.get("max_tokens", 1)
+        sampling = {**request.sampling, "max_tokens": 1}
+        sampling.pop("min_tokens", None)
+        try:
+            try:
+                completion = await self._answer(msgspec.structs.replace(request, sampling=sampling))
+            except api_errors.Refusal:
+                if request.labels or request.scoring or sampling == request.sampling:
+                    raise
+                completion = await self._answer(request)  # it refuses so short an answer, perhaps
+        except api_errors.Refusal as error:
+            raise EngineError(f"{error}{_wants(request)}") from error
+        except SampleError:
+            return  # of this one call: others may fare better
+        if request.labels and completion.label_logprobs is None:
+            raise EngineError(
+                f"{' and '.join(self.config.urls)} gives no log-probabilities, by which a judge is "
+                "read; switch them on there (logprobs, top_logprobs), or name a server that has "
+                "them, as vLLM"
+            )
+        for server in self._router.servers:
+            if not request.scoring and 0 < server.context <= max_tokens:
+                raise EngineError(
+                    f"{server.url}: max_tokens {max_tokens} leaves no room for a prompt in the "
+                    f"model's context of {server.context} tokens; lower max_tokens"
+                )
+
+    async def _answer(self, request: Request) -> Completion:
         from openai import APIError
 
         refuse_other_task(request, self.config.task, self.config.model)
@@ -126,7 +193,7 @@ class EndpointEngine:
         for retry in itertools.count():
             async with self._router.slot(request.priority, order) as server:
                 try:
-                    completion = await self._ask(server, request)
+                    completion = await self._try(server, request)
                 except APIError as error:
                     if not api_errors.may_pass(error):
                         config = self.config
@@ -140,7 +207,6 @@ class EndpointEngine:
                     server.note_failure()
                 else:
                     server.is_failing = False
-                    self._stats.add(completion)
                     return completion
             if retry == self.config.max_retries:
                 break
@@ -151,19 +217,25 @@ class EndpointEngine:
         )
 
     def _connect(self) -> None:
-        if self._router.servers:
-            return
-        from openai import AsyncOpenAI, Timeout
+        if not self._router.servers:
+            for url in self.config.urls:
+                client = client_for(url, self._key, self.config.timeout)
+                self._router.servers.append(Server(url, client, self._key))
 
-        timeout = Timeout(self.config.timeout, connect=min(_CONNECT_TIMEOUT, self.config.timeout))
-        for url in self.config.urls:
-            client = AsyncOpenAI(
-                base_url=url, api_key=self._key or "EMPTY", timeout=timeout, max_retries=0
-            )
-            self._router.servers.append(Server(url, client, self._key))
+    async def _try(self, server: Server, request: Request) -> Completion:
+        """One try on one server, all it takes within `timeout`: a server that sends a byte now and
+        then is not waited for. Raises the errors of the `openai` client."""
+        from openai import APITimeoutError
+
+        seconds = self.config.timeout
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._ask(server, request)
+        except TimeoutError:
+            cause = TimeoutError(f"no whole answer within the {seconds:g} s of timeout")
+            raise APITimeoutError(request=None) from cause
 
     async def _ask(self, server: Server, request: Request) -> Completion:
-        """One try on one server. Raises the errors of the `openai` client."""
         from openai import BadRequestError
 
         if server.is_vllm is None:  # calls that start together may each find out: that does no harm
@@ -190,3 +262,34 @@ class EndpointEngine:
                 if prompt_tokens + max_tokens > server.context:
                     raise ContextOverflow(prompt_tokens, max_tokens, server.context) from None
             raise
+
+
+def _wants(request: Request) -> str:
+    """What a server must be able to do for a request that it refused."""
+    if not request.prefix and not request.labels:
+        return ""
+    wanted = "continue a message that has begun (continue_final_message)" if request.prefix else ""
+    if request.labels:
+        wanted += (" and " if wanted else "") + "give log-probabilities (logprobs, top_logprobs)"
+    return f"; it must {wanted}, as vLLM does: name another server or model for this stage"
+
+
+def _is_http(url: str) -> bool:
+    if not url.isprintable() or " " in url:
+        return False
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, a half of an IPv6 address
+        return False
+
+
+def _key(variable: str) -> str:
+    """The API key, which may be none. Raises `EngineError` for what no header can hold."""
+    key = os.environ.get(variable, "").strip()
+    if not all("!" <= character <= "~" for character in key):
+        raise EngineError(
+            f"the key in {variable} holds a line break, a space or another character that no key "
+            "has; set it to the key alone"
+        )
+    return key

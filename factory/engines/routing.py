@@ -49,8 +49,10 @@ class Server:
         self.next_trial = time.monotonic() + _REST
 
     def clean(self, text: str) -> str:
-        """What this server said, fit for a message: without the key, and not too long."""
-        return (text.replace(self.key, "<key>") if self.key else text)[:_QUOTED].strip()
+        """What this server said, fit for a message: without the key and control characters, and not
+        too long."""
+        text = text.replace(self.key, "<key>") if self.key else text
+        return "".join(c if c.isprintable() else " " for c in text[:_QUOTED]).strip()
 
 
 class Router:

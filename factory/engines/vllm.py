@@ -36,6 +36,7 @@ from factory.engines.base import (
     EngineStats,
     Request,
     Task,
+    ended,
     label_token,
     refuse_other_task,
 )
@@ -140,6 +141,8 @@ class VllmEngine:
             settings: list[Any] = [c.dtype, sorted(c.chat_template_kwargs.items()), content]
             if c.task != "generate":
                 settings += [c.task, c.label_tokens]
+            if elsewhere := weights.read_from(c.engine_args):
+                settings.append(elsewhere)
             self._fingerprint = f"{weights.fingerprint(self._model_dir)}:{settings}"
         return self._fingerprint
 
@@ -186,6 +189,23 @@ class VllmEngine:
             f"in {self._log}"
         )
 
+    async def check(self, request: Request) -> None:
+        """Start the engine, and see what all requests of this kind would meet before they reach it:
+        other sampling parameters than vLLM has, labels of several tokens, no room for an answer.
+
+        Raises `FactoryError`.
+        """
+        await self._running()
+        refuse_other_task(request, self.config.task, self.config.model)
+        tokens = 0 if request.scoring else self._params(request).max_tokens
+        context = self._engine.model_config.max_model_len
+        try:
+            prompt_tokens = len(self._ids(request)[0])
+            if prompt_tokens + tokens > context:
+                raise ContextOverflow(prompt_tokens, tokens, context)
+        except SampleError as error:
+            raise EngineError(f"{self.config.model}: {error}") from error
+
     async def _call(self, engine: Any, ids: list[int], params: Any, priority: int) -> Any:
         from vllm import TokensPrompt
         from vllm.exceptions import VLLMValidationError
@@ -210,6 +230,9 @@ class VllmEngine:
 
     def _answer(self, request: Request, output: Any) -> Completion:
         answer = output.outputs[0]
+        finish_reason = ended(answer.finish_reason)
+        if finish_reason is None:
+            raise SampleError(f"vLLM did not end its answer: finish_reason {answer.finish_reason}")
         logprobs: dict[str, float] | None = None
         if request.labels:
             shown = answer.logprobs[0]
@@ -220,7 +243,7 @@ class VllmEngine:
             }
         return Completion(
             text="" if request.labels else answer.text,
-            finish_reason="length" if answer.finish_reason == "length" else "stop",
+            finish_reason=finish_reason,
             prompt_tokens=len(output.prompt_token_ids),
             cached_tokens=output.num_cached_tokens or 0,
             output_tokens=len(answer.token_ids),

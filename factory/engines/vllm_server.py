@@ -17,12 +17,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from factory.engines import chat_api
 from factory.engines.api_errors import may_pass, no_model, words
 from factory.engines.base import LABEL_CONTEXT, Completion, Request, Scoring, label_token
 from factory.engines.control_tokens import broken, joint_ids, joint_texts, kept, lookalikes, named
+from factory.engines.http import get, post
 from factory.engines.render import NEXT_TURN, before, step_ids, transcript
 from factory.engines.routing import Server
 from factory.errors import ContextOverflow, EngineError, SampleError
@@ -42,12 +43,14 @@ async def probe(server: Server, model: str) -> None:
     from openai import APIStatusError
 
     try:
-        listed: Any = await server.client.get("/models", cast_to=object)
-        cards = listed.get("data") or [] if isinstance(listed, dict) else []
+        listed = (await get(server, "/models")).get("data")
+        cards = [card for card in listed if isinstance(card, dict)] if _is_list(listed) else []
         server.models = [str(card.get("id")) for card in cards]
         if any(card.get("owned_by") == "vllm" for card in cards):  # others tokenize otherwise
             told = await _post(server, "/tokenize", {"model": model, "prompt": "a"})
-            server.context = told.get("max_model_len", 0)
+            server.context = chat_api.count(told, "max_model_len")
+    except SampleError:
+        pass  # it does not speak of models, and may well write
     except APIStatusError as error:
         if may_pass(error):
             raise
@@ -77,16 +80,16 @@ class VllmCalls:
         elif not server.has_chat_template:
             body["stop"] = [*body.get("stop", []), NEXT_TURN]
         ids = await self.prompt_ids(server, request)
-        response = await server.client.completions.create(
-            model=self._config.model, prompt=ids, extra_body=body
-        )
-        choice = chat_api.only_choice(server, response)
+        body = {"model": self._config.model, "prompt": ids, **body}
+        answer = await post(server, "/completions", body)
+        choice = chat_api.only_choice(server, answer)
         if not tokens:
-            return chat_api.read(response, choice, choice.text)
-        shown = choice.logprobs.top_logprobs[0] if choice.logprobs else {}
+            return chat_api.read(server, answer, choice, choice.get("text"))
+        shown = _shown(server, choice)
         names = {label: f"token_id:{token}" for label, token in tokens.items()}
         found = {label: shown[name] for label, name in names.items() if name in shown}
-        return chat_api.read(response, choice, "", found)
+        found = chat_api.bounded(request.labels, found, shown.values())
+        return chat_api.read(server, answer, choice, "", found if shown else None)
 
     async def score(self, server: Server, messages: list[Message], scoring: Scoring) -> Completion:
         """A scoring model's outputs at the conversation's end, or at each step.
@@ -127,11 +130,10 @@ class VllmCalls:
                 f"{server.url} gave {len(rows)} rows of scores for {len(ids)} tokens, and {expected}"
                 f" should be there for {task}; serve the model without a pooler config of its own"
             )
-        usage = answer.get("usage") or {}
         return Completion(
             text="",
             finish_reason="stop",
-            prompt_tokens=usage.get("prompt_tokens") or len(ids),
+            prompt_tokens=chat_api.count(answer.get("usage"), "prompt_tokens") or len(ids),
             cached_tokens=0,
             output_tokens=0,
             scores=[rows[position] for position in positions],
@@ -180,7 +182,7 @@ class VllmCalls:
             "add_generation_prompt": begins_answer,
             "chat_template_kwargs": self._config.chat_template_kwargs,
         }
-        ids = list((await _post(server, "/tokenize", body))["tokens"])
+        ids = await _ids(server, body)
         return await self._unjoined(server, ids, joint)
 
     async def _plain_ids(self, server: Server, text: str) -> list[int]:
@@ -193,7 +195,7 @@ class VllmCalls:
         """What the tokenizer puts before a text, as its BOS."""
         inner = await self._text_ids(server, "a")
         body = {"model": self._config.model, "prompt": "a", "add_special_tokens": True}
-        whole = list((await _post(server, "/tokenize", body))["tokens"])
+        whole = await _ids(server, body)
         return before(inner, whole)
 
     async def _unjoined(self, server: Server, ids: list[int], joint: str) -> list[int]:
@@ -216,7 +218,7 @@ class VllmCalls:
 
     async def _tokenize(self, server: Server, text: str) -> list[int]:
         body = {"model": self._config.model, "prompt": text, "add_special_tokens": False}
-        return list((await _post(server, "/tokenize", body))["tokens"])
+        return await _ids(server, body)
 
 
 class _Tokenized:
@@ -241,9 +243,28 @@ def _marks(scoring: Scoring) -> set[str]:
 
 async def _post(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """One of vLLM's own routes, which lie beside /v1."""
-    url = server.url.removesuffix("/v1") + path
-    answer: Any = await server.client.post(url, body=body, cast_to=object)
-    return answer if isinstance(answer, dict) else {}
+    return await post(server, server.url.removesuffix("/v1") + path, body)
+
+
+async def _ids(server: Server, body: dict[str, Any]) -> list[int]:
+    """Token ids, from /tokenize."""
+    ids = (await _post(server, "/tokenize", body)).get("tokens")
+    if not _is_list(ids) or not all(type(i) is int and i >= 0 for i in ids):
+        raise chat_api.odd(server, "tokens", ids, "a list of token ids")
+    return [*ids]
+
+
+def _shown(server: Server, choice: Mapping[str, Any]) -> dict[str, float]:
+    """Name of each token shown -> its log-probability; empty: none is."""
+    logprobs = choice.get("logprobs")
+    if logprobs is None:
+        return {}
+    tops = logprobs.get("top_logprobs") if isinstance(logprobs, dict) else logprobs
+    if not tops:
+        return {}
+    if not _is_list(tops) or not isinstance(tops[0], dict):
+        raise chat_api.odd(server, "logprobs", logprobs, "the log-probabilities of tokens")
+    return {token: chat_api.logprob(server, token, value) for token, value in tops[0].items()}
 
 
 def _rows(server: Server, answer: dict[str, Any]) -> list[list[float]]:
@@ -251,7 +272,25 @@ def _rows(server: Server, answer: dict[str, Any]) -> list[list[float]]:
     try:
         data = answer["data"][0]["data"]
         rows = data if isinstance(data[0], list) else [data]
-        return [[math.nan if value is None else float(value) for value in row] for row in rows]
-    except (LookupError, TypeError, ValueError):
+        scores = [[_score(value) for value in row] for row in rows]
+        if len({len(row) for row in scores}) != 1 or not scores[0]:
+            raise ValueError
+        return scores
+    except (LookupError, TypeError, ValueError, OverflowError):
         said = server.clean(str(answer))
-        raise SampleError(f"{server.url} answered, but with no scores: {said}") from None
+        raise SampleError(
+            f"{server.url} answered, but with no scores: {said}; serve the model with vLLM's "
+            "`--runner pooling`: the next run asks again"
+        ) from None
+
+
+def _score(value: object) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError
+    return float(value)
+
+
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)

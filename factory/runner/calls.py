@@ -8,7 +8,7 @@ if there is one, and otherwise asks the engine and remembers the answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -60,25 +60,34 @@ class Calls:
     """The ledger in front of the engines."""
 
     def __init__(self, ledger: Ledger, engines: Mapping[str, Engine]) -> None:
+        self.engines = engines
         self._ledger = ledger
-        self._engines = engines
         self._fingerprints: dict[str, str] = {}
         self._in_flight: dict[bytes, asyncio.Future[Completion | None]] = {}
         self._look_ups: list[tuple[list[bytes], asyncio.Future[dict[bytes, Completion]]]] = []
 
     async def answer(
-        self, model: str, requests: Sequence[Request], count: StageCount
+        self,
+        model: str,
+        requests: Sequence[Request],
+        count: StageCount,
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> list[Asked]:
-        """Answer all requests, in their order. One that fails fails all, when all have ended."""
+        """Answer all requests, in their order. One that fails fails all, when all have ended.
+
+        `before` is awaited first if there is one that the ledger does not know.
+        """
         fingerprint = self._fingerprints.get(model)
         if fingerprint is None:
-            fingerprint = self._fingerprints[model] = self._engines[model].fingerprint
+            fingerprint = self._fingerprints[model] = self.engines[model].fingerprint
         keys = [call_key(fingerprint, request) for request in requests]
         remembered = await self._remembered(keys)
         answers = [remembered.get(key) for key in keys]
         count.remembered += sum(found is not None for found in answers)
         missing = [i for i, found in enumerate(answers) if found is None]
-        engine = self._engines[model]
+        if missing and before is not None:
+            await before()
+        engine = self.engines[model]
         if len(missing) == 1:
             only = missing[0]
             answers[only] = await self._make(engine, keys[only], requests[only], count)
@@ -146,14 +155,37 @@ class Calls:
         self._in_flight[key] = ours
         completion = None
         try:
-            completion = await engine.generate(request)
-            completion.text = _encodable(completion.text)
-            self._ledger.put(key, completion)
+            answered = await engine.generate(request)
+            self._remember(key, answered)
+            completion = answered
             count.made += 1
             return completion
         finally:
             del self._in_flight[key]
             ours.set_result(completion)
+
+    def _remember(self, key: bytes, completion: Completion) -> None:
+        """Raises `SampleError` for what the ledger, a trace or the manifest could not hold."""
+        try:
+            completion.text = _encodable(completion.text)
+            self._ledger.put(key, completion)
+        except (msgspec.MsgspecError, TypeError, ValueError, AttributeError) as error:
+            raise SampleError(
+                f"the model's answer cannot be kept ({error}): {completion!r:.500}; mend the engine "
+                "or server it comes from: the next run asks again"
+            ) from error
+
+
+def request_of(question: Question, seed: int = 0, priority: int = 0) -> Request:
+    return Request(
+        messages=question.messages,
+        sampling=question.sampling.changed,
+        seed=seed,
+        prefix=question.prefix,
+        labels=question.labels,
+        scoring=question.scoring,
+        priority=priority,
+    )
 
 
 def _is_sampled(question: Question) -> bool:
@@ -172,9 +204,9 @@ def _encodable(text: str) -> str:
 
 class SampleModels:
     """The recipe's models for one sample at one stage (`stages.base.Models`). `count` adds up what
-    the stage asks for."""
+    the stage asks for; `before` is awaited before it makes a call."""
 
-    __slots__ = ("_calls", "_priority", "_sample_id", "_seed", "constitution", "count")
+    __slots__ = ("_before", "_calls", "_priority", "_sample_id", "_seed", "constitution", "count")
 
     def __init__(
         self,
@@ -183,8 +215,10 @@ class SampleModels:
         sample: Sample,
         seed: int,
         count: StageCount,
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._calls = calls
+        self._before = before
         self.constitution = constitution
         self._sample_id = sample.id
         # Older samples first. Within a sample later stages come after earlier ones anyway, so a
@@ -198,15 +232,7 @@ class SampleModels:
 
     async def ask(self, model: str, questions: Sequence[Question]) -> list[Asked]:
         requests = [
-            Request(
-                messages=q.messages,
-                sampling=q.sampling.changed,
-                seed=self.seed(*q.salt) if _is_sampled(q) else 0,
-                prefix=q.prefix,
-                labels=q.labels,
-                scoring=q.scoring,
-                priority=self._priority,
-            )
+            request_of(q, self.seed(*q.salt) if _is_sampled(q) else 0, self._priority)
             for q in questions
         ]
-        return await self._calls.answer(model, requests, self.count)
+        return await self._calls.answer(model, requests, self.count, self._before)

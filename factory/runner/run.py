@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import re
@@ -44,6 +45,7 @@ from factory.runner import folder, shards
 from factory.runner import manifest as manifests
 from factory.runner.calls import Calls, SampleModels, StageCount
 from factory.runner.manifest import Manifest
+from factory.runner.preflight import Preflight
 from factory.runner.progress import Progress
 from factory.runner.schedule import in_order
 from factory.runner.source import Source, open_source
@@ -329,6 +331,7 @@ async def outcomes(
     """Each row taken through all stages, many at once; in the rows' order."""
     labels = recipe.stage_labels()
     has_own_stage = any(":" in stage.kind for stage in recipe.stages)
+    preflight = Preflight(recipe, calls.engines)
 
     async def go_through(row: Sample | BadRow) -> Outcome:
         if isinstance(row, BadRow):
@@ -336,9 +339,10 @@ async def outcomes(
                 Failure(row.index, row.line, None, "source", row.error, row.raw, is_permanent=True)
             )
         sample, counts = row, {}
-        for label, stage in zip(labels, recipe.stages, strict=True):
+        for position, (label, stage) in enumerate(zip(labels, recipe.stages, strict=True)):
             count = counts[label] = StageCount()
-            models = SampleModels(calls, recipe.constitution, sample, recipe.seed, count)
+            before = functools.partial(preflight.before, position)
+            models = SampleModels(calls, recipe.constitution, sample, recipe.seed, count, before)
             began = time.monotonic()
             try:
                 sample = await stage(sample, models)

@@ -103,6 +103,21 @@ class Stage(Config):
         """What the models of `models_used` must be served for."""
         return "generate"
 
+    def examples(self) -> list[tuple[str, Question]]:
+        """A question of each kind that this stage asks, with the recipe's name of the model that it
+        goes to: they are tried before the work."""
+        messages, scoring = EXAMPLE_PROMPT, None
+        if self.task() == "classify":
+            messages, scoring = EXAMPLE_ANSWERED, Scoring()
+        elif self.task() == "token_classify":
+            scoring = Scoring(steps=(EXAMPLE_STEP,))
+        sampling = getattr(self, "sampling", None)
+        sampling = sampling if isinstance(sampling, Sampling) else Sampling()
+        return [
+            (model, Question(messages, sampling, scoring=scoring))
+            for model in dict.fromkeys(self.models_used().values())
+        ]
+
     def uses_constitution(self) -> bool:
         return False
 
@@ -204,6 +219,8 @@ def _compiled(template: str) -> tuple[Any, tuple[str, ...]]:
 
 
 EXAMPLE_PROMPT: list[Message] = [{"role": "user", "content": "Hello"}]
+EXAMPLE_ANSWERED: list[Message] = [*EXAMPLE_PROMPT, {"role": "assistant", "content": "Hi!"}]
+EXAMPLE_STEP = "1 + 1 = 2"
 EXAMPLE_PRINCIPLE = Principle(
     id="example", title="Title", critique="Criticise.", revision="Revise.", compare="Which?"
 )

@@ -24,8 +24,15 @@ from pydantic import Field
 from factory.constitution import Principle
 from factory.engines.base import Sampling
 from factory.records import Candidate, Message, Reading, Sample, Verdict
-from factory.stages.base import EXAMPLE_PROMPT, Models, Stage, render, template_problem
-from factory.stages.labels import DECIMALS, Label, ask_labels
+from factory.stages.base import (
+    EXAMPLE_PROMPT,
+    Models,
+    Question,
+    Stage,
+    render,
+    template_problem,
+)
+from factory.stages.labels import DECIMALS, Label, ask_labels, label_examples
 from factory.stages.tournament import Pair, next_round, swiss_rounds
 
 LABELS = ("A", "B")
@@ -89,6 +96,14 @@ class PairwiseJudge(Stage):
             self.template, conversation="", prompt=EXAMPLE_PROMPT, a="Hi", b="Ho", question="Which?"
         )
         return ("template", wrong) if wrong else None
+
+    def examples(self) -> list[tuple[str, Question]]:
+        first, second = (Candidate(i, text, "", "", "") for i, text in enumerate(("Hi!", "What?")))
+        sample = Sample("", 0, EXAMPLE_PROMPT, candidates=[first, second])
+        messages = self._conversation(sample, _Showing(first, second, None, False))
+        reasoning = self.sampling if self.chain_of_thought else None
+        asked = label_examples(messages, LABELS, prefix=ANSWER, reasoning=reasoning)
+        return [(self.model, question) for question in asked]
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         principles: list[Principle | None] = [None]

@@ -14,8 +14,15 @@ from pydantic import Field
 
 from factory.engines.base import Sampling
 from factory.records import Candidate, Message, Sample, Score
-from factory.stages.base import EXAMPLE_PROMPT, Models, Stage, render, template_problem
-from factory.stages.labels import DECIMALS, ask_labels
+from factory.stages.base import (
+    EXAMPLE_PROMPT,
+    Models,
+    Question,
+    Stage,
+    render,
+    template_problem,
+)
+from factory.stages.labels import DECIMALS, ask_labels, label_examples
 
 ANSWER = "Score: "
 RUBRIC = """\
@@ -82,6 +89,16 @@ class PointwiseJudge(Stage):
         )
         return ("template", wrong) if wrong else None
 
+    def examples(self) -> list[tuple[str, Question]]:
+        sample = Sample("", 0, EXAMPLE_PROMPT)
+        messages = self._conversation(sample, Candidate(0, "Hi!", "", "", ""))
+        reasoning = self.sampling if self.chain_of_thought else None
+        asked = label_examples(messages, self._labels(), prefix=ANSWER, reasoning=reasoning)
+        return [(self.model, question) for question in asked]
+
+    def _labels(self) -> tuple[str, ...]:
+        return tuple(str(k) for k in range(self.low, self.high + 1))
+
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         candidates = sample.kept()
         drawn = [(c, k) for c in candidates for k in range(self.samples)]
@@ -89,7 +106,7 @@ class PointwiseJudge(Stage):
             models,
             self.model,
             [self._conversation(sample, candidate) for candidate, _ in drawn],
-            tuple(str(k) for k in range(self.low, self.high + 1)),
+            self._labels(),
             prefix=ANSWER,
             reasoning=self.sampling if self.chain_of_thought else None,
             salts=[("reason", self.name, candidate.index, k) for candidate, k in drawn],

@@ -74,6 +74,18 @@ async def ask_labels(
     ]
 
 
+def label_examples(
+    messages: list[Message], labels: tuple[str, ...], *, prefix: str, reasoning: Sampling | None
+) -> list[Question]:
+    """The kinds of call that `ask_labels` makes, for `Stage.examples`."""
+    if reasoning is None:
+        return [Question(messages, LABEL_CALL, prefix=prefix, labels=labels)]
+    return [
+        Question(messages, reasoning, prefix=REASON),
+        Question(messages, LABEL_CALL, prefix=f"{REASON} I see.\n{prefix}", labels=labels),
+    ]
+
+
 def read_labels(
     completion: Completion, labels: tuple[str, ...]
 ) -> tuple[dict[str, float] | None, float]:

@@ -34,7 +34,7 @@ from typing import Literal
 from factory.engines.base import Completion, Sampling, Scoring, Task
 from factory.errors import EngineError, SampleError
 from factory.records import Candidate, Sample, Score, StepLabels
-from factory.stages.base import Models, Question, Stage
+from factory.stages.base import EXAMPLE_PROMPT, EXAMPLE_STEP, Models, Question, Stage
 from factory.stages.labels import DECIMALS
 from factory.steps import Split, split_steps
 
@@ -79,6 +79,10 @@ class ProcessReward(Stage):
         if not self.separator and not self.tag:
             return "separator", "steps are read at the separator or at the tag: set one of them"
         return None
+
+    def examples(self) -> list[tuple[str, Question]]:
+        scoring = Scoring((EXAMPLE_STEP,), self.separator, self.tag)
+        return [(self.model, Question(EXAMPLE_PROMPT, SCORING_CALL, scoring=scoring))]
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         solutions = [(c, self._steps(sample, c)) for c in sample.kept()]

@@ -28,11 +28,11 @@ from factory.answers import How, check_aside
 from factory.engines.base import Sampling
 from factory.errors import SampleError
 from factory.records import Candidate, Sample, Score, StepLabels
-from factory.stages.base import Models, Question, Stage
+from factory.stages.base import EXAMPLE_PROMPT, EXAMPLE_STEP, Models, Question, Stage
 from factory.stages.first_error import agreed, binary_search, every_step, settled, share_right
 from factory.stages.labels import DECIMALS
 from factory.stages.process import NO_STEPS
-from factory.stages.step_judge import QUESTION, ask_steps, question_problem
+from factory.stages.step_judge import QUESTION, ask_steps, example_question, question_problem
 from factory.steps import Split, joined, split_steps
 
 
@@ -92,6 +92,13 @@ class Rollout(Stage):
             return "pattern", f"'{self.pattern}' is not a regular expression: {error}"
         wrong = question_problem(self.template)
         return ("template", wrong) if wrong else None
+
+    def examples(self) -> list[tuple[str, Question]]:
+        begun = EXAMPLE_STEP + self.separator
+        asked = [(self.model, Question(EXAMPLE_PROMPT, self.sampling, prefix=begun))]
+        if self.judge is not None:
+            asked.append((self.judge, example_question(self.template)))
+        return asked
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         if not (sample.reference or "").strip():

@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from factory.records import Message, Sample
-from factory.stages.base import EXAMPLE_PROMPT, Models, render, template_problem
-from factory.stages.labels import ask_labels
+from factory.stages.base import (
+    EXAMPLE_PROMPT,
+    EXAMPLE_STEP,
+    Models,
+    Question,
+    render,
+    template_problem,
+)
+from factory.stages.labels import ask_labels, label_examples
 
 QUESTION = """\
 Consider this problem and the first steps of a solution.
@@ -55,6 +62,15 @@ async def ask_steps(
     )
     is_correct = [a.probabilities[YES] >= 0.5 if a.probabilities else None for a in answers]
     return Opinion(is_correct, [answer.call for answer in answers])
+
+
+def example_question(template: str) -> Question:
+    """For `Stage.examples`."""
+    values = {"conversation": "User: Hello", "prompt": EXAMPLE_PROMPT, "reference": ""}
+    text = render(template, **values, steps=[EXAMPLE_STEP])
+    messages: list[Message] = [{"role": "user", "content": text}]
+    [asked] = label_examples(messages, (YES, NO), prefix=ANSWER, reasoning=None)
+    return asked
 
 
 def question_problem(template: str) -> str | None:

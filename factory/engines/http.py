@@ -1,0 +1,80 @@
+"""One HTTP call of a server, bounded in size: a JSON object out, a JSON object in.
+
+Raises the errors of the `openai` client, whose ways with keys, proxies and errors these are, and
+`SampleError` for an answer that is too long or no JSON object. Redirects are not followed: a POST
+would arrive as a GET. How long a call may take is its caller's matter.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from factory.engines.routing import Server
+from factory.errors import SampleError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+LONGEST_ANSWER = 64 << 20  # bytes, unpacked
+_CONNECT_TIMEOUT = 10.0  # seconds
+
+
+def client_for(url: str, key: str, timeout: float) -> AsyncOpenAI:
+    """`timeout`: seconds without a byte."""
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
+
+    class Bounded(DefaultAsyncHttpxClient):  # type: ignore[misc]
+        async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
+            response = await super().send(request, stream=True, **options)
+            try:
+                content = await _bounded(url, response)
+            finally:
+                await response.aclose()
+            headers = {k: v for k, v in response.headers.items() if k != "content-encoding"}
+            return type(response)(
+                response.status_code, headers=headers, content=content, request=response.request
+            )
+
+    return AsyncOpenAI(
+        base_url=url,
+        api_key=key or "EMPTY",
+        max_retries=0,
+        timeout=Timeout(timeout, connect=min(_CONNECT_TIMEOUT, timeout)),
+        http_client=Bounded(follow_redirects=False),
+    )
+
+
+async def _bounded(url: str, response: Any) -> bytes:
+    content = bytearray()
+    async for part in response.aiter_bytes():
+        content += part
+        if len(content) > LONGEST_ANSWER:
+            raise SampleError(
+                f"{url} answered with more than {LONGEST_ANSWER >> 20} MiB, which no completion "
+                "is; correct base_url, or mend the server"
+            )
+    return bytes(content)
+
+
+async def post(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """`path` is a URL, or begins below the server's."""
+    return _object(server, path, await server.client.post(path, body=body, cast_to=str))
+
+
+async def get(server: Server, path: str) -> dict[str, Any]:
+    return _object(server, path, await server.client.get(path, cast_to=str))
+
+
+def _object(server: Server, path: str, text: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(text)  # reads NaN too, which some servers write for a score
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        said = server.clean(text) or "nothing"
+        raise SampleError(
+            f"{server.url}: {path} answered with no JSON object but: {said}; correct base_url, "
+            "which usually ends in /v1, or mend the server"
+        )
+    return answer

@@ -1,0 +1,108 @@
+"""A call of each kind that is owed, before the work: what a model cannot do is found in seconds.
+
+A server that refuses words put into the assistant's mouth, or gives no log-probabilities, would
+else be found when the judge's turn comes, after all generation.
+
+Invariants:
+- Nothing is tried until a call is to be made that the ledger does not know, and then only for the
+  stage that makes it and those after it: a run that is all remembered needs no server.
+- What is tried is not remembered, and counts nowhere.
+- Only what every call of a kind would meet stops the run. A failure of this one call does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from factory.engines.base import Engine, Request
+from factory.engines.endpoint import EndpointEngine
+from factory.errors import FactoryError
+from factory.recipe import Recipe
+from factory.runner.calls import request_of
+from factory.stages.base import Stage
+
+
+@runtime_checkable
+class Checks(Protocol):
+    """An engine that can be tried."""
+
+    async def check(self, request: Request) -> None:
+        """Raise `FactoryError` if no request of this kind can be answered."""
+        ...
+
+
+class _Trial(NamedTuple):
+    stage: str
+    model: str
+    engine: Checks
+    request: Request
+
+    async def __call__(self) -> None:
+        try:
+            await self.engine.check(self.request)
+        except FactoryError as error:
+            where = f"stage '{self.stage}' asks the model '{self.model}' {_kind(self.request)}"
+            raise type(error)(f"{where}, which does not work: {error}") from error
+
+
+class Preflight:
+    """Tries what a recipe's stages ask of its engines, each kind of call once."""
+
+    def __init__(self, recipe: Recipe, engines: Mapping[str, Engine]) -> None:
+        self._stages = [*zip(recipe.stage_labels(), recipe.stages, strict=True)]
+        self._engines = engines
+        self._tried_from = len(self._stages)  # the stages from here on have been tried
+        self._tried: set[tuple[int, str]] = set()
+        self._one_at_a_time = asyncio.Lock()
+        self._failure: FactoryError | None = None
+
+    async def before(self, position: int) -> None:
+        """To be awaited before the stage at `position` makes a call. Raises `FactoryError`."""
+        if position >= self._tried_from:
+            return
+        async with self._one_at_a_time:
+            if self._failure is not None:
+                raise self._failure
+            if position < self._tried_from:
+                try:
+                    await self._try(self._stages[position : self._tried_from])
+                except FactoryError as error:
+                    self._failure = error
+                    raise
+                self._tried_from = position
+
+    async def _try(self, stages: Sequence[tuple[str, Stage]]) -> None:
+        """Servers first, all at once; then engines of this process, one by one, since each starts.
+        Raises the failure that the first stage would meet."""
+        trials = self._trials(stages)
+        remote = [trial for trial in trials if isinstance(trial.engine, EndpointEngine)]
+        ended = await asyncio.gather(*(trial() for trial in remote), return_exceptions=True)
+        for failure in ended:
+            if isinstance(failure, BaseException):
+                raise failure
+        for trial in trials:
+            if trial not in remote:
+                await trial()
+
+    def _trials(self, stages: Sequence[tuple[str, Stage]]) -> list[_Trial]:
+        trials = []
+        for label, stage in stages:
+            for model, question in stage.examples():
+                engine = self._engines[model]
+                request = request_of(question)
+                what = (id(engine), repr(request))
+                if isinstance(engine, Checks) and what not in self._tried:
+                    self._tried.add(what)
+                    trials.append(_Trial(label, model, engine, request))
+        return trials
+
+
+def _kind(request: Request) -> str:
+    if request.scoring is not None:
+        return "to score each step" if request.scoring.steps else "for a score"
+    if request.labels:
+        labels = ", ".join(request.labels)
+        return f"for the log-probabilities of {labels} after words put into its mouth"
+    return "to go on from words put into its mouth" if request.prefix else "to write"
