@@ -33,6 +33,12 @@ from factory.validation import validate
 from factory.yamlfile import YamlFile, dump, listed, missing_file, parse
 
 
+_CONSTITUTION_FOLDERS = (".", "constitutions", "../constitutions")
+"""Where a name is looked for, from the recipe's folder; the last as `factory init` lays them out."""
+_RECIPE_FIELDS = {"source", "models", "stages"}
+"""A file with one of these is a recipe, which may well have the name of its constitution."""
+
+
 class StopRules(Config):
     """When `factory align` stops before its last round."""
 
@@ -71,7 +77,8 @@ class PlainFields(Config):
     """Every random choice derives from it and a sample's id."""
     source: SourceConfig
     constitution: str | None = None
-    """A file, relative to the recipe, or the name of a shipped constitution."""
+    """A file, relative to the recipe, or a name: of a file in the recipe's folder, in
+    `constitutions/` there or beside it, or else of a shipped one."""
     max_failure_rate: float = Field(0.1, ge=0, le=1)
     """The share of samples failing in a stage that stops the run, once 20 have ended."""
     part_size: int = Field(512, ge=1)
@@ -248,6 +255,8 @@ def find_constitution(file: YamlFile) -> Path | None:
     path = file.path.parent / user_path(name)
     if path.is_file():
         return path
+    if own := _own_constitution(file, name):
+        return own
     shipped = shipped_file("constitutions")
     if "/" in name or shipped is None:
         raise file.error(("constitution",), missing_file(path))
@@ -256,6 +265,18 @@ def find_constitution(file: YamlFile) -> Path | None:
         return shipped / f"{stem}.yaml"
     message = f"{missing_file(path)} (shipped: {', '.join(names)})"
     raise file.error(("constitution",), message)
+
+
+def _own_constitution(file: YamlFile, name: str) -> Path | None:
+    """The user's constitution of that name; it goes before the shipped one."""
+    if "/" in name:
+        return None
+    for folder in _CONSTITUTION_FOLDERS:
+        for file_name in (name, f"{name}.yaml", f"{name}.yml"):
+            path = file.path.parent / folder / file_name
+            if path.is_file() and not _RECIPE_FIELDS & YamlFile(path).data.keys():
+                return path
+    return None
 
 
 def shipped_file(name: str) -> Path | None:

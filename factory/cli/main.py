@@ -115,8 +115,7 @@ def validate(recipe: RecipeArgument, set_: SetOption = None) -> None:
     print(f"{recipe} is valid")
     print(f"  source        {loaded.source.path}")
     if loaded.constitution:
-        c = loaded.constitution
-        print(f"  constitution  {c.name} {c.version}, {len(c.principles)} principles")
+        print(f"  constitution  {printing.describe_constitution(loaded)}")
     for name, model in loaded.models.items():
         print(f"  model         {name}: {model.model} ({model.engine})")
     print(f"  stages        {' -> '.join(loaded.stage_labels())}")
@@ -160,6 +159,8 @@ def run(
 
     loaded = _load(recipe, set_, limit)
     folder = out or _default_out(loaded)
+    if loaded.constitution:
+        print(f"constitution: {printing.describe_constitution(loaded)}", file=sys.stderr)
     printing.print_manifest(folder, run_in_phases(loaded, folder))
 
 

@@ -10,17 +10,38 @@ from factory.terminal import printable
 
 if TYPE_CHECKING:
     from factory.evaluation.evaluate import Evaluation
+    from factory.recipe import Recipe
     from factory.runner.manifest import Manifest
     from factory.scoring.score import Record
+
+CUT_SHARE = 0.1
+"""Of a stage's answers: above it, a run says what to do about those cut at max_tokens."""
+
+
+def describe_constitution(recipe: Recipe) -> str:
+    """Which constitution a recipe has, and from which file: a name can be one of several."""
+    made, path = recipe.constitution, recipe.constitution_path
+    if made is None or path is None:
+        return "none"
+    return f"{made.name} {made.version}, {len(made.principles)} principles, {_shown(path)}"
+
+
+def _shown(path: Path) -> Path:
+    """From here, if it is below; where the package's own files are is said by the whole path."""
+    path = path.resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def print_manifest(folder: Path, manifest: Manifest) -> None:
     tokens = manifest.tokens()
     print(f"\n{folder}: {manifest.state}, {manifest.samples} samples", end="")
     print(f", {manifest.quarantined} quarantined" if manifest.quarantined else "")
-    print(f"\n  {'stage':<14}{'calls made':>12}{'remembered':>12}{'output tokens':>15}")
+    print(f"\n  {'stage':<14}{'calls made':>12}{'remembered':>12}{'output tokens':>15}{'cut':>7}")
     for label, count in manifest.stages.items():
-        print(f"  {label:<14}{count.made:>12,}{count.remembered:>12,}{count.output_tokens:>15,}")
+        cut = f"{count.cut / count.answers:>7.0%}" if count.answers else ""
+        print(
+            f"  {label:<14}{count.made:>12,}{count.remembered:>12,}{count.output_tokens:>15,}{cut}"
+        )
     made = sum(s.made for s in manifest.stages.values())
     remembered = sum(s.remembered for s in manifest.stages.values())
     print(f"  {'all':<14}{made:>12,}{remembered:>12,}{tokens['output']:>15,}")
@@ -28,6 +49,12 @@ def print_manifest(folder: Path, manifest: Manifest) -> None:
         f"\n  {tokens['prompt']:,} prompt tokens, {manifest.cached_share():.0%} of them from the "
         f"prefix cache; {manifest.seconds:.0f} s"
     )
+    for label, count in manifest.stages.items():
+        if count.cut > CUT_SHARE * count.answers:
+            print(
+                f"  {label}: {count.cut:,} of {count.answers:,} answers were cut at max_tokens; "
+                "raise the stage's sampling.max_tokens"
+            )
     if manifest.restarts:
         print(f"  the engine died and was restarted {manifest.restarts} times")
     for reason, times in list(manifest.reasons.items())[:3]:
@@ -42,6 +69,14 @@ def print_views(folder: Path, manifest: Manifest) -> None:
         print(f"\n  {folder / 'datasets' / view['view']}: {view['rows']:,} rows")
         for reason, count in sorted(view["drops"].items(), key=lambda item: -item[1]):
             print(f"    no row, {reason:<24}{count:>8,}")
+        for reason, count in view.get("notes", {}).items():
+            print(f"    note, {reason:<26}{count:>8,}")
+        for each in view.get("agreements", ()):
+            kappa = "" if each["kappa"] is None else f", kappa {each['kappa']:.2f}"
+            print(
+                f"    judges {each['first']} and {each['second']} agree on {each['share']:.0%} of "
+                f"{each['comparisons']:,} pairs{kappa}"
+            )
 
 
 def print_scored(out: Path, record: Record) -> None:

@@ -44,6 +44,10 @@ class StageCount(msgspec.Struct):
     cached_tokens: int = 0
     """Of the prompt tokens, those from the engine's prefix cache when the call was made."""
     output_tokens: int = 0
+    answers: int = 0
+    """Texts that models wrote: calls but those that read labels or scores."""
+    cut: int = 0
+    """Of the answers, those cut at max_tokens."""
     seconds: float = 0.0
     """Waiting of all samples added up; samples wait at the same time."""
 
@@ -53,6 +57,8 @@ class StageCount(msgspec.Struct):
         self.prompt_tokens += other.prompt_tokens
         self.cached_tokens += other.cached_tokens
         self.output_tokens += other.output_tokens
+        self.answers += other.answers
+        self.cut += other.cut
         self.seconds += other.seconds
 
 
@@ -96,8 +102,11 @@ class Calls:
             if failures:  # one that stops the run before one that is only this sample's
                 raise min(failures, key=lambda failure: isinstance(failure, SampleError))
         asked: list[Asked] = []
-        for key, completion in zip(keys, answers, strict=True):
+        for key, request, completion in zip(keys, requests, answers, strict=True):
             assert completion is not None
+            if not request.labels and request.scoring is None:
+                count.answers += 1
+                count.cut += completion.finish_reason == "length"
             count.prompt_tokens += completion.prompt_tokens
             count.cached_tokens += completion.cached_tokens
             count.output_tokens += completion.output_tokens

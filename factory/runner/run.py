@@ -344,6 +344,7 @@ def export_views(recipe: Recipe, out: Path, manifest: Manifest) -> None:
         "models": manifest.models,
         "tokens": manifest.tokens(),
         "counts": {"samples": manifest.samples, "quarantined": manifest.quarantined},
+        "cut": {stage: [count.cut, count.answers] for stage, count in manifest.stages.items()},
         "recipe": recipe.text,
     }
     combinations = [combined for stage in recipe.stages for combined in stage.combinations()]

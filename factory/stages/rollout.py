@@ -127,7 +127,10 @@ class Rollout(Stage):
             labels = agreed(labels, opinion.is_correct)
             value = share_right(labels)
             if (same := settled(labels)) < known:
-                detail = "judge unparsed" if opinion.is_correct[same] is None else "disagree"
+                if opinion.is_correct[same] is not None:
+                    detail = "disagree"
+                else:
+                    detail = "judge unparsed" if opinion.ps[same] is None else "judge undecided"
         sample.step_labels.append(
             StepLabels(self.name, candidate.index, steps, shares, labels, calls)
         )
