@@ -174,6 +174,15 @@ class Recipe(msgspec.Struct, frozen=True):
             data["constitution"] = str(self.constitution_path.resolve())
         return data
 
+    def describe_constitution(self) -> str:
+        """Which it is, and from which file: a name may stand for one of several."""
+        made, path = self.constitution, self.constitution_path
+        if made is None or path is None:
+            return "none"
+        whole, here = path.resolve(), Path.cwd()
+        shown = whole.relative_to(here) if whole.is_relative_to(here) else whole
+        return f"{made.name} {made.version}, {len(made.principles)} principles, {shown}"
+
     def views_digest(self) -> str:
         content = [_dump(view) for view in self.views]
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()

@@ -115,7 +115,7 @@ def validate(recipe: RecipeArgument, set_: SetOption = None) -> None:
     print(f"{recipe} is valid")
     print(f"  source        {loaded.source.path}")
     if loaded.constitution:
-        print(f"  constitution  {printing.describe_constitution(loaded)}")
+        print(f"  constitution  {loaded.describe_constitution()}")
     for name, model in loaded.models.items():
         print(f"  model         {name}: {model.model} ({model.engine})")
     print(f"  stages        {' -> '.join(loaded.stage_labels())}")
@@ -159,8 +159,6 @@ def run(
 
     loaded = _load(recipe, set_, limit)
     folder = out or _default_out(loaded)
-    if loaded.constitution:
-        print(f"constitution: {printing.describe_constitution(loaded)}", file=sys.stderr)
     printing.print_manifest(folder, run_in_phases(loaded, folder))
 
 

@@ -10,26 +10,11 @@ from factory.terminal import printable
 
 if TYPE_CHECKING:
     from factory.evaluation.evaluate import Evaluation
-    from factory.recipe import Recipe
     from factory.runner.manifest import Manifest
     from factory.scoring.score import Record
 
 CUT_SHARE = 0.1
 """Of a stage's answers: above it, a run says what to do about those cut at max_tokens."""
-
-
-def describe_constitution(recipe: Recipe) -> str:
-    """Which constitution a recipe has, and from which file: a name can be one of several."""
-    made, path = recipe.constitution, recipe.constitution_path
-    if made is None or path is None:
-        return "none"
-    return f"{made.name} {made.version}, {len(made.principles)} principles, {_shown(path)}"
-
-
-def _shown(path: Path) -> Path:
-    """From here, if it is below; where the package's own files are is said by the whole path."""
-    path = path.resolve()
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def print_manifest(folder: Path, manifest: Manifest) -> None:

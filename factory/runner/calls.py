@@ -44,12 +44,12 @@ class StageCount(msgspec.Struct):
     cached_tokens: int = 0
     """Of the prompt tokens, those from the engine's prefix cache when the call was made."""
     output_tokens: int = 0
-    answers: int = 0
-    """Texts that models wrote: calls but those that read labels or scores."""
-    cut: int = 0
-    """Of the answers, those cut at max_tokens."""
     seconds: float = 0.0
     """Waiting of all samples added up; samples wait at the same time."""
+    answers: int = 0
+    """Texts that models wrote: all calls but those that read labels or scores."""
+    cut: int = 0
+    """Of the answers, those cut at max_tokens."""
 
     def add(self, other: StageCount) -> None:
         self.made += other.made
@@ -102,11 +102,8 @@ class Calls:
             if failures:  # one that stops the run before one that is only this sample's
                 raise min(failures, key=lambda failure: isinstance(failure, SampleError))
         asked: list[Asked] = []
-        for key, request, completion in zip(keys, requests, answers, strict=True):
+        for key, completion in zip(keys, answers, strict=True):
             assert completion is not None
-            if not request.labels and request.scoring is None:
-                count.answers += 1
-                count.cut += completion.finish_reason == "length"
             count.prompt_tokens += completion.prompt_tokens
             count.cached_tokens += completion.cached_tokens
             count.output_tokens += completion.output_tokens
@@ -214,4 +211,9 @@ class SampleModels:
             )
             for q in questions
         ]
-        return await self._calls.answer(model, requests, self.count)
+        asked = await self._calls.answer(model, requests, self.count)
+        for request, answer in zip(requests, asked, strict=True):
+            if not request.labels and request.scoring is None:
+                self.count.answers += 1
+                self.count.cut += answer.completion.finish_reason == "length"
+        return asked

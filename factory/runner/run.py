@@ -117,6 +117,8 @@ async def run_async(
             manifest = _plan(recipe, source, engines, manifests.read(out), retries=retries)
             is_finished = manifest.state == "finished"
             if not is_finished:
+                if recipe.constitution:
+                    progress.note(f"constitution: {recipe.describe_constitution()}")
                 _save_inputs(recipe, out)
                 with Ledger(ledger or out / "ledger.sqlite") as remembered:
                     calls = Calls(remembered, engines)
