@@ -1,6 +1,6 @@
 """How often the intervals of Bradley-Terry strengths hold the true strength; they say 95%.
 
-    .venv/bin/python benchmarks/intervals.py
+    python -m benchmarks.intervals
 
 Strengths of G players are drawn from a normal distribution and centred, every pair is compared once
 or twice, as a coin that is tossed (p is 0 or 1) or as a judge that gives its probability (soft, with

@@ -400,7 +400,9 @@ def test_other_pairs_are_judged_by_one_that_is_drawn() -> None:
 @pytest.mark.parametrize("options", [{"pairs": "all_pairs", "principles": 3}, {}])
 def test_all_judges_draw_the_same(options: dict[str, Any]) -> None:
     one, other = (
-        principles_of(sample_of("x", "y", parents={1: 0}), constitution=LETTERS, name=name, **options)
+        principles_of(
+            sample_of("x", "y", parents={1: 0}), constitution=LETTERS, name=name, **options
+        )
         for name in ("small", "large")
     )
     assert one == other

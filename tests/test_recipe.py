@@ -199,8 +199,7 @@ def test_a_recipe_is_read(folder: Path) -> None:
         (
             "principles: 2",
             "principles: most",
-            "12 stages[3].principles: expected a whole number or 'same' or 'all', "
-            "found 'most'",
+            "12 stages[3].principles: expected a whole number or 'same' or 'all', found 'most'",
         ),
         (
             "principles: 2",

@@ -140,9 +140,7 @@ class PairRules(Config):
         yield from (Note("truncated") for _ in range(len(scored) - len(whole)))
         yield self._extremes(sample, whole, ranking)
 
-    def _extremes(
-        self, sample: Sample, scored: list[Candidate], ranking: Ranking
-    ) -> Pair | Drop:
+    def _extremes(self, sample: Sample, scored: list[Candidate], ranking: Ranking) -> Pair | Drop:
         best = max(scored, key=lambda c: ranking.scores[c.index])
         worst = min(scored, key=lambda c: ranking.scores[c.index])
         if best is worst:  # max and min both take the first of equals

@@ -34,7 +34,8 @@ class SftView(Config):
     pick: Literal["final", "revised", "initial", "best", "all"] = "final"
     """`final`: the last revision of each answer that no filter dropped; the answer itself, if it was
     never revised or all its revisions were dropped. `revised`: the same of revised answers only.
-    `initial`: the answers before revision. `best`: the one answer a prompt with the highest score. `all`: initial and revised answers."""
+    `initial`: the answers before revision. `best`: the one answer a prompt with the highest score.
+    `all`: initial and revised answers."""
     score: str | None = None
     """Name of the score that `best` goes by. None: the judge's verdicts; without any, the only
     score there is, the combined one before its parts."""

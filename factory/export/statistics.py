@@ -308,7 +308,7 @@ def _agreement(table: list[list[int]]) -> tuple[int, float, float | None]:
     """(comparisons, the share on which both say the same, Cohen's kappa) of a table of counts."""
     total = sum(map(sum, table))
     same = sum(table[i][i] for i in range(len(table)))
-    by_luck = sum(sum(row) * sum(column) for row, column in zip(table, zip(*table), strict=True))
+    by_luck = sum(sum(row) * sum(r[i] for r in table) for i, row in enumerate(table))
     if by_luck == total**2:
         return total, same / total, None
     chance = by_luck / total**2

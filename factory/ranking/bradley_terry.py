@@ -112,7 +112,8 @@ class _Likelihood:
 
         parameters = self._design_MP.shape[1]
         found_BP, _ = self._climb(np.zeros((1, parameters)), np.zeros((0, parameters)))
-        return found_BP[0]
+        found_P: Floats = found_BP[0]
+        return found_P
 
     def ends(self, found_P: Floats, players: int, side: int) -> Floats:
         """Of each player, the strength below (`side` -1) or above (+1) the fitted one at which the
@@ -129,9 +130,7 @@ class _Likelihood:
         )
         top = self._value(found_P[None])
         hessian_PP = self._hessian(found_P[None])[0]
-        variance_G = np.einsum(
-            "gp,pg->g", contrast_GP, np.linalg.solve(hessian_PP, contrast_GP.T)
-        )
+        variance_G = np.einsum("gp,pg->g", contrast_GP, np.linalg.solve(hessian_PP, contrast_GP.T))
         end_G = found_P[:players] + side * np.sqrt(_CHI2 * np.maximum(variance_G, 0))
         at_GP = np.tile(found_P, (players, 1))
         for _ in range(_MOST_STEPS):
@@ -143,7 +142,7 @@ class _Likelihood:
             step_G = drop_G / (2 * slope_G)
             end_G = end_G + step_G
             if np.abs(step_G).max() < _TOLERANCE:
-                return end_G
+                return np.asarray(end_G)
         raise _not_found(self._regularisation)
 
     def _climb(self, at_BP: Floats, fixed_BP: Floats) -> tuple[Floats, Floats]:
@@ -180,14 +179,14 @@ class _Likelihood:
         s_BM = self._sigmoid(at_BP)
         prior_PP = self._regularisation * np.eye(at_BP.shape[1])
         weighted_BMP = (s_BM * (1 - s_BM))[:, :, None] * self._design_MP
-        return self._design_MP.T @ weighted_BMP + prior_PP
+        return np.asarray(self._design_MP.T @ weighted_BMP + prior_PP)
 
     def _value(self, at_BP: Floats) -> Floats:
         import numpy as np
 
         d_BM = at_BP @ self._design_MP.T + self._offset_M
         log_BM = self._p_M * np.logaddexp(0, -d_BM) + (1 - self._p_M) * np.logaddexp(0, d_BM)
-        return -log_BM.sum(1) - self._regularisation / 2 * (at_BP**2).sum(1)
+        return np.asarray(-log_BM.sum(1) - self._regularisation / 2 * (at_BP**2).sum(1))
 
 
 def _not_found(regularisation: float) -> ArithmeticError:

@@ -8,7 +8,9 @@ it tends to, in any order.
 `low` and `high` are the central 95% of ratings when as many comparisons are drawn with replacement
 and played in the order drawn: how much a rating owes to this order and these comparisons. They are no
 confidence interval, for a rating after so few has no true value to cover. Where all comparisons are
-alike, so are the replays, and the range is a point. Always: the mean rating is 1500; a player without a comparison has 1500.
+alike, so are the replays, and the range is a point.
+
+Always: the mean rating is 1500; a player without a comparison has 1500.
 """
 
 from __future__ import annotations

@@ -136,7 +136,8 @@ class PairwiseJudge(Stage):
                 found[answer.index] = [*own]
                 continue
             others = [p for p in drawn if p not in own]
-            found[answer.index] = [*own, *others][: None if count == "all" else count] or [None]
+            chosen = [*own, *others][: None if count == "all" else count]
+            found[answer.index] = [*chosen] if chosen else [None]
         return found
 
     def _own(
