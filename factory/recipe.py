@@ -32,7 +32,6 @@ from factory.training.base import TrainingConfig
 from factory.validation import validate
 from factory.yamlfile import YamlFile, dump, listed, missing_file, parse
 
-
 _CONSTITUTION_FOLDERS = (".", "constitutions", "../constitutions")
 """Where a name is looked for, from the recipe's folder; the last as `factory init` lays them out."""
 _RECIPE_FIELDS = {"source", "models", "stages"}

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from factory.errors import FactoryError, RecipeError
 from factory.export import write
-from factory.export.export import VIEWS, export
 from factory.export.evidence import rank
+from factory.export.export import VIEWS, export
 from factory.export.kto import KtoView
 from factory.export.preference import PreferenceView
 from factory.export.sft import SftView
