@@ -560,7 +560,8 @@ def test_a_run_says_how_many_answers_were_cut(
         ["critique", "8", "0", "0", "10%"],
     ]
     assert [line for line in ended.out.splitlines() if "were cut" in line] == [
-        "  generate: 2 of 8 answers were cut at max_tokens; raise the stage's sampling.max_tokens"
+        "  generate: 2 of 8 answers were cut at max_tokens; raise the stage's sampling.max_tokens, "
+        "or ask for shorter answers"
     ]
     assert "    note, revision-dropped                 3\n" in ended.out
     assert "    judges a and b agree on 75% of 8 pairs, kappa 0.50\n" in ended.out

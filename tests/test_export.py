@@ -893,6 +893,7 @@ def test_notes_and_cut_answers_are_in_the_card(tmp_path: Path) -> None:
     assert "| `revision-dropped` | a filter dropped the revision, and" in card
     assert "| `truncated` | cut off at max_tokens | 1 |" in card
     assert "| `generate` | 8 | 3 (37.5%) |\n| `critique` | 4 | 0 (0.0%) |\n\n" in card
+    assert "More than 10% in `generate`: raise `sampling.max_tokens` there" in card
 
 
 def test_judge_is_only_reported_where_the_view_rests_on_it(tmp_path: Path) -> None:

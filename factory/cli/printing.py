@@ -13,11 +13,10 @@ if TYPE_CHECKING:
     from factory.runner.manifest import Manifest
     from factory.scoring.score import Record
 
-CUT_SHARE = 0.1
-"""Of a stage's answers: above it, a run says what to do about those cut at max_tokens."""
-
 
 def print_manifest(folder: Path, manifest: Manifest) -> None:
+    from factory.export.card import CUT_SHARE
+
     tokens = manifest.tokens()
     print(f"\n{folder}: {manifest.state}, {manifest.samples} samples", end="")
     print(f", {manifest.quarantined} quarantined" if manifest.quarantined else "")
@@ -38,7 +37,7 @@ def print_manifest(folder: Path, manifest: Manifest) -> None:
         if count.cut > CUT_SHARE * count.answers:
             print(
                 f"  {label}: {count.cut:,} of {count.answers:,} answers were cut at max_tokens; "
-                "raise the stage's sampling.max_tokens"
+                "raise the stage's sampling.max_tokens, or ask for shorter answers"
             )
     if manifest.restarts:
         print(f"  the engine died and was restarted {manifest.restarts} times")

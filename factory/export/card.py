@@ -42,6 +42,8 @@ def holds_reference(completions, reference, **columns):
     return [None if r is None else float(r in c[0]["content"]) for c, r in pairs]
 
 '''
+CUT_SHARE = 0.1
+"""Of a stage's answers: above it, a run and a card say what to do about those that were cut."""
 FEW_PAIRS = 2_000
 """Gao et al. (2210.10760): a reward model from fewer comparisons is near chance."""
 
@@ -163,17 +165,24 @@ def _rows(report: ViewReport) -> str:
 
 def _cut(facts: Mapping[str, Any]) -> str:
     """How many answers did not end, by the stage that asked for them."""
-    counts = facts.get("cut") or {}
+    counts = {
+        stage: (cut, answers)
+        for stage, (cut, answers) in (facts.get("cut") or {}).items()
+        if answers
+    }
+    if not counts:
+        return ""
     rows = [
         [_code(stage), f"{answers:,}", f"{cut:,} ({cut / answers:.1%})"]
         for stage, (cut, answers) in counts.items()
-        if answers
     ]
-    return (
-        _section("Answers cut at max_tokens", _table(["stage", "answers", "cut"], rows))
-        if rows
-        else ""
-    )
+    parts = [_table(["stage", "answers", "cut"], rows)]
+    if many := [stage for stage, (cut, answers) in counts.items() if cut > CUT_SHARE * answers]:
+        parts.append(
+            f"More than {CUT_SHARE:.0%} in {', '.join(map(_code, many))}: raise "
+            "`sampling.max_tokens` there, or ask for shorter answers."
+        )
+    return _section("Answers cut at max_tokens", "\n\n".join(parts))
 
 
 def _evidence(report: ViewReport) -> str:

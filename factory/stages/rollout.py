@@ -66,7 +66,7 @@ class Rollout(Stage):
     puts the first error in the same place."""
     template: str = QUESTION
     """The judge's question. Can use: conversation (text), prompt (messages), steps (up to the one
-    asked about), reference."""
+    asked about), reference; with `{{ step | quoted }}` each line of a text begins with "> "."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
 
