@@ -32,6 +32,11 @@ from factory.training.base import TrainingConfig
 from factory.validation import validate
 from factory.yamlfile import YamlFile, dump, listed, missing_file, parse
 
+_CONSTITUTION_FOLDERS = (".", "constitutions", "../constitutions")
+"""Where a name is looked for, from the recipe's folder; the last as `factory init` lays them out."""
+_RECIPE_FIELDS = {"source", "models", "stages"}
+"""A file with one of these is a recipe, which may well have the name of its constitution."""
+
 
 class StopRules(Config):
     """When `factory align` stops before its last round."""
@@ -71,7 +76,8 @@ class PlainFields(Config):
     """Every random choice derives from it and a sample's id."""
     source: SourceConfig
     constitution: str | None = None
-    """A file, relative to the recipe, or the name of a shipped constitution."""
+    """A file, relative to the recipe, or a name: of a file in the recipe's folder, in
+    `constitutions/` there or beside it, or else of a shipped one."""
     max_failure_rate: float = Field(0.1, ge=0, le=1)
     """The share of samples failing in a stage that stops the run, once 20 have ended."""
     part_size: int = Field(512, ge=1)
@@ -171,6 +177,15 @@ class Recipe(msgspec.Struct, frozen=True):
             data["constitution"] = str(self.constitution_path.resolve())
         return data
 
+    def describe_constitution(self) -> str:
+        """Which it is, and from which file: a name may stand for one of several."""
+        made, path = self.constitution, self.constitution_path
+        if made is None or path is None:
+            return "none"
+        whole, here = path.resolve(), Path.cwd()
+        shown = whole.relative_to(here) if whole.is_relative_to(here) else whole
+        return f"{made.name} {made.version}, {len(made.principles)} principles, {shown}"
+
     def views_digest(self) -> str:
         content: list[Any] = [_dump(view) for view in self.views]
         if any(own := [code_of(view, self.folder) for view in self.views]):
@@ -254,6 +269,8 @@ def find_constitution(file: YamlFile) -> Path | None:
     path = file.path.parent / user_path(name)
     if path.is_file():
         return path
+    if own := _own_constitution(file, name):
+        return own
     shipped = shipped_file("constitutions")
     if "/" in name or shipped is None:
         raise file.error(("constitution",), missing_file(path))
@@ -262,6 +279,18 @@ def find_constitution(file: YamlFile) -> Path | None:
         return shipped / f"{stem}.yaml"
     message = f"{missing_file(path)} (shipped: {', '.join(names)})"
     raise file.error(("constitution",), message)
+
+
+def _own_constitution(file: YamlFile, name: str) -> Path | None:
+    """The user's constitution of that name; it goes before the shipped one."""
+    if "/" in name:
+        return None
+    for folder in _CONSTITUTION_FOLDERS:
+        for file_name in (name, f"{name}.yaml", f"{name}.yml"):
+            path = file.path.parent / folder / file_name
+            if path.is_file() and not _RECIPE_FIELDS & YamlFile(path).data.keys():
+                return path
+    return None
 
 
 def shipped_file(name: str) -> Path | None:

@@ -102,7 +102,7 @@ class Score(msgspec.Struct):
     detail: str = ""
     calls: list[str] = []
     low: float | None = None
-    """With `high`: the 95% interval of `value`, where the stage estimates one."""
+    """With `high`: how well `value` is known, where the stage says so (of `rank`, see there)."""
     high: float | None = None
 
 
@@ -183,8 +183,21 @@ class Sample(msgspec.Struct):
             if initial.drop_reason is None:
                 yield from ((initial, revision) for revision in newest if revision is not initial)
 
+    def critique_of(self, revision: Candidate) -> Critique | None:
+        """The critique that a revision was written for. None: it is no revision, or had none.
+
+        An answer that was criticised several times at once has as many revisions, in that order.
+        """
+        if revision.parent is None:
+            return None
+        critiques = [c for c in self.critiques if c.candidate == revision.parent]
+        siblings = [c.index for c in self.candidates if c.parent == revision.parent]
+        place = siblings.index(revision.index)
+        return critiques[min(place, len(critiques) - 1)] if critiques else None
+
     def prompt_text(self) -> str:
-        """The prompt as text for a judge to read: a line or more a turn, each with its role."""
+        """The prompt as text: a line or more a turn, each with its role. What a turn says may look
+        like another; where that matters, lay out `prompt` with its contents quoted."""
         return "\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in self.prompt)
 
     def conversation(self, candidate: Candidate) -> list[Message]:

@@ -68,6 +68,28 @@ def test_a_call_is_made_once_and_remembered_by_the_next_run(tmp_path: Path) -> N
     assert len(engine.seen) == 2
 
 
+def test_answers_that_were_cut_are_counted_remembered_or_not(tmp_path: Path) -> None:
+    class Cuts(FakeEngine):
+        async def generate(self, request: Request) -> Completion:
+            completion = await super().generate(request)
+            if request.labels or request.messages[0]["content"] == "long":
+                completion.finish_reason = "length"
+            return completion
+
+    async def body(calls: Calls) -> tuple[int, int]:
+        count = StageCount()
+        models = SampleModels(calls, None, Sample("s", 0, []), 7, count)
+        asked = [Question([{"role": "user", "content": x}], Sampling()) for x in ("long", "short")]
+        verdict = Question(asked[0].messages, Sampling(), labels=("A", "B"))
+        await models.ask("m", [*asked, asked[0], verdict])
+        total = StageCount(answers=1)
+        total.add(count)
+        return total.answers, total.cut
+
+    for _ in range(2):
+        assert with_calls(tmp_path, Cuts(), body) == (4, 2)
+
+
 def test_answers_come_in_the_order_of_the_requests(tmp_path: Path) -> None:
     async def body(calls: Calls) -> None:
         (known,) = await calls.answer("m", [ask_for("b")], StageCount())

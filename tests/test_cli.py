@@ -22,6 +22,7 @@ from factory.doctor import Finding
 from factory.errors import FactoryError, RecipeError
 from factory.recipe import Recipe, load
 from factory.runner import run as runner
+from factory.runner.calls import StageCount
 from factory.runner.manifest import Manifest
 from factory.runner.progress import Progress
 from tests.conftest import ROOT
@@ -193,7 +194,7 @@ def test_validate_shows_what_the_recipe_means(call: Call, project: Path) -> None
         0,
         f"{project}/recipe.yaml is valid\n"
         "  source        prompts.jsonl\n"
-        "  constitution  kind 1.0.0, 2 principles\n"
+        f"  constitution  kind 1.0.0, 2 principles, {project}/kind.yaml\n"
         "  model         policy: smollm2-135m-instruct (vllm)\n"
         "  stages        generate -> critique -> revise -> judge\n"
         "  views         preference, sft\n"
@@ -532,3 +533,35 @@ def test_the_presets_of_grpo_are_printed_without_more(call: Call) -> None:
     assert done.code == 0
     names = ("grpo", "dr-grpo", "dapo", "gspo", "gmpo", "gfpo", "lite-ppo", "cispo")
     assert all(f"\n{name}  (" in f"\n{done.out}" for name in names)
+
+
+def test_a_run_says_how_many_answers_were_cut(
+    call: Call, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = {
+        "generate": StageCount(made=8, answers=8, cut=2),
+        "critique": StageCount(made=8, answers=10, cut=1),
+        "judge": StageCount(made=8),
+    }
+    view = {
+        "view": "sft",
+        "rows": 6,
+        "drops": {"truncated": 2},
+        "notes": {"revision-dropped": 3},
+        "agreements": [
+            {"first": "a", "second": "b", "comparisons": 8, "share": 0.75, "kappa": 0.5}
+        ],
+    }
+    made = Manifest(digest="", source_digest="", part_size=1, stages=stages, views=[view])
+    monkeypatch.setattr(phases, "run_in_phases", lambda *_: made)
+    ended = call("run", project / "recipe.yaml", "--out", project / "run")
+    assert [line.split() for line in ended.out.splitlines() if "%" in line][:2] == [
+        ["generate", "8", "0", "0", "25%"],
+        ["critique", "8", "0", "0", "10%"],
+    ]
+    assert [line for line in ended.out.splitlines() if "were cut" in line] == [
+        "  generate: 2 of 8 answers were cut at max_tokens; raise the stage's sampling.max_tokens, "
+        "or ask for shorter answers"
+    ]
+    assert "    note, revision-dropped                 3\n" in ended.out
+    assert "    judges a and b agree on 75% of 8 pairs, kappa 0.50\n" in ended.out

@@ -14,12 +14,13 @@ from pydantic import ValidationError
 
 from factory.errors import FactoryError, RecipeError
 from factory.export import write
+from factory.export.evidence import rank
 from factory.export.export import VIEWS, export
 from factory.export.kto import KtoView
 from factory.export.preference import PreferenceView
 from factory.export.sft import SftView
 from factory.export.statistics import Numbers, RowStatistics
-from factory.export.view import REASONS, Drop, View
+from factory.export.view import NOTES, REASONS, Drop, Note, View
 from factory.records import Candidate, Critique, Message, Sample, Score, Verdict
 
 PROMPT: list[Message] = [{"role": "user", "content": "Can I freeze rice?"}]
@@ -63,12 +64,18 @@ def revised(p: float | None = 0.8, before: str = "no", after: str = "Yes, you ca
 
 
 def rows(view: Any, of: Sample) -> list[dict[str, Any]]:
-    return [row for row in view.rows(of) if not isinstance(row, Drop)]
+    return [row for row in view.rows(of) if not isinstance(row, Drop | Note)]
 
 
 def reasons(view: Any, of: Sample) -> list[str]:
     found = [row.reason for row in view.rows(of) if isinstance(row, Drop)]
     assert set(found) <= set(REASONS)
+    return found
+
+
+def notes(view: Any, of: Sample) -> list[str]:
+    found = [row.reason for row in view.rows(of) if isinstance(row, Note)]
+    assert set(found) <= set(NOTES)
     return found
 
 
@@ -94,11 +101,33 @@ def test_preferred_revision_is_chosen_over_its_initial_answer() -> None:
         "chosen_score": 0.75,
         "rejected_score": 0.25,
         "principle_ids": ["kind"],
+        "revised_by": [],
+        "judged_by": ["kind"],
         "agreement": 1.0,
         "chosen_origin": "revise",
         "rejected_origin": "generate",
+        "chosen_finish_reason": "stop",
+        "rejected_finish_reason": "stop",
         "prompt_id": "s0",
     }
+
+
+def test_a_pair_tells_what_it_was_revised_and_judged_by() -> None:
+    of = chain(None, None)
+    of.critiques = [
+        Critique(0, 1, ["brief"], "long", call="c", request="q"),
+        Critique(1, 2, ["warm", "kind"], "curt", call="c", request="q"),
+    ]
+    of.verdicts.append(verdict(2, 0, 0.7, judge="second", principle_ids=["warm"]))
+    [row] = rows(PreferenceView(), of)
+    assert row["revised_by"] == ["warm", "kind"]  # of the last round
+    assert row["judged_by"] == row["principle_ids"] == ["kind", "warm"]
+    [row] = rows(PreferenceView(verified=False), of)
+    assert (row["revised_by"], row["judged_by"]) == (["warm", "kind"], [])
+    assert row["principle_ids"] == ["brief", "warm", "kind"]  # of all rounds
+    of.scores = [Score("quality", i, float(3 - i)) for i in range(3)]
+    [row] = rows(PreferenceView(pairs="best_vs_worst", score="quality"), of)
+    assert (row["chosen"][0]["content"], row["revised_by"], row["judged_by"]) == ("0", [], [])
 
 
 def test_verdict_counts_in_either_orientation() -> None:
@@ -146,6 +175,25 @@ def test_agreement_of_an_outvoted_judge_counts_against_the_winner() -> None:
 def test_pair_that_is_not_known_better_is_dropped_with_its_reason(of: Sample, reason: str) -> None:
     assert rows(PreferenceView(), of) == []
     assert reasons(PreferenceView(), of) == [reason]
+
+
+def test_judges_that_cancel_are_a_tie_whatever_the_float_noise() -> None:
+    for p in (0.55, 0.6, 0.7, 0.85, 0.9):
+        of = revised(p)
+        of.verdicts.append(verdict(0, 1, p, judge="second"))  # means 1 - p of the revision
+        assert reasons(PreferenceView(), of) == ["tie"]
+    assert reasons(PreferenceView(min_margin=0.3), revised(0.65)) == ["margin-too-small"]
+
+
+def test_answers_that_are_alike_but_for_float_noise_tie_by_verdicts() -> None:
+    # a: (0.1 + 0.8) / 2, b: (0.9 + 0.0) / 2, c: (0.2 + 1.0) / 2
+    of = sample(
+        *(initial(i, "abc"[i]) for i in range(3)),
+        verdicts=[verdict(0, 1, 0.1), verdict(0, 2, 0.8), verdict(2, 1, 1.0)],
+    )
+    ranking = rank(of, None)
+    assert not isinstance(ranking, Drop)
+    assert ranking.scores == {0: 0.45, 1: 0.45, 2: 0.6}
 
 
 def test_margin_must_be_above_the_minimum_on_either_side() -> None:
@@ -395,11 +443,16 @@ def two_chains() -> Sample:
 
 
 def test_sft_picks() -> None:
+    kept: Any = {"truncated": "keep"}
     assert completions(SftView(), two_chains()) == ["AA", "b"]
-    assert completions(SftView(pick="initial"), two_chains()) == ["a", "b"]
-    assert completions(SftView(pick="all"), two_chains()) == ["a", "b", "A", "AA"]
-    assert completions(SftView(pick="best"), two_chains()) == ["a"]
-    assert completions(SftView(pick="best", keep_truncated=False), two_chains()) == ["A"]
+    assert completions(SftView(pick="initial", **kept), two_chains()) == ["a", "b"]
+    assert completions(SftView(pick="all", **kept), two_chains()) == ["a", "b", "A", "AA"]
+    assert completions(SftView(pick="all"), two_chains()) == ["b", "A", "AA"]
+    assert completions(SftView(pick="best", **kept), two_chains()) == ["a"]
+    assert completions(SftView(pick="best"), two_chains()) == ["A"]
+    assert notes(SftView(pick="best"), two_chains()) == ["truncated"]
+    assert completions(SftView(pick="revised"), two_chains()) == ["AA"]
+    assert reasons(SftView(pick="revised"), two_chains()) == ["no-revision"]
 
 
 def test_sft_row() -> None:
@@ -408,6 +461,7 @@ def test_sft_row() -> None:
             "prompt": PROMPT,
             "completion": [{"role": "assistant", "content": "Yes, you can."}],
             "origin": "revise",
+            "finish_reason": "stop",
             "prompt_id": "s0",
         }
     ]
@@ -418,9 +472,6 @@ def test_sft_best_by_verdicts() -> None:
 
 
 def test_sft_drops() -> None:
-    cut = sample(initial(0, "a", finish_reason="length"))
-    assert completions(SftView(), cut) == ["a"]
-    assert reasons(SftView(keep_truncated=False), cut) == ["truncated"]
     assert reasons(SftView(), sample(initial(0, " "))) == ["empty"]
     assert reasons(SftView(), sample(initial(0, "a", drop_reason="short"))) == ["filtered"]
     assert reasons(SftView(pick="initial"), sample(initial(0, "a", drop_reason="x"))) == [
@@ -437,6 +488,95 @@ def test_sft_drops() -> None:
 def test_filtered_revision_gives_way_to_the_answer_before() -> None:
     assert completions(SftView(), chain(None, "short")) == ["1"]
     assert completions(SftView(), chain("short", "short")) == ["0"]
+    assert notes(SftView(), chain(None, "short")) == ["revision-dropped"]
+    assert notes(SftView(), chain("short", "short")) == ["revision-dropped"]
+    assert notes(SftView(), chain("short", None)) == []
+    assert notes(SftView(), chain(None, None)) == []
+
+
+def test_a_revision_that_changed_nothing_is_not_missed() -> None:
+    of = sample(initial(0, "Same text"), revision(1, "same  text", 0, drop_reason="duplicate"))
+    assert (completions(SftView(), of), notes(SftView(), of)) == (["Same text"], [])
+
+
+def test_revised_answers_alone_can_be_asked_for() -> None:
+    view = SftView(pick="revised")
+    assert (completions(view, chain("short", "short")), reasons(view, chain("short", "short"))) == (
+        [],
+        ["revision-dropped"],
+    )
+    assert completions(view, chain(None, "short")) == ["1"]
+    assert notes(view, chain(None, "short")) == ["revision-dropped"]
+    assert reasons(view, sample(initial(0, "a", drop_reason="x"))) == ["filtered"]
+
+
+# ---- answers cut at max_tokens
+
+
+def cut(which: str, **more: Any) -> Sample:
+    """An answer and its revision, the `which` cut."""
+    ends = {name: {"finish_reason": "length"} if name in which else {} for name in ("old", "new")}
+    return sample(
+        initial(0, "no", **ends["old"]),
+        revision(1, "Yes, you can.", 0, **ends["new"]),
+        verdicts=[verdict(1, 0, 0.8)],
+        scores=[Score("quality", 0, 1.0), Score("quality", 1, 2.0)],
+        **more,
+    )
+
+
+@pytest.mark.parametrize("which", ["old", "new", "old new"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"verified": False},
+        {"pairs": "all_pairs"},
+        {"pairs": "all_pairs", "score": "quality"},
+        {"pairs": "best_vs_worst"},
+        {"pairs": "best_vs_worst", "score": "quality"},
+    ],
+)
+def test_a_pair_with_a_cut_answer_is_dropped_unless_kept(which: str, options: Any) -> None:
+    for view in (PreferenceView, KtoView):
+        assert (rows(view(**options), cut(which)), reasons(view(**options), cut(which))) == (
+            [],
+            ["truncated"],
+        )
+    ends = {"chosen_finish_reason": "new", "rejected_finish_reason": "old"}
+    [row] = rows(PreferenceView(**options, truncated="keep"), cut(which))
+    for column, name in ends.items():
+        assert row[column] == ("length" if name in which else "stop")
+    made = rows(KtoView(**options, truncated="keep"), cut(which))
+    assert {r["completion"][0]["content"]: r["finish_reason"] for r in made} == {
+        "no": "length" if "old" in which else "stop",
+        "Yes, you can.": "length" if "new" in which else "stop",
+    }
+
+
+def test_best_and_worst_are_of_the_answers_that_ended() -> None:
+    of = scored(9.0, 5.0, 3.0, 1.0)
+    of.candidates[0].finish_reason = of.candidates[3].finish_reason = "length"
+    view = PreferenceView(pairs="best_vs_worst")
+    assert texts(view, of) == [("b", "c")]
+    assert notes(view, of) == ["truncated", "truncated"]
+    assert texts(PreferenceView(pairs="best_vs_worst", truncated="keep"), of) == [("a", "d")]
+
+
+def test_a_cut_answer_has_no_label_and_is_no_example() -> None:
+    assert reasons(KtoView(threshold=0.0), cut("new")) == ["truncated"]
+    assert completions(KtoView(threshold=0.0), cut("new")) == ["no"]
+    assert reasons(SftView(), cut("new")) == ["truncated"]
+    assert completions(SftView(), cut("new")) == []
+    [row] = rows(SftView(truncated="keep"), cut("new"))
+    assert row["finish_reason"] == "length"
+
+
+def test_recipes_of_older_runs_say_it_with_another_name() -> None:
+    assert SftView.model_validate({"keep_truncated": True}) == SftView(truncated="keep")
+    assert SftView.model_validate({"keep_truncated": False}) == SftView()
+    with pytest.raises(ValidationError, match="keep_truncated"):
+        SftView.model_validate({"keep_truncated": "maybe"})
 
 
 # ---- what the recipe is told
@@ -713,6 +853,47 @@ def test_statistics_by_hand(tmp_path: Path) -> None:
     margin = report.spreads["margin"]  # 0.5, 0.75, 1.0
     assert (margin.count, margin.mean, margin.min, margin.max) == (3, 0.75, 0.5, 1.0)
     assert (margin.q1, margin.median, margin.q3) == (0.625, 0.75, 0.875)
+
+
+def test_agreement_of_two_judges_by_hand(tmp_path: Path) -> None:
+    # small: a a b tie; large, of the same pairs in the other order: a b b tie.
+    made = []
+    for small, large in [(0.9, 0.2), (0.8, 0.7), (0.1, 0.6), (0.5, 0.5)]:
+        of = revised(small)
+        of.verdicts[0].judge = "small"
+        of.verdicts.append(verdict(0, 1, large, judge="large"))
+        made.append(of)
+    made[0].verdicts.append(verdict(1, 0, None, judge="third"))
+    [report] = export([PreferenceView()], source(*made), tmp_path, {})
+    [found] = report.agreements
+    assert (found.first, found.second, found.comparisons) == ("large", "small", 4)
+    assert found.share == 0.75
+    # chance: (2 * 1 + 1 * 2 + 1 * 1) / 16 = 5/16; kappa = (3/4 - 5/16) / (11/16) = 7/11
+    assert found.kappa == pytest.approx(7 / 11)
+    card = (tmp_path / "preference" / "README.md").read_text(encoding="utf-8")
+    assert "| `large`, `small` | 4 | 75.0% | 0.64 |" in card
+
+
+def test_judges_that_always_say_the_same_word_have_no_kappa(tmp_path: Path) -> None:
+    of = revised(0.9)
+    of.verdicts.append(verdict(1, 0, 0.8, judge="second"))
+    [report] = export([PreferenceView()], source(of), tmp_path, {})
+    assert [(a.share, a.kappa) for a in report.agreements] == [(1.0, None)]
+
+
+def test_notes_and_cut_answers_are_in_the_card(tmp_path: Path) -> None:
+    facts = {"cut": {"generate": [3, 8], "critique": [0, 4], "judge": [0, 0]}}
+    [report] = export([SftView()], source(chain("short"), cut("new")), tmp_path, facts)
+    assert (report.rows, report.drops, report.notes) == (
+        1,
+        {"truncated": 1},
+        {"revision-dropped": 1},
+    )
+    card = (tmp_path / "sft" / "README.md").read_text(encoding="utf-8")
+    assert "| `revision-dropped` | a filter dropped the revision, and" in card
+    assert "| `truncated` | cut off at max_tokens | 1 |" in card
+    assert "| `generate` | 8 | 3 (37.5%) |\n| `critique` | 4 | 0 (0.0%) |\n\n" in card
+    assert "More than 10% in `generate`: raise `sampling.max_tokens` there" in card
 
 
 def test_judge_is_only_reported_where_the_view_rests_on_it(tmp_path: Path) -> None:

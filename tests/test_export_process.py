@@ -74,6 +74,13 @@ def test_a_dropped_solution_makes_no_row() -> None:
     assert reasons(ProcessView(), sample) == ["filtered"]
 
 
+def test_a_solution_that_was_cut_makes_no_row_unless_kept() -> None:
+    sample = sample_of(labelled())
+    sample.candidates[0].finish_reason = "length"
+    assert reasons(ProcessView(), sample) == ["truncated"]
+    assert len(rows(ProcessView(truncated="keep"), sample)) == 1
+
+
 def test_a_solution_that_nobody_labelled_makes_no_row() -> None:
     sample = sample_of(labelled(1), candidates=2)
     assert reasons(ProcessView(), sample) == ["no-steps"]

@@ -19,7 +19,7 @@ from factory.export.preference import PreferenceView
 from factory.export.process import ProcessView
 from factory.export.reward import RewardView
 from factory.export.sft import SftView
-from factory.export.view import REASONS, Drop, View
+from factory.export.view import REASONS, Drop, Note, View
 from factory.records import Candidate, Message, Sample, Score, StepLabels
 
 PROMPT: list[Message] = [{"role": "user", "content": "Can I freeze rice?"}]
@@ -39,7 +39,7 @@ def scored(*values: float | None, name: str = "quality", texts: Any = "abcdef") 
 
 
 def rows(view: Any, of: Sample) -> list[dict[str, Any]]:
-    return [row for row in view.rows(of) if not isinstance(row, Drop)]
+    return [row for row in view.rows(of) if not isinstance(row, Drop | Note)]
 
 
 def reasons(view: Any, of: Sample) -> list[str]:
@@ -71,9 +71,22 @@ def test_a_row_has_every_scored_answer_of_the_prompt() -> None:
             "prompt": PROMPT,
             "responses": ["a", "b", "d"],
             "scores": [2.0, -1.5, 2.0],
+            "finish_reasons": ["stop", "stop", "stop"],
             "prompt_id": "s0",
         }
     ]
+
+
+def test_cut_answers_are_left_out_of_a_list_and_counted(tmp_path: Path) -> None:
+    of = scored(1.0, 2.0, 3.0)
+    of.candidates[1].finish_reason = "length"
+    [report] = export([RewardView()], source(of), tmp_path, {})
+    assert (report.rows, report.notes, report.drops) == (1, {"truncated": 1}, {})
+    assert load(tmp_path / "reward")["responses"][0] == ["a", "c"]
+    [row] = rows(RewardView(truncated="keep"), of)
+    assert row["finish_reasons"] == ["stop", "length", "stop"]
+    of.candidates[2].finish_reason = "length"
+    assert (rows(RewardView(), of), reasons(RewardView(), of)) == ([], ["truncated"])
 
 
 def test_blank_dropped_and_repeated_answers_are_left_out() -> None:
@@ -169,8 +182,8 @@ def test_best_by_a_verifier_with_a_threshold_is_rejection_sampling() -> None:
 def test_the_threshold_is_for_the_best_answer_that_can_be_used() -> None:
     of = scored(5.0, 2.0)
     of.candidates[0].finish_reason = "length"
-    assert best(of, min_score=3.0) == ["a"]
-    view = SftView(pick="best", min_score=3.0, keep_truncated=False)
+    assert best(of, min_score=3.0, truncated="keep") == ["a"]
+    view = SftView(pick="best", min_score=3.0)
     assert reasons(view, of) == ["score-too-low"]
 
 
@@ -238,6 +251,7 @@ def test_views_take_the_combined_score_unnamed(tmp_path: Path) -> None:
         "prompt": [PROMPT, PROMPT],
         "responses": [["a", "b"], ["a", "b"]],
         "scores": [[0.0, 0.0], [-1.0, 1.0]],
+        "finish_reasons": [["stop", "stop"]] * 2,
         "prompt_id": ["s0", "s1"],
     }
     (row,) = load(tmp_path / "preference")

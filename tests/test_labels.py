@@ -5,7 +5,7 @@ import math
 import pytest
 
 from factory.engines.base import Completion
-from factory.stages.labels import read_labels
+from factory.stages.labels import leaning, read_labels
 from tests.fakes import labelled, said
 
 AB = ("A", "B")
@@ -55,3 +55,8 @@ def test_mass_never_exceeds_one() -> None:
     completion = Completion("", "length", 1, 0, 1, {"A": 1e-7, "B": -50.0})
     _, mass = read_labels(completion, AB)
     assert mass == 1.0
+
+
+def test_a_tie_leans_neither_way() -> None:
+    ps = [0.9, 0.500001, 0.5, 0.1 + 0.2 + 0.2, 0.4999999, 0.499, 0.0, None]
+    assert [leaning(p) for p in ps] == [True, True, None, None, None, False, False, None]

@@ -78,10 +78,11 @@ def test_steps_are_labelled_and_the_solution_scored() -> None:
     assert sample.scores == [Score("process", 0, 0.1875, "", ["call1"])]
 
 
-def test_a_step_at_one_half_is_correct() -> None:
-    sample = sample_of("a")
-    scored(sample, logits([2.0, 2.0]))
-    assert sample.step_labels[0].labels == [True]
+def test_a_step_at_one_half_is_neither_right_nor_wrong() -> None:
+    sample = sample_of("a\nb\nc")
+    scored(sample, logits([2.0, 2.0], [2.0, 2.0 + 1e-9], [2.0, 2.1]))
+    assert sample.step_labels[0].labels == [None, None, True]
+    assert sample.step_labels[0].scores[:2] == [0.5, 0.5]
 
 
 def test_options_reach_the_arithmetic() -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.intervals import coverage
 from factory.ranking.bradley_terry import bradley_terry, relative_length
 from factory.ranking.elo import elo
 from factory.ranking.outcome import Outcome
@@ -201,19 +202,46 @@ def test_where_length_alone_decides_a_fitted_effect_takes_only_a_part_of_it() ->
 # Intervals -------------------------------------------------------------------------------------
 
 
-def test_the_interval_of_a_win_and_a_loss_goes_from_two_losses_to_two_wins() -> None:
-    # A resample is two wins or two losses with probability 1/4 each: more than 2.5%.
-    win, loss = Outcome(0, 1, 1.0), Outcome(0, 1, 0.0)
-    found = bradley_terry(2, [win, loss], resamples=200)
-    best = bradley_terry(2, [win, win]).values[0]
-    assert found.values == pytest.approx([0, 0])
-    assert found.low == pytest.approx([-best, -best])
-    assert found.high == pytest.approx([best, best])
+def test_the_interval_ends_where_the_likelihood_has_dropped_by_half_of_3_84() -> None:
+    # Two players, th = +-t: log L = log s(2t) + log s(-2t) - lambda t^2, at its highest log 1/4.
+    found = bradley_terry(2, [Outcome(0, 1, 1.0), Outcome(0, 1, 0.0)], resamples=1)
+    assert found.high is not None
+    t = found.high[0]
+    drop = math.log(1 / 4) - math.log(sigmoid(2 * t)) - math.log(sigmoid(-2 * t)) + 0.1 * t**2
+    assert drop == pytest.approx(3.841459 / 2)
+    assert found.low == pytest.approx([-t, -t])
 
 
-@pytest.mark.parametrize("method", [bradley_terry, elo])
-def test_comparisons_all_alike_make_a_point_of_the_interval(method: type) -> None:
-    found = method(2, [Outcome(0, 1, 0.9)] * 3, resamples=20)
+def test_more_comparisons_narrow_the_interval() -> None:
+    def width(times: int) -> float:
+        pairs = [Outcome(a, b, 0.7) for a, b in combinations(range(4), 2)] * times
+        found = bradley_terry(4, pairs, resamples=1)
+        assert found.low is not None
+        assert found.high is not None
+        return found.high[0] - found.low[0]
+
+    assert width(1) > 1.4 * width(3) > 0
+    assert width(100) == pytest.approx(10 * width(10_000), rel=0.05)
+
+
+@pytest.mark.parametrize(("players", "spread"), [(2, 1.0), (4, 1.0), (4, 2.5)])
+def test_intervals_hold_the_true_strengths(players: int, spread: float) -> None:
+    held, _ = coverage(players, spread, 2 if players == 2 else 1, is_soft=False, trials=100)
+    assert held >= 0.93  # a standard error is 1 to 2%
+
+
+def test_intervals_are_of_strengths_from_their_mean_with_a_length_effect_too() -> None:
+    outcomes = [Outcome(a, b, 0.8) for a, b in combinations(range(4), 2)]
+    for gamma in (None, 0.5):
+        found = bradley_terry(4, outcomes, lengths=[9, 5, 7, 2], gamma=gamma, resamples=1)
+        assert found.low is not None
+        assert found.high is not None
+        for low, value, high in zip(found.low, found.values, found.high, strict=True):
+            assert low < value < high
+
+
+def test_replays_that_are_all_alike_make_a_point_of_elos_range() -> None:
+    found = elo(2, [Outcome(0, 1, 0.9)] * 3, resamples=20)
     assert found.low == pytest.approx(found.values)
     assert found.high == pytest.approx(found.values)
 
@@ -224,24 +252,12 @@ def test_one_comparison_has_no_interval(method: type) -> None:
     assert (found.low, found.high) == (None, None)
 
 
-@pytest.mark.parametrize("method", [bradley_terry, elo])
-def test_an_interval_is_a_function_of_its_seed(method: type) -> None:
+def test_elos_range_is_a_function_of_its_seed() -> None:
     outcomes = [Outcome(a, b, (a + 2 * b) % 5 / 4) for a, b in combinations(range(5), 2)]
-    first, again, other = (method(5, outcomes, resamples=50, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (elo(5, outcomes, resamples=50, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first.low != other.low
     assert first.values == other.values
-    for value, low, high in zip(first.values, first.low, first.high, strict=True):
-        assert low < value < high
-
-
-def test_resamples_in_blocks_are_those_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    outcomes = [Outcome(a, b, 0.8) for a, b in combinations(range(4), 2)]
-    whole = bradley_terry(4, outcomes, resamples=50)
-    monkeypatch.setattr("factory.ranking.bradley_terry._BLOCK", 200)  # 8 resamples of 6 x 4
-    parts = bradley_terry(4, outcomes, resamples=50)
-    assert parts.low == pytest.approx(whole.low)
-    assert parts.high == pytest.approx(whole.high)
 
 
 # Elo -------------------------------------------------------------------------------------------

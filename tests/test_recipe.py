@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from factory.errors import RecipeError
-from factory.recipe import Recipe, load
-from tests.conftest import CONSTITUTION
+from factory.recipe import Recipe, load, shipped_file
+from tests.conftest import CONSTITUTION, ROOT
 
 # The line numbers in the tests below are of this text.
 RECIPE = """\
@@ -199,7 +199,7 @@ def test_a_recipe_is_read(folder: Path) -> None:
         (
             "principles: 2",
             "principles: most",
-            "12 stages[3].principles: expected a whole number or 'all', found 'most'",
+            "12 stages[3].principles: expected a whole number or 'same' or 'all', found 'most'",
         ),
         (
             "principles: 2",
@@ -432,6 +432,53 @@ def test_a_shipped_constitution_is_found_by_its_name(folder: Path) -> None:
     recipe = load(folder / "recipe.yaml")
     assert recipe.constitution is not None
     assert recipe.constitution.name == "harmless"
+
+
+def own_constitution(path: Path, name: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = (ROOT / "constitutions" / "harmless.yaml").read_text(encoding="utf-8")
+    path.write_text(text.replace("name: harmless", f"name: {name}", 1), encoding="utf-8")
+
+
+@pytest.mark.parametrize("asked", ["harmless", "harmless.yaml"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "pipelines/harmless.yaml",
+        "pipelines/harmless.yml",
+        "pipelines/constitutions/harmless.yaml",
+        "constitutions/harmless.yaml",
+    ],
+)
+def test_the_users_constitution_comes_before_the_shipped_one_of_its_name(
+    folder: Path, place: str, asked: str
+) -> None:
+    if asked.endswith(".yaml") and place.endswith(".yml"):
+        pytest.skip("another file")
+    recipe = folder / "pipelines" / "recipe.yaml"
+    recipe.parent.mkdir()
+    (folder / "prompts.jsonl").rename(recipe.with_name("prompts.jsonl"))
+    recipe.write_text(RECIPE.replace("kind.yaml", asked))
+    own_constitution(folder / place, "mine")
+    loaded = load(recipe)
+    assert loaded.constitution is not None
+    assert loaded.constitution.name == "mine"
+    assert loaded.constitution_path is not None
+    assert loaded.constitution_path.resolve() == (folder / place).resolve()
+
+
+def test_a_recipe_with_the_name_of_its_constitution_is_not_taken_for_it(folder: Path) -> None:
+    (folder / "harmless.yaml").write_text(RECIPE.replace("kind.yaml", "harmless"))
+    assert load(folder / "harmless.yaml").constitution_path == shipped_file(
+        "constitutions/harmless.yaml"
+    )
+
+
+def test_a_broken_constitution_of_ones_own_is_not_passed_over(folder: Path) -> None:
+    (folder / "recipe.yaml").write_text(RECIPE.replace("kind.yaml", "harmless"))
+    (folder / "harmless.yaml").write_text("name: mine\nversion: 1.0.0\nprinciples: {}\n")
+    with pytest.raises(RecipeError, match=r"harmless\.yaml:3 principles"):
+        load(folder / "recipe.yaml")
 
 
 # -- several mistakes ---------------------------------------------------------------------------

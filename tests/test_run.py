@@ -39,6 +39,21 @@ def go(recipe: Recipe, out: Path, engine: FakeEngine | None = None) -> tuple[Man
     return manifest, engine
 
 
+def test_a_run_says_which_constitution_it_took(recipe: Load, tmp_path: Path) -> None:
+    class Noting(Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    notes: list[str] = []
+    engines = {"policy": FakeEngine()}
+    work = run_async(recipe(), tmp_path / "run", engines=engines, progress=Noting())
+    manifest = asyncio.run(work)
+    file = tmp_path.resolve() / "kind.yaml"
+    assert notes[0] == f"constitution: kind 1.0.0, 2 principles, {file}"
+    assert manifest.stages["generate"].answers == 24
+    assert manifest.stages["judge"].answers == 0
+
+
 def made(manifest: Manifest) -> int:
     return sum(s.made for s in manifest.stages.values())
 

@@ -120,8 +120,7 @@ def validate(recipe: RecipeArgument, set_: SetOption = None) -> None:
     if loaded.evaluation:
         print(f"  held out      {loaded.evaluation.source.path}")
     if loaded.constitution:
-        c = loaded.constitution
-        print(f"  constitution  {c.name} {c.version}, {len(c.principles)} principles")
+        print(f"  constitution  {loaded.describe_constitution()}")
     for name, model in loaded.models.items():
         print(f"  model         {name}: {model.model} ({model.engine})")
     print(f"  stages        {' -> '.join(loaded.stage_labels())}")

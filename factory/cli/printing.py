@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 
 def print_manifest(folder: Path, manifest: Manifest, damaged: Collection[str] = ()) -> None:
     """`damaged`: datasets that are not on disk as the manifest says."""
+    from factory.export.card import CUT_SHARE
+
     tokens = manifest.tokens()
     print(f"\n{folder}: {manifest.state}, {manifest.samples} samples", end="")
     print(f", {manifest.quarantined} quarantined" if manifest.quarantined else "")
-    print(f"\n  {'stage':<14}{'calls made':>12}{'remembered':>12}{'output tokens':>15}")
+    print(f"\n  {'stage':<14}{'calls made':>12}{'remembered':>12}{'output tokens':>15}{'cut':>7}")
     for label, count in manifest.stages.items():
-        print(f"  {label:<14}{count.made:>12,}{count.remembered:>12,}{count.output_tokens:>15,}")
+        cut = f"{count.cut / count.answers:>7.0%}" if count.answers else ""
+        print(
+            f"  {label:<14}{count.made:>12,}{count.remembered:>12,}{count.output_tokens:>15,}{cut}"
+        )
     made = sum(s.made for s in manifest.stages.values())
     remembered = sum(s.remembered for s in manifest.stages.values())
     print(f"  {'all':<14}{made:>12,}{remembered:>12,}{tokens['output']:>15,}")
@@ -31,6 +36,12 @@ def print_manifest(folder: Path, manifest: Manifest, damaged: Collection[str] = 
         f"\n  {tokens['prompt']:,} prompt tokens, {manifest.cached_share():.0%} of them from the "
         f"prefix cache; {manifest.seconds:.0f} s"
     )
+    for label, count in manifest.stages.items():
+        if count.cut > CUT_SHARE * count.answers:
+            print(
+                f"  {label}: {count.cut:,} of {count.answers:,} answers were cut at max_tokens; "
+                "raise the stage's sampling.max_tokens, or ask for shorter answers"
+            )
     if manifest.restarts:
         print(f"  the engine died and was restarted {manifest.restarts} times")
     for reason, times in list(manifest.reasons.items())[:3]:
@@ -51,6 +62,14 @@ def print_views(folder: Path, manifest: Manifest, damaged: Collection[str] = ())
         print(f"\n  {path}: {view['rows']:,} rows")
         for reason, count in sorted(view["drops"].items(), key=lambda item: -item[1]):
             print(f"    no row, {reason:<24}{count:>8,}")
+        for reason, count in view.get("notes", {}).items():
+            print(f"    note, {reason:<26}{count:>8,}")
+        for each in view.get("agreements", ()):
+            kappa = "" if each["kappa"] is None else f", kappa {each['kappa']:.2f}"
+            print(
+                f"    judges {each['first']} and {each['second']} agree on {each['share']:.0%} of "
+                f"{each['comparisons']:,} pairs{kappa}"
+            )
 
 
 def print_next(folder: Path, manifest: Manifest) -> None:

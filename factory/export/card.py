@@ -14,7 +14,7 @@ import yaml
 
 from factory.export.schemas import MEANINGS
 from factory.export.statistics import ViewReport
-from factory.export.view import REASONS, View
+from factory.export.view import NOTES, REASONS, View
 
 TITLES = {
     "preference": "pairs of answers, the better one chosen",
@@ -42,6 +42,8 @@ def holds_reference(completions, reference, **columns):
     return [None if r is None else float(r in c[0]["content"]) for c, r in pairs]
 
 '''
+CUT_SHARE = 0.1
+"""Of a stage's answers: above it, a run and a card say what to do about those that were cut."""
 FEW_PAIRS = 2_000
 """Gao et al. (2210.10760): a reward model from fewer comparisons is near chance."""
 
@@ -54,6 +56,7 @@ def card(view: View, report: ViewReport, facts: Mapping[str, Any]) -> str:
         _load(report),
         _columns(view, facts),
         _rows(report),
+        _cut(facts),
         _evidence(report),
         _combined(report),
         _lengths(report),
@@ -151,7 +154,36 @@ def _rows(report: ViewReport) -> str:
     rows = [["**kept**", "", f"{report.rows:,}"]]
     for reason, count in report.drops.items():
         rows.append([_code(reason), REASONS.get(reason, ""), f"{count:,}"])
-    return _section("Kept and dropped", _table(["", "why", "rows"], rows))
+    parts = [_table(["", "why", "rows"], rows)]
+    if report.notes:
+        noted = [
+            [_code(reason), NOTES.get(reason, ""), f"{count:,}"]
+            for reason, count in report.notes.items()
+        ]
+        parts.append(_table(["to know of the rows", "what", "times"], noted))
+    return _section("Kept and dropped", "\n\n".join(parts))
+
+
+def _cut(facts: Mapping[str, Any]) -> str:
+    """How many answers did not end, by the stage that asked for them."""
+    counts = {
+        stage: (cut, answers)
+        for stage, (cut, answers) in (facts.get("cut") or {}).items()
+        if answers
+    }
+    if not counts:
+        return ""
+    rows = [
+        [_code(stage), f"{answers:,}", f"{cut:,} ({cut / answers:.1%})"]
+        for stage, (cut, answers) in counts.items()
+    ]
+    parts = [_table(["stage", "answers", "cut"], rows)]
+    if many := [stage for stage, (cut, answers) in counts.items() if cut > CUT_SHARE * answers]:
+        parts.append(
+            f"More than {CUT_SHARE:.0%} in {', '.join(map(_code, many))}: raise "
+            "`sampling.max_tokens` there, or ask for shorter answers."
+        )
+    return _section("Answers cut at max_tokens", "\n\n".join(parts))
 
 
 def _evidence(report: ViewReport) -> str:
@@ -173,6 +205,21 @@ def _evidence(report: ViewReport) -> str:
             for name, judge in report.judges.items()
         ]
         parts.append(_table(header, rows))
+    if report.agreements:
+        parts.append(
+            "Two judges on the same pairs: how often both prefer the same answer or call a tie, and "
+            "Cohen's kappa (1: always; 0: as often as by chance)."
+        )
+        rows = [
+            [
+                f"{_code(each.first)}, {_code(each.second)}",
+                f"{each.comparisons:,}",
+                f"{each.share:.1%}",
+                "" if each.kappa is None else f"{each.kappa:.2f}",
+            ]
+            for each in report.agreements
+        ]
+        parts.append(_table(["judges", "pairs", "agreement", "kappa"], rows))
     if report.scores:
         rows = [[_code(n), f"{s.scores:,}", f"{s.unparsed:,}"] for n, s in report.scores.items()]
         parts.append(_table(["score", "values", "unparsed"], rows))

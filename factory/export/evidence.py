@@ -14,6 +14,9 @@ import msgspec
 from factory.export.view import Drop
 from factory.records import Sample
 
+DECIMALS = 6
+"""Kept of means of probabilities: below is float noise, which would make a winner of a tie."""
+
 
 class Comparison(msgspec.Struct, frozen=True):
     """What the judges say of two answers."""
@@ -91,7 +94,8 @@ def _win_rates(sample: Sample) -> dict[int, float]:
                 yield verdict.a, verdict.p
                 yield verdict.b, 1 - verdict.p
 
-    return _means(sample, sides())
+    rates = _means(sample, sides())
+    return {index: round(rate, DECIMALS) for index, rate in rates.items()}
 
 
 def _means(sample: Sample, values: Iterable[tuple[int, float]]) -> dict[int, float]:
@@ -103,4 +107,4 @@ def _means(sample: Sample, values: Iterable[tuple[int, float]]) -> dict[int, flo
 
 
 def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+    return round(sum(values) / len(values), DECIMALS) if values else None

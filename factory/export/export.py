@@ -23,7 +23,7 @@ from factory.export.reward import RewardView
 from factory.export.schemas import with_extra
 from factory.export.sft import SftView
 from factory.export.statistics import EvidenceStatistics, RowStatistics, ViewReport
-from factory.export.view import Drop, View, folder_of
+from factory.export.view import Drop, Note, View, folder_of
 from factory.export.write import DatasetWriter
 from factory.records import Sample
 
@@ -62,7 +62,8 @@ def export(
 
     `facts` tells the cards where the data comes from; each may be missing: run_name,
     factory_version, constitution {name, version, digest}, models {name: {model, fingerprint}},
-    tokens {prompt, output}, counts {samples, quarantined}, recipe (YAML text).
+    tokens {prompt, output}, counts {samples, quarantined}, cut {stage: [cut answers, answers]},
+    recipe (YAML text).
     """
     folders = [folder_of(view) for view in views]
     for folder in folders:
@@ -119,6 +120,8 @@ class _Export:
         for row in self._view.rows(sample):
             if isinstance(row, Drop):
                 self._statistics.drop(row.reason)
+            elif isinstance(row, Note):
+                self._statistics.note(row.reason)
             else:
                 self._writer.add({**row, "extra": sample.extra} if self._carries else row)
                 self._statistics.add(row)
@@ -139,11 +142,13 @@ class _Export:
             rows=statistics.rows,
             prompts=statistics.prompts,
             drops=dict(sorted(statistics.drops.items())),
+            notes=dict(sorted(statistics.notes.items())),
             fingerprint=self._writer.finish(),
             spreads=statistics.spreads(),
             shares=statistics.shares(),
             length=statistics.length(),
             judges=evidence.judges() if by_verdicts else {},
+            agreements=evidence.agreements() if by_verdicts else [],
             scores=evidence.scores() if by_scores else {},
             combinations=measured if by_scores else [],
             best_of_n=statistics.best_of_n(),

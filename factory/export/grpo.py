@@ -1,6 +1,7 @@
 """Samples -> prompts to train on by trial and reward: GRPO and its family.
 
-One row a sample. TRL hands every column but the prompt to the reward functions, by its name.
+One row a sample: no answer of the run is trained on, so none is looked at. TRL hands every column
+but the prompt to the reward functions, by its name.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from factory.export import schemas
 from factory.export.evidence import scores_of
-from factory.export.pairs import PairRules
-from factory.export.view import Drop, FolderName, answer, is_blank
+from factory.export.pairs import Pair, PairRules
+from factory.export.view import Drop, FolderName, Note, answer, unfit
 from factory.records import Candidate, Sample
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ class KtoView(PairRules):
             if value != PairRules.model_fields[option].default:
                 yield f"{option}: {value} is for pairs, but threshold labels by score"
 
-    def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop]:
+    def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop | Note]:
         by_score = self.threshold is not None
         for labelled in self._by_score(sample) if by_score else self._by_pairs(sample):
-            if isinstance(labelled, Drop):
+            if isinstance(labelled, Drop | Note):
                 yield labelled
                 continue
             candidate, label, score = labelled
@@ -49,6 +49,7 @@ class KtoView(PairRules):
                 "completion": answer(candidate),
                 "label": label,
                 "score": score,
+                "finish_reason": candidate.finish_reason,
                 "prompt_id": sample.id,
             }
 
@@ -60,21 +61,21 @@ class KtoView(PairRules):
             return
         asked = {s.candidate for s in sample.scores if self.score in (None, s.name)}
         for candidate in sample.candidates:
-            if candidate.drop_reason is not None:
-                yield Drop("filtered")
-            elif is_blank(candidate):
-                yield Drop("empty")
+            if (reason := unfit(candidate, self.truncated)) is not None:
+                yield reason
             elif candidate.index not in scores:
                 yield Drop("unparsed" if candidate.index in asked else "not-scored")
             else:
                 score = scores[candidate.index]
                 yield candidate, score >= self.threshold, score
 
-    def _by_pairs(self, sample: Sample) -> Iterator[tuple[Candidate, bool, float | None] | Drop]:
+    def _by_pairs(
+        self, sample: Sample
+    ) -> Iterator[tuple[Candidate, bool, float | None] | Drop | Note]:
         labels: dict[int, set[bool]] = {}
         scores: dict[int, list[float]] = {}
         for pair in self.choose(sample):
-            if isinstance(pair, Drop):
+            if not isinstance(pair, Pair):
                 yield pair
                 continue
             for candidate, label, score in (

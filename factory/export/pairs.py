@@ -14,8 +14,8 @@ import msgspec
 from pydantic import Field, model_validator
 
 from factory.config import Config
-from factory.export.evidence import Ranking, compare, rank
-from factory.export.view import Drop, is_blank
+from factory.export.evidence import DECIMALS, Ranking, compare, rank
+from factory.export.view import Drop, Note, Truncated, unfit
 from factory.records import Candidate, Sample
 
 
@@ -30,6 +30,9 @@ class Pair(msgspec.Struct, frozen=True):
     rejected_score: float | None = None
     agreement: float | None = None
     principle_ids: list[str] = []
+    """Those that the judge asked about; without a judge, those of the line's critiques."""
+    judged_by: list[str] = []
+    """Those that the judge asked about."""
 
     @property
     def margin(self) -> float | None:
@@ -56,6 +59,8 @@ class PairRules(Config):
     score: str | None = None
     """Name of the score to rank by. None: the judge's verdicts; without any, the only score there
     is. For `best_vs_worst` and `all_pairs` only."""
+    truncated: Truncated = "drop"
+    """Pairs with an answer that was cut at max_tokens. `best_vs_worst` is among the others."""
 
     def conflicts(self) -> Iterator[str]:
         """What these options say that cannot be meant together."""
@@ -85,7 +90,7 @@ class PairRules(Config):
             return frozenset({"revisions"})
         return frozenset({"revisions", "verdicts:revision_vs_initial"})
 
-    def choose(self, sample: Sample) -> Iterator[Pair | Drop]:
+    def choose(self, sample: Sample) -> Iterator[Pair | Drop | Note]:
         """The sample's pairs, in order of their candidates."""
         if self.pairs == "revision_vs_initial":
             yield from self._revision_vs_initial(sample)
@@ -96,7 +101,7 @@ class PairRules(Config):
         elif len(ranking.scores) < 2:
             yield Drop("too-few-scored")
         elif self.pairs == "best_vs_worst":
-            yield self._best_vs_worst(sample, ranking)
+            yield from self._best_vs_worst(sample, ranking)
         else:
             for a, b in combinations(sample.kept(), 2):
                 if ranking.is_by_verdicts:
@@ -117,7 +122,7 @@ class PairRules(Config):
                 if self.verified:
                     yield self._preferred(sample, revision, initial)
                 else:
-                    yield _unverified(sample, revision, initial)
+                    yield self._unverified(sample, revision, initial)
 
     def _preferred(self, sample: Sample, revision: Candidate, initial: Candidate) -> Pair | Drop:
         """The revision over its initial answer, if the judge says so."""
@@ -126,8 +131,16 @@ class PairRules(Config):
             return Drop("revision-not-preferred")
         return pair
 
-    def _best_vs_worst(self, sample: Sample, ranking: Ranking) -> Pair | Drop:
+    def _best_vs_worst(self, sample: Sample, ranking: Ranking) -> Iterator[Pair | Drop | Note]:
         scored = [c for c in sample.kept() if c.index in ranking.scores]
+        whole = [c for c in scored if unfit(c, self.truncated) != Drop("truncated")]
+        if len(whole) < 2:
+            yield Drop("truncated")
+            return
+        yield from (Note("truncated") for _ in range(len(scored) - len(whole)))
+        yield self._extremes(sample, whole, ranking)
+
+    def _extremes(self, sample: Sample, scored: list[Candidate], ranking: Ranking) -> Pair | Drop:
         best = max(scored, key=lambda c: ranking.scores[c.index])
         worst = min(scored, key=lambda c: ranking.scores[c.index])
         if best is worst:  # max and min both take the first of equals
@@ -148,12 +161,13 @@ class PairRules(Config):
             preference=verdict.p,
             agreement=verdict.agreement,
             principle_ids=verdict.principle_ids,
+            judged_by=verdict.principle_ids,
         )
 
     def _judged(self, sample: Sample, a: Candidate, b: Candidate) -> Pair | Drop:
         """The two by their own verdict, the winner chosen."""
-        if unfit := _unfit(a, b):
-            return unfit
+        if (reason := self._unfit(a, b)) is not None:
+            return reason
         verdict = compare(sample, a.index, b.index)
         if verdict is None:
             return Drop("not-judged")
@@ -163,15 +177,16 @@ class PairRules(Config):
             return Drop("tie")
         if self.consistent and not verdict.is_consistent:
             return Drop("order-decided")
-        if abs(2 * verdict.p - 1) <= self.min_margin:
+        if round(abs(2 * verdict.p - 1), DECIMALS) <= self.min_margin:
             return Drop("margin-too-small")
         p, chosen, rejected = (verdict.p, a, b) if verdict.p > 0.5 else (1 - verdict.p, b, a)
-        return Pair(chosen, rejected, p, p, 1 - p, verdict.agreement, verdict.principle_ids)
+        ids = verdict.principle_ids
+        return Pair(chosen, rejected, p, p, 1 - p, verdict.agreement, ids, ids)
 
     def _scored(self, a: Candidate, b: Candidate, scores: dict[int, float]) -> Pair | Drop:
         """The two by their scores, the higher one chosen."""
-        if unfit := _unfit(a, b):
-            return unfit
+        if (reason := self._unfit(a, b)) is not None:
+            return reason
         if a.index not in scores or b.index not in scores:
             return Drop("not-scored")
         chosen, rejected = (a, b) if scores[a.index] > scores[b.index] else (b, a)
@@ -187,28 +202,25 @@ class PairRules(Config):
             rejected_score=scores[rejected.index],
         )
 
+    def _unverified(self, sample: Sample, revision: Candidate, initial: Candidate) -> Pair | Drop:
+        """The revision over its initial answer, on the strength of the critiques alone."""
+        if (reason := self._unfit(revision, initial)) is not None:
+            return reason
+        line = {initial.index}
+        ancestor = revision
+        while ancestor.parent is not None:
+            ancestor = sample.candidates[ancestor.parent]
+            line.add(ancestor.index)
+        critiques = (c for c in sample.critiques if c.candidate in line)
+        return Pair(
+            revision,
+            initial,
+            principle_ids=list(dict.fromkeys(i for c in critiques for i in c.principle_ids)),
+        )
 
-def _unverified(sample: Sample, revision: Candidate, initial: Candidate) -> Pair | Drop:
-    """The revision over its initial answer, on the strength of the critiques alone."""
-    if unfit := _unfit(revision, initial):
-        return unfit
-    line = {initial.index}
-    ancestor = revision
-    while ancestor.parent is not None:
-        ancestor = sample.candidates[ancestor.parent]
-        line.add(ancestor.index)
-    critiques = (c for c in sample.critiques if c.candidate in line)
-    return Pair(
-        revision,
-        initial,
-        principle_ids=list(dict.fromkeys(i for c in critiques for i in c.principle_ids)),
-    )
-
-
-def _unfit(a: Candidate, b: Candidate) -> Drop | None:
-    """Why these texts make no pair, whatever a judge says of them."""
-    if is_blank(a) or is_blank(b):
-        return Drop("empty")
-    if a.text.strip() == b.text.strip():
-        return Drop("identical")
-    return None
+    def _unfit(self, a: Candidate, b: Candidate) -> Drop | None:
+        """Why these texts make no pair, whatever a judge says of them."""
+        for candidate in (a, b):
+            if (reason := unfit(candidate, self.truncated)) is not None:
+                return reason
+        return Drop("identical") if a.text.strip() == b.text.strip() else None

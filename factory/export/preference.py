@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from factory.export import schemas
-from factory.export.pairs import PairRules
-from factory.export.view import Drop, FolderName, answer
+from factory.export.pairs import Pair, PairRules
+from factory.export.view import Drop, FolderName, Note, answer
 from factory.records import Sample
 
 if TYPE_CHECKING:
@@ -25,11 +25,12 @@ class PreferenceView(PairRules):
     name: FolderName | None = None
     """Folder of the dataset; None: the kind."""
 
-    def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop]:
+    def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop | Note]:
         for pair in self.choose(sample):
-            if isinstance(pair, Drop):
+            if not isinstance(pair, Pair):
                 yield pair
                 continue
+            critique = sample.critique_of(pair.chosen)
             yield {
                 "prompt": sample.prompt,
                 "chosen": answer(pair.chosen),
@@ -39,9 +40,13 @@ class PreferenceView(PairRules):
                 "chosen_score": pair.chosen_score,
                 "rejected_score": pair.rejected_score,
                 "principle_ids": pair.principle_ids,
+                "revised_by": critique.principle_ids if critique else [],
+                "judged_by": pair.judged_by,
                 "agreement": pair.agreement,
                 "chosen_origin": pair.chosen.origin,
                 "rejected_origin": pair.rejected.origin,
+                "chosen_finish_reason": pair.chosen.finish_reason,
+                "rejected_finish_reason": pair.rejected.finish_reason,
                 "prompt_id": sample.id,
             }
 

@@ -1,7 +1,9 @@
 """Samples -> solutions in steps with a label for each, for training a process reward model.
 
 Labels come from one scorer: a `rollout` or `process` stage. A row keeps the whole solution; steps
-that nobody could judge, as those after the first error, have the label null.
+that nobody could judge, as those after the first error, have the label null. The last step of a
+solution that was cut at max_tokens is no whole step, whatever its label, so such a solution makes no
+row, unless `truncated: keep` is set.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from factory.config import Config
 from factory.export import schemas
 from factory.export.evidence import is_known
-from factory.export.view import Drop, FolderName
+from factory.export.view import Drop, FolderName, Truncated, unfit
 from factory.records import Candidate, Sample, StepLabels
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ class ProcessView(Config):
     """Folder of the dataset; None: the kind."""
     steps: str | None = None
     """Name of the stage that labelled the steps. None: the only one there is."""
+    truncated: Truncated = "drop"
+    """Solutions that were cut at max_tokens."""
     prm800k: bool = False
     """Write the rows in PRM800K's format too, to `NAME.prm800k.jsonl` beside the dataset."""
 
@@ -43,8 +47,8 @@ class ProcessView(Config):
     def _row(
         self, sample: Sample, candidate: Candidate, labelled: StepLabels | None
     ) -> dict[str, Any] | Drop:
-        if candidate.drop_reason is not None:
-            return Drop("filtered")
+        if (reason := unfit(candidate, self.truncated)) is not None:
+            return reason
         if labelled is None:
             return Drop("no-steps")
         if all(label is None for label in labelled.labels):

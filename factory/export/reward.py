@@ -1,7 +1,8 @@
 """Samples -> prompts with all their scored answers, for training a reward model.
 
 Listwise: one row a prompt, so that all pairs of a prompt can share a batch (InstructGPT). Pairs
-derive from it. No two answers of a row are the same text; equal scores stay.
+derive from it. No two answers of a row are the same text; equal scores stay. Answers that were cut
+at max_tokens are left out, each with a note.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pydantic import Field
 from factory.config import Config
 from factory.export import schemas
 from factory.export.evidence import scores_of
-from factory.export.view import Drop, FolderName, is_blank
-from factory.records import Sample
+from factory.export.view import Drop, FolderName, Note, Truncated, unfit
+from factory.records import Candidate, Sample
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -31,24 +32,32 @@ class RewardView(Config):
     """Name of the score. None: the only one there is, the combined one before its parts."""
     min_responses: int = Field(2, ge=1)
     """Prompts with fewer different scored answers make no row."""
+    truncated: Truncated = "drop"
+    """Answers that were cut at max_tokens."""
 
-    def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop]:
+    def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop | Note]:
         scores = scores_of(sample, self.score)
         if isinstance(scores, Drop):
             yield scores
             return
-        scored: dict[str, tuple[str, float]] = {}  # stripped text -> text, score
+        scored: dict[str, Candidate] = {}  # stripped text -> the first with it
+        cut = 0
         for candidate in sample.kept():
-            if candidate.index in scores and not is_blank(candidate):
-                of_first = (candidate.text, scores[candidate.index])
-                scored.setdefault(candidate.text.strip(), of_first)
+            if candidate.index not in scores:
+                continue
+            reason = unfit(candidate, self.truncated)
+            if reason is None:
+                scored.setdefault(candidate.text.strip(), candidate)
+            cut += reason == Drop("truncated")
         if len(scored) < self.min_responses:
-            yield Drop("too-few-scored")
+            yield Drop("truncated" if cut else "too-few-scored")
             return
+        yield from (Note("truncated") for _ in range(cut))
         yield {
             "prompt": sample.prompt,
-            "responses": [text for text, _ in scored.values()],
-            "scores": [score for _, score in scored.values()],
+            "responses": [candidate.text for candidate in scored.values()],
+            "scores": [scores[candidate.index] for candidate in scored.values()],
+            "finish_reasons": [candidate.finish_reason for candidate in scored.values()],
             "prompt_id": sample.id,
         }
 

@@ -24,9 +24,13 @@ def preference() -> Features:
             "chosen_score": Value("float64"),
             "rejected_score": Value("float64"),
             "principle_ids": List(Value("string")),
+            "revised_by": List(Value("string")),
+            "judged_by": List(Value("string")),
             "agreement": Value("float64"),
             "chosen_origin": Value("string"),
             "rejected_origin": Value("string"),
+            "chosen_finish_reason": Value("string"),
+            "rejected_finish_reason": Value("string"),
             "prompt_id": Value("string"),
         }
     )
@@ -41,6 +45,7 @@ def kto() -> Features:
             "completion": _messages(),
             "label": Value("bool"),
             "score": Value("float64"),
+            "finish_reason": Value("string"),
             "prompt_id": Value("string"),
         }
     )
@@ -54,6 +59,7 @@ def sft() -> Features:
             "prompt": _messages(),
             "completion": _messages(),
             "origin": Value("string"),
+            "finish_reason": Value("string"),
             "prompt_id": Value("string"),
         }
     )
@@ -67,6 +73,7 @@ def reward() -> Features:
             "prompt": _messages(),
             "responses": List(Value("string")),
             "scores": List(Value("float64")),
+            "finish_reasons": List(Value("string")),
             "prompt_id": Value("string"),
         }
     )
@@ -121,9 +128,16 @@ MEANINGS = {
     "chosen_score": "the chosen answer's score, or the judge's P(it is better)",
     "rejected_score": "the same of the rejected answer",
     "principle_ids": "the constitution's principles that were applied",
+    "revised_by": "principles of the critique that the chosen answer was revised by; of several "
+    "rounds, the last; empty: it is no revision",
+    "judged_by": "principles that the judge compared the two by; empty: no judge did",
     "agreement": "share of the judge's readings that prefer the chosen answer, in [0, 1]",
     "chosen_origin": "the stage that wrote the chosen answer",
     "rejected_origin": "the stage that wrote the rejected answer",
+    "chosen_finish_reason": "stop: the chosen answer ended; length: it was cut at max_tokens",
+    "rejected_finish_reason": "the same of the rejected answer",
+    "finish_reason": "stop: the answer ended by itself; length: it was cut at max_tokens",
+    "finish_reasons": "of each response: stop or length, as it ended",
     "label": "true: a good answer",
     "score": "the score behind the label",
     "origin": "the stage that wrote the answer",

@@ -2,6 +2,10 @@
 
 `final` is the dataset of Constitutional AI's first stage (Bai et al. 2022): all last revisions,
 judged or not. `best` is best-of-n, and with `min_score` rejection sampling.
+
+Where a filter dropped a last revision, `final` takes the answer before it, in the end the first one,
+and says so by a note: a first answer is what the revisions were to replace. `revised` takes
+revisions alone.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from pydantic import model_validator
 from factory.config import Config
 from factory.export import schemas
 from factory.export.evidence import rank
-from factory.export.view import Drop, FolderName, answer, is_blank
+from factory.export.view import Drop, FolderName, Note, Truncated, answer, unfit
 from factory.records import Candidate, Sample
 
 if TYPE_CHECKING:
@@ -27,17 +31,27 @@ class SftView(Config):
     kind: Literal["sft"] = "sft"
     name: FolderName | None = None
     """Folder of the dataset; None: the kind."""
-    pick: Literal["final", "initial", "best", "all"] = "final"
-    """`final`: the last revision of each answer. `initial`: the answers before revision.
-    `best`: the one answer a prompt with the highest score. `all`: initial and revised answers."""
+    pick: Literal["final", "revised", "initial", "best", "all"] = "final"
+    """`final`: the last revision of each answer that no filter dropped; the answer itself, if it was
+    never revised or all its revisions were dropped. `revised`: the same of revised answers only.
+    `initial`: the answers before revision. `best`: the one answer a prompt with the highest score.
+    `all`: initial and revised answers."""
     score: str | None = None
     """Name of the score that `best` goes by. None: the judge's verdicts; without any, the only
     score there is, the combined one before its parts."""
     min_score: float | None = None
     """`best` must score at least this, on the score's own scale; else the prompt makes no row."""
-    keep_truncated: bool = True
-    """Keep answers that were cut at max_tokens. They teach a model to stop mid-sentence, but short
-    runs consist of little else."""
+    truncated: Truncated = "drop"
+    """Answers that were cut at max_tokens."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_name(cls, data: Any) -> Any:
+        """The recipes of older runs say `keep_truncated`."""
+        if not isinstance(data, dict) or not isinstance(data.get("keep_truncated"), bool):
+            return data
+        rest = {name: value for name, value in data.items() if name != "keep_truncated"}
+        return {"truncated": "keep" if data["keep_truncated"] else "drop", **rest}
 
     @model_validator(mode="after")
     def _options_agree(self) -> Self:
@@ -49,45 +63,67 @@ class SftView(Config):
             )
         return self
 
-    def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop]:
+    def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop | Note]:
         for picked in self._picked(sample):
-            yield picked if isinstance(picked, Drop) else self._row(sample, picked)
+            if not isinstance(picked, Candidate):
+                yield picked
+                continue
+            reason = unfit(picked, self.truncated)
+            if reason is not None:
+                yield reason
+                continue
+            if self.pick in ("final", "revised") and _stands_in(sample, picked):
+                yield Note("revision-dropped")
+            yield {
+                "prompt": sample.prompt,
+                "completion": answer(picked),
+                "origin": picked.origin,
+                "finish_reason": picked.finish_reason,
+                "prompt_id": sample.id,
+            }
 
-    def _row(self, sample: Sample, candidate: Candidate) -> dict[str, Any] | Drop:
-        return self._unfit(candidate) or {
-            "prompt": sample.prompt,
-            "completion": answer(candidate),
-            "origin": candidate.origin,
-            "prompt_id": sample.id,
-        }
-
-    def _picked(self, sample: Sample) -> Iterator[Candidate | Drop]:
+    def _picked(self, sample: Sample) -> Iterator[Candidate | Drop | Note]:
         match self.pick:
             case "final":
                 for _, newest in sample.chains():
                     if not newest:
                         yield Drop("filtered")
                     yield from newest
+            case "revised":
+                for initial, newest in sample.chains():
+                    if not newest:
+                        yield Drop("filtered")
+                    elif newest[0] is not initial:
+                        yield from newest
+                    else:
+                        is_revised = any(c.parent == initial.index for c in sample.candidates)
+                        yield Drop("revision-dropped" if is_revised else "no-revision")
             case "initial":
                 yield from (c for c in sample.candidates if c.parent is None)
             case "all":
                 yield from sample.candidates
             case "best":
-                yield self._best(sample)
+                yield from self._best(sample)
 
-    def _best(self, sample: Sample) -> Candidate | Drop:
+    def _best(self, sample: Sample) -> Iterator[Candidate | Drop | Note]:
         """The best of the answers that can be used at all."""
         ranking = rank(sample, self.score)
         if isinstance(ranking, Drop):
-            return ranking
+            yield ranking
+            return
         scored = [c for c in sample.kept() if c.index in ranking.scores]
-        usable = [c for c in scored if self._unfit(c) is None]
+        reasons = {c.index: unfit(c, self.truncated) for c in scored}
+        usable = [c for c in scored if reasons[c.index] is None]
         if not usable:
-            return scored[0] if scored else Drop("not-scored")
+            yield scored[0] if scored else Drop("not-scored")
+            return
         best = max(usable, key=lambda c: ranking.scores[c.index])
         if self.min_score is not None and ranking.scores[best.index] < self.min_score:
-            return Drop("score-too-low")
-        return best
+            yield Drop("score-too-low")
+            return
+        cut = sum(reason == Drop("truncated") for reason in reasons.values())
+        yield from (Note("truncated") for _ in range(cut))
+        yield best
 
     def chosen_among(self, sample: Sample) -> int | None:
         """n, where the sample's row is a plain best of n scored answers."""
@@ -95,15 +131,6 @@ class SftView(Config):
             return None
         ranking = rank(sample, self.score)
         return None if isinstance(ranking, Drop) else len(ranking.scores)
-
-    def _unfit(self, candidate: Candidate) -> Drop | None:
-        if candidate.drop_reason is not None:
-            return Drop("filtered")
-        if is_blank(candidate):
-            return Drop("empty")
-        if candidate.finish_reason == "length" and not self.keep_truncated:
-            return Drop("truncated")
-        return None
 
     def needs(self) -> frozenset[str]:
         if self.pick == "best":
@@ -113,3 +140,15 @@ class SftView(Config):
 
     def features(self) -> Features:
         return schemas.sft()
+
+
+def _stands_in(sample: Sample, answer: Candidate) -> bool:
+    """A filter dropped a revision of this answer that said something else. (A revision that changed
+    nothing is dropped as a duplicate, and nothing is lost.)"""
+    line = {answer.index}
+    for candidate in sample.candidates:  # parents come first
+        if candidate.parent in line:
+            line.add(candidate.index)
+            if candidate.text.lower().split() != answer.text.lower().split():
+                return True
+    return False

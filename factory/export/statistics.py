@@ -6,12 +6,13 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from factory.export.combine import Measured
-from factory.export.evidence import is_known
+from factory.export.evidence import DECIMALS, is_known
 from factory.records import Sample
 from factory.words import words
 
@@ -70,6 +71,19 @@ class JudgeQuality(msgspec.Struct, frozen=True):
     """Mean of `Verdict.order_gap`, in [0, 1]; 0: order does not matter."""
 
 
+class JudgeAgreement(msgspec.Struct, frozen=True):
+    """How far two judges say the same, over the pairs of answers that both could be read on."""
+
+    first: str
+    second: str
+    comparisons: int
+    share: float
+    """Of comparisons with the same outcome: one answer, the other, or a tie; in [0, 1]."""
+    kappa: float | None
+    """Cohen's (1960): (share - chance) / (1 - chance), where chance is what two judges with these
+    habits agree on by luck; 1, perfect; 0, as by chance. None: both always say the same word."""
+
+
 class ScoreQuality(msgspec.Struct, frozen=True):
     """How often a pointwise score could be read, over the traces."""
 
@@ -100,6 +114,10 @@ class ViewReport(msgspec.Struct):
     """By judge stage. Empty where the view does not rest on verdicts."""
     scores: dict[str, ScoreQuality]
     """By score. Empty where the view does not rest on scores."""
+    notes: dict[str, int] = {}
+    """What is to know of the rows, by reason (`view.NOTES`)."""
+    agreements: list[JudgeAgreement] = []
+    """Of every two judges with pairs in common. Empty where the view does not rest on verdicts."""
     combinations: list[Measured] = []
     """Scores made of others. Empty where the view does not rest on scores."""
     best_of_n: BestOfN | None = None
@@ -166,9 +184,13 @@ class RowStatistics:
         self.rows = 0
         self.prompts = 0
         self.drops: dict[str, int] = {}
+        self.notes: dict[str, int] = {}
 
     def drop(self, reason: str) -> None:
         self.drops[reason] = self.drops.get(reason, 0) + 1
+
+    def note(self, reason: str) -> None:
+        self.notes[reason] = self.notes.get(reason, 0) + 1
 
     def choose(self, n: int) -> None:
         """The row just added is the best of n."""
@@ -225,9 +247,16 @@ class EvidenceStatistics:
         self._verdicts: dict[str, list[int]] = {}  # judge -> all, parsed, both orders read, flips
         self._gaps: defaultdict[str, Numbers] = defaultdict(Numbers)
         self._scores: dict[str, list[int]] = {}  # score -> all, parsed
+        # Two judges -> how often the first said i where the second said j; 0, 1, 2 of `_outcome`.
+        self._tables: dict[tuple[str, str], list[list[int]]] = {}
 
     def add(self, sample: Sample) -> None:
+        said: dict[tuple[int, int], dict[str, int]] = {}
         for verdict in sample.verdicts:
+            if is_known(verdict.p):
+                pair = (min(verdict.a, verdict.b), max(verdict.a, verdict.b))
+                p = verdict.p if verdict.a < verdict.b else 1 - verdict.p
+                said.setdefault(pair, {})[verdict.judge] = _outcome(p)
             counts = self._verdicts.setdefault(verdict.judge, [0, 0, 0, 0])
             counts[0] += 1
             counts[1] += is_known(verdict.p)
@@ -235,6 +264,10 @@ class EvidenceStatistics:
             counts[3] += verdict.is_consistent is False
             if is_known(verdict.order_gap):
                 self._gaps[verdict.judge].add(verdict.order_gap)
+        for outcomes in said.values():
+            for two in combinations(sorted(outcomes), 2):
+                table = self._tables.setdefault(two, [[0] * 3 for _ in range(3)])
+                table[outcomes[two[0]]][outcomes[two[1]]] += 1
         for score in sample.scores:
             values = self._scores.setdefault(score.name, [0, 0])
             values[0] += 1
@@ -253,11 +286,34 @@ class EvidenceStatistics:
             )
         return qualities
 
+    def agreements(self) -> list[JudgeAgreement]:
+        return [
+            JudgeAgreement(first, second, *_agreement(table))
+            for (first, second), table in sorted(self._tables.items())
+        ]
+
     def scores(self) -> dict[str, ScoreQuality]:
         return {
             name: ScoreQuality(values, values - parsed)
             for name, (values, parsed) in sorted(self._scores.items())
         }
+
+
+def _outcome(p: float) -> int:
+    """0: the first answer is better, 1: the second, 2: a tie."""
+    is_tie = round(p, DECIMALS) == 0.5
+    return 2 if is_tie else int(p < 0.5)
+
+
+def _agreement(table: list[list[int]]) -> tuple[int, float, float | None]:
+    """(comparisons, the share on which both say the same, Cohen's kappa) of a table of counts."""
+    total = sum(map(sum, table))
+    same = sum(table[i][i] for i in range(len(table)))
+    by_luck = sum(sum(row) * sum(r[i] for r in table) for i, row in enumerate(table))
+    if by_luck == total**2:
+        return total, same / total, None
+    chance = by_luck / total**2
+    return total, same / total, (same / total - chance) / (1 - chance)
 
 
 def _quantile(ordered: list[float], q: float) -> float:

@@ -2,13 +2,18 @@
 
 A view is a frozen config (a part of the recipe) with three methods. It never calls a model and
 looks at one sample at a time, so any view can be made again from the traces at no cost. Where it
-makes no row it gives the reason.
+makes no row it gives the reason, and where a row is not what one would think, a note.
+
+An answer that was cut at max_tokens did not end, and trainers put an end token after every answer:
+such a row teaches a model to stop mid-sentence, and such a pair that complete beats cut. So views
+that train on answers leave cut ones out, unless they say `truncated: keep`; then rows tell which
+they are (`finish_reason`), for the trainer to leave the end token off.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import msgspec
 from pydantic import Field
@@ -34,6 +39,7 @@ REASONS = {
     "not-judged": "no judge compared the two",
     "not-scored": "the answer has no score",
     "order-decided": "the judge's choice changed with the order shown, and `consistent` is set",
+    "revision-dropped": "a filter dropped the revision, and `pick: revised` takes no other answer",
     "revision-not-preferred": "the judge prefers the initial answer",
     "score-too-low": "even the best answer scores below `min_score`",
     "several-scorers": "more than one stage labelled the steps and none named: set `steps`",
@@ -46,11 +52,27 @@ REASONS = {
 """Every reason our views drop for, in words that stay: manifests carry them."""
 
 
+NOTES = {
+    "revision-dropped": "a filter dropped the revision, and the answer before it stands in the row",
+    "truncated": "an answer cut at max_tokens was left out of a choice or a list of several",
+}
+"""Every note our views make, in words that stay."""
+
+Truncated = Literal["drop", "keep"]
+
+
 class Drop(msgspec.Struct, frozen=True):
     """A row that was considered and not made."""
 
     reason: str
     """A key of `REASONS` (a user's own view may have others)."""
+
+
+class Note(msgspec.Struct, frozen=True):
+    """Something to know about a row, counted beside the drops."""
+
+    reason: str
+    """A key of `NOTES` (a user's own view may have others)."""
 
 
 class View(Protocol):
@@ -63,8 +85,8 @@ class View(Protocol):
     def name(self) -> str | None:
         """The dataset's folder; None: its kind."""
 
-    def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop]:
-        """The sample's rows, one value for each feature, and a drop for each row not made."""
+    def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop | Note]:
+        """The sample's rows, one value for each feature, a drop for each row not made, and notes."""
 
     def needs(self) -> frozenset[str]:
         """Facts that the recipe's stages must make: `candidates`, `revisions`,
@@ -86,5 +108,12 @@ def answer(candidate: Candidate) -> list[Message]:
     return [{"role": "assistant", "content": candidate.text}]
 
 
-def is_blank(candidate: Candidate) -> bool:
-    return not candidate.text.strip()
+def unfit(candidate: Candidate, truncated: Truncated) -> Drop | None:
+    """Why a trainer should not see this answer, whatever was found out about it; None: it may."""
+    if candidate.drop_reason is not None:
+        return Drop("filtered")
+    if not candidate.text.strip():
+        return Drop("empty")
+    if truncated == "drop" and candidate.finish_reason == "length":
+        return Drop("truncated")
+    return None

@@ -3,8 +3,14 @@ and the second loses them, with expected = 1 / (1 + 10^((second - first) / 400))
 
 The ratings depend on the *order* of the comparisons, the later ones counting more; with the few of
 one prompt they are far from converged. Offered because it is widely known: `bradley_terry` is what
-it tends to, in any order. The intervals' resamples are played in the order drawn, so they cover the
-order's effect too. Always: the mean rating is 1500; a player without a comparison has 1500.
+it tends to, in any order.
+
+`low` and `high` are the central 95% of ratings when as many comparisons are drawn with replacement
+and played in the order drawn: how much a rating owes to this order and these comparisons. They are no
+confidence interval, for a rating after so few has no true value to cover. Where all comparisons are
+alike, so are the replays, and the range is a point.
+
+Always: the mean rating is 1500; a player without a comparison has 1500.
 """
 
 from __future__ import annotations
@@ -12,14 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from factory.ranking.outcome import (
-    MIN_OUTCOMES,
-    Outcome,
-    Strengths,
-    check_outcomes,
-    draw,
-    percentiles,
-)
+from factory.ranking.outcome import MIN_OUTCOMES, Outcome, Strengths, check_outcomes
 
 if TYPE_CHECKING:
     from factory.ranking.outcome import Floats, Indices
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 START = 1500.0
 K_FACTOR = 32.0
 """The most points that one comparison can move."""
+LEVEL = 0.95
+"""Of the replays, between `low` and `high`."""
 SCALE = 400.0
 """Points that make odds of 10 to 1."""
 
@@ -36,7 +37,7 @@ def elo(
 ) -> Strengths:
     """Ratings of `players`, numbered from 0, after `outcomes` in their order.
 
-    `seed` is the bootstrap's. Raises `ValueError` for numbers out of range.
+    `seed` is that of the `resamples` replays. Raises `ValueError` for numbers out of range.
     """
     import numpy as np
 
@@ -44,8 +45,10 @@ def elo(
     values = _play(players, outcomes, np.arange(len(outcomes))[None])[0].tolist()
     if not resamples or len(outcomes) < MIN_OUTCOMES:
         return Strengths(values)
-    low, high = percentiles(_play(players, outcomes, draw(len(outcomes), resamples, seed)))
-    return Strengths(values, low, high)
+    drawn_RM = np.random.default_rng(seed).integers(len(outcomes), size=(resamples, len(outcomes)))
+    replays_RG = _play(players, outcomes, drawn_RM)
+    low_G, high_G = np.quantile(replays_RG, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return Strengths(values, low_G.tolist(), high_G.tolist())
 
 
 def _play(players: int, outcomes: Sequence[Outcome], order_RM: Indices) -> Floats:

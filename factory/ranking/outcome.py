@@ -1,9 +1,8 @@
-"""What both rankings take and give, and how they resample.
+"""What both rankings take and give.
 
-The interval is a percentile bootstrap over *comparisons* (a judge's verdict each, whatever the
-number of readings behind it: two orders of one pair are no independent evidence). It covers what
-would change with other comparisons, not what would change with another judge. Where all comparisons
-are alike so are all resamples, and it is a point; of fewer than two there is none.
+What is counted is *comparisons* (a judge's verdict each, whatever the number of readings behind it:
+two orders of one pair are no independent evidence). Intervals say what would change with other
+comparisons, not what would change with another judge; of fewer than two there is none.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Indices = NDArray[np.intp]
 
-LEVEL = 0.95
 MIN_OUTCOMES = 2
-"""Comparisons from which an interval can be resampled."""
+"""Comparisons from which there is an interval."""
 
 
 class Outcome(NamedTuple):
@@ -40,7 +38,8 @@ class Strengths(msgspec.Struct, frozen=True):
     values: list[float]
     """Higher is better."""
     low: list[float] | None = None
-    """With `high`: the 95% bootstrap interval. None: not asked for, or too few comparisons."""
+    """With `high`: Bradley-Terry's 95% interval, or the central 95% of Elo's replays, which is no
+    interval of anything: see there. None: not asked for, or too few comparisons."""
     high: list[float] | None = None
     length_effect: float | None = None
     """Bradley-Terry's gamma, fitted or given. None: length was not controlled for."""
@@ -55,18 +54,3 @@ def check_outcomes(players: int, outcomes: Sequence[Outcome]) -> None:
             raise ValueError(f"p {p} of {first} against {second} is not in [0, 1]")
         if first == second or not (0 <= first < players and 0 <= second < players):
             raise ValueError(f"{first} against {second}: not two of {players} players")
-
-
-def draw(outcomes: int, resamples: int, seed: int) -> Indices:
-    """Indices of outcomes drawn with replacement, [resamples, outcomes]."""
-    import numpy as np
-
-    return np.random.default_rng(seed).integers(outcomes, size=(resamples, outcomes))
-
-
-def percentiles(values_RG: Floats) -> tuple[list[float], list[float]]:
-    """The central 95% of each player's values over R resamples, as (low, high)."""
-    import numpy as np
-
-    low_G, high_G = np.quantile(values_RG, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return low_G.tolist(), high_G.tolist()

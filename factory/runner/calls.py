@@ -46,6 +46,10 @@ class StageCount(msgspec.Struct):
     output_tokens: int = 0
     seconds: float = 0.0
     """Waiting of all samples added up; samples wait at the same time."""
+    answers: int = 0
+    """Texts that models wrote: all calls but those that read labels or scores."""
+    cut: int = 0
+    """Of the answers, those cut at max_tokens."""
 
     def add(self, other: StageCount) -> None:
         self.made += other.made
@@ -53,6 +57,8 @@ class StageCount(msgspec.Struct):
         self.prompt_tokens += other.prompt_tokens
         self.cached_tokens += other.cached_tokens
         self.output_tokens += other.output_tokens
+        self.answers += other.answers
+        self.cut += other.cut
         self.seconds += other.seconds
 
 
@@ -235,4 +241,9 @@ class SampleModels:
             request_of(q, self.seed(*q.salt) if _is_sampled(q) else 0, self._priority)
             for q in questions
         ]
-        return await self._calls.answer(model, requests, self.count, self._before)
+        asked = await self._calls.answer(model, requests, self.count, self._before)
+        for request, answer in zip(requests, asked, strict=True):
+            if not request.labels and request.scoring is None:
+                self.count.answers += 1
+                self.count.cut += answer.completion.finish_reason == "length"
+        return asked

@@ -257,6 +257,8 @@ class _Run:
         if manifest.state != "running":
             shards.drop_parts_from(work, manifest.parts)
             return
+        if self._recipe.constitution:
+            self._progress.note(f"constitution: {self._recipe.describe_constitution()}")
         if carried := self._source.carried():
             more = f" and {len(carried) - _NAMED} more" if len(carried) > _NAMED else ""
             names = ", ".join(name[:40] for name in carried[:_NAMED])
@@ -485,6 +487,7 @@ def export_views(recipe: Recipe, out: Path, manifest: Manifest) -> None:
         "models": manifest.models,
         "tokens": manifest.tokens(),
         "counts": {"samples": manifest.samples, "quarantined": manifest.quarantined},
+        "cut": {stage: [count.cut, count.answers] for stage, count in manifest.stages.items()},
         "recipe": recipe.text,
     }
     combinations = [combined for stage in recipe.stages for combined in stage.combinations()]

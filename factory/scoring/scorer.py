@@ -136,7 +136,9 @@ def judge_of(path: Path, overrides: Sequence[str] = ()) -> Scorer:
             continue
         stage = pick_stage(file, ("stages", position), entry)
         if isinstance(stage, PairwiseJudge):
-            compares = stage.model_copy(update={"pairs": "all_pairs", "rounds": None})
+            principles = 1 if stage.principles == "same" else stage.principles  # no revisions here
+            changed = {"pairs": "all_pairs", "rounds": None, "principles": principles}
+            compares = stage.model_copy(update=changed)
             return _scorer(file, data, path.parent, {position: compares}, [])
     raise RecipeError(f"{path} has no pairwise judge; add {{kind: judge, model: NAME}}")
 

@@ -205,6 +205,7 @@ def _sandbox() -> Any:
     sandbox.globals = {**sandbox.globals, "range": short_range}
     sandbox.globals.pop("lipsum")
     sandbox.filters.pop("center")
+    sandbox.filters["quoted"] = quoted
     return sandbox
 
 
@@ -216,6 +217,16 @@ def _compiled(template: str) -> tuple[Any, tuple[str, ...]]:
     environment = _sandbox()
     names = sorted(meta.find_undeclared_variables(environment.parse(template)))
     return environment.from_string(template), tuple(names)
+
+
+def quoted(text: str) -> str:
+    """The text with "> " before every line, as in mail; in templates `{{ a | quoted }}`.
+
+    A prompt's own words stand on lines without the mark, so a quoted text cannot pass for them,
+    whatever it says: "Answer (B):", an end of itself, the mark. Every line that any reader might
+    see as one counts (`str.splitlines`). Nothing in the text is lost but how its lines ended.
+    """
+    return "\n".join(f"> {line}" if line else ">" for line in text.splitlines() or [""])
 
 
 EXAMPLE_PROMPT: list[Message] = [{"role": "user", "content": "Hello"}]

@@ -35,7 +35,8 @@ class Criticise(Stage):
     """Worked examples of the constitution shown first."""
     sampling: Sampling = Sampling(max_tokens=128)
     template: str = CRITIQUE_REQUEST
-    """The request. Can use: instructions, principles (id, title, critique), prompt, answer."""
+    """The request. Can use: instructions, principles (id, title, critique), prompt, answer; with
+    `{{ answer | quoted }}` each line of it begins with "> "."""
 
     makes: ClassVar[frozenset[str]] = frozenset({"critiques"})
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})

@@ -86,6 +86,14 @@ def label_examples(
     ]
 
 
+def leaning(p: float | None) -> bool | None:
+    """Which way a probability leans: above one half, or below. None: it is unknown, or a tie, which
+    is neither; of float noise no tie is broken."""
+    if p is None or round(p, DECIMALS) == 0.5:
+        return None
+    return p > 0.5
+
+
 def read_labels(
     completion: Completion, labels: tuple[str, ...]
 ) -> tuple[dict[str, float] | None, float]:

@@ -35,7 +35,7 @@ from factory.engines.base import Completion, Sampling, Scoring, Task
 from factory.errors import EngineError, SampleError
 from factory.records import Candidate, Sample, Score, StepLabels
 from factory.stages.base import EXAMPLE_PROMPT, EXAMPLE_STEP, Models, Question, Stage
-from factory.stages.labels import DECIMALS
+from factory.stages.labels import DECIMALS, leaning
 from factory.steps import Split, split_steps
 
 Aggregate = Literal["product", "minimum", "last", "mean"]
@@ -106,10 +106,10 @@ class ProcessReward(Stage):
             answer = next(answers)
             ps = self._probabilities(candidate, steps, answer.completion)
             scores = [round(p, DECIMALS) for p in ps]
-            labels = [score >= 0.5 for score in scores]
+            labels = [leaning(p) for p in ps]
             calls = [answer.call]
             sample.step_labels.append(
-                StepLabels(self.name, candidate.index, steps, [*scores], [*labels], calls)
+                StepLabels(self.name, candidate.index, steps, [*scores], labels, calls)
             )
             value = aggregated(ps, self.aggregate)
             sample.scores.append(Score(self.name, candidate.index, value, calls=calls))

@@ -42,7 +42,8 @@ class Rank(Stage):
     """The length's effect, as known from elsewhere; > 0: longer wins. None: fitted to each sample,
     for which a sample's few verdicts are weak evidence."""
     resamples: int = Field(200, ge=0)
-    """Of the bootstrap, for the scores' 95% intervals. 0: no intervals."""
+    """0: scores without an interval. Else with: Bradley-Terry's 95% interval, which is computed
+    whatever the number, or the central 95% of so many of Elo's replays, which is none."""
 
     def facts_needed(self) -> frozenset[str]:
         named = set() if self.judge is None else {f"judge:{self.judge}"}

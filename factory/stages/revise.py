@@ -27,7 +27,7 @@ class Revise(Stage):
     sampling: Sampling = Sampling()
     template: str = REVISION_REQUEST
     """The request. Can use: instructions, principles (id, title, revision), prompt, answer,
-    critique."""
+    critique; with `{{ critique | quoted }}` each line of it begins with "> "."""
 
     makes: ClassVar[frozenset[str]] = frozenset({"revisions"})
     needs: ClassVar[frozenset[str]] = frozenset({"candidates", "critiques"})

@@ -65,7 +65,7 @@ class Rollout(Stage):
     puts the first error in the same place."""
     template: str = QUESTION
     """The judge's question. Can use: conversation (text), prompt (messages), steps (up to the one
-    asked about), reference."""
+    asked about), reference; with `{{ step | quoted }}` each line of a text begins with "> "."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
 
@@ -136,7 +136,10 @@ class Rollout(Stage):
             labels = agreed(labels, opinion.is_correct)
             value = share_right(labels)
             if (same := settled(labels)) < known:
-                detail = "judge unparsed" if opinion.is_correct[same] is None else "disagree"
+                if opinion.is_correct[same] is not None:
+                    detail = "disagree"
+                else:
+                    detail = "judge unparsed" if opinion.ps[same] is None else "judge undecided"
         sample.step_labels.append(
             StepLabels(self.name, candidate.index, steps, shares, labels, calls)
         )
