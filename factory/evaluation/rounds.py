@@ -19,8 +19,8 @@ import msgspec
 
 from factory import weights
 from factory.errors import RecipeError
-from factory.evaluation.bootstrap import Estimate, mean_of
-from factory.evaluation.divergence import log_ratio
+from factory.evaluation.bootstrap import Estimate, interval_of, mean_of
+from factory.evaluation.divergence import LogRatio, log_ratio
 from factory.evaluation.win_rate import Comparison, WinRate, win_rate
 from factory.recipe import EvaluationConfig, Recipe, load
 from factory.records import Candidate, Sample, Score, Verdict
@@ -53,6 +53,8 @@ class Change(msgspec.Struct, frozen=True):
 
     words: Estimate
     scores: dict[str, Estimate]
+    length_ratio: Estimate = Estimate(None)
+    """The new model's words over the first's, in all answers. None: the first wrote none."""
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -63,8 +65,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     against: dict[str, WinRate]
     """The new model's win rate against each other one."""
     change: Change
-    log_ratio: float | None
-    """Of the new model's answers, new to first, in nats an answer. None: it could not be computed."""
+    log_ratio: LogRatio | None
+    """Of the new model's answers, new to first. None: it could not be computed."""
     is_kl: bool
     """The answers were sampled as they are, so that `log_ratio` estimates the KL divergence."""
     left_out: int
@@ -117,7 +119,7 @@ def evaluate(
 
 def _log_ratio(
     recipe: Recipe, models: Mapping[str, str], samples: list[Sample], progress: Progress
-) -> float | None:
+) -> LogRatio | None:
     assert recipe.evaluation is not None
     config = recipe.models[recipe.evaluation.model]
     answers = [(s, c) for s in samples for c in s.candidates if c.model == NEW]
@@ -129,6 +131,7 @@ def _log_ratio(
             [candidate.finish_reason == "length" for _, candidate in answers],
             config.chat_template_kwargs,
             trust_remote_code=getattr(config, "trust_remote_code", False),
+            seed=recipe.seed,
         )
     except (BrokenExecutor, OSError, RuntimeError, ValueError, MemoryError) as error:
         # A figure beside the others: hours of training are not lost for it.
@@ -205,13 +208,28 @@ def _change(samples: list[Sample], seed: int) -> Change:
         return _mean({id: new[id] - first[id] for id in new if id in first}, seed)
 
     first = _scores(samples, FIRST)
+    words = _words(samples, NEW), _words(samples, FIRST)
     return Change(
-        words=less(_words(samples, NEW), _words(samples, FIRST)),
+        words=less(*words),
         scores={
             name: less(values, first.get(name, {}))
             for name, values in _scores(samples, NEW).items()
         },
+        length_ratio=_length_ratio(*words, seed),
     )
+
+
+def _length_ratio(new: Mapping[str, float], first: Mapping[str, float], seed: int) -> Estimate:
+    import numpy as np
+
+    both = [id for id in new if id in first]
+    above, below = (np.array([of[id] for id in both]) for of in (new, first))
+
+    def ratio(weights: Any) -> float | None:
+        total = float(weights @ below)
+        return float(weights @ above) / total if total else None
+
+    return interval_of(both, ratio, seed=seed)
 
 
 def _mean(values: Mapping[str, float], seed: int) -> Estimate:
