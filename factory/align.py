@@ -32,7 +32,6 @@ from factory.check import check_training
 from factory.engines.vllm import VllmConfig
 from factory.errors import FactoryError
 from factory.evaluation.bootstrap import Estimate
-from factory.evaluation.divergence import LogRatio
 from factory.evaluation.rounds import (
     FIRST,
     NEW,
@@ -287,8 +286,8 @@ def _past_limit(evaluation: Evaluation, stop: StopRules) -> str | None:
     if stop.length_ratio is not None and (longer.low or 0.0) > stop.length_ratio:
         return f"answers grew to {longer} times the first model's words"
     moved = evaluation.log_ratio
-    if stop.kl is not None and moved is not None and (moved.mean.low or 0.0) > stop.kl:
-        return f"the model moved {moved.mean} nats an answer away from the first"
+    if stop.kl is not None and moved is not None and (moved.low or 0.0) > stop.kl:
+        return f"the model moved {moved} nats an answer away from the first"
     return None
 
 
@@ -336,7 +335,6 @@ def table(done: Alignment) -> str:
         )
     names = list(rounds[-1].evaluation.answers[NEW].scores)
     moved = "KL" if rounds[-1].evaluation.is_kl else "log-ratio"
-    computed = [m.precision for r in rounds if (m := r.evaluation.log_ratio) is not None]
     lines += [
         "",
         f"{'model':<9}{'prompts':>7}  {'words an answer':<26}{'refusals':>8} {'cut':>5}  {moved:<26}"
@@ -348,8 +346,6 @@ def table(done: Alignment) -> str:
             _answers(f"round {r.number}", r.evaluation.answers[NEW], r.evaluation.log_ratio, names),
             _changes(r.evaluation.change, names),
         ]
-    for precision in sorted(set(computed) - {"float32"}):
-        lines += ["", f"{moved} computed in {precision}, for want of memory: rounding adds noise"]
     for r in (r for r in rounds if r.evaluation.left_out):
         lines += [
             "",
@@ -365,10 +361,10 @@ def table(done: Alignment) -> str:
     return "\n".join(lines)
 
 
-def _answers(label: str, answers: Answers, moved: LogRatio | None, scores: list[str]) -> str:
+def _answers(label: str, answers: Answers, moved: Estimate | None, scores: list[str]) -> str:
     return (
         f"{label:<9}{answers.prompts:>7}  {answers.words!s:<26}{answers.refusals:>8.0%} "
-        f"{answers.truncated:>5.0%}  {'-' if moved is None else str(moved.mean):<26}"
+        f"{answers.truncated:>5.0%}  {'-' if moved is None else str(moved):<26}"
         + "".join(f"{answers.scores.get(name, Estimate(None))!s:<26}" for name in scores)
     ).rstrip()
 

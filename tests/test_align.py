@@ -18,7 +18,6 @@ from factory.alone import alone_in
 from factory.errors import FactoryError, RecipeError
 from factory.evaluation import rounds
 from factory.evaluation.bootstrap import Estimate
-from factory.evaluation.divergence import LogRatio
 from factory.evaluation.rounds import Answers, Change, Evaluation, _answers, _change
 from factory.evaluation.win_rate import WinRate, win_rate
 from factory.recipe import Recipe, StopRules
@@ -67,13 +66,13 @@ def trained_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
     monkeypatch.setattr(module, "train_apart", train)
     monkeypatch.setattr(rounds, "run", run)
     monkeypatch.setattr(
-        rounds, "log_ratio", lambda old, new, answers, *_, **__: moved(float(len(answers)))
+        rounds, "log_ratio", lambda old, new, answers, *_, **__: about(float(len(answers)))
     )
     return trainings
 
 
-def moved(value: float, low: float | None = None, precision: str = "float32") -> LogRatio:
-    return LogRatio(Estimate(value, value if low is None else low, value + 1), precision)
+def about(value: float, low: float | None = None) -> Estimate:
+    return Estimate(value, value if low is None else low, value + 1)
 
 
 NEVER = "evaluation.stop.win_rate=0"
@@ -157,7 +156,7 @@ def test_the_comparison_is_of_the_first_model_with_the_new_one(
     # The fake engine answers both the same: every comparison is a tie, without a judge's call.
     assert (w.wins, w.losses, w.ties, w.prompts) == (0, 0, 5, 5)
     assert w.rate == 0.5
-    assert done.evaluation.log_ratio == moved(5.0)  # of the five answers, by the stand-in
+    assert done.evaluation.log_ratio == about(5.0)  # of the five answers, by the stand-in
     assert done.evaluation.answers["new"].prompts == 5
     assert done.evaluation.left_out == 0
     assert result.stopped is None  # it was the last round anyway
@@ -206,61 +205,57 @@ def rate(value: float | None, low: float = 0.0, high: float = 1.0) -> WinRate:
 def evaluated(
     against: dict[str, WinRate],
     longer: Estimate = Estimate(1.0, 0.9, 1.1),  # noqa: B008
-    kl: LogRatio | None = None,
+    kl: Estimate | None = None,
 ) -> Evaluation:
     change = Change(Estimate(0.0), {}, longer)
     compared = {name: Answers(8, Estimate(10.0), 0.0, 0.0, {}, {}) for name in ("first", "new")}
     return Evaluation(compared, against, change, kl, is_kl=True, left_out=0)
 
 
-def ratio(value: float, low: float) -> Estimate:
-    return Estimate(value, low, value + 1)
-
-
 @pytest.mark.parametrize(
     ("against", "longer", "kl", "reason"),
     [
-        ({"first": rate(0.6)}, ratio(1.2, 1.1), moved(3.0), None),
+        ({"first": rate(0.6)}, about(1.2, 1.1), about(3.0), None),
         # A gain is not ruled out by the interval, whatever the rate is.
-        ({"first": rate(0.45, 0.3, 0.6)}, ratio(1.0, 0.9), None, None),
-        ({"first": rate(0.5, 0.499, 0.501)}, ratio(1.0, 0.9), None, None),
+        ({"first": rate(0.45, 0.3, 0.6)}, about(1.0, 0.9), None, None),
+        ({"first": rate(0.5, 0.499, 0.501)}, about(1.0, 0.9), None, None),
         (
             {"first": rate(0.4, 0.3, 0.5)},
-            ratio(1.0, 0.9),
+            about(1.0, 0.9),
             None,
             "no gain: a win rate of 40% of 8  (95%: 30% to 50%) against the model before",
         ),
         # The round before is what a gain is over.
-        ({"first": rate(0.9), "previous": rate(0.2, 0.1, 0.4)}, ratio(1, 1), None, "no gain"),
-        ({"first": rate(0.2, 0.1, 0.4), "previous": rate(0.9)}, ratio(1, 1), None, None),
-        ({"first": rate(0.9)}, ratio(2.5, 1.9), None, None),
-        ({"first": rate(0.9)}, ratio(2.5, 2.0), None, None),
+        ({"first": rate(0.9), "previous": rate(0.2, 0.1, 0.4)}, about(1, 1), None, "no gain"),
+        ({"first": rate(0.2, 0.1, 0.4), "previous": rate(0.9)}, about(1, 1), None, None),
+        ({"first": rate(0.9)}, about(2.5, 1.9), None, None),
+        ({"first": rate(0.9)}, about(2.5, 2.0), None, None),
         (
             {"first": rate(0.9)},
-            ratio(2.5, 2.1),
+            about(2.5, 2.1),
             None,
             "answers grew to 2.50 (2.10 to 3.50) times the first model's words",
         ),
         ({"first": rate(0.9)}, Estimate(None), None, None),
-        ({"first": rate(0.9)}, ratio(1, 1), moved(9.0, 7.9), None),
+        ({"first": rate(0.9)}, about(1, 1), about(9.0, 7.9), None),
         (
             {"first": rate(0.9)},
-            ratio(1, 1),
-            moved(9.0, 8.1),
+            about(1, 1),
+            about(9.0, 8.1),
             "the model moved 9.00 (8.10 to 10.00) nats an answer away",
         ),
-        ({"first": rate(None)}, ratio(1, 1), None, "no verdict of the judge could be read"),
+        ({"first": rate(None)}, about(1, 1), None, "no verdict of the judge could be read"),
     ],
 )
 def test_the_loop_stops_where_a_whole_interval_is_past_a_limit(
-    against: dict[str, WinRate], longer: Estimate, kl: LogRatio | None, reason: str | None
+    against: dict[str, WinRate], longer: Estimate, kl: Estimate | None, reason: str | None
 ) -> None:
     found = module._reason_to_stop(evaluated(against, longer, kl), StopRules(kl=8.0))
     assert (found or "").startswith(reason or "")
     assert (found is None) == (reason is None)
 
 
-TOO_LONG = ratio(2.5, 2.1)
+TOO_LONG = about(2.5, 2.1)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +272,7 @@ TOO_LONG = ratio(2.5, 2.1)
         ),
         ([evaluated({"first": rate(0.6)}), evaluated({"first": rate(None)})], 1, "60%"),
         (
-            [evaluated({"first": rate(0.6)}), evaluated({"first": rate(0.9)}, kl=moved(9.0, 8.5))],
+            [evaluated({"first": rate(0.6)}), evaluated({"first": rate(0.9)}, kl=about(9.0, 8.5))],
             1,
             "not round 2: the model moved 9.00",
         ),
@@ -305,12 +300,6 @@ def test_a_round_that_changes_nothing_is_the_last(
     assert done.stopped == "no gain: all 5 comparisons with the model before are ties"
     assert "stopped after round 1: no gain" in table(done)
     assert "stopped" in (tmp_path / "out" / "align.json").read_text()
-
-
-def test_a_log_ratio_in_half_precision_is_said_to_be_noisy() -> None:
-    noisy = evaluated({"first": rate(0.6)}, kl=moved(1.0, precision="bfloat16, head in float32"))
-    text = table(Alignment([Round(1, "model-1", [], noisy)]))
-    assert "KL computed in bfloat16, head in float32, for want of memory" in text
 
 
 def test_held_out_prompts_that_are_trained_on_are_refused_before_anything_is_made(
@@ -352,10 +341,10 @@ def test_figures_are_kept_until_what_decides_them_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = align(recipe(), tmp_path / "out", 1)
-    monkeypatch.setattr(rounds, "log_ratio", lambda *_, **__: moved(7.0))
+    monkeypatch.setattr(rounds, "log_ratio", lambda *_, **__: about(7.0))
     assert align(recipe(), tmp_path / "out", 1) == first
     other = align(recipe("evaluation.principles=1"), tmp_path / "out", 1)
-    assert other.rounds[0].evaluation.log_ratio == moved(7.0)
+    assert other.rounds[0].evaluation.log_ratio == about(7.0)
 
 
 def test_a_log_ratio_that_fails_costs_no_round(
@@ -371,8 +360,8 @@ def test_a_log_ratio_that_fails_costs_no_round(
     monkeypatch.setattr(rounds, "log_ratio", fail)
     result = align(recipe(), tmp_path / "out", 1)
     assert result.rounds[0].evaluation.log_ratio is None
-    monkeypatch.setattr(rounds, "log_ratio", lambda *_, **__: moved(7.0))
-    assert align(recipe(), tmp_path / "out", 1).rounds[0].evaluation.log_ratio == moved(7.0)
+    monkeypatch.setattr(rounds, "log_ratio", lambda *_, **__: about(7.0))
+    assert align(recipe(), tmp_path / "out", 1).rounds[0].evaluation.log_ratio == about(7.0)
 
 
 def test_the_rounds_before_a_failure_are_shown(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from factory.engines.base import Scoring
+from factory.engines.base import Scoring, TextScoring
 from factory.errors import EngineError, SampleError
 from factory.records import Message
 
@@ -66,6 +66,11 @@ def step_ids(
 
     Raises `EngineError` if the tag is not one token, or there is neither tag nor separator.
     """
+    if isinstance(scoring, TextScoring):
+        ids = tokenizer.encode(whole_text(messages, scoring))
+        tag = _plain(tokenizer, scoring.tag)
+        is_known = tokenizer.unk_token_id not in tag
+        return ids, tag_positions(ids, tag if is_known else [], scoring)
     tag = _plain(tokenizer, scoring.tag) if scoring.tag else []
     if scoring.tag and len(tag) != 1:
         raise EngineError(
@@ -77,9 +82,8 @@ def step_ids(
         raise EngineError("steps need a separator or a tag to be read at")
     ids = prompt_ids(tokenizer, messages, kwargs)
     positions = []
+    _refuse_blank(scoring)
     for step in scoring.steps:
-        if not step.strip():
-            raise SampleError("a step of the solution is blank", raw="\n".join(scoring.steps))
         ids += _plain(tokenizer, step)
         ids += tag
         if tag:
@@ -88,6 +92,43 @@ def step_ids(
         if not tag:
             positions.append(len(ids) - 1)
     return ids, positions
+
+
+def whole_text(messages: Sequence[Message], scoring: TextScoring) -> str:
+    """What a model reads that knows no turns; the contents of several messages stand apart by a
+    blank line."""
+    _refuse_blank(scoring)
+    prompt = "\n\n".join(message["content"] for message in messages)
+    steps = scoring.separator.join(f"{step} {scoring.tag}" for step in scoring.steps)
+    return f"{prompt} {steps}"
+
+
+def tag_positions(ids: Sequence[int], tag: Sequence[int], scoring: TextScoring) -> list[int]:
+    """Where each step of a `whole_text` is read. `tag`: the ids of the tag alone, of which the last
+    is its token (SentencePiece may put a space's before it).
+
+    Raises `EngineError` if there is no such token in the text, `SampleError` if there are not as many
+    as steps: one of the texts holds it too.
+    """
+    found = [i for i, token in enumerate(ids) if token == tag[-1]] if tag else []
+    if not found:
+        raise EngineError(
+            f"the step tag '{scoring.tag}' is another token, or several, after a step in this "
+            "model's tokenizer; use the tag that the model was trained with"
+        )
+    if len(found) != len(scoring.steps):
+        raise SampleError(
+            f"the step tag '{scoring.tag}' is {len(found)} times in a text of {len(scoring.steps)} "
+            "steps: the prompt or a step holds it too",
+            is_permanent=True,
+            raw="\n".join(scoring.steps),
+        )
+    return found
+
+
+def _refuse_blank(scoring: Scoring) -> None:
+    if not all(step.strip() for step in scoring.steps):
+        raise SampleError("a step of the solution is blank", raw="\n".join(scoring.steps))
 
 
 def _templated(

@@ -19,8 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from factory.engines import chat_api
 from factory.engines.api_errors import may_pass, no_model, words
-from factory.engines.base import LABEL_CONTEXT, Completion, Request, Scoring, label_token
-from factory.engines.render import step_ids
+from factory.engines.base import (
+    LABEL_CONTEXT,
+    Completion,
+    Request,
+    Scoring,
+    TextScoring,
+    label_token,
+)
+from factory.engines.render import step_ids, tag_positions, whole_text
 from factory.engines.routing import Server
 from factory.errors import ContextOverflow, EngineError, SampleError
 from factory.records import Message
@@ -139,6 +146,9 @@ class VllmCalls:
         self, server: Server, messages: list[Message], scoring: Scoring
     ) -> tuple[list[int], list[int]]:
         """As `render.step_ids`, which does the work once every text has its ids."""
+        if isinstance(scoring, TextScoring):
+            ids = await self._tokenize(server, whole_text(messages, scoring), is_whole=True)
+            return ids, tag_positions(ids, await self._text_ids(server, scoring.tag), scoring)
         texts = {text: await self._text_ids(server, text) for text in _marks(scoring)}
         for step in scoring.steps:
             if step.strip() and step not in texts:
@@ -171,8 +181,9 @@ class VllmCalls:
             self._ids[text] = await self._tokenize(server, text)
         return self._ids[text]
 
-    async def _tokenize(self, server: Server, text: str) -> list[int]:
-        body = {"model": self._config.model, "prompt": text, "add_special_tokens": False}
+    async def _tokenize(self, server: Server, text: str, *, is_whole: bool = False) -> list[int]:
+        """`is_whole`: the text is all that the model reads, so it begins as the tokenizer begins."""
+        body = {"model": self._config.model, "prompt": text, "add_special_tokens": is_whole}
         return list((await _post(server, "/tokenize", body))["tokens"])
 
 

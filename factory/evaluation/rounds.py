@@ -20,7 +20,7 @@ import msgspec
 from factory import weights
 from factory.errors import RecipeError
 from factory.evaluation.bootstrap import Estimate, interval_of, mean_of
-from factory.evaluation.divergence import LogRatio, log_ratio
+from factory.evaluation.divergence import log_ratio
 from factory.evaluation.win_rate import Comparison, WinRate, win_rate
 from factory.recipe import EvaluationConfig, Recipe, load
 from factory.records import Candidate, Sample, Score, Verdict
@@ -65,8 +65,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     against: dict[str, WinRate]
     """The new model's win rate against each other one."""
     change: Change
-    log_ratio: LogRatio | None
-    """Of the new model's answers, new to first. None: it could not be computed."""
+    log_ratio: Estimate | None
+    """Of the new model's answers, new to first, in nats an answer. None: it could not be computed."""
     is_kl: bool
     """The answers were sampled as they are, so that `log_ratio` estimates the KL divergence."""
     left_out: int
@@ -119,7 +119,7 @@ def evaluate(
 
 def _log_ratio(
     recipe: Recipe, models: Mapping[str, str], samples: list[Sample], progress: Progress
-) -> LogRatio | None:
+) -> Estimate | None:
     assert recipe.evaluation is not None
     config = recipe.models[recipe.evaluation.model]
     answers = [(s, c) for s in samples for c in s.candidates if c.model == NEW]
