@@ -273,7 +273,7 @@ def _reason_to_stop(evaluation: Evaluation, stop: StopRules) -> str | None:
     found = evaluation.against[other]
     if found.rate is None:
         return "no verdict of the judge could be read"
-    if not found.wins and not found.losses and stop.win_rate >= 0.5:
+    if not found.wins + found.losses + found.unparsed and stop.win_rate >= 0.5:
         return f"no gain: all {found.ties} comparisons with the model before are ties"
     if found.high is not None and found.high <= stop.win_rate:
         return f"no gain: a win rate of {_rate(found)} against the model before"
