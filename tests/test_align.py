@@ -196,6 +196,21 @@ def test_the_change_is_prompt_by_prompt() -> None:
     assert (of_first.unscored, of_first.words.value) == ({"short": 1}, 2.0)
 
 
+def test_all_answers_right_is_not_right_for_certain() -> None:
+    def sample(i: int) -> Sample:
+        asked = [{"role": "user", "content": f"{i}?"}]
+        made = [Candidate(k, "a", "generate", name, "") for k, name in enumerate(("first", "new"))]
+        scores = [Score("verify", 0, 0.0), Score("verify", 1, 1.0)]
+        return Sample(f"p{i}", i, asked, candidates=made, scores=scores)
+
+    samples = [sample(i) for i in range(8)]
+    right = _answers(samples, "new", seed=0).scores["verify"]
+    gain = _change(samples, seed=0).scores["verify"]
+    assert (right.value, right.high, gain.value, gain.high) == (1.0, 1.0, 1.0, 1.0)
+    assert 0.55 < right.low < 0.75
+    assert 0.1 < gain.low < 0.5  # all that is known of a difference is that it is within -1 and 1
+
+
 def rate(value: float | None, low: float = 0.0, high: float = 1.0) -> WinRate:
     counts = {"wins": 5, "losses": 3, "prompts": 8}
     interval = {} if value is None else {"rate": value, "low": low, "high": high}

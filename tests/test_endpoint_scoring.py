@@ -321,7 +321,7 @@ def test_scores_of_a_real_server_are_those_of_transformers(
                 ids = conversation_ids(tokenizer, request.messages, {})
                 expected.append(model(torch.tensor([ids])).logits)
     else:
-        text = TextScoring(STEPS, "\n", "<|im_start|>")
+        text = TextScoring(STEPS, "\n", "yes")
         layouts = (ON_LINES, tagged, text)
         asked = [scored(QUESTION, scoring) for scoring in layouts]
         with torch.no_grad():

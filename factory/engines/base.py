@@ -81,6 +81,10 @@ class TextScoring(Scoring, frozen=True):
     layout: Literal["text"] = "text"
     """Tells the two apart in a call's key, which a `Scoring` of before had without it."""
 
+    @property
+    def spaced_tag(self) -> str:
+        return f" {self.tag}"
+
 
 class Request(msgspec.Struct, frozen=True):
     """One call of a model. All fields but `priority` determine the completion."""

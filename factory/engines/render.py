@@ -68,7 +68,7 @@ def step_ids(
     """
     if isinstance(scoring, TextScoring):
         ids = tokenizer.encode(whole_text(messages, scoring))
-        tag = _plain(tokenizer, scoring.tag)
+        tag = _plain(tokenizer, scoring.spaced_tag)
         is_known = tokenizer.unk_token_id not in tag
         return ids, tag_positions(ids, tag if is_known else [], scoring)
     tag = _plain(tokenizer, scoring.tag) if scoring.tag else []
@@ -99,13 +99,13 @@ def whole_text(messages: Sequence[Message], scoring: TextScoring) -> str:
     blank line."""
     _refuse_blank(scoring)
     prompt = "\n\n".join(message["content"] for message in messages)
-    steps = scoring.separator.join(f"{step} {scoring.tag}" for step in scoring.steps)
+    steps = scoring.separator.join(step + scoring.spaced_tag for step in scoring.steps)
     return f"{prompt} {steps}"
 
 
 def tag_positions(ids: Sequence[int], tag: Sequence[int], scoring: TextScoring) -> list[int]:
-    """Where each step of a `whole_text` is read. `tag`: the ids of the tag alone, of which the last
-    is its token (SentencePiece may put a space's before it).
+    """Where each step of a `whole_text` is read. `tag`: the ids of `spaced_tag` alone, of which the
+    last is its token (SentencePiece puts a space's before it).
 
     Raises `EngineError` if there is no such token in the text, `SampleError` if there are not as many
     as steps: one of the texts holds it too.

@@ -148,7 +148,9 @@ class VllmCalls:
         """As `render.step_ids`, which does the work once every text has its ids."""
         if isinstance(scoring, TextScoring):
             ids = await self._tokenize(server, whole_text(messages, scoring), is_whole=True)
-            return ids, tag_positions(ids, await self._text_ids(server, scoring.tag), scoring)
+            return ids, tag_positions(
+                ids, await self._text_ids(server, scoring.spaced_tag), scoring
+            )
         texts = {text: await self._text_ids(server, text) for text in _marks(scoring)}
         for step in scoring.steps:
             if step.strip() and step not in texts:

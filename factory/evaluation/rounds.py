@@ -18,7 +18,7 @@ import msgspec
 
 from factory import weights
 from factory.errors import RecipeError
-from factory.evaluation.bootstrap import Estimate, interval_of, mean_of
+from factory.evaluation.bootstrap import DIFFERENCE, SHARE, Estimate, Range, interval_of, mean_of
 from factory.evaluation.divergence import log_ratio
 from factory.evaluation.win_rate import Comparison, WinRate, win_rate
 from factory.recipe import EvaluationConfig, Recipe, load
@@ -197,14 +197,19 @@ def _answers(samples: list[Sample], model: str, seed: int) -> Answers:
         words=_mean(values, seed),
         refusals=_share([REFUSAL.search(c.text[:300]) is not None for c in found]),
         truncated=_share([c.finish_reason == "length" for c in found]),
-        scores={name: _mean(of, seed) for name, of in _scores(samples, model).items()},
+        scores={
+            name: _mean(of, seed, SHARE if _are_claims(of) else None)
+            for name, of in _scores(samples, model).items()
+        },
         unscored=unscored,
     )
 
 
 def _change(samples: list[Sample], seed: int) -> Change:
     def less(new: Mapping[str, float], first: Mapping[str, float]) -> Estimate:
-        return _mean({id: new[id] - first[id] for id in new if id in first}, seed)
+        are_claims = _are_claims(new) and _are_claims(first)
+        differences = {id: new[id] - first[id] for id in new if id in first}
+        return _mean(differences, seed, DIFFERENCE if are_claims else None)
 
     first = _scores(samples, FIRST)
     words = _words(samples, NEW), _words(samples, FIRST)
@@ -231,9 +236,14 @@ def _length_ratio(new: Mapping[str, float], first: Mapping[str, float], seed: in
     return interval_of(both, ratio, seed=seed)
 
 
-def _mean(values: Mapping[str, float], seed: int) -> Estimate:
+def _mean(values: Mapping[str, float], seed: int, range_of_values: Range | None = None) -> Estimate:
     """Over prompts."""
-    return mean_of([*values], [*values.values()], seed=seed)
+    return mean_of([*values], [*values.values()], range_of_values=range_of_values, seed=seed)
+
+
+def _are_claims(values: Mapping[str, float]) -> bool:
+    """Each is 1 or 0, as right or wrong: the mean is a share."""
+    return {*values.values()} <= {0.0, 1.0}
 
 
 def _words(samples: list[Sample], model: str) -> dict[str, float]:
