@@ -6,17 +6,22 @@ Each round generates with the last round's model. Its folder holds what it made:
     OUT/round-1/models/NAME/   what each training made, in a process of its own
     OUT/round-1/evaluation/    the models on held-out prompts, judged: a run like any other
     OUT/round-1/evaluation.json    the figures
-    OUT/align.json             all rounds so far, and why they ended early
+    OUT/align.json             all rounds so far, which was best, and why they ended early
 
 A round does the recipe's trainings in order. One that trains a model that writes, of the weights of
 `evaluation.model`, hands its result on to the next, as in SFT then PPO; `trained:NAME` in a
 training's config is what an earlier one made, as a reward model. Rounds end early by
 `evaluation.stop`. Every step knows whether it is finished, so the same command goes on after a stop.
+
+The model named at the end is the best by the same figures: the highest held-out win rate against the
+first model among the rounds that are within `evaluation.stop`'s limits of length and log-ratio, of
+equal ones the earlier; the first model itself where no round's rate is above one half. Of several
+rounds the highest rate is a little above what other prompts would show, for it was picked here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +46,9 @@ from factory.evaluation.win_rate import WinRate
 from factory.phases import model_folder, run_in_phases, waited_for
 from factory.recipe import Recipe, StopRules
 from factory.runner import shards
+from factory.runner.overlap import shared_prompts
 from factory.runner.progress import Progress
+from factory.runner.source import open_source
 from factory.training import mentions
 from factory.training.apart import train_apart
 from factory.training.base import WRITERS, TrainingConfig
@@ -71,10 +78,21 @@ class Round(msgspec.Struct):
     evaluation: Evaluation
 
 
+class Best(msgspec.Struct, frozen=True):
+    """The model to go on with."""
+
+    round: int
+    """That made it. 0: none, it is the first model."""
+    model: str
+    why: str
+
+
 class Alignment(msgspec.Struct):
     """What OUT/align.json holds."""
 
     rounds: list[Round]
+    best: Best | None = None
+    """None: in files from before there was one, and before the first round."""
     stopped: str | None = None
     """Why the rounds ended early. None: they did not."""
 
@@ -125,6 +143,7 @@ def _turn(
     done: Alignment,
     progress: Progress,
 ) -> None:
+    _refuse_seen_prompts(recipe)
     first = recipe.absolute_model(name)
     # Refused now rather than after an hour of training.
     checked = recipe
@@ -150,6 +169,7 @@ def _turn(
         judged = current.with_model(name, first)
         evaluation = evaluate(judged, models, folder / "evaluation", progress)
         done.rounds.append(Round(number, model, trained, evaluation))
+        done.best = best(done.rounds, first, stop)
         if number < rounds:
             done.stopped = _reason_to_stop(evaluation, stop)
         _save(done, out / "align.json")
@@ -201,6 +221,24 @@ def _check(recipe: Recipe) -> tuple[str, StopRules]:
     return name, recipe.evaluation.stop
 
 
+def _refuse_seen_prompts(recipe: Recipe) -> None:
+    """Figures on prompts that were trained on show what was learned by heart."""
+    assert recipe.evaluation is not None
+    held_out = recipe.evaluation.source
+    shared = shared_prompts(
+        open_source(recipe.source, recipe.folder), open_source(held_out, recipe.folder)
+    )
+    if shared:
+        few = ", ".join(f"'{sample.id}'" for sample in shared[:3])
+        more = f" and {len(shared) - 3:,} more" if len(shared) > 3 else ""
+        raise YamlFile(recipe.path).error(
+            ("evaluation", "source"),
+            f"{len(shared):,} of the prompts in {held_out.path} are in the training's source too "
+            f"({few}{more}); take them out of one of the two, so that held-out figures are of "
+            "prompts that no training saw",
+        )
+
+
 def _trains(training: TrainingConfig, name: str) -> bool:
     """It makes new weights for the model of this name."""
     return training.kind in WRITERS and training.model in (None, name)
@@ -244,19 +282,49 @@ def _train(
 
 
 def _reason_to_stop(evaluation: Evaluation, stop: StopRules) -> str | None:
+    """By the rules that `StopRules` explains."""
     other = PREVIOUS if PREVIOUS in evaluation.against else FIRST
-    rate = evaluation.against[other].rate
-    if rate is None:
+    found = evaluation.against[other]
+    if found.rate is None:
         return "no verdict of the judge could be read"
-    if rate <= stop.win_rate:
-        return f"no gain: a win rate of {rate:.0%} against the model before"
-    words = {name: answers.words.value or 0.0 for name, answers in evaluation.answers.items()}
-    if stop.length_ratio is not None and words[NEW] > stop.length_ratio * words[FIRST]:
-        return f"answers grew from {words[FIRST]:.0f} words to {words[NEW]:.0f}"
+    if not found.wins + found.losses + found.unparsed and stop.win_rate >= 0.5:
+        return f"no gain: all {found.ties} comparisons with the model before are ties"
+    if found.high is not None and found.high <= stop.win_rate:
+        return f"no gain: a win rate of {_rate(found)} against the model before"
+    return _past_limit(evaluation, stop)
+
+
+def _past_limit(evaluation: Evaluation, stop: StopRules) -> str | None:
+    """What shows that answers grew too long, or that the model moved too far from the first."""
+    longer = evaluation.change.length_ratio
+    if stop.length_ratio is not None and (longer.low or 0.0) > stop.length_ratio:
+        return f"answers grew to {longer} times the first model's words"
     moved = evaluation.log_ratio
-    if stop.kl is not None and moved is not None and moved > stop.kl:
-        return f"the model moved {moved:.1f} nats an answer away from the first"
+    if stop.kl is not None and moved is not None and (moved.low or 0.0) > stop.kl:
+        return f"the model moved {moved} nats an answer away from the first"
     return None
+
+
+def best(rounds: Sequence[Round], first: str, stop: StopRules) -> Best:
+    """The model to go on with, by the module's rule. `first`: the model before all rounds."""
+    past = {r.number: why for r in rounds if (why := _past_limit(r.evaluation, stop))}
+    rates = {
+        r.number: found
+        for r in rounds
+        if r.number not in past and (found := r.evaluation.against[FIRST]).rate is not None
+    }
+    excluded = "".join(f"; not round {number}: {why}" for number, why in past.items())
+    if not rates:
+        return Best(0, first, f"the first model: no round can be compared with it{excluded}")
+    number, found = max(rates.items(), key=lambda item: item[1].rate or 0.0)
+    rate = f"round {number}'s win rate against it is {_rate(found)}"
+    most = ", the highest" if len(rates) > 1 else ""
+    if (found.rate or 0.0) <= 0.5:
+        return Best(0, first, f"the first model: {rate}{most}{excluded}")
+    unsure = "" if (found.low or 0.0) > 0.5 else ", which does not show that it is better"
+    model = next(r.model for r in rounds if r.number == number)
+    why = f"round {number}: a win rate of {_rate(found)} against the first{most}{unsure}{excluded}"
+    return Best(number, model, why)
 
 
 # What is printed ---------------------------------------------------------------------------------
@@ -283,7 +351,7 @@ def table(done: Alignment) -> str:
     moved = "KL" if rounds[-1].evaluation.is_kl else "log-ratio"
     lines += [
         "",
-        f"{'model':<9}{'prompts':>7}  {'words an answer':<26}{'refusals':>8} {'cut':>5} {moved:>9}  "
+        f"{'model':<9}{'prompts':>7}  {'words an answer':<26}{'refusals':>8} {'cut':>5}  {moved:<26}"
         + "".join(f"{name:<26}" for name in names),
         _answers("first", rounds[0].evaluation.answers[FIRST], None, names),
     ]
@@ -300,14 +368,17 @@ def table(done: Alignment) -> str:
         ]
     if done.stopped:
         lines += ["", f"stopped after round {rounds[-1].number}: {done.stopped}"]
-    lines += ["", f"the last model: {rounds[-1].model}"]
+    if done.best:
+        lines += ["", f"the best model: {done.best.model}", f"  {done.best.why}"]
+    if done.best is None or done.best.model != rounds[-1].model:
+        lines += ["", f"the last model: {rounds[-1].model}"]
     return "\n".join(lines)
 
 
-def _answers(label: str, answers: Answers, moved: float | None, scores: list[str]) -> str:
+def _answers(label: str, answers: Answers, moved: Estimate | None, scores: list[str]) -> str:
     return (
         f"{label:<9}{answers.prompts:>7}  {answers.words!s:<26}{answers.refusals:>8.0%} "
-        f"{answers.truncated:>5.0%} {'-' if moved is None else f'{moved:.2f}':>9}  "
+        f"{answers.truncated:>5.0%}  {'-' if moved is None else str(moved):<26}"
         + "".join(f"{answers.scores.get(name, Estimate(None))!s:<26}" for name in scores)
     ).rstrip()
 
@@ -315,7 +386,7 @@ def _answers(label: str, answers: Answers, moved: float | None, scores: list[str
 def _changes(change: Change, scores: list[str]) -> str:
     """The differences to the first model, under the figures that they are of."""
     return (
-        f"{'  change':<9}{'':>7}  {change.words!s:<26}{'':>8} {'':>5} {'':>9}  "
+        f"{'  change':<9}{'':>7}  {change.words!s:<26}{'':>8} {'':>5}  {'':<26}"
         + "".join(f"{change.scores.get(name, Estimate(None))!s:<26}" for name in scores)
     ).rstrip()
 

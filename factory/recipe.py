@@ -39,21 +39,30 @@ _RECIPE_FIELDS = {"source", "models", "stages"}
 
 
 class StopRules(Config):
-    """When `factory align` stops before its last round."""
+    """When `factory align` stops before its last round.
+
+    Each rule is a claim, and stops the rounds only where the held-out prompts show it: where the
+    whole 95% interval is past the limit. An interval that holds the limit has shown nothing, with
+    few prompts least of all, and the rounds go on as they were asked for; which of them was best is
+    decided at the end. To stop where a gain is too small to be worth a round, raise `win_rate`.
+    """
 
     win_rate: float = Field(0.5, ge=0, le=1)
-    """At this win rate against the round before, or below: there was no gain."""
+    """No gain: the interval of the win rate against the round before ends at or below this. At 0.5
+    or more also if all comparisons are ties: the round changed nothing. 0: never."""
     length_ratio: float | None = Field(2.0, gt=0)
-    """Above this many times the first model's words an answer. None: never."""
+    """Answers grow: the interval of words an answer, in multiples of the first model's, begins
+    above this. Such a round's model is not named the best. None: never."""
     kl: float | None = Field(None, gt=0)
-    """Above this log-ratio to the first model, in nats an answer. None: never."""
+    """The model moves away: the interval of the log-ratio to the first model, in nats an answer,
+    begins above this. Such a round's model is not named the best. None: never."""
 
 
 class EvaluationConfig(Config):
     """How `factory align` compares a trained model with those before."""
 
     source: SourceConfig
-    """Prompts that the training never saw."""
+    """Prompts that the training never saw: `factory align` refuses those that are in `source` too."""
     model: str
     """The model in training, by the recipe's name."""
     judge: str

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from factory import align as module
-from factory.align import align, table
+from factory.align import Alignment, Best, Round, align, best, table
 from factory.alone import alone_in
 from factory.errors import FactoryError, RecipeError
 from factory.evaluation import rounds
@@ -66,9 +66,13 @@ def trained_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
     monkeypatch.setattr(module, "train_apart", train)
     monkeypatch.setattr(rounds, "run", run)
     monkeypatch.setattr(
-        rounds, "log_ratio", lambda old, new, answers, *_, **__: float(len(answers))
+        rounds, "log_ratio", lambda old, new, answers, *_, **__: about(float(len(answers)))
     )
     return trainings
+
+
+def about(value: float, low: float | None = None) -> Estimate:
+    return Estimate(value, value if low is None else low, value + 1)
 
 
 NEVER = "evaluation.stop.win_rate=0"
@@ -151,20 +155,20 @@ def test_the_comparison_is_of_the_first_model_with_the_new_one(
     w = done.evaluation.against["first"]
     # The fake engine answers both the same: every comparison is a tie, without a judge's call.
     assert (w.wins, w.losses, w.ties, w.prompts) == (0, 0, 5, 5)
-    assert (w.rate, w.low, w.high) == (0.5, 0.5, 0.5)
-    assert done.evaluation.log_ratio == 5.0  # of the five answers, by the stand-in
+    assert w.rate == 0.5
+    assert done.evaluation.log_ratio == about(5.0)  # of the five answers, by the stand-in
     assert done.evaluation.answers["new"].prompts == 5
     assert done.evaluation.left_out == 0
     assert result.stopped is None  # it was the last round anyway
     text = table(result)
-    assert "50% of 5  (95%: 50% to 50%)" in text
+    assert "50% of 5  (95%: " in text
+    assert "5.00 (5.00 to 6.00)" in text
+    assert result.best == Best(0, "smollm2-135m-instruct", result.best.why)
+    assert "the best model: smollm2-135m-instruct\n  the first model: round 1's win rate" in text
+    assert f"the last model: {done.model}" in text
     assert "log-ratio" in text
     assert "KL" not in text  # the answers were greedy
     assert "dpo 3 steps" in text
-
-
-def answers(words: float) -> Answers:
-    return Answers(8, Estimate(words), 0.0, 0.0, {}, {})
 
 
 def test_the_change_is_prompt_by_prompt() -> None:
@@ -186,53 +190,163 @@ def test_the_change_is_prompt_by_prompt() -> None:
     short = change.scores["short"]
     assert (short.value, short.low, short.high) == (2.0, 1.0, 3.0)
     assert change.words.value == pytest.approx((-1 + 3 + 1) / 3)
+    assert change.length_ratio.value == pytest.approx((1 + 5 + 3) / (2 + 2 + 2))
     of_first = _answers(samples, "first", seed=0)
     assert of_first.scores["short"].value == 50.0
     assert (of_first.unscored, of_first.words.value) == ({"short": 1}, 2.0)
 
 
-def rate(value: float | None) -> WinRate:
-    return msgspec.structs.replace(win_rate([]), rate=value)
+def test_all_answers_right_is_not_right_for_certain() -> None:
+    def sample(i: int) -> Sample:
+        asked = [{"role": "user", "content": f"{i}?"}]
+        made = [Candidate(k, "a", "generate", name, "") for k, name in enumerate(("first", "new"))]
+        scores = [Score("verify", 0, 0.0), Score("verify", 1, 1.0)]
+        return Sample(f"p{i}", i, asked, candidates=made, scores=scores)
+
+    samples = [sample(i) for i in range(8)]
+    right = _answers(samples, "new", seed=0).scores["verify"]
+    gain = _change(samples, seed=0).scores["verify"]
+    assert (right.value, right.high, gain.value, gain.high) == (1.0, 1.0, 1.0, 1.0)
+    assert 0.55 < right.low < 0.75
+    assert 0.1 < gain.low < 0.5  # all that is known of a difference is that it is within -1 and 1
+
+
+def rate(value: float | None, low: float = 0.0, high: float = 1.0) -> WinRate:
+    counts = {"wins": 5, "losses": 3, "prompts": 8}
+    interval = {} if value is None else {"rate": value, "low": low, "high": high}
+    return msgspec.structs.replace(win_rate([]), **counts, **interval)
+
+
+def evaluated(
+    against: dict[str, WinRate],
+    longer: Estimate = Estimate(1.0, 0.9, 1.1),  # noqa: B008
+    kl: Estimate | None = None,
+) -> Evaluation:
+    change = Change(Estimate(0.0), {}, longer)
+    compared = {name: Answers(8, Estimate(10.0), 0.0, 0.0, {}, {}) for name in ("first", "new")}
+    return Evaluation(compared, against, change, kl, is_kl=True, left_out=0)
 
 
 @pytest.mark.parametrize(
-    ("against", "words", "kl", "reason"),
+    ("against", "longer", "kl", "reason"),
     [
-        ({"first": rate(0.6)}, 120.0, 3.0, None),
-        ({"first": rate(0.5)}, 100.0, 0.0, "no gain: a win rate of 50% against the model before"),
-        ({"first": rate(0.9), "previous": rate(0.4)}, 100.0, 0.0, "no gain: a win rate of 40%"),
-        ({"first": rate(0.9)}, 201.0, 0.0, "answers grew from 100 words to 201"),
-        ({"first": rate(0.9)}, 100.0, 8.1, "the model moved 8.1 nats an answer away"),
-        ({"first": rate(None)}, 100.0, None, "no verdict of the judge could be read"),
-        ({"first": rate(0.6)}, 100.0, None, None),
+        ({"first": rate(0.6)}, about(1.2, 1.1), about(3.0), None),
+        # A gain is not ruled out by the interval, whatever the rate is.
+        ({"first": rate(0.45, 0.3, 0.6)}, about(1.0, 0.9), None, None),
+        ({"first": rate(0.5, 0.499, 0.501)}, about(1.0, 0.9), None, None),
+        (
+            {"first": rate(0.4, 0.3, 0.5)},
+            about(1.0, 0.9),
+            None,
+            "no gain: a win rate of 40% of 8  (95%: 30% to 50%) against the model before",
+        ),
+        # The round before is what a gain is over.
+        ({"first": rate(0.9), "previous": rate(0.2, 0.1, 0.4)}, about(1, 1), None, "no gain"),
+        ({"first": rate(0.2, 0.1, 0.4), "previous": rate(0.9)}, about(1, 1), None, None),
+        ({"first": rate(0.9)}, about(2.5, 1.9), None, None),
+        ({"first": rate(0.9)}, about(2.5, 2.0), None, None),
+        (
+            {"first": rate(0.9)},
+            about(2.5, 2.1),
+            None,
+            "answers grew to 2.50 (2.10 to 3.50) times the first model's words",
+        ),
+        ({"first": rate(0.9)}, Estimate(None), None, None),
+        ({"first": rate(0.9)}, about(1, 1), about(9.0, 7.9), None),
+        (
+            {"first": rate(0.9)},
+            about(1, 1),
+            about(9.0, 8.1),
+            "the model moved 9.00 (8.10 to 10.00) nats an answer away",
+        ),
+        ({"first": rate(None)}, about(1, 1), None, "no verdict of the judge could be read"),
     ],
 )
-def test_the_loop_stops_by_rule(
-    against: dict[str, WinRate], words: float, kl: float | None, reason: str | None
+def test_the_loop_stops_where_a_whole_interval_is_past_a_limit(
+    against: dict[str, WinRate], longer: Estimate, kl: Estimate | None, reason: str | None
 ) -> None:
-    found = module._reason_to_stop(
-        Evaluation(
-            {"first": answers(100.0), "new": answers(words)},
-            against,
-            Change(Estimate(words - 100.0), {}),
-            kl,
-            is_kl=True,
-            left_out=0,
-        ),
-        StopRules(kl=8.0),
-    )
+    found = module._reason_to_stop(evaluated(against, longer, kl), StopRules(kl=8.0))
     assert (found or "").startswith(reason or "")
     assert (found is None) == (reason is None)
 
 
-def test_a_round_without_gain_is_the_last(
+TOO_LONG = about(2.5, 2.1)
+
+
+@pytest.mark.parametrize(
+    ("rounds_", "number", "why"),
+    [
+        ([evaluated({"first": rate(0.6, 0.55, 0.7)})], 1, "round 1: a win rate of 60% of 8"),
+        # Not the last; of equal ones the earlier.
+        ([evaluated({"first": rate(r)}) for r in (0.6, 0.7, 0.7, 0.5)], 2, "the highest"),
+        # Longer than the limit, or unread: not compared.
+        (
+            [evaluated({"first": rate(0.6)}), evaluated({"first": rate(0.9)}, TOO_LONG)],
+            1,
+            "not round 2: answers grew to 2.50",
+        ),
+        ([evaluated({"first": rate(0.6)}), evaluated({"first": rate(None)})], 1, "60%"),
+        (
+            [evaluated({"first": rate(0.6)}), evaluated({"first": rate(0.9)}, kl=about(9.0, 8.5))],
+            1,
+            "not round 2: the model moved 9.00",
+        ),
+        # The first model has one half by definition.
+        ([evaluated({"first": rate(0.45)}), evaluated({"first": rate(0.5)})], 0, "round 2's win"),
+        ([evaluated({"first": rate(None)})], 0, "no round can be compared with it"),
+        ([evaluated({"first": rate(0.9)}, TOO_LONG)], 0, "not round 1: answers grew"),
+        ([evaluated({"first": rate(0.6, 0.4, 0.8)})], 1, "does not show that it is better"),
+    ],
+)
+def test_the_best_round_is_named_and_not_the_last(
+    rounds_: list[Evaluation], number: int, why: str
+) -> None:
+    made = [Round(i, f"model-{i}", [], found) for i, found in enumerate(rounds_, 1)]
+    found = best(made, "base", StopRules(kl=8.0))
+    assert (found.round, found.model) == (number, f"model-{number}" if number else "base")
+    assert why in found.why
+
+
+def test_a_round_that_changes_nothing_is_the_last(
     recipe: Load, trained_on: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     done = align(recipe(), tmp_path / "out", 3)
     assert len(done.rounds) == len(trained_on) == 1
-    assert done.stopped == "no gain: a win rate of 50% against the model before"
+    assert done.stopped == "no gain: all 5 comparisons with the model before are ties"
     assert "stopped after round 1: no gain" in table(done)
     assert "stopped" in (tmp_path / "out" / "align.json").read_text()
+
+
+def test_held_out_prompts_that_are_trained_on_are_refused_before_anything_is_made(
+    recipe: Load, trained_on: list[tuple[str, str]], project: Path, tmp_path: Path
+) -> None:
+    seen = [{"id": f"h{i}", "prompt": f"Tell me  about {i} cats."} for i in range(8, 20)]
+    (project / "held-out.jsonl").write_text("".join(json.dumps(r) + "\n" for r in seen))
+    out = tmp_path / "out"
+    said = (
+        r"recipe.yaml:\d+ evaluation.source: 4 of .*held-out.jsonl .*'h8', 'h9', 'h10' and 1 more"
+    )
+    with pytest.raises(RecipeError, match=said):
+        align(recipe(), out, 1)
+    assert trained_on == []
+    assert not (out / "round-1").exists()
+    align(recipe("source.limit=8"), out, 1)  # those rows are never made data of
+
+
+def test_figures_of_an_older_version_are_made_again(
+    recipe: Load, trained_on: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    made = align(recipe(), out, 1)
+    for path in (out / "align.json", out / "round-1" / "evaluation.json"):
+        data = json.loads(path.read_text())
+        data.pop("best", None)
+        for found in [r["evaluation"] for r in data.get("rounds", [data])]:
+            found["log_ratio"] = 0.25
+            del found["change"]["length_ratio"]
+        path.write_text(json.dumps(data))
+    assert align(recipe(), out, 1) == made
+    assert msgspec.json.decode((out / "align.json").read_bytes(), type=Alignment) == made
 
 
 def test_figures_are_kept_until_what_decides_them_changes(
@@ -242,10 +356,10 @@ def test_figures_are_kept_until_what_decides_them_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = align(recipe(), tmp_path / "out", 1)
-    monkeypatch.setattr(rounds, "log_ratio", lambda *_, **__: 7.0)
+    monkeypatch.setattr(rounds, "log_ratio", lambda *_, **__: about(7.0))
     assert align(recipe(), tmp_path / "out", 1) == first
     other = align(recipe("evaluation.principles=1"), tmp_path / "out", 1)
-    assert other.rounds[0].evaluation.log_ratio == 7.0
+    assert other.rounds[0].evaluation.log_ratio == about(7.0)
 
 
 def test_a_log_ratio_that_fails_costs_no_round(
@@ -261,8 +375,8 @@ def test_a_log_ratio_that_fails_costs_no_round(
     monkeypatch.setattr(rounds, "log_ratio", fail)
     result = align(recipe(), tmp_path / "out", 1)
     assert result.rounds[0].evaluation.log_ratio is None
-    monkeypatch.setattr(rounds, "log_ratio", lambda *_, **__: 7.0)
-    assert align(recipe(), tmp_path / "out", 1).rounds[0].evaluation.log_ratio == 7.0
+    monkeypatch.setattr(rounds, "log_ratio", lambda *_, **__: about(7.0))
+    assert align(recipe(), tmp_path / "out", 1).rounds[0].evaluation.log_ratio == about(7.0)
 
 
 def test_the_rounds_before_a_failure_are_shown(
@@ -284,7 +398,7 @@ def test_the_rounds_before_a_failure_are_shown(
         align(recipe(NEVER), tmp_path / "out", 2)
     said = capfd.readouterr().err
     assert "so far:" in said
-    assert "the last model: " in said
+    assert "the best model: " in said
 
 
 def test_two_do_not_align_in_one_folder(

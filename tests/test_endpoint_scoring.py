@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from factory.engines.base import Completion, Request, Scoring
+from factory.engines.base import Completion, Request, Scoring, TextScoring
 from factory.engines.render import conversation_ids, step_ids
 from factory.errors import ContextOverflow, EngineError, SampleError
 from factory.records import Message
 from tests import servers
 from tests.servers import FakeServer, Reply, failure, pooled
 from tests.test_endpoint import VLLM_CARD, Sleeps, ask, config, error_of
-from tests.tiny import save_llama
+from tests.tiny import save_llama, sentencepiece_tokenizer
 
 QUESTION: list[Message] = [{"role": "user", "content": "What is 2 + 3 * 4?"}]
 ANSWERED: list[Message] = [*QUESTION, {"role": "assistant", "content": "It is 14."}]
@@ -48,7 +48,8 @@ def pooling_server(tokenizer: Any) -> Callable[..., FakeServer]:
                 **body["chat_template_kwargs"],
             )
             return ids
-        return list(tokenizer.encode(body["prompt"]))
+        special = body["add_special_tokens"]
+        return list(tokenizer.encode(body["prompt"], add_special_tokens=special))
 
     def made(*replies: Reply, **options: Any) -> FakeServer:
         options = {"models": [VLLM_CARD], "tokenize": tokenize, "context": 512, **options}
@@ -101,6 +102,24 @@ def test_steps_are_laid_out_as_in_process_and_read_at_their_ends(
     assert call["task"] == "token_classify"
     assert answer.scores == [[float(p), -float(p)] for p in positions]
     assert answer.prompt_tokens == len(ids)  # the server did not say
+
+
+def test_steps_as_one_text_are_laid_out_as_in_process(tmp_path: Path) -> None:
+    tokenizer = sentencepiece_tokenizer(tmp_path)
+    scoring = TextScoring(STEPS, "\n", "ки")
+    ids, positions = step_ids(tokenizer, QUESTION, scoring, {})
+    assert ids[0] == tokenizer.bos_token_id
+
+    def tokenize(body: dict[str, Any]) -> list[int]:
+        special = body["add_special_tokens"]
+        return list(tokenizer.encode(body["prompt"], add_special_tokens=special))
+
+    rows = [[float(i), -float(i)] for i in range(len(ids))]
+    with FakeServer(pooled(rows), models=[VLLM_CARD], tokenize=tokenize, context=512) as server:
+        [answer] = ask(config(server.url, task="token_classify"), scored(QUESTION, scoring))
+    [call] = server.calls
+    assert call["input"] == ids
+    assert answer.scores == [[float(p), -float(p)] for p in positions]
 
 
 def test_chat_template_arguments_reach_the_tokenizer(
@@ -302,9 +321,11 @@ def test_scores_of_a_real_server_are_those_of_transformers(
                 ids = conversation_ids(tokenizer, request.messages, {})
                 expected.append(model(torch.tensor([ids])).logits)
     else:
-        asked = [scored(QUESTION, scoring) for scoring in (ON_LINES, tagged, ON_LINES)]
+        text = TextScoring(STEPS, "\n", "yes")
+        layouts = (ON_LINES, tagged, text)
+        asked = [scored(QUESTION, scoring) for scoring in layouts]
         with torch.no_grad():
-            for scoring in (ON_LINES, tagged, ON_LINES):
+            for scoring in layouts:
                 ids, positions = step_ids(tokenizer, QUESTION, scoring, {})
                 expected.append(model(torch.tensor([ids])).logits[0, positions])
     other = "token_classify" if task == "classify" else "classify"

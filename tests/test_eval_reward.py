@@ -225,9 +225,9 @@ def test_subsets_are_reported_by_name():
 
 
 def test_the_interval_resamples_prompts():
-    # One prompt only: every resample is the whole.
+    # One prompt only: all that is known of others is their range.
     found = reward_report([pair(1, 0), pair(0, 1)]).overall
-    assert (found.prompts, found.accuracy) == (1, Estimate(0.5, 0.5, 0.5))
+    assert (found.prompts, found.accuracy) == (1, Estimate(0.5, 0.0, 1.0))
     apart = reward_report([pair(1, 0, prompt="a"), pair(0, 1, prompt="b")]).overall
     assert (apart.accuracy.low, apart.accuracy.high) == (0, 1)
 
@@ -320,7 +320,7 @@ def test_the_table_shows_each_figure_with_its_interval():
     text = reward_report([*rows, pair(None, 0)]).text()
     assert "on 40 pairs of 40 prompts (0 ties; 1 more unscored)" in text
     assert any(
-        line.split()[:5] == ["chat", "40", "1.00", "(1.00", "to"] for line in text.splitlines()
+        line.split()[:5] == ["chat", "40", "1.00", "(0.90", "to"] for line in text.splitlines()
     )
     assert "prompts: only" not in text
     assert "prompts: only 1," in reward_report(rows[:1]).text()

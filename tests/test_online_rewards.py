@@ -211,6 +211,24 @@ def test_a_process_reward_is_the_product_over_its_steps(make_scorer, tokenizer):
     assert other[0] != pytest.approx(ps[-1].item(), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("kind", "head"), [("reward", "SequenceClassification"), ("process", "TokenClassification")]
+)
+def test_an_output_that_is_not_finite_is_left_out_and_earns_nothing(
+    make_scorer, monkeypatch, capsys, kind, head
+):
+    folder = make_scorer(head, 1)
+    forward = LocalScorer._forward
+    odd = [[math.nan]]
+    monkeypatch.setattr(LocalScorer, "_forward", lambda self, batch: [odd] * len(batch))
+    with build_rewards([{"kind": kind, "model": str(folder)}]) as rewards:
+        scored = rewards.score([ASKED], ["5"])
+        monkeypatch.setattr(LocalScorer, "_forward", forward)
+        assert rewards.score([ASKED], ["5"]).totals != [None]
+    assert (scored.totals, scored.left_out) == ([None], {f"failed:{kind}": 1})
+    assert "the model's output is not finite" in capsys.readouterr().err
+
+
 def test_scoring_models_load_once_and_a_wrong_kind_is_refused(make_scorer, monkeypatch):
     folder = make_scorer("SequenceClassification", 1)
     loads = []

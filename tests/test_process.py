@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
-from factory.engines.base import Completion, Scoring
+from factory.engines.base import Completion, Request, Scoring, TextScoring
+from factory.engines.render import step_ids
 from factory.errors import EngineError, SampleError
-from factory.records import Candidate, Sample, Score, StepLabels
+from factory.ledger import call_key
+from factory.records import Candidate, Message, Sample, Score, StepLabels
 from factory.stages.process import ProcessReward, aggregated, correct
 from tests.fakes import ScriptedModels
+from tests.tiny import sentencepiece_tokenizer
 
 LN3 = math.log(3)  # against 0: 3/4
 
@@ -90,6 +93,7 @@ def test_options_reach_the_arithmetic() -> None:
     options: Any = {"good": "first", "neutral_is_good": False, "aggregate": "last", "name": "prm"}
     scored(sample, logits([0.0, LN3, math.log(4)], [math.log(4), LN3, 0.0]), **options)
     assert sample.step_labels[0].scores == [0.125, 0.5]
+    assert sample.step_labels[0].labels == [False, None]
     assert sample.scores == [Score("prm", 0, 0.5, "", ["call1"])]
 
 
@@ -133,11 +137,18 @@ def test_a_blank_solution_has_no_score_and_never_zero() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_logit_that_is_not_finite_stops_the_sample(bad: float) -> None:
-    with pytest.raises(SampleError, match="candidate 1, step 2 of 3") as caught:
-        scored(sample_of("a", "x\ny\nz"), logits([1.0]), logits([1.0], [bad], [1.0]))
-    assert caught.value.is_permanent
-    assert caught.value.raw == "y"
+@pytest.mark.parametrize("aggregate", ["product", "minimum", "last", "mean"])
+def test_a_logit_that_is_not_finite_is_a_step_unread_and_a_solution_unscored(
+    bad: float, aggregate: Any
+) -> None:
+    sample = sample_of("a", "x\ny\nz")
+    scored(sample, logits([LN3]), logits([LN3], [bad], [LN3]), aggregate=aggregate)
+    assert [labels.scores for labels in sample.step_labels] == [[0.75], [0.75, None, 0.75]]
+    assert sample.step_labels[1].labels == [True, None, True]
+    assert sample.scores == [
+        Score("process", 0, 0.75, "", ["call1"]),
+        Score("process", 1, None, "not finite", ["call2"]),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +165,71 @@ def test_a_model_that_is_no_process_reward_model_stops_the_run(
 ) -> None:
     with pytest.raises(EngineError, match=message):
         scored(sample_of("a"), completion)
+
+
+# As one text -----------------------------------------------------------------------------------
+
+
+STEPS = ("1 + 2 = 3.", "3 - 2 = 1. The answer is: 1")
+
+
+@pytest.fixture(scope="module")
+def sentencepiece(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return sentencepiece_tokenizer(tmp_path_factory.mktemp("sentencepiece"))
+
+
+def test_a_text_is_read_at_its_tags_as_the_model_card_reads_it(sentencepiece: Any) -> None:
+    # https://huggingface.co/peiyi9979/math-shepherd-mistral-7b-prm
+    question = "1 + 2 - 2?"
+    tag_id = sentencepiece.encode("ки")[-1]
+    expected = sentencepiece.encode(f"{question} {STEPS[0]} ки\n{STEPS[1]} ки")
+    asked: list[Message] = [{"role": "user", "content": question}]
+    ids, positions = step_ids(sentencepiece, asked, TextScoring(STEPS, "\n", "ки"), {})
+    assert ids == expected
+    assert positions == [i for i, token in enumerate(expected) if token == tag_id]
+    assert len(positions) == 2
+    # Tokenised apart, the same text is another: what stands first in a text has a space before it.
+    apart, _ = step_ids(sentencepiece, asked, Scoring(STEPS, "\n", "ки"), {})
+    assert apart != expected
+
+
+@pytest.mark.parametrize(
+    ("question", "steps"), [("1?", ("1 ки", "2")), ("ки?", STEPS), ("1?", ("1", "so ки is"))]
+)
+def test_a_text_that_holds_the_tag_itself_is_not_scored(
+    sentencepiece: Any, question: str, steps: tuple[str, ...]
+) -> None:
+    asked: list[Message] = [{"role": "user", "content": question}]
+    with pytest.raises(SampleError, match="'ки' is 3 times in a text of 2 steps") as failed:
+        step_ids(sentencepiece, asked, TextScoring(steps, "\n", "ки"), {})
+    assert failed.value.is_permanent
+
+
+def test_a_tag_that_is_no_token_of_the_model_stops_the_run(sentencepiece: Any) -> None:
+    asked: list[Message] = [{"role": "user", "content": "1?"}]
+    with pytest.raises(EngineError, match="is another token, or several, after a step"):
+        step_ids(sentencepiece, asked, TextScoring(STEPS, "\n", "☃"), {})
+
+
+def test_the_stage_asks_for_the_layout_of_its_model() -> None:
+    sample = sample_of("a\nb")
+    models = scored(sample, logits([LN3, 0.0], [0.0, LN3]), layout="text", tag="ки", good="first")
+    assert models.questions[0].scoring == TextScoring(("a", "b"), "\n", "ки")
+    assert sample.step_labels[0].scores == [0.75, 0.25]
+    problem = ProcessReward(model="prm", layout="text").problem()
+    assert problem is not None
+    assert problem[0] == "tag"
+
+
+def test_calls_of_the_chat_layout_have_the_keys_that_they_had() -> None:
+    def request(scoring: Scoring) -> Request:
+        return Request(
+            messages=[{"role": "user", "content": "1 + 1?"}], sampling={}, seed=0, scoring=scoring
+        )
+
+    keys = {call_key("m", request(kind(("a",)))).hex() for kind in (Scoring, TextScoring)}
+    assert len(keys) == 2
+    assert "5416f7c2014e8aec064efc188c147c73" in keys
 
 
 def test_steps_must_be_read_somewhere() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.engines.base import Completion, Request, Scoring
-from factory.errors import EngineError, SampleError
+from factory.errors import EngineError
 from factory.export.combine import Combination
 from factory.recipe import Recipe, load
 from factory.records import Candidate, Sample, Score
@@ -118,14 +118,13 @@ def test_a_model_that_gives_no_row_stops_the_run(scores: list[list[float]] | Non
         ([math.inf, math.inf], 0),
     ],
 )
-def test_a_score_that_is_not_finite_fails_the_sample_and_is_no_zero(
+def test_a_score_that_is_not_finite_is_unread_and_the_others_are_kept(
     row: list[float], label: int | None
 ) -> None:
     sample = sample_of("fine", "odd")
-    with pytest.raises(SampleError, match="for candidate 1, which is no score") as failed:
-        scored(sample, [logits(*[0.0] * len(row)), logits(*row)], label=label)
-    assert failed.value.is_permanent
-    assert failed.value.raw == "odd"
+    scores, _ = scored(sample, [logits(*[0.0] * len(row)), logits(*row)], label=label)
+    assert scores[0].value is not None
+    assert scores[1] == Score("reward", 1, None, "not finite", ["call2"])
 
 
 def test_several_models_give_a_score_each() -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from factory.engines.base import Completion, Request, Scoring
+from factory.engines.base import Completion, Request, Scoring, TextScoring
 from factory.engines.render import conversation_ids, step_ids
 from factory.engines.vllm import VllmConfig, VllmEngine
 from factory.errors import ContextOverflow, EngineError, RecipeError
 from factory.records import Message
-from tests.tiny import save_llama
+from tests.tiny import save_llama, sentencepiece_tokenizer
 
 pytestmark = pytest.mark.engine
 QUESTION: list[Message] = [{"role": "user", "content": "What is 2 + 3 * 4?"}]
@@ -125,23 +125,42 @@ def test_step_scores_are_those_of_transformers(
     assert "must be one" in str(refused)
 
 
-def test_a_model_that_answers_with_label_tokens_scores_steps(
-    loop: asyncio.Runner, model_dir: Path
+def test_a_model_that_answers_with_label_tokens_scores_steps_in_either_layout(
+    loop: asyncio.Runner, tmp_path: Path
 ) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    words = ["+", "-"]
-    (got,) = serve(
+    tokenizer = sentencepiece_tokenizer(tmp_path)
+    folder = save_llama(tmp_path, tokenizer, **SIZES)
+    words = ["▁+", "▁-"]
+    text = TextScoring(STEPS.steps, "\n", "ки")
+    got = serve(
         loop,
-        {"model": str(model_dir), "task": "token_classify", "label_tokens": words},
-        [request(QUESTION, STEPS)],
+        {"model": str(folder), "task": "token_classify", "label_tokens": words},
+        [request(QUESTION, STEPS), request(QUESTION, text)],
     )
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
-    ids, positions = step_ids(tokenizer, QUESTION, STEPS, {})
-    with torch.no_grad():
-        logits = model(torch.tensor([ids])).logits[0, positions]
-    assert close(got, logits[:, tokenizer.convert_tokens_to_ids(words)])
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    # The second as the model card of Math-Shepherd's does it.
+    good_and_bad = tokenizer.encode("+ -")[1:]
+    assert good_and_bad == tokenizer.convert_tokens_to_ids(words)
+    solution = " ки\n".join(STEPS.steps) + " ки"
+    whole = tokenizer.encode(f"{QUESTION[0]['content']} {solution}")
+    tags = [i for i, token in enumerate(whole) if token == tokenizer.encode("ки")[-1]]
+    read = (step_ids(tokenizer, QUESTION, STEPS, {}), (whole, tags))
+    for served, (ids, positions) in zip(got, read, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, positions]
+        assert close(served, logits[:, good_and_bad])
+
+
+def test_a_label_token_that_the_model_lacks_is_refused(
+    loop: asyncio.Runner, tmp_path: Path
+) -> None:
+    folder = save_llama(tmp_path, sentencepiece_tokenizer(tmp_path), **SIZES)
+    config = VllmConfig(model=str(folder), task="token_classify", label_tokens=["▁+", "right"])
+    engine = VllmEngine(config)
+    with pytest.raises(RecipeError, match="label_tokens: 'right' is no token of"):
+        loop.run(engine.generate(request(QUESTION, STEPS)))
 
 
 def test_steps_are_read_at_their_separators(model_dir: Path) -> None:

@@ -32,6 +32,31 @@ def cut_tokenizer(source: Path, folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
+def sentencepiece_tokenizer(folder: Path) -> Any:
+    """A tokenizer like Llama's and Mistral's, without a chat template: a text begins with a space,
+    a space belongs to the word after it, and there is a BOS. Knows some ASCII and "ки"."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["▁ки", "▁+", "▁-", "▁the", "▁The", "▁answer", "▁is", *"abcdefghijklmnopqrstuvwxyz"]
+    pieces += [*"▁ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-*/=.,:?!()\nки"]
+    vocabulary = [(special, 0.0) for special in ("<unk>", "<s>", "</s>")]
+    vocabulary += [(piece, -5.0) for piece in pieces]  # the fewer pieces, the likelier
+    made = Tokenizer(models.Unigram(vocabulary, unk_id=0))
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    made.decoder = decoders.Replace("▁", " ")
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
 def save_llama(
     folder: Path, tokenizer: Any, kind: str = "LlamaForCausalLM", **changes: object
 ) -> Path:

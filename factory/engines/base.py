@@ -105,6 +105,23 @@ class Scoring(msgspec.Struct, frozen=True):
     """A single token of the model, as `<extra_0>`."""
 
 
+class TextScoring(Scoring, frozen=True):
+    """Steps as one text with the prompt, without a chat template or names of who speaks:
+
+        PROMPT STEP1 TAG<separator>STEP2 TAG<separator>...STEPn TAG
+
+    It is tokenised whole, as SentencePiece makes other tokens of a tag or a line break in a text
+    than of one alone, and the outputs are read where the tag's token is.
+    """
+
+    layout: Literal["text"] = "text"
+    """Tells the two apart in a call's key, which a `Scoring` of before had without it."""
+
+    @property
+    def spaced_tag(self) -> str:
+        return f" {self.tag}"
+
+
 class Request(msgspec.Struct, frozen=True):
     """One call of a model. All fields but `priority` determine the completion."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from factory.engines.base import Scoring
+from factory.engines.base import Scoring, TextScoring
 from factory.engines.control_tokens import broken, control_names, joint_ids, joint_texts, kept
 from factory.errors import EngineError, SampleError
 from factory.records import Message
@@ -139,6 +139,13 @@ def step_ids(
 
     Raises `EngineError` if the tag is not one token, or there is neither tag nor separator.
     """
+    if isinstance(scoring, TextScoring):
+        said, joint = broken(said_in(messages, scoring), control_names(tokenizer))
+        ids = tokenizer.encode(whole_text(said, scoring))
+        ids = [ids[i] for i in kept(ids, _joint_ids(tokenizer, joint))] if joint else ids
+        tag = _encoded(tokenizer, scoring.spaced_tag)
+        is_known = tokenizer.unk_token_id not in tag
+        return ids, tag_positions(ids, tag if is_known else [], scoring)
     # Tag and separator are the recipe's, and may be control tokens.
     tag = _encoded(tokenizer, scoring.tag) if scoring.tag else []
     if scoring.tag and len(tag) != 1:
@@ -151,9 +158,8 @@ def step_ids(
         raise EngineError("steps need a separator or a tag to be read at")
     ids = prompt_ids(tokenizer, messages, kwargs)
     positions = []
+    _refuse_blank(scoring)
     for step in scoring.steps:
-        if not step.strip():
-            raise SampleError("a step of the solution is blank", raw="\n".join(scoring.steps))
         ids += plain_ids(tokenizer, step)
         ids += tag
         if tag:
@@ -162,6 +168,48 @@ def step_ids(
         if not tag:
             positions.append(len(ids) - 1)
     return ids, positions
+
+
+def said_in(messages: Sequence[Message], scoring: TextScoring) -> tuple[list[str], list[str]]:
+    """The texts that a `whole_text` is made of: those of the prompt, and the steps."""
+    _refuse_blank(scoring)
+    return [message["content"] for message in messages], [*scoring.steps]
+
+
+def whole_text(said: Sequence[Sequence[str]], scoring: TextScoring) -> str:
+    """What a model reads that knows no turns; the contents of several messages stand apart by a
+    blank line."""
+    contents, steps = said
+    solution = scoring.separator.join(step + scoring.spaced_tag for step in steps)
+    return "\n\n".join(contents) + f" {solution}"
+
+
+def tag_positions(ids: Sequence[int], tag: Sequence[int], scoring: TextScoring) -> list[int]:
+    """Where each step of a `whole_text` is read. `tag`: the ids of `spaced_tag` alone, of which the
+    last is its token (SentencePiece puts a space's before it).
+
+    Raises `EngineError` if there is no such token in the text, `SampleError` if there are not as many
+    as steps: one of the texts holds it too.
+    """
+    found = [i for i, token in enumerate(ids) if token == tag[-1]] if tag else []
+    if not found:
+        raise EngineError(
+            f"the step tag '{scoring.tag}' is another token, or several, after a step in this "
+            "model's tokenizer; use the tag that the model was trained with"
+        )
+    if len(found) != len(scoring.steps):
+        raise SampleError(
+            f"the step tag '{scoring.tag}' is {len(found)} times in a text of {len(scoring.steps)} "
+            "steps: the prompt or a step holds it too",
+            is_permanent=True,
+            raw="\n".join(scoring.steps),
+        )
+    return found
+
+
+def _refuse_blank(scoring: Scoring) -> None:
+    if not all(step.strip() for step in scoring.steps):
+        raise SampleError("a step of the solution is blank", raw="\n".join(scoring.steps))
 
 
 def _templated(

@@ -75,7 +75,7 @@ class VllmConfig(Config):
     write nothing; a trained model with a classification head is what they need."""
     label_tokens: list[str] = []
     """With a task that scores, makes a scoring model of one that writes: its outputs are the logits
-    of these tokens, each in the model's vocabulary, as `["+", "-"]` for Math-Shepherd's."""
+    of these tokens, written as in the model's vocabulary: `["▁+", "▁-"]` for Math-Shepherd's."""
     memory_fraction: float | None = Field(None, gt=0, le=1)
     """Share of the GPU's memory. None: 0.9 divided evenly among the recipe's engines."""
     chat_template_kwargs: dict[str, Any] = {}
@@ -349,6 +349,8 @@ class VllmEngine:
     def _load(self) -> Any:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        if self.config.label_tokens:
+            _refuse_unknown_tokens(self.config, self._model_dir)
         cores = sorted(os.sched_getaffinity(0))
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
         os.environ.setdefault("OMP_NUM_THREADS", str(len(cores)))
@@ -477,6 +479,21 @@ def _refuse_other_head(config: VllmConfig, model_dir: Path) -> None:
             f"{config.model} ({', '.join(names)}) scores and does not write; set task: classify "
             "(a reward model) or task: token_classify (a process reward model)"
         )
+
+
+def _refuse_unknown_tokens(config: VllmConfig, model_dir: Path) -> None:
+    """vLLM would read the logits of the unknown token in place of one that is not there."""
+    from transformers import AutoTokenizer
+
+    vocabulary = AutoTokenizer.from_pretrained(
+        model_dir, trust_remote_code=config.trust_remote_code
+    ).get_vocab()
+    for token in config.label_tokens:
+        if token not in vocabulary:
+            # A token that follows a space is written with "▁" by SentencePiece, with "Ġ" by BPE.
+            near = [spaced for mark in "▁Ġ" if (spaced := mark + token) in vocabulary]
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise RecipeError(f"label_tokens: '{token}' is no token of {config.model}{hint}")
 
 
 def _cpu_cache_bytes(share: float) -> int:

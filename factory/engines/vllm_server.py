@@ -21,10 +21,25 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from factory.engines import chat_api
 from factory.engines.api_errors import may_pass, no_model, words
-from factory.engines.base import LABEL_CONTEXT, Completion, Request, Scoring, label_token
+from factory.engines.base import (
+    LABEL_CONTEXT,
+    Completion,
+    Request,
+    Scoring,
+    TextScoring,
+    label_token,
+)
 from factory.engines.control_tokens import broken, joint_ids, joint_texts, kept, lookalikes, named
 from factory.engines.http import get, post
-from factory.engines.render import NEXT_TURN, before, step_ids, transcript
+from factory.engines.render import (
+    NEXT_TURN,
+    before,
+    said_in,
+    step_ids,
+    tag_positions,
+    transcript,
+    whole_text,
+)
 from factory.engines.routing import Server
 from factory.errors import ContextOverflow, EngineError, SampleError
 from factory.records import Message
@@ -158,6 +173,13 @@ class VllmCalls:
         self, server: Server, messages: list[Message], scoring: Scoring
     ) -> tuple[list[int], list[int]]:
         """As `render.step_ids`, which does the work once every text has its ids."""
+        if isinstance(scoring, TextScoring):
+            plain = said_in(messages, scoring)
+            said, joint = broken(plain, await self._names(server, plain))
+            ids = await self._tokenize(server, whole_text(said, scoring), is_whole=True)
+            ids = await self._unjoined(server, ids, joint)
+            tag = await self._text_ids(server, scoring.spaced_tag)
+            return ids, tag_positions(ids, tag, scoring)
         texts = {text: await self._text_ids(server, text) for text in _marks(scoring)}
         for step in scoring.steps:
             if step.strip() and step not in texts:
@@ -216,8 +238,9 @@ class VllmCalls:
             self._ids[text] = await self._tokenize(server, text)
         return self._ids[text]
 
-    async def _tokenize(self, server: Server, text: str) -> list[int]:
-        body = {"model": self._config.model, "prompt": text, "add_special_tokens": False}
+    async def _tokenize(self, server: Server, text: str, *, is_whole: bool = False) -> list[int]:
+        """`is_whole`: the text is all that the model reads, so it begins as the tokenizer begins."""
+        body = {"model": self._config.model, "prompt": text, "add_special_tokens": is_whole}
         return await _ids(server, body)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from factory.evaluation.bootstrap import Estimate, mean_of
+from factory.evaluation.bootstrap import DIFFERENCE, SHARE, Estimate, mean_of
 from factory.evaluation.kappa import cohen_kappa, fleiss_kappa, pair_agreement
 from factory.evaluation.tables import aligned, few_prompts
 
@@ -163,26 +163,38 @@ def judge_report(rows: Sequence[JudgedRow], *, tie_band: float = 0.0, seed: int 
         with_one_person=mean_of(
             [row.prompt_id for row, _ in with_people],
             [row.human.count(label) / len(row.human) for row, label in with_people],
+            range_of_values=SHARE,
             seed=seed,
         ),
         between_people=mean_of(
-            [row.prompt_id for row in several], [pair_agreement(p) for p in people], seed=seed
+            [row.prompt_id for row in several],
+            [pair_agreement(p) for p in people],
+            range_of_values=SHARE,
+            seed=seed,
         ),
         fleiss_kappa=fleiss_kappa([row.prompt_id for row in several], people, seed=seed),
         swap_consistency=mean_of(
             [row.prompt_id for row in consistent],
             [bool(row.is_consistent) for row in consistent],
+            range_of_values=SHARE,
             seed=seed,
         ),
-        order_gap=mean_of([prompt for prompt, _ in gaps], [gap for _, gap in gaps], seed=seed),
+        order_gap=mean_of(
+            [prompt for prompt, _ in gaps],
+            [gap for _, gap in gaps],
+            range_of_values=SHARE,
+            seed=seed,
+        ),
         judge_prefers_longer=mean_of(
             [row.prompt_id for row, _, _, _ in unequal],
             [label == longer for _, label, _, longer in unequal],
+            range_of_values=SHARE,
             seed=seed,
         ),
         human_prefers_longer=mean_of(
             [row.prompt_id for row, _, _, _ in unequal],
             [m == longer for _, _, m, longer in unequal],
+            range_of_values=SHARE,
             seed=seed,
         ),
     )
@@ -208,11 +220,20 @@ def _agreement(
     longer = [credit(_longer(row), truth) for row, _, truth in cases]
     return Agreement(
         comparisons=len(cases),
-        judge=mean_of(prompts, judge, seed=seed),
-        longer_wins=mean_of(prompts, longer, seed=seed),
-        always_a=mean_of(prompts, [truth == A for truth in truths], seed=seed),
-        commonest=mean_of(prompts, [truth == commonest for truth in truths], seed=seed),
-        gain=mean_of(prompts, [a - b for a, b in zip(judge, longer, strict=True)], seed=seed),
+        judge=mean_of(prompts, judge, range_of_values=SHARE, seed=seed),
+        longer_wins=mean_of(prompts, longer, range_of_values=SHARE, seed=seed),
+        always_a=mean_of(
+            prompts, [truth == A for truth in truths], range_of_values=SHARE, seed=seed
+        ),
+        commonest=mean_of(
+            prompts, [truth == commonest for truth in truths], range_of_values=SHARE, seed=seed
+        ),
+        gain=mean_of(
+            prompts,
+            [a - b for a, b in zip(judge, longer, strict=True)],
+            range_of_values=DIFFERENCE,
+            seed=seed,
+        ),
     )
 
 

@@ -1,4 +1,5 @@
-"""How sure a figure is: the percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
+"""How sure a figure is: the bootstrap's percentile interval (Efron and Tibshirani 1993, chapter 13),
+widened so that it covers what it claims with few prompts too.
 
 In, `interval`: one value a *cluster*. Comparisons of one prompt depend on each other, so they are
 averaged first and the prompt is what is resampled. Out: an interval of the mean, for which every
@@ -8,14 +9,29 @@ In, `interval_of`: the cluster of each row, and any statistic of weighted rows. 
 resampled whole and the statistic is recomputed over the rows drawn, for which every row counts
 once, as in published accuracies. Out: an `Estimate`.
 
+Two things make up for what the plain percentiles miss:
+- they take n clusters' spread for the true one, which is too narrow by sqrt((n - 1) / n) and by the
+  difference of Student's t from the normal distribution. So quantiles further out are taken
+  (Hesterberg 2015, arXiv 1411.5279, section 5.3): of 8 clusters those at 0.6%, of 100 at 2.3%;
+- of 8 prompts that were all won no resample holds a loss, and the interval would be a point. Where
+  the `range_of_values` is known, as that of a share, two clusters more are resampled with the
+  others, one at either end (as Agresti and Caffo 2000 add to proportions).
+
+Measured (`benchmarks/coverage.py`): of a share, "95%" holds the truth in 95% of samples or more from 5
+prompts on, where plain percentiles did in 50% (8 prompts, a true share of 90%); of the mean of normal
+figures in 94% from 8 on. It promises too much of AUCs below 16 prompts (84% at 8), and of means of
+long-tailed figures (log-normal with a deviation of 1: 84% at 8, 93% at 100).
+
 Always: the same values and seed give the same interval, and memory stays under 50 MB however many
-values there are. Where all values are equal so are all resamples, and the interval is a point: with
-few prompts that says little.
+values there are. One cluster alone has no interval, unless the range of values is known.
 """
 
 from __future__ import annotations
 
+import enum
+import math
 from collections.abc import Callable, Hashable, Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +42,10 @@ if TYPE_CHECKING:
 # Values drawn at once, of 8 bytes each and 8 more for their indices.
 _BLOCK = 1 << 21
 _RESAMPLES = 2000
+Range = tuple[float, float]
+SHARE: Range = (0.0, 1.0)
+DIFFERENCE: Range = (-1.0, 1.0)
+"""Of two shares."""
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -48,21 +68,25 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 def interval(
-    values: Sequence[float], *, level: float = 0.95, resamples: int = _RESAMPLES, seed: int = 0
+    values: Sequence[float],
+    *,
+    range_of_values: Range | None = None,
+    level: float = 0.95,
+    resamples: int = _RESAMPLES,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """The central `level` of the means of `resamples` draws with replacement, as (low, high).
+    """The interval of the mean at `level`, from `resamples` draws with replacement, as (low, high).
 
     Raises `ValueError` if there are no values, one is not finite, or `level` is not in (0, 1).
     """
     import numpy as np
 
-    data = np.asarray(values, dtype=np.float64)
-    if data.size == 0:
+    data = np.asarray([*values, *(range_of_values or ())], dtype=np.float64)
+    if len(values) == 0:
         raise ValueError("no values to resample")
     if not np.isfinite(data).all():
         raise ValueError("a value is not finite")
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} is not between 0 and 1")
+    tail = _tail(data.size, level)
     random = np.random.default_rng(seed)
     means = np.empty(resamples)
     rows = max(1, _BLOCK // data.size)
@@ -71,7 +95,7 @@ def interval(
         means[start : start + count] = data[
             random.integers(data.size, size=(count, data.size))
         ].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -82,7 +106,7 @@ def interval_of(
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """`statistic` of all rows, with the central `level` of it over resamples of the clusters.
+    """`statistic` of all rows, with its interval at `level` over resamples of the clusters.
 
     `clusters` names each row's cluster. `statistic(weights)` is given how often each row was drawn,
     a whole number >= 0, and returns None where it is undefined.
@@ -91,16 +115,15 @@ def interval_of(
     """
     import numpy as np
 
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} is not between 0 and 1")
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
+    tail = _tail(len(numbers), level)
     value = statistic(np.ones(len(clusters))) if clusters else None
     if value is None:
         return Estimate(None)
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
     cluster_of_row = np.array([numbers[name] for name in clusters])
     random = np.random.default_rng(seed)
     known = []
-    for _ in range(_RESAMPLES):
+    for _ in range(_RESAMPLES if len(numbers) > 1 else 0):
         drawn = np.bincount(
             random.integers(len(numbers), size=len(numbers)), minlength=len(numbers)
         )
@@ -110,20 +133,63 @@ def interval_of(
     if not np.isfinite([value, *known]).all():
         raise ValueError("the statistic is not finite")
     if not known:
-        return Estimate(float(value), undefined=_RESAMPLES)
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+        return Estimate(float(value), undefined=_RESAMPLES if len(numbers) > 1 else 0)
+    low, high = np.quantile(known, [tail, 1 - tail])
     return Estimate(float(value), float(low), float(high), _RESAMPLES - len(known))
 
 
-def mean_of(clusters: Sequence[Hashable], values: Sequence[float], *, seed: int = 0) -> Estimate:
+def mean_of(
+    clusters: Sequence[Hashable],
+    values: Sequence[float],
+    *,
+    range_of_values: Range | None = None,
+    seed: int = 0,
+) -> Estimate:
     """The mean over rows, each counting once, with clusters resampled whole."""
     import numpy as np
 
     data = np.asarray(values, dtype=np.float64)
-    return interval_of(clusters, lambda weights: weighted_mean(data, weights), seed=seed)
+    if range_of_values is None or not len(data):
+        return interval_of(clusters, lambda weights: weighted_mean(data, weights), seed=seed)
+    rows = len(data) / len(set(clusters))  # a cluster that is added has as many as the others
+    all_values = np.append(data, range_of_values)
+    counts = np.append(np.ones_like(data), [rows, rows])
+    found = interval_of(
+        [*clusters, _Added.LOW, _Added.HIGH],
+        lambda weights: weighted_mean(all_values, weights * counts),
+        seed=seed,
+    )
+    return msgspec.structs.replace(found, value=float(data.mean()))
 
 
 def weighted_mean(values: NDArray[Any], weights: NDArray[Any]) -> float | None:
     """None: no weight at all."""
     total = float(weights.sum())
     return float(weights @ values) / total if total else None
+
+
+class _Added(enum.Enum):
+    """Clusters at the ends of the range of values; no cluster of the data is equal to them."""
+
+    LOW = "low"
+    HIGH = "high"
+
+
+def _tail(clusters: int, level: float) -> float:
+    """The share of resamples beyond each end of the interval, in [0, 0.5)."""
+    if not 0 < level < 1:
+        raise ValueError(f"level {level} is not between 0 and 1")
+    if clusters < 2:
+        return 0.0
+    normal = NormalDist()
+    z = normal.inv_cdf((1 + level) / 2)
+    # Student's t by its expansion in 1 / degrees of freedom (Abramowitz and Stegun 26.7.5): at 95%
+    # within 0.3% from 4 on.
+    v = clusters - 1
+    t = (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )
+    return normal.cdf(-t * math.sqrt(clusters / (clusters - 1)))

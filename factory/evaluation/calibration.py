@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from factory.evaluation.bootstrap import Estimate, mean_of
+from factory.evaluation.bootstrap import SHARE, Estimate, mean_of
 
 BINS = 10
 
@@ -59,4 +59,5 @@ def calibration(prompts: Sequence[str], p: Sequence[float], *, seed: int = 0) ->
         for part in np.array_split(order, min(BINS, order.size))
     ]
     ece = sum(b.pairs * abs(b.confidence - b.accuracy) for b in bins) / chosen.size
-    return Calibration(ece, mean_of(prompts, list((1 - chosen) ** 2), seed=seed), bins)
+    brier = mean_of(prompts, list((1 - chosen) ** 2), range_of_values=SHARE, seed=seed)
+    return Calibration(ece, brier, bins)

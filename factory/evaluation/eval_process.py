@@ -23,6 +23,7 @@ from factory.evaluation.evaluate import (
     finite,
     readable,
     score_each,
+    unread,
     work_folder,
 )
 from factory.evaluation.process import ProcessRow, process_report
@@ -106,6 +107,7 @@ def evaluate_process(
     def each(row: Mapping[str, Any], index: int, result: Result) -> None:
         sample = result.sample
         if sample is not None:
+            bad.update(unread(sample, name))
             add(row, sample.id, steps_scored(sample, name))
             return
         assert result.failure is not None

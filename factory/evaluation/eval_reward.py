@@ -17,6 +17,7 @@ from factory.evaluation.evaluate import (
     finite,
     readable,
     score_each,
+    unread,
     work_folder,
 )
 from factory.evaluation.reward import RewardRow, reward_report
@@ -75,6 +76,7 @@ def evaluate_reward(
             if isinstance(whole, Sample):
                 add(row, whole, None, None)
             return
+        bad.update(unread(sample, name))
         of = {s.candidate: s.value for s in sample.scores if s.name == name}
         add(row, sample, of.get(0), of.get(1))
 

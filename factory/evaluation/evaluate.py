@@ -30,6 +30,7 @@ from factory.runner.run import in_loop
 from factory.scoring.results import Result, Results, opened
 from factory.scoring.rows import Rows, Shape, sample_of
 from factory.scoring.scorer import Scorer
+from factory.stages.process import NOT_FINITE
 
 
 class Report(Protocol):
@@ -124,6 +125,15 @@ def readable(
             bad[sample.error] += 1
         else:
             yield row, sample
+
+
+def unread(sample: Sample, name: str) -> set[str]:
+    """Why scores of this name are None, as reasons for `bad_rows`."""
+    return {
+        f"the model's output is {score.detail}" if score.detail == NOT_FINITE else score.detail
+        for score in sample.scores
+        if score.name == name and score.value is None and score.detail
+    }
 
 
 def finite(value: object) -> float | None:

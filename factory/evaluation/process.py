@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from factory.evaluation.bootstrap import Estimate, interval_of, mean_of, weighted_mean
+from factory.evaluation.bootstrap import SHARE, Estimate, interval_of, mean_of
 from factory.evaluation.first_error import RIGHT, best_threshold, f1, predicted, truth
 from factory.evaluation.step_scores import Outcomes, Steps, outcomes_of, steps_of
 from factory.evaluation.tables import aligned, few_prompts
@@ -154,6 +154,7 @@ def process_report(
         minimum_is_last=mean_of(
             [row.prompt_id for row, _ in several],
             [known[-1] < min(known[:-1]) for _, known in several],
+            range_of_values=SHARE,
             seed=seed,
         ),
         last_by_chance=sum(chances) / len(chances) if chances else None,
@@ -207,7 +208,8 @@ def _first_errors(
     is_hit, is_wrong = _hits(told, threshold)
 
     def share(among: NDArray[Any]) -> Estimate:
-        return interval_of(prompts, lambda w: weighted_mean(is_hit, w * among), seed=seed)
+        of_them = [prompt for prompt, is_among in zip(prompts, among, strict=True) if is_among]
+        return mean_of(of_them, list(is_hit[among]), range_of_values=SHARE, seed=seed)
 
     return FirstErrors(
         subset=subset,

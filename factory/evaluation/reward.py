@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from factory.evaluation.bootstrap import Estimate, interval_of, mean_of
+from factory.evaluation.bootstrap import DIFFERENCE, SHARE, Estimate, interval_of, mean_of
 from factory.evaluation.calibration import Calibration, calibration
 from factory.evaluation.ranks import Ranks, spearman
 from factory.evaluation.tables import aligned, few_prompts
@@ -121,9 +121,10 @@ def reward_report(rows: Sequence[RewardRow], *, seed: int = 0) -> RewardReport:
                 _wins(c, r) if longer else _wins(r, c)
                 for (_, c, r), longer in zip(unequal, is_longer, strict=True)
             ],
+            range_of_values=SHARE,
             seed=seed,
         ),
-        chosen_is_longer=mean_of(at_odds, is_longer, seed=seed),
+        chosen_is_longer=mean_of(at_odds, is_longer, range_of_values=SHARE, seed=seed),
         length_pooled=_correlation(
             prompts,
             [(c, row.words_chosen) for row, c, _ in pairs],
@@ -152,10 +153,15 @@ def _group(subset: str | None, rows: Sequence[RewardRow], seed: int) -> Group:
         prompts=len(set(prompts)),
         ties=sum(c == r for _, c, r in pairs),
         unscored=len(rows) - len(pairs),
-        accuracy=mean_of(prompts, right, seed=seed),
-        longer_wins=mean_of(prompts, longer, seed=seed),
-        shorter_wins=mean_of(prompts, shorter, seed=seed),
-        gain=mean_of(prompts, [a - b for a, b in zip(right, length, strict=True)], seed=seed),
+        accuracy=mean_of(prompts, right, range_of_values=SHARE, seed=seed),
+        longer_wins=mean_of(prompts, longer, range_of_values=SHARE, seed=seed),
+        shorter_wins=mean_of(prompts, shorter, range_of_values=SHARE, seed=seed),
+        gain=mean_of(
+            prompts,
+            [a - b for a, b in zip(right, length, strict=True)],
+            range_of_values=DIFFERENCE,
+            seed=seed,
+        ),
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import msgspec
 
 from factory import own_code, weights
 from factory.errors import RecipeError
-from factory.evaluation.bootstrap import Estimate, mean_of
+from factory.evaluation.bootstrap import DIFFERENCE, SHARE, Estimate, Range, interval_of, mean_of
 from factory.evaluation.divergence import log_ratio
 from factory.evaluation.win_rate import Comparison, WinRate, win_rate
 from factory.recipe import EvaluationConfig, Recipe, load
@@ -53,6 +52,8 @@ class Change(msgspec.Struct, frozen=True):
 
     words: Estimate
     scores: dict[str, Estimate]
+    length_ratio: Estimate = Estimate(None)
+    """The new model's words over the first's, in all answers. None: the first wrote none."""
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -63,7 +64,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     against: dict[str, WinRate]
     """The new model's win rate against each other one."""
     change: Change
-    log_ratio: float | None
+    log_ratio: Estimate | None
     """Of the new model's answers, new to first, in nats an answer. None: it could not be computed."""
     is_kl: bool
     """The answers were sampled as they are, so that `log_ratio` estimates the KL divergence."""
@@ -117,7 +118,7 @@ def evaluate(
 
 def _log_ratio(
     recipe: Recipe, models: Mapping[str, str], samples: list[Sample], progress: Progress
-) -> float | None:
+) -> Estimate | None:
     assert recipe.evaluation is not None
     config = recipe.models[recipe.evaluation.model]
     answers = [(s, c) for s in samples for c in s.candidates if c.model == NEW]
@@ -129,8 +130,9 @@ def _log_ratio(
             [candidate.finish_reason == "length" for _, candidate in answers],
             config.chat_template_kwargs,
             trust_remote_code=getattr(config, "trust_remote_code", False),
+            seed=recipe.seed,
         )
-    except (BrokenExecutor, OSError, RuntimeError, ValueError, MemoryError) as error:
+    except Exception as error:  # of a model's own code any
         # A figure beside the others: hours of training are not lost for it.
         progress.note(f"no log-ratio to the first model: {type(error).__name__}: {error}")
         return None
@@ -193,28 +195,53 @@ def _answers(samples: list[Sample], model: str, seed: int) -> Answers:
         words=_mean(values, seed),
         refusals=_share([REFUSAL.search(c.text[:300]) is not None for c in found]),
         truncated=_share([c.finish_reason == "length" for c in found]),
-        scores={name: _mean(of, seed) for name, of in _scores(samples, model).items()},
+        scores={
+            name: _mean(of, seed, SHARE if _are_claims(of) else None)
+            for name, of in _scores(samples, model).items()
+        },
         unscored=unscored,
     )
 
 
 def _change(samples: list[Sample], seed: int) -> Change:
     def less(new: Mapping[str, float], first: Mapping[str, float]) -> Estimate:
-        return _mean({id: new[id] - first[id] for id in new if id in first}, seed)
+        are_claims = _are_claims(new) and _are_claims(first)
+        differences = {id: new[id] - first[id] for id in new if id in first}
+        return _mean(differences, seed, DIFFERENCE if are_claims else None)
 
     first = _scores(samples, FIRST)
+    words = _words(samples, NEW), _words(samples, FIRST)
     return Change(
-        words=less(_words(samples, NEW), _words(samples, FIRST)),
+        words=less(*words),
         scores={
             name: less(values, first.get(name, {}))
             for name, values in _scores(samples, NEW).items()
         },
+        length_ratio=_length_ratio(*words, seed),
     )
 
 
-def _mean(values: Mapping[str, float], seed: int) -> Estimate:
+def _length_ratio(new: Mapping[str, float], first: Mapping[str, float], seed: int) -> Estimate:
+    import numpy as np
+
+    both = [id for id in new if id in first]
+    above, below = (np.array([of[id] for id in both]) for of in (new, first))
+
+    def ratio(weights: Any) -> float | None:
+        total = float(weights @ below)
+        return float(weights @ above) / total if total else None
+
+    return interval_of(both, ratio, seed=seed)
+
+
+def _mean(values: Mapping[str, float], seed: int, range_of_values: Range | None = None) -> Estimate:
     """Over prompts."""
-    return mean_of([*values], [*values.values()], seed=seed)
+    return mean_of([*values], [*values.values()], range_of_values=range_of_values, seed=seed)
+
+
+def _are_claims(values: Mapping[str, float]) -> bool:
+    """Each is 1 or 0, as right or wrong: the mean is a share."""
+    return {*values.values()} <= {0.0, 1.0}
 
 
 def _words(samples: list[Sample], model: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from factory.evaluation.bootstrap import Estimate, interval_of, mean_of, weighted_mean
+from factory.evaluation.bootstrap import SHARE, Estimate, interval_of, mean_of, weighted_mean
 from factory.evaluation.ranks import Ranks, auc
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def steps_of(rows: Sequence[ProcessRow], threshold: float, seed: int) -> Steps:
         auc=area([score for _, score, *_ in steps]),
         auc_earlier=area([earliness for *_, earliness, _ in steps]),
         auc_shorter=area(shortness) if len(shortness) == len(steps) else Estimate(None),
-        accuracy=mean_of(prompts, list(is_hit), seed=seed),
+        accuracy=mean_of(prompts, list(is_hit), range_of_values=SHARE, seed=seed),
         balanced_accuracy=interval_of(prompts, balanced, seed=seed),
     )
 

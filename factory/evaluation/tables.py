@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 FEW_PROMPTS = 30
-"""Below it the bootstrap's intervals are too narrow to be trusted."""
+"""Below it the bootstrap's intervals of all but shares are too narrow to be trusted."""
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -26,4 +26,7 @@ def few_prompts(prompts: int) -> list[str]:
     """A line of warning, or none."""
     if prompts >= FEW_PROMPTS:
         return []
-    return [f"prompts: only {prompts}, so the intervals are narrower than the truth"]
+    return [
+        f"prompts: only {prompts}, so the intervals of AUCs, F1, kappas and correlations are "
+        "narrower than the truth"
+    ]

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from factory.evaluation.bootstrap import interval
+from factory.evaluation.bootstrap import SHARE, interval
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -48,7 +48,7 @@ class WinRate(msgspec.Struct, frozen=True):
     rate: float | None
     """Share won, ties half, in [0, 1]; 0.5: no better and no worse."""
     low: float | None
-    """The 95% bootstrap interval of `rate`."""
+    """The 95% interval of `rate` (see `bootstrap`)."""
     high: float | None
     mean_p: float | None
     """Mean p: `rate` with how sure the judge was."""
@@ -67,7 +67,10 @@ def win_rate(comparisons: Sequence[Comparison], *, seed: int = 0) -> WinRate:
         raise ValueError(f"p {wrong[0].p} of prompt {wrong[0].prompt_id} is not in [0, 1]")
     read = [(c, c.p) for c in comparisons if c.p is not None]
     outcomes = _by_prompt(read, lambda p: (p > 0.5) + 0.5 * (p == 0.5))
-    low, high = interval(outcomes, seed=seed) if outcomes else (None, None)
+    low: float | None = None
+    high: float | None = None
+    if outcomes:
+        low, high = interval(outcomes, range_of_values=SHARE, seed=seed)
     decided = [
         (c.words_new > c.words_old) == (p > 0.5)
         for c, p in read

@@ -9,18 +9,21 @@ a tag, are asked so:
     {kind: process, model: prm, split: blank_line, separator: "", tag: "<extra_0>"}
 
 Models that say it with a token are the same to this stage: the engine reads the logits of the two
-tokens at each tag. Math-Shepherd's model, which says "+" or "-" after each line:
+tokens at each tag. Math-Shepherd's model, which says "+" or "-" after each line, reads prompt and
+solution as one text, and its scores are those of the code on its model card:
 
     models:
-      shepherd: {model: PATH, task: token_classify, label_tokens: ["+", "-"]}
+      shepherd: {model: PATH, task: token_classify, label_tokens: ["▁+", "▁-"]}
     stages:
-      - {kind: process, model: shepherd, separator: "\n", tag: "ки", good: first}
+      - {kind: process, model: shepherd, layout: text, tag: "ки", good: first, aggregate: minimum}
 
-(In its SentencePiece tokenizer a word by itself is the token with the space before it.)
+(Label tokens are named as the vocabulary has them: in SentencePiece's "▁+" is a plus after a space.)
 
 A solution's score is the product of its steps' P (Lightman et al. 2305.20050, where the neutral
 rating counts as correct), or the least, the last or the mean of them. Models trained on Monte Carlo
 labels do better with the last one, those trained on human labels with product or minimum.
+
+A step is labelled correct above one half, wrong below it; at one half exactly it is neither (None).
 """
 
 from __future__ import annotations
@@ -31,8 +34,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from factory.engines.base import Completion, Sampling, Scoring, Task
-from factory.errors import EngineError, SampleError
+from factory.engines.base import Completion, Sampling, Scoring, Task, TextScoring
+from factory.errors import EngineError
 from factory.records import Candidate, Sample, Score, StepLabels
 from factory.stages.base import EXAMPLE_PROMPT, EXAMPLE_STEP, Models, Question, Stage
 from factory.stages.labels import DECIMALS, leaning
@@ -41,6 +44,9 @@ from factory.steps import Split, split_steps
 Aggregate = Literal["product", "minimum", "last", "mean"]
 
 NO_STEPS = "no steps"
+NOT_FINITE = "not finite"
+"""Details of scores that are None. The second: the model put out NaN or infinity, as one does whose
+precision is too small for it (float16), or with broken weights."""
 SCORING_CALL = Sampling(temperature=0.0, max_tokens=1)
 
 
@@ -55,6 +61,10 @@ class ProcessReward(Stage):
     """Where the candidate's text is cut into steps."""
     steps: str | None = None
     """Instead of cutting the text: score the steps of the step labels with this name."""
+    layout: Literal["chat", "text"] = "chat"
+    """What the model reads. `chat`: the prompt by the chat template, then the steps, each tokenised
+    by itself. `text`: prompt and steps as one text, tokenised whole: a space after the prompt, a
+    space and the tag after each step, the separator between steps."""
     separator: str = "\n"
     """Follows each step. Without a tag, the step is read at its last token."""
     tag: str = ""
@@ -78,22 +88,27 @@ class ProcessReward(Stage):
     def problem(self) -> tuple[str, str] | None:
         if not self.separator and not self.tag:
             return "separator", "steps are read at the separator or at the tag: set one of them"
+        if self.layout == "text" and not self.tag.strip():
+            return (
+                "tag",
+                "layout: text reads steps at the tag; set the one the model was trained with",
+            )
         return None
 
     def examples(self) -> list[tuple[str, Question]]:
-        scoring = Scoring((EXAMPLE_STEP,), self.separator, self.tag)
+        scoring = self._scoring([EXAMPLE_STEP])
         return [(self.model, Question(EXAMPLE_PROMPT, SCORING_CALL, scoring=scoring))]
+
+    def _scoring(self, steps: Sequence[str]) -> Scoring:
+        made = TextScoring if self.layout == "text" else Scoring
+        return made(tuple(steps), self.separator, self.tag)
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         solutions = [(c, self._steps(sample, c)) for c in sample.kept()]
         asked = await models.ask(
             self.model,
             [
-                Question(
-                    sample.prompt,
-                    SCORING_CALL,
-                    scoring=Scoring(tuple(steps), self.separator, self.tag),
-                )
+                Question(sample.prompt, SCORING_CALL, scoring=self._scoring(steps))
                 for _, steps in solutions
                 if steps
             ],
@@ -104,15 +119,19 @@ class ProcessReward(Stage):
                 sample.scores.append(Score(self.name, candidate.index, None, NO_STEPS))
                 continue
             answer = next(answers)
-            ps = self._probabilities(candidate, steps, answer.completion)
-            scores = [round(p, DECIMALS) for p in ps]
+            ps = self._probabilities(steps, answer.completion)
+            scores = [None if p is None else round(p, DECIMALS) for p in ps]
             labels = [leaning(p) for p in ps]
             calls = [answer.call]
             sample.step_labels.append(
-                StepLabels(self.name, candidate.index, steps, [*scores], labels, calls)
+                StepLabels(self.name, candidate.index, steps, scores, labels, calls)
             )
-            value = aggregated(ps, self.aggregate)
-            sample.scores.append(Score(self.name, candidate.index, value, calls=calls))
+            known = [p for p in ps if p is not None]
+            if len(known) == len(ps):
+                value = aggregated(known, self.aggregate)
+                sample.scores.append(Score(self.name, candidate.index, value, calls=calls))
+            else:
+                sample.scores.append(Score(self.name, candidate.index, None, NOT_FINITE, calls))
         return sample
 
     def _steps(self, sample: Sample, candidate: Candidate) -> list[str]:
@@ -121,32 +140,26 @@ class ProcessReward(Stage):
         of_it = (x for x in sample.step_labels if x.candidate == candidate.index)
         return next((x.steps for x in of_it if x.name == self.steps), [])
 
-    def _probabilities(
-        self, candidate: Candidate, steps: list[str], completion: Completion
-    ) -> list[float]:
-        """P(correct) of each step. Raises `SampleError` for logits that are not finite."""
+    def _probabilities(self, steps: list[str], completion: Completion) -> list[float | None]:
+        """P(correct) of each step. None: the model's outputs were not finite."""
         rows = completion.scores or []
         if len(rows) != len(steps):
             raise EngineError(
                 f"the model '{self.model}' gave outputs for {len(rows)} steps where {len(steps)} "
                 "were asked: it is not served as a process reward model"
             )
-        for i, logits in enumerate(rows):
+        for logits in rows:
             if not 1 <= len(logits) <= 3:
                 raise EngineError(
                     f"the model '{self.model}' has {len(logits)} labels a step; a process reward "
                     "model has 2 (wrong, right), 3 (ratings -1, 0, +1) or 1 (a logit): "
                     "name another model"
                 )
-            if not all(map(math.isfinite, logits)):
-                raise SampleError(
-                    f"candidate {candidate.index}, step {i + 1} of {len(steps)}: the model "
-                    f"'{self.model}' gave {logits}, which are not finite numbers",
-                    is_permanent=True,  # the ledger would give the same
-                    raw=steps[i],
-                )
         return [
-            correct(logits, good=self.good, neutral_is_good=self.neutral_is_good) for logits in rows
+            correct(logits, good=self.good, neutral_is_good=self.neutral_is_good)
+            if all(map(math.isfinite, logits))
+            else None
+            for logits in rows
         ]
 
 

@@ -6,7 +6,7 @@ says otherwise, and that is logit[1] - logit[0]. No activation and no scale: rew
 within one model only, so several are combined after standardising each over the run, at view time
 (`factory/export/combine.py`); the trace keeps the raw ones.
 
-A logit that is not finite stops the sample, never becomes a zero.
+An output that is not finite is a score that could not be read: None, never a zero.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from factory.engines.base import Sampling, Scoring, Task
-from factory.errors import EngineError, SampleError
+from factory.errors import EngineError
 from factory.export.combine import DECIMALS, Combination, How
 from factory.records import Sample, Score
 from factory.stages.base import Models, Question, Stage
+from factory.stages.process import NOT_FINITE
 from factory.yamlfile import nearest
 
 NOT_SAMPLED = Sampling(temperature=0.0, max_tokens=1)
@@ -118,15 +119,15 @@ class Reward(Stage):
             for candidate, answer in zip(candidates, answers, strict=True):
                 logits = _logits(answer.completion.scores, model)
                 value = reward(logits, self.label, model)
-                if not all(math.isfinite(x) for x in (*logits, value)):
-                    raise SampleError(
-                        f"reward model '{model}' gave {logits} for candidate {candidate.index}, "
-                        "which is no score; look at its precision (dtype: float32) and weights",
-                        is_permanent=True,
-                        raw=candidate.text,
-                    )
+                is_read = all(math.isfinite(x) for x in (*logits, value))
                 sample.scores.append(
-                    Score(name, candidate.index, round(value, DECIMALS), calls=[answer.call])
+                    Score(
+                        name,
+                        candidate.index,
+                        round(value, DECIMALS) if is_read else None,
+                        "" if is_read else NOT_FINITE,
+                        [answer.call],
+                    )
                 )
         return sample
 

@@ -20,11 +20,12 @@ from factory import constitution as constitutions
 from factory import weights
 from factory.engines.base import Completion, Engine, Request
 from factory.engines.endpoint import EndpointConfig, EndpointEngine
+from factory.errors import SampleError
 from factory.paths import user_path
 from factory.records import Candidate, Message, Sample
 from factory.stages.base import Asked, Question, Stage, derive_seed
 from factory.stages.judge_pointwise import RUBRIC, PointwiseJudge
-from factory.stages.process import ProcessReward, trained_layout
+from factory.stages.process import NOT_FINITE, ProcessReward, trained_layout
 from factory.stages.reward import Reward
 from factory.stages.verify import Verify
 from factory.training.rewards.local import LocalScorer
@@ -145,8 +146,15 @@ async def scored_by(stage: Stage, name: str, engine: Engine | None, sample: Samp
     Raises `SampleError` if this sample cannot be scored, `EngineError` if none can.
     """
     scored = await stage(sample, _Models(engine, sample.id))
-    value = next(score.value for score in scored.scores if score.name == name)
-    return getattr(stage, "unparsed", None) if value is None else value
+    found = next(score for score in scored.scores if score.name == name)
+    if found.value is not None:
+        return found.value
+    if found.detail == NOT_FINITE:
+        raise SampleError(
+            "the model's output is not finite; look at its weights and its precision",
+            is_permanent=True,
+        )
+    return getattr(stage, "unparsed", None)
 
 
 def sample_of(prompt: list[Message], text: str, reference: str | None) -> Sample:
