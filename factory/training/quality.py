@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from factory.durable import write_whole
 from factory.errors import RecipeError
-from factory.training.folder import write_whole
 
 if TYPE_CHECKING:
     from datasets import Dataset
