@@ -30,7 +30,13 @@ from typing import Any
 
 SHIM = "FACTORY_FAULTS_SHIM"
 _REFUSED = 3
-_STEPS = {"max_steps": 3, "save_steps": 1, "logging_steps": 1, "learning_rate": 3e-3, "use_cpu": True}
+_STEPS = {
+    "max_steps": 3,
+    "save_steps": 1,
+    "logging_steps": 1,
+    "learning_rate": 3e-3,
+    "use_cpu": True,
+}
 _TRAININGS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "sft": ("sft", {"per_device_train_batch_size": 2}, None),
     "lora": ("sft", {"save_total_limit": 2}, {"r": 2}),
@@ -123,8 +129,12 @@ def _all_faults(
         out = folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         code, said = _in_child(shim, train, out, number, failure, False, operations)
-        what = next((x for x in operations.read_text().splitlines() if x.startswith(f"{number} ")), "?")
-        ends[{0: "did no harm", _REFUSED: "one error"}.get(code, "killed" if code < 0 else "?")] += 1
+        what = next(
+            (x for x in operations.read_text().splitlines() if x.startswith(f"{number} ")), "?"
+        )
+        ends[
+            {0: "did no harm", _REFUSED: "one error"}.get(code, "killed" if code < 0 else "?")
+        ] += 1
         harm = "" if code in (0, _REFUSED, -signal.SIGKILL) else f"ended with {code}: {said}"
         if not harm:
             code, said = _in_child(shim, train, out, -1, 0, True, folder / "again")
@@ -133,8 +143,9 @@ def _all_faults(
             bad += 1
             print(f"{kind} {mode} at {what}: {harm}", flush=True)
     told = ", ".join(f"{n} {what}" for what, n in ends.most_common())
-    minutes = (time.monotonic() - began) / 60
-    print(f"{kind}, {mode} at {sum(ends.values())} of {count} operations ({told}): {bad} bad; {minutes:.1f} min", flush=True)
+    tried, minutes = sum(ends.values()), (time.monotonic() - began) / 60
+    line = f"{kind}, {mode} at {tried} of {count} operations ({told}): {bad} bad"
+    print(f"{line}; {minutes:.1f} min", flush=True)
     return bad
 
 

@@ -133,9 +133,8 @@ def _cannot_load(checkpoint: Path) -> str:
         elif file.suffix == ".safetensors":
             if (size := file.stat().st_size) != (wanted := _safetensors_size(file)):
                 return f"{name} has {size} bytes, not {wanted or 'those of a safetensors file'}"
-        elif file.suffix in (".pt", ".pth"):
-            if not zipfile.is_zipfile(file):
-                return f"{name} is cut short: it has {file.stat().st_size} bytes and no end"
+        elif file.suffix in (".pt", ".pth") and not zipfile.is_zipfile(file):
+            return f"{name} is cut short: it has {file.stat().st_size} bytes and no end"
     return ""
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from factory.engines.render import conversation_ids, transcript
+from factory.engines.render import conversation_ids, prompt_ids
+from factory.records import Message
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,24 +29,21 @@ def is_cut(reason: Any) -> bool:
     return bool(reason == "length")
 
 
-def reasons_of(row: Mapping[str, Any], count: int) -> Sequence[Any]:
-    """How each of a row's `count` responses ended."""
-    reasons = row.get(REASONS["responses"])
-    is_whole = isinstance(reasons, list) and len(reasons) == count
-    return reasons if is_whole and reasons is not None else [None] * count
+def reasons_of(given: Any, count: int) -> list[Any]:
+    """How each of `count` responses ended, of a row's `finish_reasons`; None: nobody says."""
+    return given if isinstance(given, list) and len(given) == count else [None] * count
 
 
-def unended_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+def unended_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Ids of a conversation up to the last character of its last message."""
     if tokenizer.chat_template is None:
-        ids: list[int] = tokenizer.encode(transcript(list(messages)))  # type: ignore[arg-type]
-        return ids
+        return prompt_ids(tokenizer, list(messages), {})
     return list(
         tokenizer.apply_chat_template(messages, continue_final_message=True, return_dict=False)
     )
 
 
-def scored_ids(tokenizer: Any, messages: Any, reason: Any) -> list[int]:
+def scored_ids(tokenizer: Any, messages: Sequence[Message], reason: Any) -> list[int]:
     """What a reward model reads of a conversation whose last answer ended by `reason`."""
     if is_cut(reason):
         return unended_ids(tokenizer, messages)

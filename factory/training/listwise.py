@@ -3,8 +3,8 @@
 In: a reward view (prompt, responses, scores), or for soft labels a preference view with its column
 `preference`, which makes a list of two with scores p and 1 - p. A prompt that is messages goes
 through the chat template, one that is text stays plain text with the end-of-text token after the
-answer: the rules of TRL's DPO; a cut answer has no end (see `endings`). Out: per prompt its answers, best first. No row vanishes: one that
-cannot be trained on has a reason, and `Encoded` counts them.
+answer: the rules of TRL's DPO; a cut answer has no end (see `endings`). Out: per prompt its answers,
+best first. No row vanishes: one that cannot be trained on has a reason, and `Encoded` counts them.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def encode_lists(dataset: Dataset, tokenizer: Any, max_length: int | None) -> En
         if len(answers) != len(scores):
             raise RecipeError(f"row {index} has {len(answers)} responses, {len(scores)} scores")
         numbers = [None if s is None else _number(s, "scores", index) for s in scores]
-        return list(zip(answers, numbers, endings.reasons_of(row, len(answers)), strict=True))
+        reasons = endings.reasons_of(row.get(endings.REASONS["responses"]), len(answers))
+        return list(zip(answers, numbers, reasons, strict=True))
 
     missing = [False] * len(dataset)
     return _encoded(dataset, tokenizer, max_length, answers_of, missing, is_ranked=True)
@@ -152,8 +153,8 @@ def _encoded(
 def _token_ids(
     tokenizer: Any, prompt: Any, answers: Sequence[tuple[Any, bool]], index: int
 ) -> tuple[list[int], list[list[int]]]:
-    """The prompt's ids, and those of each answer; of one that `is_cut` without an end. The prompt ends where its own ids and those of
-    some conversation part, which with most templates is its end."""
+    """The prompt's ids, and those of each answer; of one that `is_cut` without an end. The prompt ends
+    where its own ids and those of some conversation part, which with most templates is its end."""
     if isinstance(prompt, str):
         before = _ids(tokenizer, prompt)
         end = tokenizer.eos_token

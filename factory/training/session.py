@@ -19,6 +19,7 @@ import msgspec
 
 from factory import __version__, weights
 from factory.errors import FactoryError, RecipeError
+from factory.paths import user_path
 from factory.training import checkpoints, mentions, options, trackers
 from factory.training.curves import draw
 from factory.training.data import no_progress_bars, open_dataset
@@ -53,7 +54,7 @@ class Session:
         the folder; loads no weights and writes nothing."""
         self._start = time.monotonic()
         self._left_out: dict[str, int] = {}
-        out = at_home(out)
+        out = user_path(out)
         self._config = _as_json(config, "config")
         self.dataset, data_fingerprint = opened or open_dataset(data, kind, columns)
         self.model_dir = weights.resolve(str(model))
@@ -270,14 +271,6 @@ def only(dataset: Dataset, *columns: str) -> Dataset:
     """Those of the columns that there are. TRL changes what it trains on for others by their mere
     presence: text, input_ids, labels, completion_mask, images, tools, chat_template_kwargs."""
     return dataset.select_columns([name for name in columns if name in dataset.column_names])
-
-
-def at_home(path: Path | str) -> Path:
-    """With the home folder in place of `~`."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:  # ~nobody
-        raise RecipeError(f"{path}: {error}; give the whole path") from error
 
 
 def _as_json(given: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from factory.paths import user_path
 from factory.training import options, quality
 from factory.training.progress import say
-from factory.training.session import Session, at_home, only
+from factory.training.session import Session, only
 
 COLUMNS: tuple[str, ...] = ("prompt", "completion")
 
@@ -52,7 +53,7 @@ def train(
     resume: bool = False,
 ) -> dict[str, Any]:
     """See `factory.training.base.Trainer.train`."""
-    out = at_home(out)
+    out = user_path(out)
     is_conditioned = config.get("quality") not in (None, "none")
     columns = ("prompt",) if is_conditioned else COLUMNS
     session = Session("sft", columns, data, model, out, lora, config, resume)
