@@ -437,20 +437,22 @@ def test_a_report_replaces_reports_only(tmp_path: Path) -> None:
         _report_path(str(mine))
 
 
-def test_init_makes_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_init_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copytree = shutil.copytree
 
     def full(source: Path, target: Path) -> None:
         if source.name == "pipelines":
+            target.mkdir(parents=True)
             raise OSError(28, "No space left on device")
         copytree(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copytree", full)
-        with pytest.raises(FactoryError, match="free some space"):
+        with pytest.raises(FactoryError, match=r"No space left.*do it again"):
             create(tmp_path / "mine")
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine" / "constitutions" / "mine.yaml").write_text("an edit")
     create(tmp_path / "mine")
+    assert (tmp_path / "mine" / "constitutions" / "mine.yaml").exists()
     assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == ["constitutions", "pipelines"]
 
 
