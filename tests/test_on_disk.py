@@ -598,6 +598,8 @@ def test_datasets_without_a_row_fail_with_the_commonest_reasons(run_folder: Path
         ("no completion (HTTP 503: 7 tries)", "s: no completion (HTTP 503: # tries)"),
         ("[Errno 28] No space left, row 17", "s: [Errno 28] No space left, row #"),
         ("status code: 429 after 3 tries", "s: status code: 429 after # tries"),
+        ("error: 3 steps of 7", "s: error: # steps of #"),
+        ("killed by signal 9, exit code: 137", "s: killed by signal 9, exit code: 137"),
         ("KeyError: 'x' (mine.py:14)", "s: KeyError: 'x' (mine.py:14)"),
         ("prompt of 512 tokens, answer 3", "s: prompt of # tokens, answer #"),
     ],
