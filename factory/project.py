@@ -8,25 +8,33 @@ from pathlib import Path
 from factory.errors import FactoryError, RecipeError
 from factory.recipe import shipped_file
 
+_NAMES = ("constitutions", "pipelines")
+_HALF = ".half"  # what is being copied; gone once all is there
+
 
 def create(folder: Path) -> None:
-    """Copy `constitutions/` and `pipelines/` into a new or empty folder, all or nothing; never overwrites."""
+    """Copy `constitutions/` and `pipelines/` into a new or empty folder; never overwrites. What was
+    stopped half way is brought to its end."""
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"{folder} is a file; choose a new folder")
-    if folder.exists() and any(folder.iterdir()):
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if names and not (_HALF in names and names <= {_HALF, *_NAMES}):
         raise RecipeError(f"{folder} is not empty; choose a new folder")
-    half = folder.absolute().with_name(f".{folder.absolute().name}.half")
-    try:
-        shutil.rmtree(half, ignore_errors=True)
-        for name in ("constitutions", "pipelines"):
-            source = shipped_file(name)
-            if source is None:
-                raise FactoryError(f"this installation lacks its {name}; install factory again")
+    half = folder / _HALF
+    for name in _NAMES:
+        source = shipped_file(name)
+        if source is None:
+            raise FactoryError(f"this installation lacks its {name}; install factory again")
+        if (folder / name).exists():
+            continue
+        try:
+            shutil.rmtree(half / name, ignore_errors=True)
             shutil.copytree(source, half / name)
-        half.replace(folder)
-    except OSError as error:
-        raise FactoryError(
-            f"cannot write {folder} ({error}); free some space, or choose another folder"
-        ) from error
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
+            (half / name).replace(folder / name)
+        except OSError as error:
+            raise FactoryError(
+                f"cannot write {folder / name}: {error}; mend that and do it again, or choose "
+                "another folder"
+            ) from error
+    if half.exists():
+        half.rmdir()

@@ -437,20 +437,22 @@ def test_a_report_replaces_reports_only(tmp_path: Path) -> None:
         _report_path(str(mine))
 
 
-def test_init_makes_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_init_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copytree = shutil.copytree
 
     def full(source: Path, target: Path) -> None:
         if source.name == "pipelines":
+            target.mkdir(parents=True)
             raise OSError(28, "No space left on device")
         copytree(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copytree", full)
-        with pytest.raises(FactoryError, match="free some space"):
+        with pytest.raises(FactoryError, match=r"No space left.*do it again"):
             create(tmp_path / "mine")
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine" / "constitutions" / "mine.yaml").write_text("an edit")
     create(tmp_path / "mine")
+    assert (tmp_path / "mine" / "constitutions" / "mine.yaml").exists()
     assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == ["constitutions", "pipelines"]
 
 
@@ -596,6 +598,8 @@ def test_datasets_without_a_row_fail_with_the_commonest_reasons(run_folder: Path
         ("no completion (HTTP 503: 7 tries)", "s: no completion (HTTP 503: # tries)"),
         ("[Errno 28] No space left, row 17", "s: [Errno 28] No space left, row #"),
         ("status code: 429 after 3 tries", "s: status code: 429 after # tries"),
+        ("error: 3 steps of 7", "s: error: # steps of #"),
+        ("killed by signal 9, exit code: 137", "s: killed by signal 9, exit code: 137"),
         ("KeyError: 'x' (mine.py:14)", "s: KeyError: 'x' (mine.py:14)"),
         ("prompt of 512 tokens, answer 3", "s: prompt of # tokens, answer #"),
     ],

@@ -188,7 +188,7 @@ def damaged_views(run: Path, manifest: Manifest) -> set[str]:
     return {
         view["view"]
         for view in manifest.views
-        if not write.is_whole(run / "datasets" / view["view"], view["fingerprint"])
+        if not write.is_whole(run / "datasets" / view["view"], view.get("fingerprint", ""))
     }
 
 

@@ -439,7 +439,7 @@ class _Part:
 
 # Digits that say what went wrong: an HTTP status, an errno, an exit code.
 _CODES = re.compile(
-    r"((?i:\b(?:HTTP(?:/[\d.]+)?|status|code|errno|error|signal)(?: code)?)\W{0,2}\d+)"
+    r"((?i:\b(?:HTTP(?:/[\d.]+)?|status|code|errno|signal)(?: code)?)\W{0,2}\d+)"
     r"|(?<![:\w])\d+"
 )
 
