@@ -14,6 +14,7 @@ import contextlib
 import datetime
 import decimal
 import gzip
+import io
 import json
 import os
 import random
@@ -32,8 +33,8 @@ from typing import Any
 from factory.errors import FactoryError
 from factory.runner.formats.text import MAX_LINE
 
-LIMIT_S = 5.0
-"""Of one reader. A second is meant; the rest is for a busy machine."""
+LIMIT_S = 20.0
+"""Of one reader, on the clock: it hangs. What takes over a second of this process's own is listed."""
 
 COLUMNS = (
     *("prompt", "chosen", "rejected", "completion", "completions", "responses", "scores", "labels"),
@@ -452,9 +453,9 @@ def try_all(seed: int, counts: Counter[str], limit_s: float = LIMIT_S) -> list[s
     try:
         path = hostile_file(seed, folder)
         for name, reader in READERS.items():
-            began = time.monotonic()
+            began = time.process_time()
             try:
-                with time_limit(limit_s), contextlib.redirect_stdout(None):
+                with time_limit(limit_s), contextlib.redirect_stderr(io.StringIO()):
                     reader(path, random.Random(seed))
                 counts[f"{name}: read"] += 1
             except FactoryError as error:
@@ -465,7 +466,7 @@ def try_all(seed: int, counts: Counter[str], limit_s: float = LIMIT_S) -> list[s
                 wrong.append(f"seed {seed} {name} {path.name}: hangs")
             except Exception:
                 wrong.append(f"seed {seed} {name} {path.name}: {traceback.format_exc(limit=-4)}")
-            if (took := time.monotonic() - began) > 1:
+            if (took := time.process_time() - began) > 1:
                 counts[f"over a second: {name} {path.name} {took:.1f} s, seed {seed}"] += 1
     finally:
         shutil.rmtree(folder, ignore_errors=True)

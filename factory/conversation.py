@@ -112,6 +112,8 @@ def read_exchange(
     if not turns[-1]["content"].strip():
         raise _blank(name, "assistant")
     if given is None:
+        if len(turns) < 2:
+            raise SampleError(f"column {name!r} has no message before the assistant's answer")
         return turns[:-1], turns[-1:]
     if not given or (isinstance(given, str) and not given.strip()):
         raise SampleError("column 'prompt' is blank: there is no user's message before the answer")

@@ -788,6 +788,19 @@ def test_what_a_killed_writer_left_is_made_good(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["sft"]
 
 
+def test_what_the_source_has_besides_is_a_column(tmp_path: Path) -> None:
+    def samples() -> Iterator[Sample]:
+        for place, sample in enumerate(many(3)()):
+            sample.extra = '{"topic":"x"}' if place else None
+            yield sample
+
+    export(ALL_VIEWS, samples, tmp_path, {})
+    for view in ALL_VIEWS:
+        data = load(tmp_path / view.kind)
+        assert set(data["extra"][:]) == {None, '{"topic":"x"}'}
+        assert "the source's other columns" in (tmp_path / view.kind / "README.md").read_text()
+
+
 def test_folder_that_is_no_dataset_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "sft").mkdir()
     (tmp_path / "sft" / "thesis.tex").write_text("years of work")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.errors import SourceError
-from factory.records import BadRow, Sample
+from factory.records import BadRow, Sample, from_row
 from factory.runner.source import Columns, Source, SourceConfig, open_source
 
 PUBLIC = Path(__file__).parents[2] / "shared" / "data" / "prompts"
@@ -607,6 +607,88 @@ def test_digest_changes_with_content_and_config(tmp_path: Path) -> None:
         assert opened(path).digest() != digest, path
         data.write_bytes(content)
         assert opened(path).digest() == digest
+
+
+# What the source has besides -------------------------------------------------------------------
+
+
+def test_other_columns_go_along(tmp_path: Path) -> None:
+    path = raw(
+        tmp_path,
+        b'{"prompt": "a", "topic": "x", "n": 123456789012345678901234567890, "v": [0.5], "z": null}\n'
+        b'{"prompt": "b", "meta": {"from": ["web"]}}\n{"prompt": "c"}\n',
+    )
+    assert opened(path).carried() == ["topic", "n", "v", "z", "meta"]
+    assert [good(record).extra for record in read(path)] == [
+        '{"topic":"x","n":123456789012345678901234567890}',
+        '{"meta":{"from":["web"]}}',
+        None,
+    ]
+
+
+def test_other_columns_of_a_table_go_along(tmp_path: Path) -> None:
+    import datetime
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    day = datetime.date(2024, 1, 31)
+    rows = pa.table({"prompt": ["a"], "day": [day], "picture": [b"\xff"], "part": ["x"]})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    [sample] = read(tmp_path / "rows.parquet")
+    assert good(sample).extra == '{"day":"2024-01-31","part":"x"}'
+
+
+def test_samples_of_traces_without_other_columns_can_be_read() -> None:
+    old = {"id": "a", "index": 0, "prompt": [{"role": "user", "content": "a"}]}
+    assert from_row(old).extra is None
+
+
+# Text as it was written -------------------------------------------------------------------------
+
+
+def test_a_json_list_and_lines_under_its_name(tmp_path: Path) -> None:
+    assert read(raw(tmp_path, json.dumps(ROWS, indent=1).encode(), "rows.json")) == SAMPLES
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    assert read(raw(tmp_path, lines, "rows.json")) == SAMPLES
+    assert read(raw(tmp_path, gzip.compress(json.dumps(ROWS).encode()), "rows.json.gz")) == SAMPLES
+    assert "not a JSON list" in refusal(raw(tmp_path, b"[{},", "rows.json"))
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_a_csv_with_another_delimiter_is_read(tmp_path: Path, mark: str) -> None:
+    text = f'prompt{mark}id{mark}tags\n"Why, and how?"{mark}7{mark}"a, b"\n'
+    [sample] = read(raw(tmp_path, text.encode("utf-8-sig"), "rows.csv"))
+    assert (good(sample).id, good(sample).tags) == ("7", ["a", "b"])
+    assert good(sample).prompt[0]["content"] == "Why, and how?"
+
+
+def test_utf_16_is_told_with_its_remedy(tmp_path: Path) -> None:
+    for encoding in ("utf-16", "utf-16-le"):
+        for name in ("rows.csv", "rows.jsonl"):
+            message = refusal(raw(tmp_path, '{"prompt": "hello"}'.encode(encoding), name))
+            assert "UTF-16 and not UTF-8; write it again: iconv -f UTF-16 -t UTF-8" in message
+
+
+@pytest.mark.parametrize(
+    ("written", "reference"),
+    [
+        ('"2024-01-31"', "2024-01-31"),
+        ('"007"', "007"),
+        ("123456789012345678901234567890", "123456789012345678901234567890"),
+        ("3.14159265358979323846264338327", "3.14159265358979323846264338327"),
+        ("0.1", "0.1"),
+    ],
+)
+def test_references_keep_every_digit(tmp_path: Path, written: str, reference: str) -> None:
+    [sample] = read(raw(tmp_path, f'{{"prompt": "a", "reference": {written}}}'.encode()))
+    assert good(sample).reference == reference
+
+
+@pytest.mark.parametrize("number", ["1e999", "1e-999", "9" * 5000, "NaN", "0." + "3" * 2000])
+def test_numbers_that_nothing_holds_are_bad_rows(tmp_path: Path, number: str) -> None:
+    [record] = read(raw(tmp_path, f'{{"prompt": "a", "n": {number}}}'.encode()))
+    assert bad(record).error.startswith("not JSON: ")
 
 
 # Sources that cannot be read -------------------------------------------------------------------

@@ -112,7 +112,8 @@ def open_given(data: Path | str, where: str) -> Given:
         is_local = "\0" not in str(path) and os.path.lexists(path)
         given = _local(path, where) if is_local else _from_hub(str(data), where)
     except SourceError as error:
-        raise RecipeError(f"{where}: {error}") from error
+        found = str(error).removeprefix(f"{path}: ")  # `where` names it
+        raise RecipeError(f"{where}: {found}") from error
     except OSError as error:
         raise RecipeError(f"{where} cannot be read: {error}") from error
     first = next((row for _, row in given.rows()), {})

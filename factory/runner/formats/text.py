@@ -162,12 +162,11 @@ def split_cell(text: str) -> list[str]:
 def _number(text: str) -> float | Decimal:
     """A JSON number with a point or an exponent."""
     value = float(text)
-    if not math.isfinite(value) or len(text) > MAX_DIGITS:
+    is_lost = value == 0 and any(digit in "123456789" for digit in re.split("[eE]", text)[0])
+    if not math.isfinite(value) or is_lost or len(text) > MAX_DIGITS:
         raise ValueError("a number out of range; put it in quotes to have it as text")
     if len(text) < 16 or (exact := Decimal(text)) == Decimal(repr(value)):
         return value
-    if value == 0:
-        raise ValueError("a number out of range; put it in quotes to have it as text")
     return exact
 
 
