@@ -247,8 +247,9 @@ def _same_lines(said: str, expected: str) -> tuple[bool | None, str]:
     """Of a reference of several lines, as a grid: the last lines, without the mark before them."""
     count = len(expected.split("\n"))
     last = said.split("\n")[-count:]
-    marked = after_mark(last[0])
-    read = "\n".join([last[0] if marked is None else marked, *last[1:]])
+    first = last[0].rpartition(MARK)[2]
+    marked = after_mark(first)
+    read = "\n".join([first if marked is None else marked, *last[1:]]).strip()
     if _plain(read) == _plain(expected):
         return True, read
     return (False, read) if len(said.split("\n")) == count else (None, "")
