@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import unicodedata
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
@@ -29,6 +30,7 @@ from factory import math_check
 from factory.equal import AlgebraError, by_arithmetic, is_same
 from factory.final_answer import (
     Final,
+    after_mark,
     attached_unit,
     choice,
     final_answer,
@@ -53,6 +55,8 @@ How = Literal["math", "gsm8k", "exact", "pattern"]
 MARK = "####"
 LAST_CHARS = 2000
 """Of an answer, what is searched for its result: the end, where results stand."""
+SHOWN_CHARS = 200
+"""Of an answer, what may stand around a reference that is longer than that."""
 NUMBER = re.compile(
     r"(?P<sign>[-+\u2212]?)\s?[$€£]?\s?(?P<minus>-?)"
     rf"(?P<over>{DIGITS})(?P<power>{EXPONENT})(?:\s?/\s?(?P<under>[0-9]+))?"
@@ -161,8 +165,9 @@ class _Expected(NamedTuple):
 
 def _math(answer: str, expected: str) -> tuple[bool | None, str] | _Algebra:
     wanted = _expected(expected)
-    if len(answer) > LAST_CHARS:  # not from the middle of a number
-        answer = re.split(r"\s", answer[-LAST_CHARS:], maxsplit=1)[-1]
+    most = max(LAST_CHARS, len(expected) + SHOWN_CHARS)
+    if len(answer) > most:  # not from the middle of a number
+        answer = re.split(r"\s", answer[-most:], maxsplit=1)[-1]
     said, is_marked = _reduced(answer)
     if not said:
         return None, ""
@@ -172,7 +177,8 @@ def _math(answer: str, expected: str) -> tuple[bool | None, str] | _Algebra:
         return (None, "") if wanted.letter else _same_words(said, expected, is_marked)
     final = final_answer(said, is_marked=is_marked)
     if final is None:
-        return None, ""
+        last, _ = last_words(said)
+        return (True, last) if last and _plain(last) == _plain(expected) else (None, "")
     try:
         tree = _tree(final)
     except UnreadError:
@@ -205,7 +211,7 @@ def _expected(expected: str) -> _Expected:
         return _Expected(letter)
     if tree is not None and final is not None:
         return _Expected(letter, tree, final.formula or "", final.unit)
-    if not any(c.isalnum() for c in expected):
+    if not any(c.isalnum() or unicodedata.category(c) == "So" for c in expected):  # an emoji
         raise ValueError(f"there is no formula or number in the reference {expected[:100]!r}")
     return _Expected(letter)
 
@@ -226,8 +232,8 @@ def _same_words(said: str, expected: str, is_marked: bool) -> tuple[bool | None,
     """Of a reference in words, as `east`. What is not said to be the answer is not wrong."""
     last, is_explicit = last_words(said)
     found, wanted = _plain(last), _plain(expected)
-    if _plain(said) == wanted:  # of several lines too
-        return True, said
+    if "\n" in expected:
+        return _same_lines(said, expected)
     if not found:
         return None, ""
     if found == wanted:
@@ -235,6 +241,18 @@ def _same_words(said: str, expected: str, is_marked: bool) -> tuple[bool | None,
     is_answer = (is_explicit or is_marked) and f" {wanted} " not in f" {found} "
     is_answer = is_answer and len(found.split()) <= len(wanted.split()) + 2
     return (False, last) if is_answer else (None, "")
+
+
+def _same_lines(said: str, expected: str) -> tuple[bool | None, str]:
+    """Of a reference of several lines, as a grid: the last lines, without the mark before them."""
+    count = len(expected.split("\n"))
+    last = said.split("\n")[-count:]
+    first = last[0].rpartition(MARK)[2]
+    marked = after_mark(first)
+    read = "\n".join([first if marked is None else marked, *last[1:]]).strip()
+    if _plain(read) == _plain(expected):
+        return True, read
+    return (False, read) if len(said.split("\n")) == count else (None, "")
 
 
 def _plain(text: str) -> str:

@@ -53,6 +53,8 @@ def _as_percent(answer: Node, reference: Node) -> Sequence[Fraction]:
 
 
 def _same(answer: Node, reference: Node, leaf: Leaf) -> bool | None:
+    if answer == reference:
+        return True
     answer, reference = _sides(answer, reference)
     answer, reference = _plain(answer, reference), _plain(reference, answer)
     rows = {"list", "tuple"}
@@ -199,6 +201,8 @@ def _relations(answer: Node, reference: Node, leaf: Leaf) -> bool | None:
             sign, sides = wanted, sides[::-1]
         if sign != wanted:
             return False
+        if sign == "=" and all(_is_name(s[0]) and is_arithmetic(s[1]) for s in (sides, others)):
+            return sides[0] == others[0] and _same(sides[1], others[1], leaf)  # x = 3 and y = 4
         if _all(_same(a, b, leaf) for a, b in zip(sides, others, strict=True)):
             return True
         op = "multiple" if sign == "=" else "positive_multiple"

@@ -294,7 +294,11 @@ _ATTACHED = re.compile(
     rf"(?P<number>[-+−]?[{_CURRENCY}]?-?{DIGITS}{EXPONENT})-?(?P<unit>[A-Za-zµ°]+)(?:\^?\{{?[23]\}}?|[²³])?"
 )
 _OPERATOR = re.compile(r"[-+*/^=<>≤≥±≈÷×·−]+")
-_QUANTITY = re.compile(r"[\ue000-\uf8ff0-9½¼¾⅐-⅞π∞]|\\[a-zA-Z]|[A-Za-z]\s*=|=\s*[A-Za-z]")
+_QUANTITY = re.compile(
+    r"[\ue000-\uf8ff0-9½¼¾⅐-⅞π∞]|\\[a-zA-Z]|[A-Za-z]\s*=|=\s*[A-Za-z]|[a-z]\("
+    r"|(?<![A-Za-z])[A-Za-z]\s*[+*/^]|[+*/^]\s*[A-Za-z](?![A-Za-z])"
+    r"|(?<![A-Za-z])[b-hj-zB-HJ-Z]\s*-\s*[b-hj-zB-HJ-Z(\\]"
+)
 _CONNECTORS = frozenset({"and", "or", "&", "to", "through", "till"})
 
 
@@ -544,6 +548,12 @@ def last_words(text: str) -> tuple[str, bool]:
         return _said(span), True
     sentences = [s for s in _SENTENCE_END.split(text) if _said(s)]
     return (_said(sentences[-1]), len(sentences) == 1) if sentences else ("", False)
+
+
+def after_mark(line: str) -> str | None:
+    """What follows the last mark of a line; None: there is no mark."""
+    marks = [*_MARK.finditer(line)]
+    return line[marks[-1].end() :] if marks else None
 
 
 def _said(text: str) -> str:

@@ -208,6 +208,18 @@ def test_validate_with_an_override(call: Call, project: Path) -> None:
     assert "views         preference, tuned\n" in ended.out
 
 
+def test_validate_refuses_held_out_prompts_that_the_training_sees(
+    call: Call, project: Path
+) -> None:
+    held_out = "evaluation={source: {path: %s}, model: policy, judge: policy}"
+    ended = call("validate", project / "recipe.yaml", "-s", held_out % "prompts.jsonl")
+    assert ended.code == 2
+    assert "prompts are also in the source that is trained on" in ended.err
+    (project / "held.jsonl").write_text('{"prompt": "Never seen."}\n')
+    ended = call("validate", project / "recipe.yaml", "-s", held_out % "held.jsonl")
+    assert "  held out      held.jsonl\n" in ended.out
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

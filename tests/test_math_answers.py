@@ -11,6 +11,13 @@ from hypothesis import strategies as st
 from factory.answers import check
 
 RIGHT = [
+    ("E=6,F=3,J=8", "F=3, E=6, J=8"),
+    ("Answer: 1 2\n3 4", "1 2\n3 4"),
+    ("So:\n1 2\n3 4", "1 2\n3 4"),
+    ("So we get p - q.", "p-q"),
+    ("The answer is x.", "x"),
+    ("The answer is exp(x)*sin(x) + C", "C + exp(x)*sin(x)"),
+    ("❌✅\n✅✅", "❌✅\n✅✅"),
     ("so \\boxed{\\frac{1}{2}}.", "0.5"),
     ("It is 0.5", "\\frac12"),
     ("The answer is 18.", "work\n#### 18"),
@@ -304,6 +311,8 @@ RIGHT = [
 ]
 
 WRONG = [
+    ("E=7,F=3", "E=6,F=3"),
+    ("1 2\n3 5", "1 2\n3 4"),
     ("the problem is 6 - 9 = 1.", "-3"),
     ("The answer is 14 + 9 - 6.", "17"),
     ("The answer is 19.", "work\n#### 18"),
@@ -451,7 +460,6 @@ UNPARSED = [
     ("The final answer is 14 plus 9 minus 6.", "17"),
     ("Answer: (B), (C)", "B"),
     ("The statement is true.", "True"),
-    ("1 2\n3 5", "1 2\n3 4"),
     ("The ratio is 3:4", "3:4"),
     ("3:4", "3"),
     ("The ratio is 3:4", "4"),

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.answers import check
 from factory.errors import SourceError
 from factory.problems.arithmetic import decimal, parse, value, write
 from factory.problems.equations import equations, number_in, put, without_annotations
@@ -329,3 +330,15 @@ def test_where_no_other_problems_are_left_each_row_says_so() -> None:
     last = [*open_source(config, Path())][-1]
     assert isinstance(last, BadRow)
     assert last.error == "reasoning-gym:chain_sum makes no more problems that are not excluded"
+
+
+@pytest.mark.parametrize(
+    "task", ["simple_equations", "fraction_simplification", "complex_arithmetic", "mini_sudoku"]
+)
+def test_each_problem_takes_its_own_answer_however_it_is_said(task: str) -> None:
+    for row in open_source(SourceConfig(path=f"reasoning-gym:{task}", limit=4), Path()):
+        assert isinstance(row, Sample)
+        assert row.reference is not None
+        answer = row.reference.removeprefix("#### ")
+        for said in (answer, f"#### {answer}", f"So we have it.\n\nAnswer: {answer}"):
+            assert check(said, row.reference, "math")[0] is True
