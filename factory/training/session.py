@@ -386,6 +386,7 @@ def _as_json(given: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 _WITHOUT_ANSWERS = ("grpo", "rloo", "ppo")  # they learn from what the model itself writes
 
+
 @contextlib.contextmanager
 def _quiet_libraries() -> Iterator[None]:
     """No progress bars, no report home (TRL sends one by default), no cache files written beside
