@@ -471,6 +471,7 @@ def test_a_url_that_cannot_be_right_is_refused(url: str) -> None:
     "field",
     [
         {"base_url": "http://me:SECRET@host/v1"},
+        {"base_url": "me:SECRET@host/v1"},
         {"base_url": "http://host/v1?api_key=SECRET"},
         {"base_url": ["http://a/v1", "host/v1?key=SECRET"]},
         {"base_url": "http://host/v1#SECRET"},
@@ -484,6 +485,10 @@ def test_a_key_in_a_recipe_is_refused_and_not_shown(field: dict[str, Any]) -> No
             {"engine": "endpoint", "model": "m", "base_url": "http://host/v1", **field}
         )
     assert "SECRET" not in caught.value.errors()[0]["msg"]  # what the user is shown of it
+
+
+def test_a_path_may_hold_what_an_account_may_not() -> None:
+    assert config("http://host/@cf/v1").urls == ["http://host/@cf/v1"]
 
 
 def test_a_key_in_sampling_is_refused() -> None:

@@ -75,7 +75,7 @@ class EndpointConfig(Config):
     def _check_urls(cls, value: str | list[str]) -> str | list[str]:
         for url in [value] if isinstance(value, str) else value:
             # The secret first: what it is in is not shown.
-            if "@" in url:
+            if "@" in re.split("[/?#]", url.split("://", 1)[-1])[0]:
                 raise ValueError("a URL in a recipe holds no user or password; use api_key_env")
             if "?" in url or "#" in url:
                 raise ValueError(
