@@ -137,8 +137,10 @@ class PairRules(Config):
         if len(whole) < 2:
             yield Drop("truncated")
             return
-        yield from (Note("truncated") for _ in range(len(scored) - len(whole)))
-        yield self._extremes(sample, whole, ranking)
+        pair = self._extremes(sample, whole, ranking)
+        if isinstance(pair, Pair):
+            yield from (Note("truncated") for _ in range(len(scored) - len(whole)))
+        yield pair
 
     def _extremes(self, sample: Sample, scored: list[Candidate], ranking: Ranking) -> Pair | Drop:
         best = max(scored, key=lambda c: ranking.scores[c.index])

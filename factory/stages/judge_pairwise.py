@@ -162,8 +162,9 @@ class PairwiseJudge(Stage):
         self, sample: Sample, answer: Candidate, constitution: Constitution
     ) -> list[Principle]:
         """Of a revision that is judged as one: the principles it was written for."""
-        critique = sample.critique_of(answer)
-        if critique is None or self.pairs != "revision_vs_initial":
+        is_of_revisions = self.pairs == "revision_vs_initial"
+        critique = sample.critique_of(answer) if is_of_revisions else None
+        if critique is None:
             return []
         by_id = {p.id: p for p in constitution.principles}
         return [by_id[i] for i in critique.principle_ids if i in by_id]
