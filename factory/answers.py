@@ -27,27 +27,12 @@ from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from factory import math_check
+from factory.choices import choice, final_choice, without_label
 from factory.equal import AlgebraError, by_arithmetic, is_same
-from factory.final_answer import (
-    Final,
-    after_mark,
-    attached_unit,
-    choice,
-    final_answer,
-    final_choice,
-    last_words,
-    without_label,
-)
-from factory.formula import (
-    DIGITS,
-    EXPONENT,
-    Node,
-    UnreadError,
-    digits_value,
-    is_arithmetic,
-    parse,
-    rational,
-)
+from factory.final_answer import Final, after_mark, final_answer, last_words
+from factory.formula import DIGITS, EXPONENT, UnreadError, digits_value, parse
+from factory.tree import Node, is_arithmetic, rational
+from factory.units import attached_unit
 from factory.words import spelling
 
 How = Literal["math", "gsm8k", "exact", "pattern"]
