@@ -8,6 +8,7 @@ Numbers are exact: no text becomes a float. What a text does not say is not gues
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -67,6 +68,7 @@ _SETS = {"R": "reals", "Z": "integers", "N": "naturals", "Q": "rationals", "C": 
 _RELATIONS = "=<>≤≥"
 
 
+@functools.lru_cache(maxsize=1024)
 def parse(text: str) -> Node:
     """The tree of all of the text. Raises `UnreadError`."""
     if len(text) > MAX_CHARS:
