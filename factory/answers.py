@@ -33,7 +33,7 @@ from factory.final_answer import Final, after_mark, final_answer, last_words
 from factory.formula import DIGITS, EXPONENT, UnreadError, digits_value, parse
 from factory.tree import Node, is_arithmetic, rational
 from factory.units import attached_unit
-from factory.words import spelling
+from factory.words import spelling, words
 
 How = Literal["math", "gsm8k", "exact", "pattern"]
 
@@ -224,7 +224,7 @@ def _same_words(said: str, expected: str, is_marked: bool) -> tuple[bool | None,
     if found == wanted:
         return True, last
     is_answer = (is_explicit or is_marked) and f" {wanted} " not in f" {found} "
-    is_answer = is_answer and len(found.split()) <= len(wanted.split()) + 2
+    is_answer = is_answer and words(found) <= words(wanted) + 2
     return (False, last) if is_answer else (None, "")
 
 
