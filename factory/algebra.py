@@ -8,7 +8,8 @@ import sympy
 from sympy.core.random import seed
 
 from factory.equal import is_same
-from factory.formula import Node, flat, is_arithmetic, is_value, leaves, parse, rational
+from factory.formula import parse
+from factory.tree import Node, flat, is_arithmetic, is_value, leaves, rational
 
 _FUNCTIONS = {
     "ln": sympy.log,

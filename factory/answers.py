@@ -27,28 +27,13 @@ from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from factory import math_check
+from factory.choices import choice, final_choice, without_label
 from factory.equal import AlgebraError, by_arithmetic, is_same
-from factory.final_answer import (
-    Final,
-    after_mark,
-    attached_unit,
-    choice,
-    final_answer,
-    final_choice,
-    last_words,
-    without_label,
-)
-from factory.formula import (
-    DIGITS,
-    EXPONENT,
-    Node,
-    UnreadError,
-    digits_value,
-    is_arithmetic,
-    parse,
-    rational,
-)
-from factory.words import spelling
+from factory.final_answer import Final, after_mark, final_answer, last_words
+from factory.formula import DIGITS, EXPONENT, UnreadError, digits_value, parse
+from factory.tree import Node, is_arithmetic, rational
+from factory.units import attached_unit
+from factory.words import spelling, words
 
 How = Literal["math", "gsm8k", "exact", "pattern"]
 
@@ -239,7 +224,7 @@ def _same_words(said: str, expected: str, is_marked: bool) -> tuple[bool | None,
     if found == wanted:
         return True, last
     is_answer = (is_explicit or is_marked) and f" {wanted} " not in f" {found} "
-    is_answer = is_answer and len(found.split()) <= len(wanted.split()) + 2
+    is_answer = is_answer and words(found) <= words(wanted) + 2
     return (False, last) if is_answer else (None, "")
 
 

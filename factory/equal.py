@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from factory.formula import Node, is_arithmetic, is_value, rational
+from factory.tree import Node, is_arithmetic, is_value, rational
 
 Leaf = Callable[[Node, Node], bool | None]
 """(answer, reference) -> whether they are equal; None: nobody can tell."""

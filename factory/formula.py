@@ -2,39 +2,28 @@ r"""A formula or number as text, LaTeX or plain -> its tree. All of the text is 
 
     "2 2/3"  "\frac{8}{3}"  "1,234.50"  "2\sqrt{3}"  "x = 5"  "[1, \infty)"  "\{1, 2\}"  "10\%"
 
-Numbers are exact (`fractions.Fraction`): no text becomes a float. A tree tells a value (`17`, `1/2`,
-`1.5 \times 10^{3}`, `\frac{\pi}{4}`) from an expression that someone has still to work out
-(`14 + 9 - 6`, `2^{10}`, `5!`). What text does not write is not guessed: `3 4`, `3:45`, `2024-05-01`
-and `5 feet 3 inches` have no tree.
+Numbers are exact: no text becomes a float. What a text does not say is not guessed: `3 4`, `3:45`,
+`2024-05-01` and `5 feet 3 inches` have no tree.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
-from math import comb, factorial
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from factory.latex import WORDS, spelled
+from factory.tree import Node
 
 MAX_CHARS = 600
 """Longer texts are no final answer."""
-MAX_BITS = 20_000
-"""Of a number that arithmetic on whole numbers and fractions may make."""
-
-
-class Node(NamedTuple):
-    """An operation and what it is of: nodes; of `num` a Fraction, of names a string."""
-
-    op: str
-    args: tuple[Any, ...]
 
 
 class UnreadError(ValueError):
     """The text is no formula that we read."""
 
-
-# -- Numbers ---------------------------------------------------------------------------------------
 
 DIGITS = (
     r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9,])"  # 1,234,567.89
@@ -56,102 +45,6 @@ def digits_value(text: str) -> Fraction:
         text = text.replace(".", "")
     return Fraction(text.replace(".e", "e").replace(".E", "E"))
 
-
-TIMES = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10(?:\^|\*\*))|(?<=[0-9])\s+[xX]\s+(?=[0-9])")
-"""An x that stands for a multiplication: 1.5 x 10^3, 3 x 4."""
-
-# -- One spelling of many --------------------------------------------------------------------------
-
-_SYMBOLS = str.maketrans(
-    {
-        "\u2212": "-",
-        "\ufe63": "-",
-        "\uff0d": "-",
-        "\u2044": "/",
-        "\u2215": "/",
-        "×": "*",
-        "✕": "*",
-        "·": "*",
-        "⋅": "*",
-        "∙": "*",
-        "∗": "*",
-        "⩽": "≤",
-        "⩾": "≥",
-        "√": "\\sqrt ",
-        "π": "\\pi ",
-        "∞": "\\infty ",
-        "∪": "\\cup ",
-        "∅": "\\emptyset ",
-        "∈": "\\in ",
-        "°": "^\\circ ",
-        "≈": "=",
-    }
-)
-_RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n", strict=True))
-_SUPER = re.compile(f"[{''.join(_RAISED)}]+")
-_VULGAR = re.compile("(?P<whole>[0-9] ?)?(?P<sign>[¼-¾⅐-⅞])")
-
-_MACROS = (
-    (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
-    (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![a-zA-Z])\.?"), " "),
-    (re.compile(r"\{,\}"), ","),
-    (re.compile(r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))"), ","),
-    (re.compile(r"\\(?:[,;:! ]|quad|qquad|hspace\{[^{}]*\})(?![a-zA-Z])|~"), " "),
-    (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])"), " "),
-    (re.compile(r"\\\$"), ""),
-    (re.compile(r"\\%"), "%"),
-    (re.compile(r"\\(?:cdot|times|ast)(?![a-zA-Z])|\*(?!\*)"), " * "),
-    (re.compile(r"\*\s+\*|\*\*"), "^"),
-    (re.compile(r"\\div(?![a-zA-Z])"), " ÷ "),
-    (re.compile(r"\\leq?(?:slant)?(?![a-zA-Z])|<="), " ≤ "),
-    (re.compile(r"\\geq?(?:slant)?(?![a-zA-Z])|>="), " ≥ "),
-    (re.compile(r"\\langle(?![a-zA-Z])"), "("),
-    (re.compile(r"\\rangle(?![a-zA-Z])"), ")"),
-    (re.compile(r"\\(?:lt)(?![a-zA-Z])"), " < "),
-    (re.compile(r"\\(?:gt)(?![a-zA-Z])"), " > "),
-    (re.compile(r"\\(?:approx|equiv)(?![a-zA-Z])|=="), " = "),
-    (re.compile(r"\\pm(?![a-zA-Z])|\+/-|\+-"), " ± "),
-    (re.compile(r"\\(?:varnothing|O)(?![a-zA-Z])|\\\{\s*\\\}"), r"\\emptyset "),
-    (re.compile(r"\\(?:lbrace)(?![a-zA-Z])"), r"\\{"),
-    (re.compile(r"\\(?:rbrace)(?![a-zA-Z])"), r"\\}"),
-    (re.compile(r"\\[lr]vert(?![a-zA-Z])|\\mid(?![a-zA-Z])"), "|"),
-    (re.compile(r"\\(?:text|mbox|textrm)\s*\{\s*,?\s*(?:and|or)\s*,?\s*\}"), " , "),
-    (re.compile(r",?\s+(?:and|or)\s+(?=[-+±\\(\[{$.0-9]|[a-zA-Z]\s*=)"), " , "),
-    (re.compile(r"\\(?:frac|sqrt)(?=\s*[0-9a-zA-Z])"), None),
-)
-_WORDS = re.compile(
-    r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}"
-)
-
-
-def spelled(text: str) -> str:
-    """The text with one spelling for what LaTeX, Unicode and keyboards write in several ways."""
-    if not text.isascii():
-        text = _VULGAR.sub(_written_out, text)
-        text = _SUPER.sub(lambda found: f"^{{{''.join(_RAISED[c] for c in found[0])}}}", text)
-        text = unicodedata.normalize("NFKC", text.translate(_SYMBOLS)).translate(_SYMBOLS)
-        text = re.sub(r"\\sqrt\s+([0-9.]+)", r"\\sqrt{\1}", text)
-    text = TIMES.sub("*", re.sub(r"([0-9]) and ([0-9]+/[0-9]+)", r"\1 \2", text))
-    for pattern, to in _MACROS:
-        text = _braced(text) if to is None else pattern.sub(to, text)
-    return text
-
-
-def _written_out(found: re.Match[str]) -> str:
-    r"""`½` is `\frac{1}{2}`, also after a whole number: 2½."""
-    over, _, under = unicodedata.normalize("NFKC", found["sign"]).partition("\u2044")
-    return f"{found['whole'] or ''}\\frac{{{over}}}{{{under}}}"
-
-
-def _braced(text: str) -> str:
-    r"""`\frac12` as `\frac{1}{2}`, `\sqrt3` as `\sqrt{3}`: TeX takes one sign where there are no
-    braces."""
-    text = re.sub(r"\\frac\s*([0-9a-zA-Z])(?=\s*[0-9a-zA-Z{\\])", r"\\frac{\1}", text)
-    text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*([0-9a-zA-Z])", r"\1{\2}", text)
-    return re.sub(r"\\sqrt\s*([0-9a-zA-Z])(?!\w*\()", r"\\sqrt{\1}", text)
-
-
-# -- The parser ------------------------------------------------------------------------------------
 
 _TOKEN = re.compile(
     rf"\s*(?:(?P<number>{_NUMBER.pattern})|(?P<begin>\\begin\s*\{{[a-zA-Z*]+\}}|\\end\s*\{{[a-zA-Z*]+\}})"
@@ -175,13 +68,14 @@ _SETS = {"R": "reals", "Z": "integers", "N": "naturals", "Q": "rationals", "C": 
 _RELATIONS = "=<>≤≥"
 
 
+@functools.lru_cache(maxsize=1024)
 def parse(text: str) -> Node:
     """The tree of all of the text. Raises `UnreadError`."""
     if len(text) > MAX_CHARS:
         raise UnreadError("too long")
     text = re.sub(r"^0+(?=[0-9]+(?:\.[0-9]+)?$)", "", spelled(text).strip())
-    if _WORDS.search(text):  # a unit or a name, where it is no formula by itself
-        text = _WORDS.sub(lambda found: f" {found[1]} ", text)
+    if WORDS.search(text):  # a unit or a name, where it is no formula by itself
+        text = WORDS.sub(lambda found: f" {found[1]} ", text)
     try:
         parser = _Parser([*_tokens(text)])
         tree = parser.statement()
@@ -546,147 +440,3 @@ def _mixed(whole: Node, over: int, under: int) -> Node:
     if not 0 < over < under:
         raise UnreadError("not a mixed number")
     return Node("num", (whole.args[0] + Fraction(over, under),))
-
-
-# -- What a tree is --------------------------------------------------------------------------------
-
-
-def inner(tree: Node) -> Iterator[Node]:
-    """The nodes that a node is of."""
-    for arg in tree.args:
-        if isinstance(arg, Node):
-            yield arg
-        elif isinstance(arg, tuple):
-            yield from (part for part in arg if isinstance(part, Node))
-
-
-def leaves(tree: Node) -> Iterator[Node]:
-    parts = [*inner(tree)]
-    if not parts:
-        yield tree
-    for part in parts:
-        yield from leaves(part)
-
-
-def rational(tree: Node) -> Fraction | None:
-    """The value of arithmetic on whole numbers and fractions. None: something else is in it, it
-    divides by zero, or the number is beyond `MAX_BITS`."""
-    try:
-        return _worked(tree)
-    except (UnreadError, ZeroDivisionError):
-        return None
-
-
-def is_arithmetic(tree: Node) -> bool:
-    """Nothing but numbers and what leads from rational numbers to rational numbers."""
-    if tree.op == "num":
-        return True
-    return tree.op in _ARITHMETIC and all(is_arithmetic(part) for part in inner(tree))
-
-
-def _worked(tree: Node) -> Fraction:
-    if tree.op == "num":
-        value: Fraction = tree.args[0]
-    elif tree.op in _ARITHMETIC:
-        value = _ARITHMETIC[tree.op](*[_worked(part) for part in tree.args])
-    else:
-        raise UnreadError(tree.op)
-    if value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
-        raise UnreadError("too large")
-    return value
-
-
-def _power(base: Fraction, exponent: Fraction) -> Fraction:
-    if exponent.denominator != 1:
-        raise UnreadError("a root")
-    bits = base.numerator.bit_length() + base.denominator.bit_length()
-    if abs(exponent) * bits > MAX_BITS:
-        raise UnreadError("too large")
-    return base ** int(exponent)
-
-
-def _factorial(n: Fraction) -> Fraction:
-    if n.denominator != 1 or not 0 <= n <= 500:
-        raise UnreadError("too large")
-    return Fraction(factorial(int(n)))
-
-
-def _binomial(n: Fraction, k: Fraction) -> Fraction:
-    if n.denominator != 1 or k.denominator != 1 or not 0 <= n <= 500 or k < 0:
-        raise UnreadError("too large")
-    return Fraction(comb(int(n), int(k)))
-
-
-_ARITHMETIC: dict[str, Callable[..., Fraction]] = {
-    "add": lambda *terms: sum(terms, Fraction(0)),
-    "neg": lambda a: -a,
-    "mul": lambda a, b: a * b,
-    "frac": lambda a, b: a / b,
-    "slash": lambda a, b: a / b,
-    "divide": lambda a, b: a / b,
-    "pow": _power,
-    "factorial": _factorial,
-    "binomial": _binomial,
-    "percent": lambda a: a / 100,
-    "abs": abs,
-}
-
-
-def is_value(tree: Node) -> bool:
-    """The tree is worked out: nothing that arithmetic could still put together is in it.
-
-    A formula with variables is, whatever its form: which form was asked for nobody knows.
-    """
-    if tree.op in ("list", "tuple", "set", "union", "matrix", "plusminus", "relation", "in"):
-        return all(is_value(part) for part in inner(tree))
-    if is_arithmetic(tree):
-        return _is_numeral(tree)
-    if any(leaf.op == "sym" for leaf in leaves(tree)):
-        return True
-    parts = [*flat(tree)]
-    numerals = sum(is_arithmetic(part) for part in parts)
-    return numerals <= (1 if tree.op in ("add", "mul") else 2) and all(map(is_value, parts))
-
-
-def flat(tree: Node) -> Iterator[Node]:
-    """The terms of a sum, the factors of a product; of others, what they are of."""
-    for part in inner(tree):
-        if part.op == tree.op and tree.op in ("add", "mul"):
-            yield from flat(part)
-        else:
-            yield part
-
-
-def _is_numeral(tree: Node) -> bool:
-    r"""A number as it is written: 17, -2.5, 1/2, \frac{36}{2}, 1.5 \times 10^{3}, 10%.
-
-    36/2 on one line is a division that someone has still to do.
-    """
-    match tree.op:
-        case "num":
-            return True
-        case "neg" | "percent":
-            return tree.args[0].op != tree.op and _is_numeral(tree.args[0])
-        case "frac" | "slash":
-            values = [_integer(part) for part in tree.args]
-            if None in values or not values[1]:
-                return False
-            return tree.op == "frac" or values[0] % values[1] != 0  # type: ignore[operator]
-        case "mul":
-            return tree.args[0].op == "num" and _is_power_of_ten(tree.args[1])
-    return _is_power_of_ten(tree)
-
-
-def _integer(tree: Node) -> int | None:
-    sign = -1 if tree.op == "neg" else 1
-    (inside,) = tree.args if tree.op == "neg" else (tree,)
-    is_integer = inside.op == "num" and inside.args[0].denominator == 1
-    return sign * int(inside.args[0]) if is_integer else None
-
-
-def _is_power_of_ten(tree: Node) -> bool:
-    return (
-        tree.op == "pow"
-        and tree.args[0] == Node("num", (Fraction(10),))
-        and _integer(tree.args[1]) is not None
-    )

@@ -535,3 +535,19 @@ def test_one_of_two_answers_is_never_right(a: int, b: int, frame: str) -> None:
         for said in (text, f"The answer is {text}.", f"It is {text} apples"):
             assert check(said, f"{b}", "math")[0] is not True
             assert check(said, f"{a}", "math")[0] is not True
+
+
+PIECES = """
+0|12|3.5|1,000| |\n|$|\\(|\\)|\\frac|{|}|\\boxed{|\\text{|the answer is |####|
+x|=|-|**|/|^|(|)|[|,|.|!|%|or |(B)|½|²|。|√|
+\\sqrt|±|million|\\\\|\ue000|\u0301|\0
+"""
+WEIRD = st.lists(st.sampled_from(PIECES.split("|")), max_size=40).map("".join)
+
+
+@settings(max_examples=150, deadline=5000)
+@given(WEIRD, st.sampled_from(["18", "\\frac12", "(1,2)", "B", "yes", "50%"]), st.integers(1, 60))
+def test_no_answer_raises_or_takes_long(answer: str, reference: str, times: int) -> None:
+    for text in (answer, answer[:8] * times):
+        is_right, read = check(text, reference, "math")
+        assert (is_right is None) == (read == "")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import factory
+from factory.records import Candidate, Sample
 from factory.rules import Length
+from factory.stages.filter import Filter
 from factory.words import composed, spelling, words
+from tests.fakes import ScriptedModels
 
 
 @pytest.mark.parametrize(
@@ -58,6 +65,23 @@ def test_english_is_counted_fast() -> None:
 def test_the_rule_of_length_counts_them() -> None:
     assert Length(maximum=5).score("今天天气很好", 1) == 0
     assert Length(maximum=6).score("今天天气很好", 1) == 1
+
+
+def test_a_filter_counts_them() -> None:
+    reasons = []
+    for most in (5, 6):
+        candidates = [Candidate(0, "今天天气很好", "generate", "m", "c")]
+        sample = Sample("s", 0, [{"role": "user", "content": "?"}], candidates=candidates)
+        asyncio.run(Filter(max_words=most)(sample, ScriptedModels()))
+        reasons.append(sample.candidates[0].drop_reason)
+    assert reasons == ["too-long", None]
+
+
+def test_no_other_place_counts_words() -> None:
+    counted = re.compile(r"len\([^()]*(\([^()]*\))*[^()]*\.split\(\)\)")
+    package = Path(factory.__file__).parent
+    found = [p.name for p in package.rglob("*.py") if counted.search(p.read_text("utf-8"))]
+    assert found == []
 
 
 @pytest.mark.parametrize(
