@@ -30,6 +30,7 @@ ROWS = [{"prompt": f"Is {n} a number?", "completion": " Yes, it is."} for n in r
         ({}, 16),  # peft's rank is 8
         ({"r": 16, "lora_alpha": 16}, 16),
         ({"r": "16", "lora_alpha": 5}, 5),
+        ({"r": "16"}, 32),
         ({"r": 16, "use_rslora": True}, 8),
     ],
 )

@@ -104,8 +104,10 @@ def check(kind: type, config: Mapping[str, Any], where: str = "config") -> dict[
 def _check_number(name: str, value: Any, where: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
-    if not math.isfinite(value) or abs(value) > _MOST:
+    if not math.isfinite(value):
         raise RecipeError(f"{where}: expected a finite number, found {value}")
+    if abs(value) > _MOST:
+        raise RecipeError(f"{where}: expected a number of 64 bits, found {value}")
     if name in _LEAST and value < _LEAST[name]:
         raise RecipeError(f"{where}: expected {_LEAST[name]:g} or more, found {value}")
     if name in _ABOVE and value <= _ABOVE[name]:
@@ -205,11 +207,12 @@ def with_alpha(lora: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(lora, Mapping):
         raise RecipeError(f"lora: expected a mapping of options, as {{r: 16}}, found {lora!r:.80}")
-    rank = lora.get("r", PEFT_RANK)
-    is_number = isinstance(rank, int | float) and not isinstance(rank, bool)
-    if "lora_alpha" in lora or lora.get("use_rslora") or not is_number:
+    if "lora_alpha" in lora or lora.get("use_rslora"):
         return dict(lora)
-    return {**lora, "lora_alpha": 2 * rank}
+    try:
+        return {**lora, "lora_alpha": 2 * int(lora.get("r", PEFT_RANK))}
+    except (TypeError, ValueError, OverflowError):  # no number, as `check` says
+        return dict(lora)
 
 
 def describe_lora(config: Any) -> str:
