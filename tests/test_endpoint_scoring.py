@@ -48,7 +48,7 @@ def pooling_server(tokenizer: Any) -> Callable[..., FakeServer]:
                 **body["chat_template_kwargs"],
             )
             return ids
-        special = body["add_special_tokens"]
+        special = body.get("add_special_tokens", True)
         return list(tokenizer.encode(body["prompt"], add_special_tokens=special))
 
     def made(*replies: Reply, **options: Any) -> FakeServer:
@@ -111,7 +111,7 @@ def test_steps_as_one_text_are_laid_out_as_in_process(tmp_path: Path) -> None:
     assert ids[0] == tokenizer.bos_token_id
 
     def tokenize(body: dict[str, Any]) -> list[int]:
-        special = body["add_special_tokens"]
+        special = body.get("add_special_tokens", True)
         return list(tokenizer.encode(body["prompt"], add_special_tokens=special))
 
     rows = [[float(i), -float(i)] for i in range(len(ids))]
