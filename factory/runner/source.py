@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -98,7 +99,7 @@ class Source:
     def rows(self, start: int = 0) -> Iterator[Sample | BadRow]:
         """Records from index `start` on."""
         named = set(self._config.columns.model_dump().values())
-        columns = [*named, *self._reader.columns]
+        columns = [*named, *self.carried()]
         has_cells = isinstance(self._reader, Delimited)
         left = None if self._config.limit is None else max(0, self._config.limit - start)
         rows = islice(self._reader.rows(start, columns), left)
@@ -110,9 +111,11 @@ class Source:
 
     def carried(self) -> list[str]:
         """Columns that are none of `source.columns`: `Sample.extra` holds them, but for bytes and
-        lists of numbers. Without a schema, those of the first rows; others are carried too."""
+        lists of numbers. Of two of one name neither is. Without a schema, those of the first rows;
+        later ones are carried too."""
         named = set(self._config.columns.model_dump().values())
-        return [name for name in self._reader.columns if name not in named]
+        counts = Counter(self._reader.columns)
+        return [name for name, count in counts.items() if name not in named and count == 1]
 
     def __iter__(self) -> Iterator[Sample | BadRow]:
         return self.rows()
