@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 
 from factory.alone import LOCK, alone_in
-from factory.check import check_training
+from factory.check import check_held_out, check_training
 from factory.engines.vllm import VllmConfig
 from factory.errors import FactoryError, RecipeError
 from factory.evaluation.bootstrap import Estimate
@@ -46,9 +46,7 @@ from factory.evaluation.win_rate import WinRate
 from factory.phases import model_folder, run_in_phases, waited_for
 from factory.recipe import Recipe, StopRules
 from factory.runner import shards
-from factory.runner.overlap import shared_prompts
 from factory.runner.progress import Progress
-from factory.runner.source import open_source
 from factory.training import mentions
 from factory.training.apart import train_apart
 from factory.training.base import WRITERS, TrainingConfig
@@ -143,7 +141,7 @@ def _turn(
     done: Alignment,
     progress: Progress,
 ) -> None:
-    _refuse_seen_prompts(recipe)
+    check_held_out(recipe)  # of prompts learned by heart, figures show nothing
     first = recipe.absolute_model(name)
     # Refused now rather than after an hour of training.
     checked = recipe
@@ -219,24 +217,6 @@ def _check(recipe: Recipe) -> tuple[str, StopRules]:
             what = "is what align calls one of the models that it compares; give it another name"
             raise file.error(("models", taken), f"'{taken}' {what}")
     return name, recipe.evaluation.stop
-
-
-def _refuse_seen_prompts(recipe: Recipe) -> None:
-    """Figures on prompts that were trained on show what was learned by heart."""
-    assert recipe.evaluation is not None
-    held_out = recipe.evaluation.source
-    shared = shared_prompts(
-        open_source(recipe.source, recipe.folder), open_source(held_out, recipe.folder)
-    )
-    if shared:
-        few = ", ".join(f"'{sample.id}'" for sample in shared[:3])
-        more = f" and {len(shared) - 3:,} more" if len(shared) > 3 else ""
-        raise YamlFile(recipe.path).error(
-            ("evaluation", "source"),
-            f"{len(shared):,} of the prompts in {held_out.path} are in the training's source too "
-            f"({few}{more}); take them out of one of the two, so that held-out figures are of "
-            "prompts that no training saw",
-        )
 
 
 def _trains(training: TrainingConfig, name: str) -> bool:

@@ -324,7 +324,8 @@ def test_held_out_prompts_that_are_trained_on_are_refused_before_anything_is_mad
     (project / "held-out.jsonl").write_text("".join(json.dumps(r) + "\n" for r in seen))
     out = tmp_path / "out"
     said = (
-        r"recipe.yaml:\d+ evaluation.source: 4 of .*held-out.jsonl .*'h8', 'h9', 'h10' and 1 more"
+        r"recipe.yaml:\d+ evaluation.source: 4 of its 12 prompts are also in the source that is "
+        r"trained on \(the first, 'h8': 'Tell me about 8 cats.'\)"
     )
     with pytest.raises(RecipeError, match=said):
         align(recipe(), out, 1)
