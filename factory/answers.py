@@ -8,6 +8,7 @@ r"""Is an answer right? Checked against a reference, without a model.
 In: the answer as it was written, and the reference: the answer alone, or a solution whose last line
 is `#### <answer>`. An answer may end with such a line, or one with a bare number, under every check;
 then only that is read. Elsewhere `####` is a heading.
+An `<answer>` tag, as reasoning models are asked to write, likewise.
 Out: True, False, or None where nothing could be read (never a wrong answer), and what was read.
 
 Under `math` only the final answer counts (`factory/final_answer.py`), all of it or nothing
@@ -42,6 +43,7 @@ LAST_CHARS = 2000
 """Of an answer, what is searched for its result: the end, where results stand."""
 SHOWN_CHARS = 200
 """Of an answer, what may stand around a reference that is longer than that."""
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 NUMBER = re.compile(
     r"(?P<sign>[-+\u2212]?)\s?[$€£]?\s?(?P<minus>-?)"
     rf"(?P<over>{DIGITS})(?P<power>{EXPONENT})(?:\s?/\s?(?P<under>[0-9]+))?"
@@ -121,8 +123,10 @@ def _checked(
 
 
 def _reduced(text: str) -> tuple[str, bool]:
-    """The answer that a last `####` gives, and True: where it stands on the last line, or is a bare
-    number. Elsewhere it is a heading, and the text stays whole."""
+    """The answer that a last `<answer>` tag or `####` gives, and True. A `####` counts where it stands
+    on the last line, or a bare number follows; elsewhere it is a heading, and the text stays whole."""
+    if tagged := _TAGGED.findall(text):
+        return tagged[-1].strip(), True
     _, mark, after = text.rpartition(MARK)
     last, _, more = after.strip().partition("\n")
     is_answer = bool(mark) and (not more or _is_bare_number(last))

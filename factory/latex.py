@@ -42,7 +42,8 @@ _MACROS = (
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![a-zA-Z])\.?"), " "),
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))"), ","),
-    (re.compile(r"\\(?:[,;:! ]|quad|qquad|hspace\{[^{}]*\})(?![a-zA-Z])|~"), " "),
+    # Not the second of two backslashes, which end a row of a matrix.
+    (re.compile(r"(?<!\\)\\(?:[,;:! ]|quad|qquad|hspace\{[^{}]*\})(?![a-zA-Z])|~"), " "),
     (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])"), " "),
     (re.compile(r"\\\$"), ""),
     (re.compile(r"\\%"), "%"),

@@ -11,6 +11,15 @@ from hypothesis import strategies as st
 from factory.answers import check
 
 RIGHT = [
+    (
+        "\\boxed{\\begin{pmatrix}1 & 2\\\\3 & 4\\end{pmatrix}}",
+        "\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}",
+    ),
+    ("$\\begin{bmatrix}1\\\\2\\end{bmatrix}$", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
+    ("<think>3 or 4</think> <answer>12</answer>", "12"),
+    ("<answer>\\boxed{7}</answer>", "7"),
+    ("<answer>east</answer>", "east"),
+    ("<Answer>(B)</Answer>", "B"),
     ("E=6,F=3,J=8", "F=3, E=6, J=8"),
     ("Answer: 1 2\n3 4", "1 2\n3 4"),
     ("So:\n1 2\n3 4", "1 2\n3 4"),
