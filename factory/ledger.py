@@ -12,7 +12,6 @@ Whatever is wrong with a ledger, we never delete or replace it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import sqlite3
 import threading
@@ -21,7 +20,6 @@ from pathlib import Path
 
 import msgspec
 
-from factory.durable import sync
 from factory.engines.base import Completion, Request
 from factory.errors import LedgerError
 
@@ -65,7 +63,6 @@ class Ledger:
         self._pending: dict[bytes, Completion] = {}
         self._writing: dict[bytes, Completion] = {}
         self._failure: Exception | None = None
-        self._groups = 0  # committed
         self._wake = threading.Condition()
         self._is_closing = False
         self._is_stale = False
@@ -172,17 +169,13 @@ class Ledger:
                 self._wake.notify()
 
     def flush(self) -> None:
-        """Return when all that was put until now is on disk, whatever is put meanwhile."""
+        """Return when all that was put is committed."""
         with self._wake:
-            last = self._groups + bool(self._writing) + bool(self._pending)
             self._wake.notify()
-            while self._groups < last and not self._failure:
+            while (self._pending or self._writing) and not self._failure:
                 self._wake.wait(COMMIT_EVERY)
         if self._failure:
             raise self._broken(self._failure) from self._failure
-        for file in (self.path.with_name(f"{self.path.name}-wal"), self.path):
-            with contextlib.suppress(FileNotFoundError):
-                sync(file)  # a commit alone withstands a kill, not a power cut
 
     def close(self) -> None:
         """Commit what is pending and close. May be called twice."""
@@ -225,7 +218,6 @@ class Ledger:
                 with self._wake:
                     self._is_stale = True  # before the next line: a look-up misses neither
                     self._writing = {}
-                    self._groups += 1
                     self._wake.notify_all()
         except Exception as error:  # handed to whoever next puts, flushes or closes
             with self._wake:
