@@ -189,14 +189,15 @@ def lose_all(run: Path) -> None:
     shutil.rmtree(run / "traces")
 
 
-@pytest.mark.parametrize("has_checksums", [True, False])
-@pytest.mark.parametrize("harm", [delete, copy, copy_beyond, flip, cut, swap, lose_all])
+@pytest.mark.parametrize(
+    ("harm", "has_checksums"),
+    [(harm, True) for harm in (delete, copy, copy_beyond, flip, cut, swap, lose_all)]
+    + [(harm, False) for harm in (delete, copy, swap)],
+)
 def test_parts_that_are_not_the_runs_are_refused_and_made_again_without_a_call(
     recipe: Load, run_folder: Path, harm: Callable[[Path], None], has_checksums: bool
 ) -> None:
     if not has_checksums:  # as 0.1.0 wrote it
-        if harm is flip:
-            pytest.skip("only a checksum tells")
         path = run_folder / "manifest.json"
         old = json.loads(path.read_text())
         del old["trace_parts"]
@@ -459,21 +460,23 @@ def test_an_init_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
 # Failures that can be mended ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part_size", [1, 4, 19, 20])
+@pytest.mark.parametrize("part_size", [3, 19, 20])
 def test_a_mended_cause_lets_a_run_of_any_part_size_go_on(
     recipe: Load, project: Path, tmp_path: Path, part_size: int
 ) -> None:
     with (project / "prompts.jsonl").open("w") as file:
-        for i in range(60):
+        for i in range(24):
             file.write(json.dumps({"id": f"p{i}", "prompt": f"Tell me about {i} cats."}) + "\n")
     with pytest.raises(TooManyFailures):
         go(recipe(f"part_size={part_size}"), tmp_path / "run", FakeEngine(fails_on="cats"))
     manifest, _ = go(recipe(f"part_size={part_size}"), tmp_path / "run")
-    assert (manifest.state, manifest.samples, manifest.quarantined) == ("finished", 60, 0)
+    assert (manifest.state, manifest.samples, manifest.quarantined) == ("finished", 24, 0)
 
 
-@pytest.mark.parametrize("state", ["finished", "running"])
-@pytest.mark.parametrize("harm", ["deleted", "cut", "zeros"])
+@pytest.mark.parametrize(
+    ("state", "harm"),
+    [("finished", "deleted"), ("finished", "zeros"), ("running", "deleted"), ("running", "cut")],
+)
 def test_a_quarantine_that_lost_lines_is_written_again(
     recipe: Load, project: Path, tmp_path: Path, state: str, harm: str
 ) -> None:
