@@ -144,12 +144,14 @@ def _labels(
     if not isinstance(tops, list | None):
         raise odd(server, "top_logprobs", tops, "a list")
     shown: dict[str, float] = {}
-    for top in [*(tops or ()), first]:  # the token itself is not always among them
+    # The answer's own token is not always among them, or has none of its own.
+    own = [] if first.get("logprob") is None else [first]
+    for top in [*(tops or ()), *own]:
         if not isinstance(top, dict) or not isinstance(top.get("token"), str):
             raise odd(server, "top_logprobs", top, "a token and its log-probability")
         shown.setdefault(top["token"], logprob(server, top["token"], top.get("logprob")))
-    token = first["token"]
-    if token not in labels and token.strip() in labels:
+    token = first.get("token")
+    if isinstance(token, str) and token not in labels and token.strip() in labels:
         forms = {
             label: [value for form, value in shown.items() if form.strip() == label]
             for label in labels
