@@ -97,15 +97,10 @@ class ProcessReward(Stage):
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         solutions = [(c, self._steps(sample, c)) for c in sample.kept()]
-        made = TextScoring if self.layout == "text" else Scoring
         asked = await models.ask(
             self.model,
             [
-                Question(
-                    sample.prompt,
-                    SCORING_CALL,
-                    scoring=made(tuple(steps), self.separator, self.tag),
-                )
+                Question(sample.prompt, SCORING_CALL, scoring=self._scoring(steps))
                 for _, steps in solutions
                 if steps
             ],
@@ -130,6 +125,10 @@ class ProcessReward(Stage):
             else:
                 sample.scores.append(Score(self.name, candidate.index, None, NOT_FINITE, calls))
         return sample
+
+    def _scoring(self, steps: Sequence[str]) -> Scoring:
+        made = TextScoring if self.layout == "text" else Scoring
+        return made(tuple(steps), self.separator, self.tag)
 
     def _steps(self, sample: Sample, candidate: Candidate) -> list[str]:
         if self.steps is None:
