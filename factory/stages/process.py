@@ -134,6 +134,10 @@ class ProcessReward(Stage):
                 sample.scores.append(Score(self.name, candidate.index, None, NOT_FINITE, calls))
         return sample
 
+    def _scoring(self, steps: Sequence[str]) -> Scoring:
+        made = TextScoring if self.layout == "text" else Scoring
+        return made(tuple(steps), self.separator, self.tag)
+
     def _steps(self, sample: Sample, candidate: Candidate) -> list[str]:
         if self.steps is None:
             return split_steps(candidate.text, self.split)
