@@ -28,7 +28,7 @@ from factory.errors import RecipeError, SampleError, SourceError
 from factory.evaluation.data import read_processbench
 from factory.records import BadRow, Candidate, Message, Sample, StepLabels
 from factory.runner.formats import extension
-from factory.runner.formats.base import refuse_special, text_of
+from factory.runner.formats.base import listed, refuse_special, text_of
 from factory.runner.formats.text import Json
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Rows(msgspec.Struct, frozen=True):
         if missing := [column for column in columns if column not in self.features]:
             raise RecipeError(
                 f"{self.name} has no column {', '.join(map(repr, missing))}, which {what} needs "
-                f"(has: {', '.join(self.features)})"
+                f"(has: {listed(self.features)})"
             )
 
 
@@ -114,7 +114,7 @@ def shape_of(rows: Rows) -> Shape:
             return shape
     known = "; ".join(f"{shape}: {', '.join(columns)}" for shape, columns in SHAPES.items())
     raise RecipeError(
-        f"{rows.name} has the columns {', '.join(rows.features)}, which are those of no dataset "
+        f"{rows.name} has the columns {listed(rows.features)}, which are those of no dataset "
         f"that can be scored ({known}); rename its columns"
     )
 

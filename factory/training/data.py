@@ -20,6 +20,7 @@ from factory.conversation import as_responses, countable, is_ultrafeedback
 from factory.errors import RecipeError, SampleError, SourceError
 from factory.prm800k import rating_of
 from factory.runner.formats import FILE_READERS, extension
+from factory.runner.formats.base import listed
 from factory.training import rows as row_forms
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def _read(given: Given, kind: str, where: str) -> Opened:
             continue
         if kind == "kto" and made.get("label") not in (True, False, None):
             found = made["label"]
-            raise RecipeError(f"row {index} label: expected true or false, found {found!r}")
+            raise RecipeError(f"row {index} label: expected true or false, found {found!r:.60}")
         forms[form] += 1
         is_same = is_same and made == row
         add_types(types, {n: v for n, v in made.items() if n not in shape.columns})
@@ -347,7 +348,7 @@ def _check_columns(
     view = "preference" if or_needed else _VIEWS[kind][0]
     other = f", or a {_VIEWS[kind][0]} view's: {', '.join(or_needed)}" if or_needed else ""
     raise RecipeError(
-        f"{where} has no column{plural} {', '.join(map(repr, missing))} (has: {', '.join(has)}); "
+        f"{where} has no column{plural} {', '.join(map(repr, missing))} (has: {listed(has)}); "
         f"a {view} view has {'them' if plural else 'it'}: {', '.join(needed)}{other}"
         f"{_suggestion(has)}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -107,6 +107,17 @@ def text_of(value: object) -> str | None:
             except UnicodeDecodeError:
                 return None
     return None
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Names of columns, for a message.
+
+    >>> listed(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    shown = [name[:60] for name in names]
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more
 
 
 def kind_of(value: object) -> str:
