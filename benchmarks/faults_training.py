@@ -61,6 +61,7 @@ def main() -> None:
     given = parser.parse_args()
     if SHIM not in os.environ:
         sys.exit(_preloaded(sys.argv[1:]))
+    _import_all()
     shim = ctypes.CDLL(os.environ[SHIM])
     shim.faults_count.restype = ctypes.c_long
     bad = 0
@@ -83,6 +84,23 @@ def _preloaded(arguments: list[str]) -> int:
         more = {"LD_PRELOAD": str(shim), SHIM: str(shim), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "benchmarks.faults_training", *arguments]
         return subprocess.run(command, env={**os.environ, **more}, check=False).returncode
+
+
+def _import_all() -> None:
+    """Once, and not in each child. Nothing is computed here: a fork takes no threads along."""
+    from importlib import import_module
+
+    for name in (
+        "datasets.formatting",
+        "factory.training.kto_trainer",
+        "factory.training.ppo_trainer",
+        "factory.training.sft_trainer",
+        "matplotlib.figure",
+        "peft",
+        "transformers.models.llama.modeling_llama",
+        "trl.trainer.sft_trainer",
+    ):
+        import_module(name)
 
 
 def _made(folder: Path) -> tuple[Path, Path]:

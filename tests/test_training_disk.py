@@ -267,8 +267,7 @@ def test_a_model_that_cannot_be_written_is_one_error_and_no_loss(
     assert_same(out, whole)
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize(("call", "code"), [("fsync", errno.EIO), ("replace", errno.ENOSPC)])
 def test_each_kind_of_call_that_fails_once_is_one_error(
     whole, tiny, rows, tmp_path, monkeypatch, call, code
 ):

@@ -100,7 +100,7 @@ def test_a_rank_on_the_command_line_is_a_number(text):
         ({"max_steps": -5}, "max_steps: expected 1 or more, or -1"),
         ({"max_steps": 0}, "max_steps: expected 1 or more, or -1"),
         ({"max_steps": 1.5}, "max_steps: expected int, found 1.5"),
-        ({"max_steps": 10**30}, "max_steps: expected"),
+        ({"max_steps": 10**400}, "max_steps: expected"),
         ({"num_train_epochs": -1}, "num_train_epochs: expected a number above 0, found -1"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size: expected 1 or more"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps: expected 1 or more"),
@@ -132,7 +132,6 @@ def test_a_ppo_takes_the_same_numbers():
         ({3: 4}, "config: expected the name of an option, found 3"),
         ({"learning_rate": float("nan")}, "config.learning_rate: expected numbers"),
         ({"rewards": [{"weight": float("inf")}]}, "config.rewards: expected numbers"),
-        ({"max_steps": 10**400}, "config.max_steps: expected numbers"),
     ],
 )
 def test_a_config_of_odd_values_is_one_error(tmp_path, tiny, config, message):
@@ -170,7 +169,7 @@ def test_the_folder_may_be_at_home(tiny, tmp_path, monkeypatch):
 
 def test_whatever_a_library_raises_is_one_message(tiny, tmp_path):
     data = save(ROWS, tmp_path / "rows.jsonl")
-    for config in ({"optim": "none"}, {"lr_scheduler_type": "bent"}, {"max_steps": "1", "fsdp": 5}):
+    for config in ({"optim": "none"}, {"lr_scheduler_type": "bent"}):
         with pytest.raises(FactoryError, match=r"config"):
             sft.train(data, tiny, tmp_path / "out", config=config)
     said = in_plain_words(EOFError("Ran out of input"), "m", {"max_steps": 3}, "sft")

@@ -104,7 +104,7 @@ def check(kind: type, config: Mapping[str, Any], where: str = "config") -> dict[
 def _check_number(name: str, value: Any, where: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise RecipeError(f"{where}: expected a finite number, found {value}")
     if abs(value) > _MOST:
         raise RecipeError(f"{where}: expected a number of 64 bits, found {value}")

@@ -172,13 +172,15 @@ def _split(dataset: Dataset, split: Any) -> Dataset:
     side = text if is_text else datasets.List({"role": text, "content": text})
     features = {"prompt": side, "completion": side, "score": datasets.Value("float64")}
     features |= {"finish_reason": text}
-    return dataset.map(
+    answers = dataset.map(
         split,
         batched=True,
         with_indices=True,
         remove_columns=dataset.column_names,
         features=datasets.Features(features),
     )
+    says_ends = bool(set(REASONS.values()) & set(dataset.column_names))
+    return answers if says_ends else answers.remove_columns("finish_reason")
 
 
 def _asked(

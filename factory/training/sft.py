@@ -39,6 +39,7 @@ def check(config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> N
     # What our own checks look at; the rest may be of another machine than this.
     looked_at = set(SFTConfig.__dataclass_fields__) - set(trl.SFTConfig.__dataclass_fields__)
     looked_at |= {"chat_template_path", "completion_only_loss"}
+    looked_at |= {"dataset_text_field", "dataset_kwargs"}
     here = {"use_cpu": True, "bf16": False, "report_to": "none"}
     options.build(SFTConfig, here | {n: v for n, v in checked.items() if n in looked_at}, Path())
 
