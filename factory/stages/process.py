@@ -99,10 +99,6 @@ class ProcessReward(Stage):
         scoring = self._scoring([EXAMPLE_STEP])
         return [(self.model, Question(EXAMPLE_PROMPT, SCORING_CALL, scoring=scoring))]
 
-    def _scoring(self, steps: Sequence[str]) -> Scoring:
-        made = TextScoring if self.layout == "text" else Scoring
-        return made(tuple(steps), self.separator, self.tag)
-
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         solutions = [(c, self._steps(sample, c)) for c in sample.kept()]
         asked = await models.ask(
