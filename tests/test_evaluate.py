@@ -293,7 +293,7 @@ def test_pandalm_is_known_by_its_columns(tmp_path: Path) -> None:
         **{f"annotator{i}": label for i, label in ((1, 2), (2, 2), (3, 0))},
     }
     found, seen = compared(tmp_path, [row])
-    assert "Shorten this.\n\nA text." in seen[0].messages[-1]["content"]
+    assert "> Shorten this.\n>\n> A text.\n" in seen[0].messages[-1]["content"]
     assert found.report.decided.judge.value == 1.0
     assert found.report.between_people.value == pytest.approx(1 / 3)
     one, _ = compared(tmp_path, [row], labels=("annotator3",))
