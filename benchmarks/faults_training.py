@@ -30,16 +30,10 @@ from typing import Any
 
 SHIM = "FACTORY_FAULTS_SHIM"
 _REFUSED = 3
-_STEPS = {
-    "max_steps": 3,
-    "save_steps": 1,
-    "logging_steps": 1,
-    "learning_rate": 3e-3,
-    "use_cpu": True,
-}
+_STEPS = {"max_steps": 3, "save_steps": 1, "learning_rate": 3e-3, "use_cpu": True}
 _TRAININGS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
-    "sft": ("sft", {"per_device_train_batch_size": 2}, None),
-    "lora": ("sft", {"save_total_limit": 2}, {"r": 2}),
+    "sft": ("sft", {"per_device_train_batch_size": 2, "logging_steps": 1}, None),
+    "lora": ("sft", {"save_total_limit": 2, "logging_steps": 1}, {"r": 2}),
     "ppo": (
         "ppo",
         {
@@ -137,10 +131,11 @@ def _all_faults(
     whole, operations = folder / f"{kind}-whole", folder / "operations"
     failure = 0 if mode == "kill" else getattr(errno, mode)
     began = time.monotonic()
+    left_alone = folder / f"{kind}-operations"
     if not whole.exists():
-        code, said = _in_child(shim, train, whole, -1, 0, False, operations)
+        code, said = _in_child(shim, train, whole, -1, 0, False, left_alone)
         assert code == 0, said
-    count = len(operations.read_text().splitlines())
+    count = len(left_alone.read_text().splitlines())
     ends: Counter[str] = Counter()
     bad = 0
     for number in range(first, count, every):
