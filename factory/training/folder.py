@@ -2,7 +2,8 @@
 
     OUT/
       job.json         what is trained on what; written first
-      checkpoints/     checkpoint-N/: weights, optimizer, random states; to resume from
+      checkpoints/     checkpoint-N/: weights, optimizer, random states; to resume from; see
+                       `checkpoints`
       log.jsonl        one line a logging step, TRL's names
       curves.png, curves.svg   drawn from it
       config.json, *.safetensors, tokenizer*   the trained model
@@ -15,7 +16,6 @@ no library loads a folder without config.json: the model is whole or absent.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -28,12 +28,13 @@ from typing import Any
 import msgspec
 
 from factory.alone import LOCK, alone_in, refuse_if_held
-from factory.durable import sync
+from factory.durable import sync, write_whole
 from factory.errors import FactoryError
-from factory.training import mentions
+from factory.training import checkpoints, mentions, options
 
 _TEMPORARY = ".weights-"
-_HALF = ".job.json."
+_HALF = re.compile(r"\.(job\.json|training\.json|quality\.json|log\.jsonl)(\.\d+)?")
+"""What a kill leaves of a file that is written whole."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -63,8 +64,8 @@ class Job(msgspec.Struct, frozen=True):
             return f"on other data ({other.data})"
         if self.model_fingerprint != other.model_fingerprint:
             return f"of another base model ({other.model})"
-        if self.lora != other.lora:
-            return f"with lora {other.lora}, not {self.lora}"
+        if (mine := _scaled(self.lora)) != (theirs := _scaled(other.lora)):
+            return f"with lora {theirs}, not {mine}"
         here, there = (mentions.without(job.config, job.contents) for job in (self, other))
         for name in sorted(here.keys() | there.keys()):
             if here.get(name) != there.get(name):
@@ -75,6 +76,11 @@ class Job(msgspec.Struct, frozen=True):
         if self.batch != other.batch and None not in (self.batch, other.batch):
             return f"of {other.batch} sequences a step, not {self.batch} (processes x batch x accumulation)"
         return ""
+
+
+def _scaled(lora: dict[str, Any] | None) -> dict[str, Any] | None:
+    """With the `lora_alpha` of a job that has none: it is of a version that left it to peft."""
+    return None if lora is None else {"lora_alpha": options.PEFT_ALPHA, **lora}
 
 
 class TrainingFolder:
@@ -93,11 +99,12 @@ class TrainingFolder:
     def _refuse_others(self) -> None:
         path = self.path
         # What a training makes before job.json: a kill may leave it behind.
-        early = {LOCK} if self.last_checkpoint() else {LOCK, self.checkpoints.name}
+        checkpoint, _ = checkpoints.newest(self.checkpoints, reads=False)
+        early = {LOCK} if checkpoint else {LOCK, self.checkpoints.name}
         names = sorted(
             p.name
             for p in (path.iterdir() if path.is_dir() else ())
-            if p.name not in early and not p.name.startswith(_HALF)
+            if p.name not in early and not _is_half(p)
         )
         if names and "job.json" not in names:
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
@@ -120,14 +127,22 @@ class TrainingFolder:
         return self.path / "log.jsonl"
 
     def record(self) -> dict[str, Any] | None:
-        """training.json, if this training is finished."""
+        """training.json, if this training is finished. Raises `FactoryError` if its weights are not
+        what it wrote."""
         path = self.path / "training.json"
-        return _read(path, dict[str, Any]) if path.exists() else None
-
-    def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that was written to its end."""
-        found = {int(p.name[11:]): p for p in self.checkpoints.glob("checkpoint-*") if _is_whole(p)}
-        return found[max(found)] if found else None
+        if not path.exists():
+            return None
+        record: dict[str, Any] = _read(path, dict[str, Any])
+        for name, size in record.get("weights_bytes", {}).items():
+            file = self.path / name
+            has = file.stat().st_size if file.is_file() else None
+            if has != size:
+                found = "is gone" if has is None else f"has {has} bytes, not {size}"
+                raise FactoryError(
+                    f"{file} {found}: this finished training has lost its weights; put the file back, "
+                    f"or delete {self.path} to train again"
+                )
+        return record
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -137,7 +152,7 @@ class TrainingFolder:
             self._refuse_others()
             for leftover in self.path.glob(f"{_TEMPORARY}*"):
                 shutil.rmtree(leftover)
-            for leftover in self.path.glob(f"{_HALF}*"):
+            for leftover in filter(_is_half, self.path.iterdir()):
                 leftover.unlink()
             write_whole(self.path / "job.json", msgspec.to_builtins(self.job))
             yield
@@ -163,27 +178,8 @@ class TrainingFolder:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
-def write_whole(path: Path, value: Any) -> None:
-    """`value` as indented JSON in the file `path`: all of it, or what was there before."""
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    half.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    sync(half)
-    half.replace(path)
-    sync(path.parent)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """transformers writes trainer_state.json last, after weights, optimizer and random states."""
-    if not re.fullmatch(r"checkpoint-\d+", checkpoint.name):
-        return False
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    has_weights = any(checkpoint.glob("*.safetensors"))
-    return has_weights and all(
-        (checkpoint / f"{n}.pt").exists() for n in ("optimizer", "scheduler")
-    )
+def _is_half(path: Path) -> bool:
+    return _HALF.fullmatch(path.name) is not None
 
 
 def _read(path: Path, kind: Any) -> Any:

@@ -7,6 +7,7 @@ fill the rest. No option of TRL is declared here: a misspelt one is found by loo
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -17,6 +18,10 @@ from factory.errors import RecipeError
 from factory.yamlfile import nearest
 
 LoraTask = Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"]
+
+PEFT_RANK = 8
+PEFT_ALPHA = 8
+"""Where a `peft.LoraConfig` is not told."""
 
 _EVERYWHERE: dict[str, Any] = {
     "num_train_epochs": 1,  # a second pass over preferences mostly memorises them
@@ -42,6 +47,26 @@ _GPU: dict[str, Any] = {"gradient_checkpointing": True, "per_device_train_batch_
 # takes them.
 _LOADING = ("model_init_kwargs", "trust_remote_code")
 
+# Below these a training would do nothing, or something else than its numbers say: transformers takes
+# steps below 1 for unset ones, trains for 0 steps in -1 epochs, and turns a loss around.
+_LEAST: dict[str, float] = {
+    "learning_rate": 0,
+    "value_head_learning_rate": 0,
+    "beta": 0,
+    "weight_decay": 0,
+    "warmup_steps": 0,
+    "save_steps": 0,
+    "seed": 0,
+    "max_grad_norm": 0,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "max_length": 1,
+    "max_prompt_length": 1,
+    "max_completion_length": 1,
+}
+_ABOVE: dict[str, float] = {"num_train_epochs": 0, "logging_steps": 0, "temperature": 0}
+_MOST = 2**63 - 1
+
 # What the command line decides.
 _NOT_HERE = {
     "output_dir": "give --out",
@@ -53,8 +78,11 @@ _NOT_HERE = {
 def check(kind: type, config: Mapping[str, Any], where: str = "config") -> dict[str, Any]:
     """`config` with its plain values converted to the types that `kind`, a dataclass, declares.
 
-    Raises `RecipeError` for a name it does not have or a value of another type.
+    Raises `RecipeError` for a name it does not have, a value of another type, or a number with which
+    nothing can be trained.
     """
+    if not isinstance(config, Mapping):
+        raise RecipeError(f"{where}: expected a mapping of options, found {config!r:.80}")
     hints = typing.get_type_hints(kind)
     fields = [field.name for field in dataclasses.fields(kind) if field.init]
     if "output_dir" in fields:
@@ -66,10 +94,28 @@ def check(kind: type, config: Mapping[str, Any], where: str = "config") -> dict[
             raise RecipeError(f"{where}.{name} is not set in the config; {_NOT_HERE[name]}")
         if name not in fields:
             raise RecipeError(
-                f"{where}.{name}: {kind.__name__} has no option '{name}'{nearest(name, fields)}"
+                f"{where}.{name}: {kind.__name__} has no option '{name}'{nearest(str(name), fields)}"
             )
         checked[name] = _convert(value, hints[name], f"{where}.{name}")
+        _check_number(str(name), checked[name], f"{where}.{name}")
     return checked
+
+
+def _check_number(name: str, value: Any, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{where}: expected a finite number, found {value}")
+    if abs(value) > _MOST:
+        raise RecipeError(f"{where}: expected a number of 64 bits, found {value}")
+    if name in _LEAST and value < _LEAST[name]:
+        raise RecipeError(f"{where}: expected {_LEAST[name]:g} or more, found {value}")
+    if name in _ABOVE and value <= _ABOVE[name]:
+        raise RecipeError(f"{where}: expected a number above {_ABOVE[name]:g}, found {value}")
+    if name == "max_steps" and value < 1 and value != -1:
+        raise RecipeError(
+            f"{where}: expected 1 or more, or -1 (num_train_epochs says it), found {value}"
+        )
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
@@ -81,8 +127,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if not set(parts) <= {int, float, bool, types.NoneType}:
         return value
     try:
+        if isinstance(value, bool) and bool not in parts:  # Python takes it for a number
+            raise ValueError(value)
         return TypeAdapter(hint).validate_python(value)
-    except ValidationError:
+    except (ValidationError, ValueError):
         names = " or ".join("nothing" if p is types.NoneType else p.__name__ for p in parts)
         raise RecipeError(f"{where}: expected {names}, found {value!r}") from None
 
@@ -123,8 +171,9 @@ def build(kind: type, options: Mapping[str, Any], out: Path) -> Any:
     taken = {name: value for name, value in options.items() if name in fields}
     try:
         return kind(output_dir=str(out), **taken)
-    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-        raise RecipeError(f"config: {kind.__name__} refused it: {error}") from error
+    except Exception as error:  # it only looks at values: whatever it says is of those
+        said = str(error) or type(error).__name__
+        raise RecipeError(f"config: {kind.__name__} refused it: {said}") from error
 
 
 def build_lora(lora: Mapping[str, Any] | None, task: LoraTask = "CAUSAL_LM") -> Any:
@@ -137,7 +186,40 @@ def build_lora(lora: Mapping[str, Any] | None, task: LoraTask = "CAUSAL_LM") -> 
     options: dict[str, Any] = {"task_type": task, "target_modules": "all-linear"}
     if task == "TOKEN_CLS":  # there peft would adapt the head too, besides training it
         options["exclude_modules"] = ["score", "classifier"]
+    given = check(LoraConfig, with_alpha(lora), "lora")
+    for name in ("r", "lora_alpha"):
+        if name in given and not given[name] > 0:
+            raise RecipeError(f"lora.{name}: expected a number above 0, found {given[name]}")
     try:
-        return LoraConfig(**options | check(LoraConfig, lora, "lora"))
-    except (ValueError, TypeError) as error:
+        return LoraConfig(**options | given)
+    except Exception as error:  # as in `build`
         raise RecipeError(f"lora: LoraConfig refused it: {error}") from error
+
+
+def with_alpha(lora: Mapping[str, Any]) -> dict[str, Any]:
+    """`lora` with a `lora_alpha`: an adapter's output is scaled by alpha / r, and twice the rank is
+    what the learning rates of the trainers' modules are meant for, as in TRL's own LoRA settings.
+    (peft's 8 whatever the rank would be a quarter of that at r = 16.) With `use_rslora`, which divides
+    by the root of r, peft's stays.
+
+    >>> with_alpha({"r": 16})
+    {'r': 16, 'lora_alpha': 32}
+    """
+    if not isinstance(lora, Mapping):
+        raise RecipeError(f"lora: expected a mapping of options, as {{r: 16}}, found {lora!r:.80}")
+    if "lora_alpha" in lora or lora.get("use_rslora"):
+        return dict(lora)
+    try:
+        return {**lora, "lora_alpha": 2 * int(lora.get("r", PEFT_RANK))}
+    except (TypeError, ValueError, OverflowError):  # no number, as `check` says
+        return dict(lora)
+
+
+def describe_lora(config: Any) -> str:
+    """What to tell at the start about a `peft.LoraConfig`."""
+    targets = config.target_modules
+    where = targets if isinstance(targets, str) else ", ".join(sorted(targets or ()))
+    return (
+        f"lora: r {config.r}, lora_alpha {config.lora_alpha}, dropout {config.lora_dropout:g}, "
+        f"on {where}"
+    )

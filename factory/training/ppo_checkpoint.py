@@ -2,15 +2,15 @@
 
     trained.safetensors     the weights that are trained, the policy's and the critic's
     optimizer.pt, scheduler.pt
-    trainer_state.json      step, KL coefficient, completions left out; written last
+    trainer_state.json      step, KL coefficient, completions left out
 
+`checkpoints` seals it, and says whether it is whole.
 Which prompts and which tokens a step draws follows from its number, so no random state is kept.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from factory.training.folder import write_whole
+from factory.durable import write_whole
 
 
 def save(
@@ -27,25 +27,17 @@ def save(
     weights: Mapping[str, Tensor],
     states: Mapping[str, Any],
     facts: Mapping[str, Any],
-    limit: int | None,
 ) -> None:
-    """Write `folder/checkpoint-<step>`, then delete all but the newest `limit` (None: none).
-    `states`: what has a `state_dict`, by file name."""
+    """Write `folder/checkpoint-<step>`. `states`: what has a `state_dict`, by file name."""
     from safetensors.torch import save_file
 
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True, exist_ok=True)
-    # A half-written one of a killed training must not be whole before its weights are.
-    (checkpoint / "trainer_state.json").unlink(missing_ok=True)
     plain = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     save_file(plain, checkpoint / "trained.safetensors")
     for name, state in states.items():
         torch.save(state.state_dict(), checkpoint / f"{name}.pt")
     write_whole(checkpoint / "trainer_state.json", {"global_step": step, **facts})
-    if limit:
-        whole = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
-        for older in whole[:-limit]:
-            shutil.rmtree(older)
 
 
 def load(

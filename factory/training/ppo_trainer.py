@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from factory.durable import sync
 from factory.errors import RecipeError
 from factory.training import ppo_checkpoint, ppo_math, trackers
 from factory.training.experience import Batch, Experience, autocast
@@ -214,8 +215,9 @@ class PpoTrainer:
         every = math.ceil(wanted * self.state.max_steps) if wanted < 1 else int(wanted)
         if every and step % every == 0:
             facts = {"beta": self.kl_controller.beta, "left_out": self.experience.left_out}
-            folder, limit = Path(self.args.output_dir), self.args.save_total_limit
-            ppo_checkpoint.save(folder, step, *self._trained(), facts, limit)
+            ppo_checkpoint.save(Path(self.args.output_dir), step, *self._trained(), facts)
+            for callback in self._callbacks:
+                callback.on_save(self.args, self.state, self._control)
 
     def _load(self, checkpoint: Path) -> None:
         facts = ppo_checkpoint.load(checkpoint, *self._trained())
@@ -228,5 +230,8 @@ class PpoTrainer:
         out = Path(self.args.output_dir).parent
         with tempfile.TemporaryDirectory(prefix=".weights-", dir=out) as temporary:
             self.value.save(Path(temporary) / "value_head")
+            for file in Path(temporary).rglob("*"):
+                sync(file)
             shutil.rmtree(out / "value_head", ignore_errors=True)
             (Path(temporary) / "value_head").replace(out / "value_head")
+            sync(out)

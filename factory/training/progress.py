@@ -1,7 +1,7 @@
 """What a training says while it runs: one plain line a logging step, and the same in log.jsonl.
 
-It also stops a training whose loss is no longer a number: what it would learn from there on is
-nothing, and the weights are spoilt already.
+It also seals checkpoints, and stops a training whose loss is no longer a number: what it would learn
+from there on is nothing, and the weights are spoilt already.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from factory.durable import sync
 from factory.errors import FactoryError
+from factory.training import checkpoints
 
 # TRL's name, ours, and how it is shown. Those a trainer does not log are left out.
 _SHOWN = (
@@ -40,8 +42,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def make_progress(log: Path) -> Any:
-    """A `TrainerCallback`. transformers is slow to import, so the class is made in here."""
+def make_progress(log: Path, keep: int | None = None) -> Any:
+    """A `TrainerCallback`. transformers is slow to import, so the class is made in here. `keep`: how
+    many checkpoints stay; None: all."""
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):  # type: ignore[misc]
@@ -56,11 +59,22 @@ def make_progress(log: Path) -> Any:
             self.first_step = state.global_step
             self._last = (state.global_step, time.monotonic())
             if state.is_world_process_zero:
-                _keep_until(log, state.global_step)
+                keep_until(log, state.global_step)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step >= state.max_steps:
                 control.should_log = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()  # each process writes its own random state
+            if state.is_world_process_zero:
+                folder = Path(args.output_dir)
+                if log.exists():
+                    sync(log)
+                checkpoints.seal(folder / f"checkpoint-{state.global_step}")
+                checkpoints.keep_newest(folder, keep)
 
         def on_log(
             self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any
@@ -112,12 +126,12 @@ def last_metrics(log: Path) -> dict[str, float | None]:
     return {name: value for name, value in last.items() if name != "step"}
 
 
-def _keep_until(log: Path, step: int) -> None:
+def keep_until(log: Path, step: int) -> None:
     """Drop lines that a killed training wrote after the checkpoint it is resumed from."""
     if not log.exists():
         return
     kept = []
-    for line in log.read_text(encoding="utf-8").splitlines():
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")

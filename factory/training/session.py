@@ -19,11 +19,13 @@ import msgspec
 
 from factory import __version__, weights
 from factory.errors import FactoryError, RecipeError
-from factory.training import mentions, options, trackers
+from factory.paths import user_path
+from factory.training import checkpoints, mentions, options, trackers
 from factory.training.curves import draw
 from factory.training.data import no_progress_bars, open_dataset
 from factory.training.folder import Job, TrainingFolder
-from factory.training.progress import last_metrics, make_progress, say
+from factory.training.plain_words import in_plain_words as _in_plain_words
+from factory.training.progress import keep_until, last_metrics, make_progress, say
 from factory.training.save import save_model, saved_dtype
 from factory.training.tokenizer import load_tokenizer, transcript_template
 
@@ -52,7 +54,8 @@ class Session:
         the folder; loads no weights and writes nothing."""
         self._start = time.monotonic()
         self._left_out: dict[str, int] = {}
-        self._config = _as_json(config)
+        out = user_path(out)
+        self._config = _as_json(config, "config")
         self.dataset, data_fingerprint = opened or open_dataset(data, kind, columns)
         self.model_dir = weights.resolve(str(model))
         self._job = Job(
@@ -61,11 +64,11 @@ class Session:
             data_fingerprint=data_fingerprint,
             model=str(model),
             model_fingerprint=weights.fingerprint(self.model_dir),
-            lora=None if lora is None else _as_json(lora),
+            lora=None if lora is None else _as_json(options.with_alpha(lora), "lora"),
             config=self._config,
             contents=mentions.contents(self._config),
         )
-        self._folder = TrainingFolder(Path(out), self._job)
+        self._folder = TrainingFolder(out, self._job)
         self.record = self._folder.record()
         """training.json, if there is nothing left to do."""
         if self.record is not None:
@@ -74,7 +77,9 @@ class Session:
         self._checkpoint = self._find_checkpoint(resume)
 
     def _find_checkpoint(self, resume: bool) -> Path | None:
-        checkpoint = self._folder.last_checkpoint()
+        checkpoint, broken = checkpoints.newest(self._folder.checkpoints)
+        for path, reason in broken.items():
+            say(f"{path} is not whole ({reason}): it is passed over")
         if checkpoint and not resume:
             raise FactoryError(
                 f"--out {self._folder.path} holds this training, unfinished, with a checkpoint "
@@ -106,6 +111,8 @@ class Session:
             say(f"one of {self.args.n_gpu} GPUs; for all: accelerate launch -m factory train ...")
             self.args._n_gpu = 1  # else transformers uses DataParallel, which TRL does not survive
         self.lora = options.build_lora(self._job.lora, lora_task)
+        if self.lora is not None:
+            say(options.describe_lora(self.lora))
         trust = bool(self._options.get("trust_remote_code", False))
         self.model_options: dict[str, Any] = {
             "trust_remote_code": trust,
@@ -119,7 +126,9 @@ class Session:
         if self._own_template is None and is_chat:
             self.tokenizer.chat_template = transcript_template(self.tokenizer)
             say(f"{self._job.model} has no chat template: training on Human/Assistant transcripts")
-        self.progress = make_progress(self._folder.log)
+        self.progress = make_progress(self._folder.log, self.args.save_total_limit)
+        # Checkpoints go when a newer one is sealed; transformers would delete them before.
+        self.args.save_total_limit = None
 
     def _sequences_a_step(self) -> int | None:
         accumulation = getattr(self.args, "gradient_accumulation_steps", None)
@@ -158,6 +167,9 @@ class Session:
             return self._folder.record() or self._fit(trainer, rows_cut, more or {})
 
     def _fit(self, trainer: Any, rows_cut: int, more: Mapping[str, Any]) -> dict[str, Any]:
+        if trainer.is_world_process_zero():
+            begin = checkpoints.step_of(self._checkpoint) if self._checkpoint else 0
+            checkpoints.delete_after(self._folder.checkpoints, begin)
         steps = self._steps_of_finished(trainer)
         if steps is None:
             resume = str(self._checkpoint) if self._checkpoint else None
@@ -178,7 +190,7 @@ class Session:
             "seed": self.args.seed,
             "steps": steps,
             "resumed_at_step": self.progress.first_step or None,
-            "metrics": self.progress.metrics,
+            "metrics": self.progress.metrics or last_metrics(self._folder.log),
             **more,
         }
         if trainer.is_world_process_zero():
@@ -199,7 +211,8 @@ class Session:
             return None
         trainer._load_from_checkpoint(str(self._checkpoint))
         self.progress.first_step = steps
-        self.progress.metrics = last_metrics(self._folder.log)
+        if trainer.is_world_process_zero():
+            keep_until(self._folder.log, steps)
         return steps
 
     def _check(self, trainer: Any, cut: int) -> None:
@@ -224,7 +237,10 @@ class Session:
         with self._folder.publishing() as temporary:
             save_model(model, temporary, dtype, self.args.seed)
             self.tokenizer.save_pretrained(temporary)
+            weights_files = sorted(temporary.rglob("*.safetensors"))
+            sizes = {str(f.relative_to(temporary)): f.stat().st_size for f in weights_files}
         return {
+            "weights_bytes": sizes,
             "saved_dtype": str(dtype).removeprefix("torch."),
             "seconds": round(time.monotonic() - self._start, 1),
             "versions": {
@@ -242,62 +258,38 @@ class Session:
         except FactoryError:
             raise
         except KeyboardInterrupt:
-            if checkpoint := self._folder.last_checkpoint():
+            if checkpoint := checkpoints.newest(self._folder.checkpoints, reads=False)[0]:
                 say(f"stopped; --resume goes on from {checkpoint}")
             raise
         except Exception as error:
-            raise _in_plain_words(error, self._job.model, self._config, self._job.kind) from error
+            raise _in_plain_words(
+                error, self._job.model, self._config, self._job.kind, self._folder.path
+            ) from error
 
 
-def _as_json(given: Mapping[str, Any]) -> dict[str, Any]:
+def only(dataset: Dataset, *columns: str) -> Dataset:
+    """Those of the columns that there are. TRL changes what it trains on for others by their mere
+    presence: text, input_ids, labels, completion_mask, images, tools, chat_template_kwargs."""
+    return dataset.select_columns([name for name in columns if name in dataset.column_names])
+
+
+def _as_json(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The options as they come back from job.json, so that the two can be compared."""
-    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(given)))
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"{where}: expected a mapping of options, found {given!r:.80}")
+    plain: dict[str, Any] = {}
+    for name, value in given.items():
+        if not isinstance(name, str):
+            raise RecipeError(f"{where}: expected the name of an option, found {name!r:.80}")
+        try:
+            json.dumps(value, allow_nan=False, default=str)  # msgspec makes null of NaN
+            plain[name] = msgspec.json.decode(msgspec.json.encode(value))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise RecipeError(
+                f"{where}.{name}: expected numbers, text, lists or mappings, found {value!r:.80} "
+                f"({error})"
+            ) from error
     return plain
-
-
-_ACCUMULATE = " and double gradient_accumulation_steps"
-_SMALLER = {
-    "kto": f"{_ACCUMULATE} (4 at least: its KL estimate is over a batch)",
-    "ppo": " (the same training)",
-}
-_LESS_MEMORY = {
-    "dpo": "set precompute_ref_log_probs: true (no reference model in memory); ",
-    "grpo": "lower num_generations; ",
-    "rloo": "lower num_generations; ",
-    "ppo": "use value: shared; lower rollout_batch_size; ",
-}
-
-
-def _in_plain_words(
-    error: Exception, model: str, config: Mapping[str, Any], kind: str = "dpo"
-) -> Exception:
-    """The error to raise instead; the error itself if there is nothing better to say."""
-    from jinja2 import TemplateError
-
-    text = str(error)
-    is_out_of_memory = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-    if is_out_of_memory or "DefaultCPUAllocator" in text:
-        batch = config.get("per_device_train_batch_size", "default")
-        is_online = kind in ("grpo", "rloo", "ppo")
-        length = "max_completion_length" if is_online else "max_length"
-        return FactoryError(
-            f"out of memory (batch {batch}, {length} {config.get(length, 'default')}). "
-            "In this order: halve per_device_train_batch_size"
-            f"{_SMALLER.get(kind, f'{_ACCUMULATE} (the same training)')}; lower {length}; "
-            f"{_LESS_MEMORY.get(kind, '')}train an adapter, "
-            f"lora: {{r: 16}}. It said: {text.splitlines()[0] if text else type(error).__name__}"
-        )
-    if isinstance(error, TemplateError):
-        return FactoryError(
-            f"the chat template of {model} refused a conversation: {text}; look for roles it does "
-            "not take (system) or two messages of one role in a row"
-        )
-    if isinstance(error, OSError):
-        return FactoryError(f"{type(error).__name__}: {text}")
-    if isinstance(error, ValueError | NotImplementedError):
-        library = "transformers" if kind in ("prm", "ppo") else "TRL"
-        return RecipeError(f"{library} refused this training: {text}")
-    return error
 
 
 @contextlib.contextmanager
