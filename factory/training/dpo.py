@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from factory.errors import RecipeError
 from factory.training import listwise, options
 from factory.training.progress import say
-from factory.training.session import Session
+from factory.training.session import Session, only
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from factory.training.listwise import Encoded
 
 COLUMNS: tuple[str, ...] = ("prompt", "chosen", "rejected")
+
+_USED = (*COLUMNS, "chosen_finish_reason", "rejected_finish_reason")
 
 # TRL's own, stated because they decide the result and must not change under a user. `max_length`
 # is in tokens, prompt and answer together.
@@ -70,9 +72,12 @@ def train(
     if session.record is not None:
         return session.record
     with session.running():
-        import trl
-
-        from factory.training.dpo_trainer import AnswersTrainer, Collator, DPOConfig
+        from factory.training.dpo_trainer import (
+            AnswersTrainer,
+            Collator,
+            DPOConfig,
+            PairsTrainer,
+        )
 
         session.prepare(DPOConfig, _DEFAULTS if lora is None else _LORA_DEFAULTS)
         common = {
@@ -83,7 +88,7 @@ def train(
             "callbacks": [session.progress],
         }
         if not session.args.is_ours:
-            trainer = trl.DPOTrainer(train_dataset=session.dataset, **common)
+            trainer = PairsTrainer(train_dataset=only(session.dataset, *_USED), **common)
             answers = ("chosen_ids", "rejected_ids")
             cut = count_cut(trainer.train_dataset, session.args.max_length, answers)
             return session.fit(trainer, rows_cut=cut)

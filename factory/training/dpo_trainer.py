@@ -1,10 +1,10 @@
-"""TRL's DPO trainer with what it lacks: soft labels, and losses over more than two answers.
+"""TRL's DPO trainer with what it lacks: soft labels, losses over more than two answers, cut answers.
 
 Imports torch and TRL at the top, so it is itself imported inside functions only. The classes stand
 at module level because checkpoints pickle the config.
 
 Soft labels on a pair are the InfoNCA loss of a list of two, so one override of the loss serves all.
-TRL's own losses do not come here: they run in `trl.DPOTrainer` itself.
+TRL's own losses are its own: `PairsTrainer` changes no more than the rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import trl
 from torch import Tensor
 from trl.trainer.utils import pad
 
-from factory.training import listwise
+from factory.training import endings, listwise
 from factory.training import preference_losses as losses
 from factory.yamlfile import nearest
 
@@ -104,6 +104,17 @@ class DPOConfig(trl.DPOConfig):  # type: ignore[misc]
     @property
     def needs_reference(self) -> bool:
         return bool(self.loss_type != ["rrhf"])
+
+
+class PairsTrainer(trl.DPOTrainer):  # type: ignore[misc]
+    """For TRL's own losses, with cut answers trained without an end."""
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
+    ) -> Any:
+        rows = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        ids = {"chosen": "chosen_ids", "rejected": "rejected_ids"}
+        return endings.without_ends(rows, processing_class, ids)
 
 
 class Collator:

@@ -25,9 +25,11 @@ from factory.errors import RecipeError
 from factory.training import options
 from factory.training.dpo import count_cut
 from factory.training.progress import say
-from factory.training.session import Session
+from factory.training.session import Session, only
 
 COLUMNS: tuple[str, ...] = ("prompt", "completion", "label")
+
+_USED = (*COLUMNS, "finish_reason")
 
 # TRL's own, stated because they decide the result and must not change under a user. `max_length`
 # is in tokens, prompt and answer together. The KL estimate is a mean over the batch, so that it is no
@@ -68,7 +70,9 @@ def train(
     if session.record is not None:
         return session.record
     with session.running():
-        from trl import KTOConfig, KTOTrainer
+        from trl import KTOConfig
+
+        from factory.training.kto_trainer import KTOTrainer
 
         session.prepare(KTOConfig, _DEFAULTS if lora is None else _LORA_DEFAULTS)
         args = session.args
@@ -79,7 +83,7 @@ def train(
         if not any(name in config for name in _WEIGHTS):
             args.desirable_weight, args.undesirable_weight = balanced(good, bad)
         say(_balance(good, bad, args.desirable_weight, args.undesirable_weight))
-        rows = session.dataset.select(places).shuffle(seed=args.seed)
+        rows = only(session.dataset, *_USED).select(places).shuffle(seed=args.seed)
         trainer = KTOTrainer(
             model=str(session.model_dir),
             args=args,

@@ -3,8 +3,8 @@
 In: a reward view (prompt, responses, scores), or for soft labels a preference view with its column
 `preference`, which makes a list of two with scores p and 1 - p. A prompt that is messages goes
 through the chat template, one that is text stays plain text with the end-of-text token after the
-answer: the rules of TRL's DPO. Out: per prompt its answers, best first. No row vanishes: one that
-cannot be trained on has a reason, and `Encoded` counts them.
+answer: the rules of TRL's DPO; a cut answer has no end (see `endings`). Out: per prompt its answers,
+best first. No row vanishes: one that cannot be trained on has a reason, and `Encoded` counts them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from factory.errors import RecipeError
+from factory.training import endings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,6 +28,9 @@ LIST_COLUMNS = ("prompt", "responses", "scores")
 
 NO_PAIR = "no two answers with different scores"
 NO_SCORE = "no score"
+
+Answer = tuple[Any, float | None, Any]
+"""An answer, its score, and how it ended."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,13 @@ class Encoded:
 def encode_pairs(dataset: Dataset, tokenizer: Any, max_length: int | None) -> Encoded:
     """Raises `RecipeError` for a preference outside 0 to 1."""
 
-    def answers_of(row: Mapping[str, Any], index: int) -> tuple[list[Any], list[float | None]]:
+    def answers_of(row: Mapping[str, Any], index: int) -> list[Answer]:
         given = row["preference"]
         p = 1.0 if given is None else _number(given, "preference", index)
         if not 0 <= p <= 1:
             raise RecipeError(f"row {index} preference: expected 0 to 1, found {p:g}")
-        return [row["chosen"], row["rejected"]], [p, 1 - p]
+        reasons = [row.get(endings.REASONS[name]) for name in ("chosen", "rejected")]
+        return list(zip((row["chosen"], row["rejected"]), (p, 1 - p), reasons, strict=True))
 
     missing = [given is None for given in dataset["preference"]]
     return _encoded(dataset, tokenizer, max_length, answers_of, missing, is_ranked=False)
@@ -63,13 +68,15 @@ def encode_lists(dataset: Dataset, tokenizer: Any, max_length: int | None) -> En
     """A prompt without two answers of different scores is left out: it says nothing about which is
     better. Raises `RecipeError` for lists of unequal length and for what is no score."""
 
-    def answers_of(row: Mapping[str, Any], index: int) -> tuple[list[Any], list[float | None]]:
+    def answers_of(row: Mapping[str, Any], index: int) -> list[Answer]:
         answers, scores = row["responses"], row["scores"]
         if not isinstance(answers, list) or not isinstance(scores, list):
             raise RecipeError(f"row {index}: expected lists of responses and of scores")
         if len(answers) != len(scores):
             raise RecipeError(f"row {index} has {len(answers)} responses, {len(scores)} scores")
-        return answers, [None if s is None else _number(s, "scores", index) for s in scores]
+        numbers = [None if s is None else _number(s, "scores", index) for s in scores]
+        reasons = endings.reasons_of(row.get(endings.REASONS["responses"]), len(answers))
+        return list(zip(answers, numbers, reasons, strict=True))
 
     missing = [False] * len(dataset)
     return _encoded(dataset, tokenizer, max_length, answers_of, missing, is_ranked=True)
@@ -83,7 +90,7 @@ def _encoded(
     dataset: Dataset,
     tokenizer: Any,
     max_length: int | None,
-    answers_of: Callable[[Mapping[str, Any], int], tuple[list[Any], list[float | None]]],
+    answers_of: Callable[[Mapping[str, Any], int], list[Answer]],
     missing: Sequence[bool],
     *,
     is_ranked: bool,
@@ -91,16 +98,17 @@ def _encoded(
     import datasets
 
     def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
-        answers, scores = answers_of(row, index)
-        kept = [(a, s) for a, s in zip(answers, scores, strict=True) if s is not None]
+        answers = answers_of(row, index)
+        kept = [(a, s, reason) for a, s, reason in answers if s is not None]
         if is_ranked:
-            kept.sort(key=lambda pair: -pair[1])
+            kept.sort(key=lambda answer: -answer[1])
         encoded: tuple[list[int], list[list[int]]] = ([], [])
         reason = ""
-        if is_ranked and len({score for _, score in kept}) < 2:
+        if is_ranked and len({score for _, score, _ in kept}) < 2:
             reason = NO_PAIR
         else:
-            encoded = _token_ids(tokenizer, row["prompt"], [a for a, _ in kept], index)
+            wanted = [(a, endings.is_cut(r)) for a, _, r in kept]
+            encoded = _token_ids(tokenizer, row["prompt"], wanted, index)
             if max_length is not None and len(encoded[0]) >= max_length:
                 reason = too_long(max_length)
         prompt_ids, answer_ids = encoded
@@ -108,7 +116,7 @@ def _encoded(
         return {
             "prompt_ids": prompt_ids,
             "answer_ids": [ids[:room] for ids in answer_ids],
-            "scores": [score for _, score in kept],
+            "scores": [score for _, score, _ in kept],
             "reason": reason,
             "unscored": len(answers) - len(kept),
             "is_cut": room is not None and any(len(ids) > room for ids in answer_ids),
@@ -143,19 +151,27 @@ def _encoded(
 
 
 def _token_ids(
-    tokenizer: Any, prompt: Any, answers: Sequence[Any], index: int
+    tokenizer: Any, prompt: Any, answers: Sequence[tuple[Any, bool]], index: int
 ) -> tuple[list[int], list[list[int]]]:
-    """The prompt's ids, and those of each answer. The prompt ends where its own ids and those of
-    some conversation part, which with most templates is its end."""
+    """The prompt's ids, and those of each answer; of one that `is_cut` without an end. The prompt ends
+    where its own ids and those of some conversation part, which with most templates is its end."""
     if isinstance(prompt, str):
         before = _ids(tokenizer, prompt)
         end = tokenizer.eos_token
-        texts = [_text(answer, index) for answer in answers]
-        wholes = [_ids(tokenizer, prompt + t + ("" if t.endswith(end) else end)) for t in texts]
+        texts = [
+            _text(answer, index).removesuffix(end) + ("" if is_cut else end)
+            for answer, is_cut in answers
+        ]
+        wholes = [_ids(tokenizer, prompt + text) for text in texts]
     else:
         before = _ids(tokenizer, prompt, add_generation_prompt=True)
-        wholes = [_ids(tokenizer, prompt + _messages(answer)) for answer in answers]
-    same = min(_common(before, whole) for whole in wholes)
+        wholes = [
+            endings.unended_ids(tokenizer, prompt + _messages(answer))
+            if is_cut
+            else _ids(tokenizer, prompt + _messages(answer))
+            for answer, is_cut in answers
+        ]
+    same = min(endings.common(before, whole) for whole in wholes)
     return before[:same], [whole[same:] for whole in wholes]
 
 
@@ -165,14 +181,6 @@ def _ids(tokenizer: Any, given: Any, **template: Any) -> list[int]:
         return ids
     ids = tokenizer.apply_chat_template(given, tokenize=True, return_dict=False, **template)
     return ids
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens they share from the start."""
-    shared = 0
-    while shared < min(len(one), len(other)) and one[shared] == other[shared]:
-        shared += 1
-    return shared
 
 
 def _messages(answer: Any) -> list[Any]:

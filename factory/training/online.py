@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 COLUMNS: tuple[str, ...] = ("prompt",)
 
+_USED = ("prompt", "reference")
+"""All that a reward reads; TRL hands every other column to the rewards, and `images`, `tools` and
+`chat_template_kwargs` to the template."""
+
 NO_REFERENCE = "no reference answer"
 
 # Completions are drawn one token at a time by transformers: on a CPU few and short ones.
@@ -77,7 +81,9 @@ def rewards_for(session: Session) -> Rewards:
 def usable(session: Session, rewards: Rewards) -> Dataset:
     """The rows to train on, prompts as messages where the model has a chat template. The others are
     counted. Raises `RecipeError` if none is left."""
-    args, dataset = session.args, session.dataset
+    from factory.training.session import only
+
+    args, dataset = session.args, only(session.dataset, *_USED)
     if isinstance(dataset[0]["prompt"], str) and session.tokenizer.chat_template is not None:
         dataset = dataset.map(_as_messages, remove_columns="prompt")
     limit = _prompt_limit(session)

@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from factory.durable import write_whole
 from factory.errors import RecipeError
-from factory.training.folder import write_whole
+from factory.training.endings import REASONS, reasons_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -113,8 +114,12 @@ def _good_bad(dataset: Dataset, args: SFTConfig) -> Conditioned:
     _need(dataset, "good_bad", ("prompt", "chosen", "rejected"))
 
     def split(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        rows = list(zip(batch["prompt"], batch["chosen"], batch["rejected"], indices, strict=True))
-        return _columns([(p, answer, None, i) for p, *both, i in rows for answer in both])
+        found = []
+        for place, index in enumerate(indices):
+            for side in ("chosen", "rejected"):
+                reason = batch[REASONS[side]][place] if REASONS[side] in batch else None
+                found.append((batch["prompt"][place], batch[side][place], None, reason, index))
+        return _columns(found)
 
     answers = _split(dataset, split)
     prefixes = [args.good_prefix, args.bad_prefix] * len(dataset)
@@ -132,25 +137,30 @@ def _scored(dataset: Dataset, quality: str) -> Dataset:
 
     def split(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         found = []
-        for prompt, given, marks, index in zip(
-            batch["prompt"], batch[answers], batch[scores], indices, strict=True
+        ended = batch.get(REASONS[answers], [None] * len(indices))
+        for prompt, given, marks, end, index in zip(
+            batch["prompt"], batch[answers], batch[scores], ended, indices, strict=True
         ):
-            many, each = (given, marks) if answers == "responses" else ([given], [marks])
+            many, each, ends = [given], [marks], [end]
+            if answers == "responses":
+                many, each, ends = given, marks, reasons_of(end, len(given))
             if len(many) != len(each):
                 raise RecipeError(f"row {index} has {len(many)} responses, {len(each)} scores")
             found += [
-                (prompt, a, _number(s, index), index) for a, s in zip(many, each, strict=True)
+                (prompt, a, _number(s, index), reason, index)
+                for a, s, reason in zip(many, each, ends, strict=True)
             ]
         return _columns(found)
 
     return _split(dataset, split)
 
 
-def _columns(found: Sequence[tuple[Any, Any, float | None, int]]) -> dict[str, list[Any]]:
+def _columns(found: Sequence[tuple[Any, Any, float | None, Any, int]]) -> dict[str, list[Any]]:
     return {
         "prompt": [_plain(prompt) for prompt, *_ in found],
-        "completion": [_completion(prompt, answer, i) for prompt, answer, _, i in found],
-        "score": [score for _, _, score, _ in found],
+        "completion": [_completion(prompt, answer, i) for prompt, answer, *_, i in found],
+        "score": [score for _, _, score, _, _ in found],
+        "finish_reason": [reason for _, _, _, reason, _ in found],
     }
 
 
@@ -161,13 +171,16 @@ def _split(dataset: Dataset, split: Any) -> Dataset:
     is_text = isinstance(dataset[0]["prompt"], str)
     side = text if is_text else datasets.List({"role": text, "content": text})
     features = {"prompt": side, "completion": side, "score": datasets.Value("float64")}
-    return dataset.map(
+    features |= {"finish_reason": text}
+    answers = dataset.map(
         split,
         batched=True,
         with_indices=True,
         remove_columns=dataset.column_names,
         features=datasets.Features(features),
     )
+    says_ends = bool(set(REASONS.values()) & set(dataset.column_names))
+    return answers if says_ends else answers.remove_columns("finish_reason")
 
 
 def _asked(

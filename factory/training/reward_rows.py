@@ -1,7 +1,8 @@
 """From rows of a preference or reward view to token ids for the reward trainer.
 
-What is fed is `engines.render.conversation_ids`, the very tokens that the engines score. No row
-vanishes: one that cannot be trained on has a reason, and `Encoded` counts them.
+What is fed is `engines.render.conversation_ids`, the very tokens that the engines score; a cut answer
+has no end (see `endings`). No row vanishes: one that cannot be trained on has a reason, and `Encoded`
+counts them.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from factory.engines.render import conversation_ids, prompt_ids
+from factory.engines.render import prompt_ids
 from factory.errors import RecipeError
 from factory.records import Message
+from factory.training.endings import REASONS, reasons_of, scored_ids
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,7 +60,8 @@ def encode_pairs(
 
     def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
         chosen, rejected = (_conversation(row, row[n], n, index) for n in ("chosen", "rejected"))
-        chosen_ids, rejected_ids = (conversation_ids(tokenizer, c, {}) for c in (chosen, rejected))
+        chosen_ids = scored_ids(tokenizer, chosen, row.get(REASONS["chosen"]))
+        rejected_ids = scored_ids(tokenizer, rejected, row.get(REASONS["rejected"]))
         longest = max(len(chosen_ids), len(rejected_ids))
         reason = ""
         if max_length is not None and longest > max_length:
@@ -105,9 +108,10 @@ def encode_lists(
         if len(responses) != len(scores):
             raise RecipeError(f"row {index} has {len(responses)} responses, {len(scores)} scores")
         kept, reasons, longest = [], [], 0
-        for response, given in zip(responses, scores, strict=True):
+        endings = reasons_of(row.get(REASONS["responses"]), len(responses))
+        for response, given, ending in zip(responses, scores, endings, strict=True):
             answer = _conversation(row, response, "responses", index)
-            ids = conversation_ids(tokenizer, answer, {})
+            ids = scored_ids(tokenizer, answer, ending)
             longest = max(longest, len(ids))
             score = _number(given, "scores", index)
             if score is None:

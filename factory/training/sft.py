@@ -13,11 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from factory.paths import user_path
 from factory.training import options, quality
 from factory.training.progress import say
-from factory.training.session import Session
+from factory.training.session import Session, only
 
 COLUMNS: tuple[str, ...] = ("prompt", "completion")
+
+_USED = (*COLUMNS, "finish_reason")
 
 # `max_length` is in tokens, prompt and answer together. The learning rate is TRL's.
 _DEFAULTS = {"learning_rate": 2e-5, "max_length": 1024, "completion_only_loss": True}
@@ -36,6 +39,7 @@ def check(config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> N
     # What our own checks look at; the rest may be of another machine than this.
     looked_at = set(SFTConfig.__dataclass_fields__) - set(trl.SFTConfig.__dataclass_fields__)
     looked_at |= {"chat_template_path", "completion_only_loss"}
+    looked_at |= {"dataset_text_field", "dataset_kwargs"}
     here = {"use_cpu": True, "bf16": False, "report_to": "none"}
     options.build(SFTConfig, here | {n: v for n, v in checked.items() if n in looked_at}, Path())
 
@@ -50,11 +54,12 @@ def train(
     resume: bool = False,
 ) -> dict[str, Any]:
     """See `factory.training.base.Trainer.train`."""
+    out = user_path(out)
     is_conditioned = config.get("quality") not in (None, "none")
     columns = ("prompt",) if is_conditioned else COLUMNS
     session = Session("sft", columns, data, model, out, lora, config, resume)
     if session.record is not None:
-        return _with_quality_file(session.record, Path(out))
+        return _with_quality_file(session.record, out)
     with session.running():
         from factory.training.sft_trainer import SFTConfig, SFTTrainer
 
@@ -68,7 +73,7 @@ def train(
         trainer = SFTTrainer(
             model=str(session.model_dir),
             args=session.args,
-            train_dataset=rows,
+            train_dataset=only(rows, *_USED),
             processing_class=session.tokenizer,
             peft_config=session.lora,
             callbacks=[session.progress],
@@ -80,7 +85,7 @@ def train(
             session.dataset = trainer.train_dataset
         record = session.fit(trainer, rows_cut=trainer.rows_cut, more=more)
         if trainer.is_world_process_zero():
-            _with_quality_file(record, Path(out))
+            _with_quality_file(record, out)
         return record
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import trl
 
+from factory.training import endings
+
 QUALITIES = ("none", "good_bad", "quantile", "score")
 _IGNORED = -100
 
@@ -36,6 +38,11 @@ class SFTConfig(trl.SFTConfig):  # type: ignore[misc]
         if self.chat_template_path is not None:
             raise ValueError(
                 "chat_template_path has no effect; change the tokenizer of the base model"
+            )
+        if self.dataset_text_field != "text" or self.dataset_kwargs:
+            raise ValueError(
+                "dataset_text_field and dataset_kwargs are for other data than prompt and "
+                "completion; unset them"
             )
         if self.quality is None:
             self.quality = "none"
@@ -77,6 +84,7 @@ class SFTTrainer(trl.SFTTrainer):  # type: ignore[misc]
         whole = super()._prepare_dataset(
             dataset, processing_class, unlimited, False, formatting_func, dataset_name
         )
+        whole = endings.labels_without_ends(whole, processing_class)
         splits = packing and args.packing_strategy != "bfd"
         if args.max_length is not None and not splits:
             self._count(whole, args)
