@@ -146,6 +146,27 @@ def test_imitation_loss_by_hand():
     assert loss.item() == pytest.approx(expected)
 
 
+def test_grms_regulariser_by_hand():
+    """The same two answers: -log s(0.1 log p) of the sums, log 4 and log 16 in nats."""
+    import torch
+
+    logits = torch.log(torch.tensor([[0.25, 0.75], [0.5, 0.5], [0.125, 0.875]]))
+    loss = reward_losses.grm(logits, torch.tensor([0, 1, 0]), torch.tensor([0, 1, 1]))
+    expected = (math.log(1 + 4**0.1) + math.log(1 + 16**0.1)) / 2
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_grms_regulariser_is_trained_with(tiny, tokenizer, tmp_path):
+    data = save(PAIRS, tmp_path / "d.jsonl")
+    config = ONE_STEP | {"lm_weight": 0.01}
+    mean = reward.train(data, tiny, tmp_path / "mean", config=config)
+    grm = reward.train(data, tiny, tmp_path / "grm", config=config | {"lm_loss": "grm"})
+    # Far from 0, -log s(-x / 10) is x / 10, here of several tokens whose mean is some 8 nats.
+    assert grm["config"]["lm_loss"] == "grm"
+    assert grm["metrics"]["lm_loss"] > 0.3 * mean["metrics"]["lm_loss"]
+    assert grm["metrics"]["lm_loss"] != pytest.approx(mean["metrics"]["lm_loss"], rel=0.05)
+
+
 def test_the_regulariser_is_a_share():
     import torch
 
@@ -646,6 +667,8 @@ def test_nothing_left_says_how_long_the_rows_are(tiny, tokenizer, tmp_path):
         ({"loss_type": "pairwis"}, "loss_type is 'pairwis', not one of pairwise, listwise"),
         ({"lm_weigth": 0.1}, "no option 'lm_weigth'; did you mean 'lm_weight'"),
         ({"lm_weight": 1.0}, "lm_weight is 1.0; it is a share"),
+        ({"lm_weight": 0.1, "lm_loss": "gmr"}, "lm_loss is 'gmr', not one of imitation, grm"),
+        ({"lm_loss": "grm"}, "lm_loss is grm, but lm_weight is 0; GRM's is 0.01"),
         ({"soft_labels": True, "use_margin": True}, "set one of them"),
         ({"soft_labels": True, "loss_type": "listwise"}, "soft_labels is for the pairwise loss"),
         ({"loss_type": "pointwise", "center_rewards_coefficient": 0.1}, "unset it"),

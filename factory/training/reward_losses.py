@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+GRM_BETA = 0.1
+
 
 def pairwise(
     chosen_B: Tensor,
@@ -58,14 +60,31 @@ def pointwise(rewards_N: Tensor, scores_N: Tensor) -> Tensor:
 def imitation(logits_TV: Tensor, tokens_T: Tensor, answer_T: Tensor) -> Tensor:
     """Negative log-likelihood (nats) of the answers' tokens: the mean over an answer's tokens, then
     over answers. `answer_T`: which answer each token is of, from 0 without gaps."""
+    totals, tokens = _nats(logits_TV, tokens_T, answer_T)
+    return (totals / tokens).mean()
+
+
+def grm(logits_TV: Tensor, tokens_T: Tensor, answer_T: Tensor) -> Tensor:
+    """GRM's text-generation regulariser as its authors' code has it (Yang et al. 2024, arXiv 2406.10216,
+    `sft_only`, the setting of their published models): -log s(GRM_BETA * log p), log p the sum over an
+    answer's tokens, then the mean over answers. Far from 0 it is GRM_BETA times the sum of nats that
+    `imitation` takes the mean of, so long answers weigh more; near 0 it fades."""
+    from torch.nn.functional import logsigmoid
+
+    totals, _ = _nats(logits_TV, tokens_T, answer_T)
+    return -logsigmoid(-GRM_BETA * totals).mean()
+
+
+def _nats(logits_TV: Tensor, tokens_T: Tensor, answer_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each answer the negative log-likelihood of its tokens, summed, and how many there are."""
     from torch.nn.functional import cross_entropy
 
     nll_T = cross_entropy(logits_TV.float(), tokens_T, reduction="none")
     count = int(answer_T.max()) + 1
     totals = nll_T.new_zeros(count).index_add(0, answer_T, nll_T)
-    return (totals / answer_T.bincount(minlength=count)).mean()
+    return totals, answer_T.bincount(minlength=count)
 
 
 def regularised(ranking: Tensor, language: Tensor, weight: float) -> Tensor:
-    """(1 - weight) * ranking + weight * language (GRM, Yang et al. 2024, arXiv 2406.10216)."""
+    """(1 - weight) * ranking + weight * language, as in GRM, whose weight is 0.01."""
     return (1 - weight) * ranking + weight * language

@@ -18,6 +18,7 @@ from trl.trainer.utils import pad
 from factory.training import reward_losses as losses
 
 LOSSES = ("pairwise", "listwise", "pointwise")
+LM_LOSSES = {"imitation": losses.imitation, "grm": losses.grm}
 
 # TRL's options that change what the model reads. It must be what the engines show it.
 FIXED = ("chat_template_path", "eos_token", "pad_token")
@@ -35,6 +36,9 @@ class RewardConfig(trl.RewardConfig):  # type: ignore[misc]
     """The column `margin`, in units of reward, is how far chosen must lead."""
     lm_weight: float = 0.0
     """In [0, 1): the share of the language-modelling loss on the best answer."""
+    lm_loss: str = "imitation"
+    """That loss, one of `LM_LOSSES`: `imitation` is the mean over the answer's tokens, in nats; `grm`
+    what GRM's authors train with, of the sum (they use it with lm_weight 0.01)."""
     standardise_scores: bool = True
     """Pointwise: the targets have mean 0 and standard deviation 1; training.json says from what."""
 
@@ -47,6 +51,10 @@ class RewardConfig(trl.RewardConfig):  # type: ignore[misc]
             raise ValueError(f"loss_type is '{self.loss_type}', not one of {', '.join(LOSSES)}")
         if not 0 <= self.lm_weight < 1:
             raise ValueError(f"lm_weight is {self.lm_weight}; it is a share, 0 to below 1")
+        if self.lm_loss not in LM_LOSSES:
+            raise ValueError(f"lm_loss is '{self.lm_loss}', not one of {', '.join(LM_LOSSES)}")
+        if self.lm_loss != "imitation" and not self.lm_weight:
+            raise ValueError(f"lm_loss is {self.lm_loss}, but lm_weight is 0; GRM's is 0.01")
         if self.soft_labels and self.use_margin:
             raise ValueError(
                 "soft_labels and use_margin both say how much better chosen is; set one of them"
@@ -179,7 +187,8 @@ class RewardTrainer(trl.RewardTrainer):  # type: ignore[misc]
         if head is None:
             head = self.accelerator.unwrap_model(model).get_input_embeddings().weight
         logits_TV = linear(before, head.to(before.device))
-        return losses.imitation(logits_TV, ids[is_answer], is_answer.nonzero()[:, 0])
+        loss = LM_LOSSES[self.args.lm_loss]
+        return loss(logits_TV, ids[is_answer], is_answer.nonzero()[:, 0])
 
     def _note(self, **values: Tensor) -> None:
         """For the log, which has the mean since the last."""
