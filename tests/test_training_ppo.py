@@ -169,6 +169,26 @@ def test_padding_changes_no_log_probability(tiny, tokenizer):
     assert torch.allclose(alone[0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("autocasts", [True, False])
+def test_log_probabilities_are_of_logits_in_float32(tiny, autocasts):
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.float32 if autocasts else torch.bfloat16
+    policy = AutoModelForCausalLM.from_pretrained(tiny, dtype=dtype).eval()
+    ids, attention = pad_prompts([[3, 4, 5, 6, 7], [8, 9]], pad_id=0)
+    both = completed(
+        torch.cat([ids, torch.tensor([[10, 11, 12], [14, 13, 15]])], 1), attention, [1]
+    )
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocasts):
+        logp, logits, hidden = read(policy, both, temperature=1.0)
+    exact = hidden.float() @ policy.lm_head.weight.float().T
+    expected = exact.log_softmax(-1).gather(-1, both.ids_BL[:, -3:, None]).squeeze(-1)
+    assert torch.allclose(logits, exact, atol=1e-6)
+    assert torch.allclose(logp, expected, atol=1e-6)
+    assert not torch.equal(logits, logits.bfloat16().float())
+    assert "forward" not in vars(policy.lm_head)
+
+
 def test_sampling_is_seeded_and_plain(tiny):
     from transformers import AutoModelForCausalLM, GenerationConfig
 
