@@ -18,6 +18,7 @@ from typing import Any
 
 from factory.errors import RecipeError
 from factory.training import options, process_data
+from factory.training.data import Opened
 from factory.training.process_data import CLASSES, COLUMNS
 from factory.training.progress import say
 from factory.training.session import Session
@@ -50,7 +51,10 @@ def train(
 ) -> dict[str, Any]:
     """See `factory.training.base.Trainer.train`. A causal model gets a new head, drawn from the
     seed; a process reward model of as many classes keeps its own."""
-    opened, dropped = process_data.open_rows(data)
+    rows, fingerprint, dropped = process_data.open_rows(data)
+    # Of PRM800K, what made no row is steps and lines; of other data it is rows.
+    is_prm800k = "shared" in rows.column_names
+    opened = Opened(rows, fingerprint, {} if is_prm800k else dropped)
     session = Session("prm", COLUMNS, data, model, out, lora, config, resume, opened=opened)
     if session.record is not None:
         return session.record
@@ -84,7 +88,9 @@ def train(
             processing_class=session.tokenizer,
             callbacks=[session.progress],
         )
-        return session.fit(trainer, more={"steps_as": steps, "prm800k_left_out": dropped})
+        return session.fit(
+            trainer, more={"steps_as": steps, "prm800k_left_out": dropped if is_prm800k else {}}
+        )
 
 
 def _load(session: Session, names: tuple[str, ...]) -> Any:

@@ -19,7 +19,7 @@ from factory.engines.render import step_ids
 from factory.errors import EngineError, RecipeError, SampleError, SourceError
 from factory.records import Message
 from factory.runner.formats import extension
-from factory.training.data import Opened, content_hash, open_dataset
+from factory.training.data import content_hash, open_dataset
 from factory.training.progress import say
 
 if TYPE_CHECKING:
@@ -113,15 +113,17 @@ def open_prm800k(data: Path | str) -> tuple[Dataset, dict[str, int]]:
     return Dataset.from_dict(columns, features=features), dict(sorted(dropped.items()))
 
 
-def open_rows(data: Path | str) -> tuple[Opened, dict[str, int]]:
-    """The rows, and how much of a PRM800K file made no row, by reason.
+def open_rows(data: Path | str) -> tuple[Dataset, str, dict[str, int]]:
+    """The rows, the hash of the file's contents (as `training.data.open_dataset`), and what made no
+    row, by reason.
 
     Raises `RecipeError` if there are no rows, or not of the right columns.
     """
     if not is_prm800k(data):
-        return open_dataset(data, "prm", COLUMNS), {}
+        opened = open_dataset(data, "prm", COLUMNS)
+        return opened.dataset, opened.fingerprint, opened.left_out
     dataset, dropped = open_prm800k(data)
-    return Opened(dataset, content_hash(Path(data).expanduser())), dropped
+    return dataset, content_hash(Path(data).expanduser()), dropped
 
 
 # From rows to tokens -----------------------------------------------------------------------------
