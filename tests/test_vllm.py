@@ -236,7 +236,7 @@ def test_a_recipes_judges_are_told_to_their_engines(recipe: Callable[..., Recipe
 )
 def test_odd_texts_are_answered(engine: VllmEngine, loop: asyncio.Runner, text: str) -> None:
     asked = request(text, prefix=text, sampling={"temperature": 0.0, "max_tokens": 2})
-    assert loop.run(engine.generate(asked)).output_tokens == 2
+    assert 1 <= loop.run(engine.generate(asked)).output_tokens <= 2  # or it ended at once
 
 
 def test_more_calls_than_the_cache_holds_all_end(engine: VllmEngine, loop: asyncio.Runner) -> None:
