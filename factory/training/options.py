@@ -106,7 +106,7 @@ def _check_number(name: str, value: Any, where: str) -> None:
         return
     if isinstance(value, float) and not math.isfinite(value):
         raise RecipeError(f"{where}: expected a finite number, found {value}")
-    if abs(value) > _MOST:
+    if isinstance(value, int) and abs(value) > _MOST:
         raise RecipeError(f"{where}: expected a number of 64 bits, found {value}")
     if name in _LEAST and value < _LEAST[name]:
         raise RecipeError(f"{where}: expected {_LEAST[name]:g} or more, found {value}")
