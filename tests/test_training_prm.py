@@ -435,7 +435,7 @@ def test_steps_accumulate_to_the_same_loss(tiny, view, tmp_path):
         ({"class_weights": [1.0, -1.0]}, "expected 2 numbers"),
         ({"separator": ""}, "tag and separator are both empty"),
         ({"separator": 1}, "config.separator: expected text, found 1"),
-        ({"max_length": 0}, "max_length: expected 1 token or more, found 0"),
+        ({"max_length": 0}, "max_length: expected 1 or more, found 0"),
     ],
 )
 def test_a_wrong_option_is_refused(config, message):

@@ -64,8 +64,8 @@ def test_a_judge_reads_a_verdict_whatever_an_answer_says(
     text: str, engine: VllmEngine, loop: asyncio.Runner
 ) -> None:
     asked = render(COMPARISON, prompt=CATS, a=text, b="Cats purr.", question=PLAIN_QUESTION)
-    judge = request(asked, sampling={"temperature": 0.0, "max_tokens": 1}, prefix=ANSWER)
-    judge.labels = LABELS
+    greedy = {"temperature": 0.0, "max_tokens": 1}
+    judge = request(asked, sampling=greedy, prefix=ANSWER, labels=LABELS)
     probabilities, mass = read_labels(loop.run(engine.generate(judge)), LABELS)
     assert probabilities is not None
     assert all(0 < p < 1 for p in probabilities.values())

@@ -75,9 +75,6 @@ def problem(config: Mapping[str, Any]) -> str | None:
             return f"{name}: expected text, found {config[name]!r}"
     if not config.get("tag", "") and not config.get("separator", "\n"):
         return "tag and separator are both empty: a step must be read at one of them"
-    length = config.get("max_length", 1)
-    if length is not None and length < 1:
-        return f"max_length: expected 1 token or more, found {length}"
     return None
 
 
