@@ -53,7 +53,7 @@ class Manifest(msgspec.Struct):
     """Running time, of all tries together."""
     views: list[dict[str, Any]] = []
     trace_parts: list[TracePart] = []
-    """Rows and checksum of each part. Empty in manifests of 0.5 and before."""
+    """Rows and checksum of each part. Empty in manifests that were written before parts had one."""
 
     def cached_share(self) -> float:
         """Share of prompt tokens that came from prefix caches, in [0, 1]."""
