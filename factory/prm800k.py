@@ -230,9 +230,10 @@ def _alternatives(step: _Step) -> tuple[list[_Alternative], int | None]:
     chosen = step.chosen_completion
     human = step.human_completion
     if human is not None:
-        text, rating = (human, None) if isinstance(human, str) else (human.text, human.rating)
+        own = _Completion(human) if isinstance(human, str) else human
+        rating = 1 if own.rating is None else own.rating
         chosen = len(found) if chosen is None else chosen
-        found.append(_Alternative(text, 1 if rating is None else rating))
+        found.append(_Alternative(own.text, None if own.flagged else rating, bool(own.flagged)))
     return found, chosen
 
 

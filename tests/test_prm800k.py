@@ -108,6 +108,12 @@ def test_a_step_the_labeler_wrote_goes_on_and_is_right(tmp_path, human):
     ]
 
 
+def test_a_flagged_step_of_the_labelers_own_is_not_known_to_be_right(tmp_path):
+    human = {"text": "mine", "rating": None, "flagged": True}
+    given = line(step(("a", -1), chosen=None, human=human), step(("c", 1)))
+    assert found(tmp_path, given)[0] == row(["mine", "c"], [None, 1])
+
+
 def test_a_chosen_step_without_a_rating_stays_unknown(tmp_path):
     given = line(step(("a", None)), step(("b", 1)))
     assert found(tmp_path, given) == [row(["a", "b"], [None, 1])]

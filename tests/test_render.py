@@ -142,6 +142,21 @@ def test_added_tokens_that_models_write_are_no_control_tokens(tokenizer: Any) ->
     assert ids.count(made.convert_tokens_to_ids("<think>")) == 1
 
 
+def test_names_that_the_template_writes_for_any_role_are_control_tokens(tokenizer: Any) -> None:
+    made = copy.deepcopy(tokenizer)
+    roles = [f"<|{role}|>" for role in ("system", "user", "assistant", "tool")]
+    made.add_tokens([*roles, "<think>"])
+    made.chat_template = (
+        "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|><think>{% endif %}"
+    )
+    for role in roles:
+        ids = prompt_ids(made, said(f"a {role} b"), {})
+        own = made.convert_tokens_to_ids(role)
+        assert ids.count(own) == (role == "<|user|>") + (role == "<|assistant|>")
+    assert not control_names(made).search("<think>")
+
+
 def test_a_tokenizer_of_words_with_spaces_spells_the_text(sentencepiece: Any) -> None:
     text = "a</s> b<s>c"
     ids = text_ids(sentencepiece, text)

@@ -18,6 +18,7 @@ from factory.conversation import countable, read_exchange, read_prompt
 from factory.errors import RecipeError, SampleError
 from factory.evaluation.data import Labels, parse_labels
 from factory.runner.formats.table import Table, conformed, types_of
+from factory.runner.formats.text import split_cell
 from factory.scoring.rows import open_rows, sample_of, shape_of
 from factory.training.data import Opened, open_dataset, to_messages
 from factory.training.rows import read_row
@@ -331,6 +332,22 @@ def test_reasons_are_few():
         read_row({"prompt": "a", "completion": [assistant("") | {"tool_calls": [1]}]}, shape)
 
 
+@pytest.mark.parametrize(
+    ("cell", "tags"),
+    [
+        ("a, b", ["a", "b"]),
+        ("a;b", ["a", "b"]),
+        ("plain words", ["plain words"]),
+        ('["safety", "a, b"]', ["safety", "a, b"]),
+        ("['safety', 'advice']", ["safety", "advice"]),
+        ("[not a list]", ["[not a list]"]),
+        ("[1, 2]", ["[1", "2]"]),
+    ],
+)
+def test_a_cell_of_tags(cell, tags):
+    assert split_cell(cell) == tags
+
+
 # -- labels of people -----------------------------------------------------------------------------
 
 
@@ -351,6 +368,7 @@ def looked(*values: object, coding: dict[Any, str] | None = None) -> Labels:
         (1.0, 0.0),
         (1.0, 2.0, 0.0),
         (True, False),
+        ("1.0", "2.0"),
         (1, 2, 3),
         (-1, 1),
         (0.5,),
@@ -372,6 +390,8 @@ def test_a_coding_says_what_codes_mean():
     assert read == [1, 2, 1, 1, 1, None, None, 0]
     with pytest.raises(SampleError, match="none of the codes 1, 0"):
         labels.read(2)
+    assert looked(True, False, coding=parse_labels("true=a,false=b")).read(False) == 2
+    assert looked("1.0", "0.0", coding=parse_labels("1=a,0=b")).read("0.0") == 2
     assert looked("win", coding=parse_labels("win=a, loss=b")).read("Loss") == 2
 
 

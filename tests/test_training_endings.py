@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from factory.training import dpo, grpo, kto, reward, rloo, sft
+from factory.training.endings import unended_ids
 from factory.training.quality import condition
 from factory.training.session import Session
 from tests.test_training_sft import asks, options, says
@@ -211,6 +214,16 @@ def test_a_reward_model_reads_a_cut_answer_at_its_last_token(trainer_of, tokeniz
         made = trainer_of(reward, rows, **more).train_dataset[0]
         assert tokenizer.decode(made["chosen_ids"]).endswith(f"{ANSWER}{END}\n")
         assert tokenizer.decode(made["rejected_ids"]).endswith(f"assistant\n{OTHER}")
+
+
+def test_a_cut_answer_that_the_template_changes_is_still_read(tokenizer):
+    made = copy.deepcopy(tokenizer)
+    made.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'].split('</think>')[-1] }}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    cut = [*asks(1), {"role": "assistant", "content": "<think>so</think>\n\nabc"}]
+    assert tokenizer.decode(unended_ids(made, cut)).endswith("<think>so</think>\n\nabc")
 
 
 def test_quality_prefixes_keep_how_an_answer_ended():

@@ -83,7 +83,7 @@ def control_names(tokenizer: Any) -> re.Pattern[str] | None:
     template changes.
 
     They are the tokens that the tokenizer calls special, and others that its template writes around a
-    user's turn. (What else was added to a vocabulary, as `<think>`, models write in their answers.)
+    turn of any role. (What else was added to a vocabulary, as `<think>`, models write in answers.)
     """
     template = tokenizer.chat_template
     known = _known.get(tokenizer)
@@ -102,18 +102,32 @@ def _control_tokens(tokenizer: Any) -> set[str]:
     names |= {*map(str, getattr(tokenizer, "all_special_tokens", ()))}
     others = {str(token) for token in added if not token.special and _MARK.fullmatch(str(token))}
     if others and tokenizer.chat_template:
-        turn = _user_turn(tokenizer)
-        names |= {name for name in others if name in turn}
+        turns = _turns(tokenizer)
+        names |= {name for name in others if name in turns} - _OF_THOUGHT
     return names
 
 
-def _user_turn(tokenizer: Any) -> str:
-    try:
-        return str(
-            tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
-        )
-    except Exception:  # a template may refuse, in any way: then it writes nothing here
-        return ""
+_OF_THOUGHT = {"<think>", "</think>"}
+"""Written by models in their answers, though a template may open or close a thought as well."""
+
+
+def _turns(tokenizer: Any) -> str:
+    """What the chat template writes around a turn of each role, and before an answer."""
+    user, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
+    conversations = (
+        [user],
+        [user, answer, user],
+        [{"role": "system", "content": "x"}, user],
+        [user, answer, {"role": "tool", "content": "x"}],
+    )
+    written = []
+    for conversation in conversations:
+        try:
+            apply = tokenizer.apply_chat_template
+            written.append(str(apply(conversation, tokenize=False, add_generation_prompt=True)))
+        except Exception:  # a template may refuse a role, in any way: then it writes nothing for it
+            continue
+    return "".join(written)
 
 
 def _break(text: str, names: re.Pattern[str], joint: str) -> str:

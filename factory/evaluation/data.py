@@ -114,8 +114,8 @@ class Labels:
             unknown = [code for code in codes if _code(code) not in self._coding]
             if not unknown or len(unknown) < len(codes):
                 return  # single ones are bad rows
-        whole = {_code(code) for code in codes if not isinstance(code, float | bool)}
-        is_whole = not any(isinstance(code, float | bool) for code in codes)
+        whole = {_code(code) for code in codes}
+        is_whole = not any(isinstance(code, float | bool) or "." in str(code) for code in codes)
         if not codes or (is_whole and ("2" in whole or whole == {"1"}) and whole <= set("012")):
             return
         shown = ", ".join(sorted(self._seen)[:MAX_CODES])
@@ -162,9 +162,9 @@ def _is_code(value: object) -> bool:
 
 def _code(value: object) -> str:
     """1, 1.0, "1" and true are one code where a coding is given."""
-    if isinstance(value, bool):
-        return str(int(value))
     text = str(value).strip().lower()
+    if text in ("true", "false"):
+        return str(int(text == "true"))
     return re.sub(r"\.0*$", "", text) if re.fullmatch(r"[+-]?\d+\.0*", text) else text
 
 

@@ -38,9 +38,11 @@ def unended_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Ids of a conversation up to the last character of its last message."""
     if tokenizer.chat_template is None:
         return prompt_ids(tokenizer, list(messages), {})
-    return list(
-        tokenizer.apply_chat_template(messages, continue_final_message=True, return_dict=False)
-    )
+    apply = tokenizer.apply_chat_template
+    try:
+        return list(apply(messages, continue_final_message=True, return_dict=False))
+    except ValueError:  # the template changes the answer, as one that takes its thought away
+        return prompt_ids(tokenizer, list(messages[:-1]), {}, messages[-1]["content"])
 
 
 def scored_ids(tokenizer: Any, messages: Sequence[Message], reason: Any) -> list[int]:

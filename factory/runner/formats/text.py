@@ -8,6 +8,7 @@ a JSON list, which is read whole.
 
 from __future__ import annotations
 
+import ast
 import codecs
 import csv
 import gzip
@@ -154,7 +155,19 @@ def split_cell(text: str) -> list[str]:
 
     >>> split_cell("safety, advice"), split_cell("a;b"), split_cell("plain words"), split_cell("")
     (['safety', 'advice'], ['a', 'b'], ['plain words'], [])
+
+    A list as JSON or Python writes it is read as one:
+
+    >>> split_cell('["safety", "a, b"]'), split_cell("['safety', 'advice']")
+    (['safety', 'a, b'], ['safety', 'advice'])
     """
+    if text.startswith("[") and text.endswith("]") and len(text) < 10_000:
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            found = None
+        if isinstance(found, list) and all(isinstance(entry, str) for entry in found):
+            return found
     mark = next((mark for mark in ",;|" if mark in text), ",")
     return [entry.strip() for entry in text.split(mark) if entry.strip()]
 
