@@ -32,6 +32,7 @@ MAX_DEPTH = 50
 MAX_ERRORS = 20
 """Errors that one message lists."""
 _MAX_INT = 2**63
+_URL_SECRETS = re.compile(r"(://)\S*[@?#]\S*")
 
 # Half a surrogate pair has no bytes in UTF-8, and NUL ends a file's name: neither is text.
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -321,7 +322,9 @@ def describe(value: Any) -> str:
 
 
 def clipped(text: str, length: int) -> str:
-    """The text, with its middle left out where it is longer than `length` characters."""
+    """The text, with its middle left out where it is longer than `length` characters, and what may
+    be a secret in a URL: a user with a password, a query."""
+    text = _URL_SECRETS.sub(r"\1...", text)
     half = length // 2
     return text if len(text) <= length else f"{text[:half]} ... {text[-half:]}"
 

@@ -635,16 +635,13 @@ def test_a_prefix_is_sent_as_a_message_to_be_continued() -> None:
         ({"A": 0.0, "B": -math.inf}, {"A": 0.0, "B": -9999.0}),
         ({"A": math.log(0.9)}, {"A": math.log(0.9), "B": math.log(0.1)}),  # B has what is left
         ({"The": -0.1}, {}),
-        (None, {}),
     ],
 )
 def test_labels_are_found_among_the_likeliest_tokens(
-    shown: dict[str, float] | None, expected: dict[str, float]
+    shown: dict[str, float], expected: dict[str, float]
 ) -> None:
-    logprobs = None
-    if shown is not None:
-        tops = [{"token": token, "logprob": value} for token, value in shown.items()]
-        logprobs = {"content": [{**tops[0], "top_logprobs": tops}]}
+    tops = [{"token": token, "logprob": value} for token, value in shown.items()]
+    logprobs = {"content": [{**tops[0], "top_logprobs": tops}]}
     with FakeServer(completion("A", logprobs=logprobs)) as server:
         [answer] = ask(config(server.url), request(max_tokens=99, labels=("A", "B")))
     assert answer.label_logprobs == pytest.approx(expected)
@@ -653,6 +650,15 @@ def test_labels_are_found_among_the_likeliest_tokens(
     assert call["max_tokens"] == 1
     assert call["temperature"] == 0
     assert call["top_logprobs"] == 20
+
+
+def test_an_answer_without_log_probabilities_is_none_and_is_asked_again() -> None:
+    said = "gave no log-probabilities for A, B: the next run"
+    with (
+        FakeServer(completion("A", logprobs=None)) as server,
+        pytest.raises(SampleError, match=said),
+    ):
+        ask(config(server.url), request(labels=("A", "B")))
 
 
 def test_usage_and_finish_reason_are_read() -> None:

@@ -103,6 +103,43 @@ def test_many_errors_are_cut_to_twenty(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("stages.0.n=100000000000", "expected 10000 or less, found 100000000000"),
+        ("source.limit=true", "expected a number, found true"),
+        ("seed=false", "expected a number, found false"),
+        ("part_size=yes", "expected a number, found true"),
+        ("stages.0.sampling.temperature=true", "expected a number, found true"),
+    ],
+)
+def test_counts_have_an_end_and_truth_is_no_number(
+    tmp_path: Path, override: str, told: str
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(EVERYTHING)
+    (tmp_path / "constitution.yaml").write_text(CONSTITUTION)
+    (tmp_path / "prompts.jsonl").write_text('{"question": "Hi?", "prompt": "Hi?"}\n')
+    from factory.recipe import load
+
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path / "recipe.yaml", [override])
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h/v1?key=SECRET", "http://u:SECRET@h/v1", "https://h/#SECRET"]
+)
+def test_a_key_in_a_url_that_was_set_is_not_shown(tmp_path: Path, url: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(EVERYTHING)
+    (tmp_path / "constitution.yaml").write_text(CONSTITUTION)
+    from factory.recipe import load
+
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path / "recipe.yaml", [f"models.far.base_url={url}"])
+    assert "SECRET" not in str(caught.value)
+    assert "--set models.far.base_url=" in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "template",
     [
         "{{ 9**9**9**9 }}",

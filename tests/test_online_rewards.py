@@ -248,7 +248,9 @@ def rating(low: float, high: float):
 
 
 def test_a_judge_is_asked_by_its_rubric_all_at_once():
-    replies = [*[rating(0.2, 0.6)] * 2, completion("no labels")]
+    other = {"token": "The", "logprob": -0.1}
+    unread = completion("The", logprobs={"content": [{**other, "top_logprobs": [other]}]})
+    replies = [*[rating(0.2, 0.6)] * 2, unread]
     together = threading.Barrier(3)  # none is answered before all three are asked
 
     def wait() -> None:

@@ -131,6 +131,8 @@ SMALL = {
     "reward-scored": [
         "source.limit=4",
         "stages.0.sampling.max_tokens=24",
+        "views.0.truncated=keep",
+        "views.3.truncated=keep",
         "training.0.config.max_steps=2",
         "models.policy.max_model_len=768",
         "models.rm.max_model_len=768",

@@ -22,7 +22,9 @@ _LONGEST_RETRY_AFTER = 300.0  # seconds; a server that asks for more is asked ag
 # What a server says of the request itself: asked again it would say the same.
 _OF_THE_REQUEST = frozenset({400, 413, 414, 422})
 # ... unless its words are about the account, which several providers say with a 400 too.
-_OF_THE_ACCOUNT = re.compile(r"\b(billing|quota|credits?|balance|payment|api[ _-]?key)\b", re.I)
+_OF_THE_ACCOUNT = re.compile(
+    r"\b(billing|quota|credits?|balance|payment|spending|insufficient_quota|api[ _-]?key)\b", re.I
+)
 _REMEDIES = {
     402: "top up the account",
     405: "correct base_url, which usually ends in /v1",

@@ -146,7 +146,10 @@ class EndpointEngine:
     async def generate(self, request: Request) -> Completion:
         completion = await self._answer(request)
         if request.labels and completion.label_logprobs is None:
-            completion.label_logprobs = {}  # none is known, which is an answer too
+            raise SampleError(
+                f"{' and '.join(self.config.urls)} gave no log-probabilities for "
+                f"{', '.join(request.labels)}: the next run asks again"
+            )
         self._stats.add(completion)
         return completion
 
@@ -210,7 +213,7 @@ class EndpointEngine:
                     return completion
             if retry == self.config.max_retries:
                 break
-            jitter = self._rng.uniform(0, min(_LONGEST_WAIT, 2.0**retry))
+            jitter = self._rng.uniform(0, min(_LONGEST_WAIT, 2.0 ** min(retry, 10)))
             await self._sleep(api_errors.retry_after(failure) + jitter)
         raise api_errors.exhausted(
             self._router.servers, server, failure, tries=self.config.max_retries + 1

@@ -51,7 +51,8 @@ class Server:
     def clean(self, text: str) -> str:
         """What this server said, fit for a message: without the key and control characters, and not
         too long."""
-        text = text.replace(self.key, "<key>") if self.key else text
+        for written in {self.key, repr(self.key)[1:-1]} - {""}:
+            text = text.replace(written, "<key>")
         return "".join(c if c.isprintable() else " " for c in text[:_QUOTED]).strip()
 
 

@@ -20,7 +20,7 @@ from factory.evaluation.evaluate import (
     Evaluation,
     about,
     evaluation,
-    finite,
+    number,
     readable,
     score_each,
     unread,
@@ -161,7 +161,7 @@ def _step_scores(given: Any, steps: int) -> list[float | None]:
         return [None] * steps
     if not isinstance(given, list) or len(given) != steps:
         raise SampleError("not as many step scores as steps")
-    scores = [finite(value) for value in given]
+    scores = [number(value) for value in given]
     if any(score is not None and not 0 <= score <= 1 for score in scores):
         raise SampleError("a step score is outside [0, 1]")
     return scores

@@ -14,7 +14,7 @@ from factory.evaluation.evaluate import (
     Evaluation,
     about,
     evaluation,
-    finite,
+    number,
     readable,
     score_each,
     unread,
@@ -54,7 +54,7 @@ def evaluate_reward(
 
     def add(row: Mapping[str, Any], sample: Sample, chosen: Any, rejected: Any) -> None:
         lengths = [words(c.text) for c in sample.candidates]
-        scores = [finite(value) for value in (chosen, rejected)]
+        scores = [number(value) for value in (chosen, rejected)]
         found.append(RewardRow(sample.id, part(row), scores[0], scores[1], *lengths))
 
     if scorer is None:

@@ -12,7 +12,6 @@ cannot be used is counted by its reason, never guessed.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ import msgspec
 from factory.alone import alone_in
 from factory.engines.base import Engine
 from factory.errors import RecipeError
+from factory.finite import finite
 from factory.recipe import Recipe
 from factory.records import BadRow, Sample
 from factory.runner.progress import Progress
@@ -136,13 +136,11 @@ def unread(sample: Sample, name: str) -> set[str]:
     }
 
 
-def finite(value: object) -> float | None:
-    """None: no number, or not a finite one. A text may be a number: a cell of CSV is."""
+def number(value: object) -> float | None:
+    """`finite`, of a text too: a cell of CSV is one."""
     if isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
             return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
+    return finite(value)

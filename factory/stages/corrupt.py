@@ -31,7 +31,7 @@ class Corrupt(Stage):
     kind: Literal["corrupt"] = "corrupt"
     name: str = Field("known", min_length=1)
     """Names the labels and the score, for views: `steps: known`."""
-    n: int = Field(1, ge=1)
+    n: int = Field(1, ge=1, le=10_000)
     """Copies with an error, for each prompt; fewer where the solution has no room for so many."""
     errors: list[Error] = Field(
         ["changed_number", "swapped_operation", "skipped_step"], min_length=1

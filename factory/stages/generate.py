@@ -16,7 +16,7 @@ class Generate(Stage):
 
     kind: Literal["generate"] = "generate"
     model: str
-    n: int = Field(1, ge=1)
+    n: int = Field(1, ge=1, le=10_000)
     """Candidates a prompt."""
     sampling: Sampling = Sampling()
 

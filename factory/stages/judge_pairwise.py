@@ -79,7 +79,7 @@ class PairwiseJudge(Stage):
     pairs: Literal["revision_vs_initial", "all_pairs", "swiss"] = "revision_vs_initial"
     """Which candidates are compared: each initial answer with its newest revision, all with all, or
     in a Swiss tournament those that did equally well so far."""
-    rounds: int | None = Field(None, ge=1)
+    rounds: int | None = Field(None, ge=1, le=10_000)
     """Of the Swiss tournament; None: log2 of the candidates, rounded up. It ends early where all
     have met."""
     principles: int | Literal["same", "all"] = Field(default_factory=_default_principles)

@@ -63,7 +63,7 @@ class PointwiseJudge(Stage):
     high: int = Field(5, ge=1, le=9)
     """Scores are the whole numbers from low to high, one digit each."""
     chain_of_thought: bool = False
-    samples: int = Field(1, ge=1)
+    samples: int = Field(1, ge=1, le=10_000)
     """Reasonings drawn for each candidate; their scores are averaged."""
     sampling: Sampling = Sampling(max_tokens=256)
     """Of the reasoning; the score itself is never sampled."""

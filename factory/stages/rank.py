@@ -41,7 +41,7 @@ class Rank(Stage):
     gamma: float | None = None
     """The length's effect, as known from elsewhere; > 0: longer wins. None: fitted to each sample,
     for which a sample's few verdicts are weak evidence."""
-    resamples: int = Field(200, ge=0)
+    resamples: int = Field(200, ge=0, le=100_000)
     """0: scores without an interval. Else with: Bradley-Terry's 95% interval, which is computed
     whatever the number, or the central 95% of so many of Elo's replays, which is none."""
 

@@ -45,7 +45,7 @@ class Rollout(Stage):
     score is the share of steps before the first wrong one, in [0, 1]; None: not settled."""
     model: str
     """Completes the solutions. Steps are as good as it can make of them: best the policy itself."""
-    n: int = Field(8, ge=1)
+    n: int = Field(8, ge=1, le=10_000)
     """Completions from each step."""
     split: Split = "newline"
     separator: str = "\n"

@@ -9,13 +9,13 @@ best first. No row vanishes: one that cannot be trained on has a reason, and `En
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from factory.errors import RecipeError
+from factory.finite import finite
 from factory.training import endings
 
 if TYPE_CHECKING:
@@ -194,6 +194,6 @@ def _text(answer: Any, index: int) -> str:
 
 
 def _number(value: Any, column: str, index: int) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RecipeError(f"row {index} {column}: expected a finite number, found {value!r}")
-    return float(value)
+    if (number := finite(value)) is None:
+        raise RecipeError(f"row {index} {column}: expected a finite number, found {value!r:.80}")
+    return number

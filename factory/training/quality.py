@@ -19,7 +19,6 @@ Scored answers are rows of prompt, completion and `score`, or a reward view's re
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from factory.durable import write_whole
 from factory.errors import RecipeError
+from factory.finite import finite
 from factory.training.endings import REASONS, reasons_of
 
 if TYPE_CHECKING:
@@ -252,6 +252,6 @@ def _completion(prompt: Any, answer: Any, index: int) -> Any:
 def _number(value: Any, index: int) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RecipeError(f"row {index}: expected a finite number as score, found {value!r}")
-    return float(value)
+    if (number := finite(value)) is None:
+        raise RecipeError(f"row {index}: expected a finite number as score, found {value!r:.80}")
+    return number

@@ -7,7 +7,6 @@ counts them.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from factory.conversation import split_transcript
 from factory.engines.render import prompt_ids
 from factory.errors import RecipeError
+from factory.finite import finite
 from factory.records import Message
 from factory.training.endings import REASONS, reasons_of, scored_ids
 
@@ -223,9 +223,9 @@ def _short(value: Any) -> str:
 def _number(value: Any, column: str, index: int) -> float | None:
     if value is None:
         return None
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise RecipeError(f"row {index} {column}: expected a finite number, found {value!r}")
-    return float(value)
+    if (number := finite(value)) is None:
+        raise RecipeError(f"row {index} {column}: expected a finite number, found {_short(value)}")
+    return number
 
 
 def _answer_start(tokenizer: Any, messages: Sequence[Message], ids: Sequence[int]) -> int:
