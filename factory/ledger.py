@@ -40,6 +40,7 @@ COMMIT_EVERY = 0.05
 _QUERY = 256  # keys asked for at once
 _ROWS = 500  # rows written at once
 _PAGE = 4096  # bytes
+_BLOCK = 1 << 20  # bytes
 # A log longer than this is written back and emptied; one transaction adds about a third of it.
 _LOG_BYTES = 24 << 20
 _TRANSACTION_BYTES = 8 << 20
@@ -98,15 +99,29 @@ class Ledger:
         self._log = path.with_name(path.name + "-wal")
         self._log_limit = _LOG_BYTES
         try:
+            self._begin_if_blank()
             self._has_log = self._make()
             self._reader = self._open()
             self._find = self._reader.cursor()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise self._broken(error) from error
         self._thread = threading.Thread(target=self._write_groups, name="ledger", daemon=True)
         self._thread.start()
 
     # -- opening -------------------------------------------------------------------------------
+
+    def _begin_if_blank(self) -> None:
+        """Make a file of zero bytes alone an empty one: a power cut may leave it, of a ledger that
+        was being made, and SQLite refuses it. Not if a log beside it still holds anything."""
+        beside = (self._log, self.path.with_name(self.path.name + "-journal"))
+        if not self.path.is_file() or not _size(self.path) or any(map(_size, beside)):
+            return
+        with self.path.open("rb") as file:
+            if any(any(block) for block in iter(lambda: file.read(_BLOCK), b"")):
+                return
+        log.warning("%s held nothing but zero bytes and is begun again", self.path)
+        with self.path.open("r+b") as file:
+            file.truncate(0)
 
     def _make(self) -> bool:
         """Make the ledger if there is none, or an empty file. True: it has a write-ahead log."""

@@ -254,6 +254,27 @@ def test_a_ledger_whose_making_was_killed_is_begun_again(tmp_path: Path, how: st
         assert ledger.get(b"k" * 16) == DONE
 
 
+@pytest.mark.parametrize("size", [1, 100, 4096, 100_000])
+def test_a_file_of_zero_bytes_alone_is_begun_as_a_ledger(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "l"
+    path.write_bytes(bytes(size))
+    with Ledger(path) as ledger:
+        ledger.put(b"k" * 16, DONE)
+    with Ledger(path) as ledger:
+        assert ledger.get(b"k" * 16) == DONE
+
+
+@pytest.mark.parametrize("beside", ["", "-wal", "-journal"])
+def test_a_file_that_holds_anything_is_left_as_it_is(tmp_path: Path, beside: str) -> None:
+    path = tmp_path / "l"
+    path.write_bytes(bytes(5000) + (b"" if beside else b"x"))
+    (tmp_path / f"l{beside or '-other'}").write_bytes(b"log")
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match="it was left as it is"):
+        Ledger(path)
+    assert path.read_bytes() == before
+
+
 FULL = """
 import resource, signal, sys
 from pathlib import Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -324,6 +325,31 @@ def test_datasets_that_are_gone_are_said_to_be_and_written_again(
     assert contents(run_folder) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("dataset_info.json", ""),
+        ("dataset_info.json", '{"features": {}}'),
+        ("dataset_info.json", "[]"),
+        ("dataset_info.json", "int64"),  # another type of a column
+        ("README.md", ""),
+    ],
+)
+def test_a_dataset_whose_description_is_damaged_is_written_again(
+    recipe: Load, run_folder: Path, name: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(run_folder)
+    path = run_folder / "datasets" / "sft" / name
+    path.write_text(path.read_text().replace("string", text) if text == "int64" else text)
+    commands.status(run_folder)
+    assert "sft: missing, or not as it was made" in capsys.readouterr().out
+    _, engine = go(recipe("part_size=4"), run_folder)
+    assert engine.seen == []
+    assert contents(run_folder) == before
+    commands.status(run_folder)
+    assert "not as it was made" not in capsys.readouterr().out
+
+
 def killed_between_the_renames(run: Path) -> None:
     (run / "datasets" / "sft").rename(run / "datasets" / ".sft.old")
     shutil.copytree(run / "datasets" / ".sft.old", run / "datasets" / ".sft.tmp")
@@ -419,6 +445,98 @@ def test_a_folder_that_no_run_made_is_refused_and_left_as_it_is(
     assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == set(names)
 
 
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"manifest.json": '{"name": "My app", "icons": []}'},
+        {"manifest.json": "[1]", ".lock": "", "quarantine.jsonl": "", "ledger.sqlite": ""},
+        {".lock": "", "quarantine.jsonl": "mine", "recipe.yaml": "mine"},
+    ],
+)
+def test_a_folder_that_looks_like_a_run_is_refused_before_anything_is_touched(
+    recipe: Load, tmp_path: Path, held: dict[str, str]
+) -> None:
+    out = tmp_path / "mine"
+    held = {**held, "a.half": "mine", "datasets/.x.tmp/a": "mine", "datasets/.y.old/a": "mine"}
+    for name, text in held.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text)
+    with pytest.raises(RecipeError, match="something that no run has made"):
+        go(recipe(), out)
+    with pytest.raises(FactoryError):
+        commands.status(out)
+    with pytest.raises(FactoryError):
+        commands.export(out)
+    assert {
+        p.relative_to(out).as_posix(): p.read_text() for p in out.rglob("*") if p.is_file()
+    } == held
+
+
+def test_a_cut_manifest_is_told_of_before_anything_is_touched(
+    recipe: Load, run_folder: Path
+) -> None:
+    path = run_folder / "manifest.json"
+    path.write_bytes(path.read_bytes()[:100])
+    (run_folder / "a.half").touch()
+    for command in (commands.status, commands.export, lambda out: go(recipe("part_size=4"), out)):
+        with pytest.raises(FactoryError, match=r"manifest.json cannot be read .*move it away"):
+            command(run_folder)
+    assert (run_folder / "a.half").exists()
+    before = contents(run_folder)
+    path.unlink()  # as the message advises
+    _, engine = go(recipe("part_size=4"), run_folder)
+    assert engine.seen == []
+    assert contents(run_folder) == before
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        ({"parts": 5}, "12 rows in 5 parts of 4"),
+        ({"parts": -1}, "parts: -1"),
+        ({"quarantine_bytes": -3}, "quarantine_bytes: -3"),
+        ({"quarantine_bytes": 3}, "0 quarantined, in 3 bytes"),
+        ({"part_size": 0}, "part_size: 0"),
+        ({"samples": 11}, "12 rows, but 11 samples and 0 quarantined"),
+        ({"trace_parts": [{"samples": 12, "sha256": ""}]}, "3 parts, but trace_parts tells of 1"),
+        ({"trace_parts": [{"samples": 5, "sha256": ""}] * 3}, "12 samples, but 15 in trace_parts"),
+        ({"views": [{"rows": 3, "drops": {}}]}, r"views\[0\] lacks 'view'"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_one_clear_error(
+    recipe: Load, run_folder: Path, edit: dict[str, Any], words: str
+) -> None:
+    path = run_folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **edit}))
+    for command in (commands.status, commands.export, lambda out: go(recipe("part_size=4"), out)):
+        with pytest.raises(FactoryError, match=rf"contradicts itself \({words}.*move it away"):
+            command(run_folder)
+
+
+@pytest.mark.parametrize("command", ["run", "export"])
+def test_a_run_without_checksums_gains_them(recipe: Load, run_folder: Path, command: str) -> None:
+    path = run_folder / "manifest.json"
+    new = path.read_bytes()
+    path.write_text(json.dumps({**json.loads(new), "trace_parts": []}))
+    if command == "run":
+        _, engine = go(recipe("part_size=4"), run_folder)
+        assert engine.seen == []
+        assert path.read_bytes() == new
+    else:
+        commands.export(run_folder)
+    assert json.loads(path.read_text())["trace_parts"] == json.loads(new)["trace_parts"]
+
+
+def test_a_pipe_in_a_parts_place_holds_nothing_up(recipe: Load, run_folder: Path) -> None:
+    before = contents(run_folder)
+    part_path(run_folder, 1).unlink()
+    os.mkfifo(part_path(run_folder, 1))
+    with pytest.raises(FactoryError, match=r"part-00001.parquet is no file"):
+        commands.status(run_folder)
+    go(recipe("part_size=4"), run_folder)
+    assert contents(run_folder) == before
+
+
 def test_align_refuses_a_folder_that_it_did_not_make(tmp_path: Path) -> None:
     recipe = load(ROOT / "pipelines" / "self-rewarding.yaml")
     (tmp_path / "mine").mkdir()
@@ -475,10 +593,23 @@ def test_a_mended_cause_lets_a_run_of_any_part_size_go_on(
 
 @pytest.mark.parametrize(
     ("state", "harm"),
-    [("finished", "deleted"), ("finished", "zeros"), ("running", "deleted"), ("running", "cut")],
+    [
+        ("finished", "deleted"),
+        ("finished", "zeros"),
+        ("finished", "garbled"),
+        ("finished", "twice"),
+        ("running", "deleted"),
+        ("running", "cut"),
+        ("running", "garbled"),
+    ],
 )
 def test_a_quarantine_that_lost_lines_is_written_again(
-    recipe: Load, project: Path, tmp_path: Path, state: str, harm: str
+    recipe: Load,
+    project: Path,
+    tmp_path: Path,
+    state: str,
+    harm: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     good = (project / "prompts.jsonl").read_bytes().splitlines()
     good[1:3] = [b"{not json", b"{}"]
@@ -491,7 +622,17 @@ def test_a_quarantine_that_lost_lines_is_written_again(
         go(recipe("part_size=4"), out)
     before = path.read_bytes()
     assert before.count(b"\n") == 2
-    path.write_bytes({"deleted": b"", "cut": before[:-9], "zeros": b"\0" * len(before)}[harm])
+    first = before.splitlines(keepends=True)[0]
+    harmed = {
+        "deleted": b"",
+        "cut": before[:-9],
+        "zeros": b"\0" * len(before),
+        "garbled": before.replace(b"index", b"\xffndex"),  # as long, and as many lines
+        "twice": (first * 2)[: len(before)],
+    }
+    path.write_bytes(harmed[harm])
+    commands.status(out)
+    assert "quarantine.jsonl lacks lines" in capsys.readouterr().out
     if harm == "deleted":
         path.unlink()
     manifest, _ = go(recipe("part_size=4"), out)

@@ -40,14 +40,40 @@ _OURS = re.compile(
 
 
 def is_whole(folder: Path, fingerprint: str) -> bool:
-    """The folder holds the dataset that was published with this fingerprint, unchanged."""
+    """The folder holds the dataset that was published with this fingerprint, unchanged, and beside
+    it a card and what `datasets` reads of its columns."""
+    beside = [folder / name for name in ("state.json", "dataset_info.json", "README.md")]
     try:
+        if not all(path.is_file() for path in beside):
+            return False
         state = json.loads((folder / "state.json").read_bytes())
         shards = [folder / file["filename"] for file in state["_data_files"]]
-        others = ("dataset_info.json", "README.md")
-        return _fingerprint(shards) == fingerprint and all((folder / x).exists() for x in others)
-    except (OSError, ValueError, KeyError, TypeError):
+        if not all(shard.is_file() for shard in shards) or _fingerprint(shards) != fingerprint:
+            return False
+        info = json.loads((folder / "dataset_info.json").read_bytes())
+        has_card = bool((folder / "README.md").read_bytes().strip())
+        return has_card and all(_has_features(shard, info["features"]) for shard in shards)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
+
+
+def _has_features(shard: Path, features: Mapping[str, Any]) -> bool:
+    """Whether the columns of an Arrow file are these. Both say it as `datasets` does, the file
+    without what is null or a default."""
+    import pyarrow as pa
+
+    with pa.OSFile(str(shard)) as file:
+        schema = pa.ipc.open_stream(file).schema
+    if list(features) != schema.names:
+        return False
+    told = (schema.metadata or {}).get(b"huggingface")
+    return told is None or _holds(features, json.loads(told)["info"]["features"])
+
+
+def _holds(held: object, told: object) -> bool:
+    if isinstance(told, dict):
+        return isinstance(held, dict) and all(k in held and _holds(held[k], told[k]) for k in told)
+    return held == told
 
 
 def recover(datasets: Path) -> None:

@@ -32,6 +32,7 @@ NEXT = ".next"
 _READY = ".ready"
 # What a run, a preview or a phase leaves behind when it is killed before there is a manifest.
 _EARLY = re.compile(r"\.lock|logs|models|before-.+|ledger\.sqlite(-\w+)?|manifest\.json\.half")
+_KEPT = ("ledger.sqlite", "traces")
 _SHOWN = 3
 
 
@@ -43,8 +44,10 @@ def refuse_others(out: Path) -> None:
         names = {path.name for path in out.iterdir()} if out.is_dir() else set()
     except OSError as error:
         raise FactoryError(f"cannot read {out} ({error}); choose another --out") from error
-    # A manifest that was moved away, as our own errors advise, leaves both of these.
-    is_run = "manifest.json" in names or {LOCK, "quarantine.jsonl"} <= names
+    # A manifest that was moved away, as our own errors advise, leaves these. Where the ledger is
+    # elsewhere, there are traces.
+    is_left = {LOCK, "quarantine.jsonl"} <= names and not names.isdisjoint(_KEPT)
+    is_run = manifests.may_be_ours(out) if "manifest.json" in names else is_left
     others = sorted(name for name in names if not _EARLY.fullmatch(name))
     if is_run or (LOCK in names and not others):
         return
@@ -111,8 +114,11 @@ def recover_if_free(out: Path) -> None:
     process is working."""
     left = [out / _READY, *(out / "datasets").glob(".*.old")]
     if any(path.exists() for path in left):
-        with contextlib.suppress(FactoryError, OSError), alone_in(out):
-            recover(out)
+        with contextlib.suppress(FactoryError, OSError):
+            refuse_others(out)
+            manifests.read(out)
+            with alone_in(out):
+                recover(out)
 
 
 # Is it all there? ---------------------------------------------------------------------------------
@@ -147,25 +153,26 @@ def with_checksums(run: Path, manifest: Manifest) -> list[TracePart]:
 
 
 def is_quarantine_whole(run: Path, manifest: Manifest) -> bool:
-    """Every line that the manifest counts is there."""
-    if not manifest.quarantine_bytes:
-        return not manifest.quarantined
+    """Every line that the manifest counts is there, and tells of a row of its own."""
     try:
-        with (run / "quarantine.jsonl").open("rb") as file:
-            held = file.read(manifest.quarantine_bytes)
-    except FileNotFoundError:
+        return len(quarantined(run, manifest)) == manifest.quarantined
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
         return False
-    return len(held) == manifest.quarantine_bytes and held.count(b"\n") == manifest.quarantined
 
 
 def quarantined(run: Path, manifest: Manifest) -> set[int]:
-    """The source rows that quarantine.jsonl tells of."""
-    try:
-        with (run / "quarantine.jsonl").open("rb") as file:
-            lines = file.read(manifest.quarantine_bytes).splitlines()
-    except FileNotFoundError:
+    """The source rows that quarantine.jsonl tells of. Raises if it is not whole."""
+    if not manifest.quarantine_bytes:
         return set()
-    return {msgspec.json.decode(line, type=Failure).index for line in lines}
+    with (run / "quarantine.jsonl").open("rb") as file:
+        held = file.read(manifest.quarantine_bytes)
+    if len(held) != manifest.quarantine_bytes or not held.endswith(b"\n"):
+        raise ValueError("quarantine.jsonl is cut")
+    decode = msgspec.json.Decoder(Failure).decode
+    failures = [decode(line) for line in held.split(b"\n")[:-1]]
+    if len(failures) != manifest.quarantined:
+        raise ValueError("quarantine.jsonl has other lines than the manifest counts")
+    return {failure.index for failure in failures}
 
 
 def refuse_damaged(run: Path, manifest: Manifest) -> None:

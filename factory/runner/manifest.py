@@ -71,6 +71,42 @@ class Manifest(msgspec.Struct):
         write_json(run / "manifest.json", self)
 
 
+_COUNTS = ("parts", "rows", "samples", "quarantined", "failed", "retriable", "quarantine_bytes")
+
+
+def _contradiction(m: Manifest) -> str:
+    """What cannot be true in a manifest, in words; empty: nothing."""
+    if m.part_size < 1:
+        return f"part_size: {m.part_size}"
+    for name in _COUNTS:
+        if getattr(m, name) < 0:
+            return f"{name}: {getattr(m, name)}"
+    if m.rows != m.samples + m.quarantined:
+        return f"{m.rows} rows, but {m.samples} samples and {m.quarantined} quarantined"
+    if not (m.parts - 1) * m.part_size < m.rows <= m.parts * m.part_size and (m.parts or m.rows):
+        return f"{m.rows} rows in {m.parts} parts of {m.part_size}"
+    if m.quarantine_bytes and not m.quarantined:
+        return f"{m.quarantined} quarantined, in {m.quarantine_bytes} bytes"
+    if m.trace_parts and len(m.trace_parts) != m.parts:
+        return f"{m.parts} parts, but trace_parts tells of {len(m.trace_parts)}"
+    if m.trace_parts and (held := sum(part.samples for part in m.trace_parts)) != m.samples:
+        return f"{m.samples} samples, but {held} in trace_parts"
+    for i, view in enumerate(m.views):
+        for field, kind in (("view", str), ("rows", int), ("drops", dict)):
+            if not isinstance(view.get(field), kind):
+                return f"views[{i}] lacks {field!r}, or it is no {kind.__name__}"
+    return ""
+
+
+def may_be_ours(run: Path) -> bool:
+    """False: the folder's manifest.json is whole and another program's."""
+    try:
+        held = msgspec.json.decode((run / "manifest.json").read_bytes())
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
+        return True  # `read` says what is wrong with it
+    return isinstance(held, dict) and {"digest", "source_digest"} <= held.keys()
+
+
 def read(run: Path) -> Manifest | None:
     """The manifest of a run; None: there is none yet. Raises `FactoryError` if it is unreadable."""
     path = run / "manifest.json"
@@ -78,11 +114,16 @@ def read(run: Path) -> Manifest | None:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise FactoryError(
             f"{path} cannot be read ({error}); move it away, and the next run goes through the "
             "source again, answering from the ledger what it can"
         ) from error
+    if manifest.format == FORMAT and (wrong := _contradiction(manifest)):
+        raise FactoryError(
+            f"{path} contradicts itself ({wrong}); move it away, and the next run goes through the "
+            "source again, answering from the ledger what it can"
+        )
     if manifest.format != FORMAT:
         raise FactoryError(
             f"{path} has format {manifest.format}, this version of factory reads {FORMAT}; "

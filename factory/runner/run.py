@@ -119,6 +119,7 @@ async def run_async(
     """
     progress = progress or Progress()
     folder.refuse_others(out)
+    manifests.read(out)  # nothing is touched beside a manifest that cannot be read
     with alone_in(out) as held, folder.writing_in(out):
         folder.recover(out)
         source = open_source(recipe.source, recipe.folder)
@@ -224,7 +225,7 @@ class _Run:
             return new
         if not folder.is_quarantine_whole(work, plan):
             self._progress.note(
-                f"{work / 'quarantine.jsonl'} lacks lines: going through the source"
+                f"{work / 'quarantine.jsonl'} is not as it was written: going through the source"
             )
             return new
         damaged = await asyncio.to_thread(folder.damaged_parts, work, plan)
@@ -232,8 +233,16 @@ class _Run:
             self._progress.note(f"{shards.part_path(work, number)} {what}: making it again")
             if not await self._remake(work, plan, number):
                 return new
-        plan.trace_parts = folder.with_checksums(work, plan)
+        await self._add_checksums(work, plan)
         return plan
+
+    async def _add_checksums(self, work: Path, plan: Manifest) -> None:
+        """Where a version that kept none began the run."""
+        parts = await asyncio.to_thread(folder.with_checksums, work, plan)
+        if parts != plan.trace_parts:
+            plan.trace_parts = parts
+            self._held.check()
+            plan.save(work)
 
     async def _remake(self, work: Path, manifest: Manifest, number: int) -> bool:
         """Write a part again as it was. False: that cannot be, and all is to be made again."""
@@ -475,6 +484,7 @@ def export_again(recipe: Recipe, out: Path, manifest: Manifest) -> None:
         raise FactoryError(f"{out} is not finished: run its recipe again first")
     folder.refuse_damaged(out, manifest)
     with folder.writing_in(out):
+        manifest.trace_parts = folder.with_checksums(out, manifest)
         export_views(recipe, out, manifest)
 
 

@@ -150,13 +150,20 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_no_file(path: Path) -> bool:
+    """There is something, and it is no file; to open a pipe would wait for ever."""
+    return path.exists() and not path.is_file()
+
+
 def damaged_parts(run: Path, parts: Sequence[TracePart]) -> dict[int, str]:
     """Those of the first parts of a run that are not on disk as they were written, and in words how
     they differ."""
     damaged = {}
     for number, part in enumerate(parts):
         try:
-            if _sha256(part_path(run, number)) != part.sha256:
+            if is_no_file(part_path(run, number)):
+                damaged[number] = "is no file"
+            elif _sha256(part_path(run, number)) != part.sha256:
                 damaged[number] = "has another content"
         except FileNotFoundError:
             damaged[number] = "is missing"
@@ -169,6 +176,8 @@ def indexes_in(run: Path, part: int) -> list[int]:
     """The `index` of each sample of a part. Raises `OSError` or `ValueError` if it cannot be read."""
     import pyarrow.parquet as pq
 
+    if is_no_file(part_path(run, part)):
+        raise OSError("is no file")
     found: list[int] = pq.read_table(part_path(run, part), columns=["index"])["index"].to_pylist()
     return found
 
