@@ -144,7 +144,7 @@ def _boxed(text: str) -> str | None:
 def _whole(text: str) -> Final:
     """All of the text is the answer."""
     text = text.strip()
-    formula, unit = without_unit(_undelimited(text))
+    formula, unit = _read(_undelimited(text))
     shown = PROSE_MACRO.sub(r"\1", text) if PROSE_MACRO.fullmatch(text) else text
     return Final(shown, formula, unit, True)
 
@@ -193,6 +193,7 @@ _QUANTITY = re.compile(
     r"|(?<![A-Za-z])[A-Za-z]\s*[+*/^]|[+*/^]\s*[A-Za-z](?![A-Za-z])"
     r"|(?<![A-Za-z])[b-hj-zB-HJ-Z]\s*-\s*[b-hj-zB-HJ-Z(\\]"
 )
+_EQUALS = re.compile(r"(?<![<>!≤≥])=")
 _CONNECTORS = frozenset({"and", "or", "&", "to", "through", "till"})
 
 
@@ -333,7 +334,11 @@ def _last_of(sentence: str, pieces: Sequence[str]) -> Final | None:
         is_unread
         or _NOT_IT.search(before)
         or _MONTH.search(before)
-        or (len(runs) > 1 and _is_compound(words[runs[-2].end : last.begin]))
+        or (
+            len(runs) > 1
+            and not words[last.begin].startswith("=")
+            and _is_compound(words[runs[-2].end : last.begin])
+        )
     ):
         return Final(unfold(sentence, pieces).strip(" .:;!,"), None)
     parts = _split_list(last.text)
@@ -367,9 +372,23 @@ def _final(run: _Run, after: str, pieces: Sequence[str]) -> Final:
     if not run.text.rstrip().endswith(tuple(map(chr, range(0xE000, 0xF900)))):
         shown = re.sub(r"(?<=[\w)])!+$", "", shown)
     shown = _REMARK.sub("", _balanced(shown))
-    formula, unit = without_unit(shown)
+    formula, unit = _read(shown)
     named = re.match(r"[\s-]*([A-Za-zµ°]+[²³]?)", after)
     return Final(shown, formula, unit or (named[1] if named else ""))
+
+
+def _read(shown: str) -> tuple[str | None, str]:
+    """(the formula, its unit). Of an equation with units or currency signs, `$5 * 4 = $20`, it is the
+    last side."""
+    formula, unit = without_unit(shown)
+    if formula is None or "=" not in formula or is_formula(formula) or _is_several(shown):
+        return formula, unit
+    last, its_unit = without_unit(_EQUALS.split(shown)[-1].strip())
+    return (last, its_unit) if last is not None and is_formula(last) else (formula, unit)
+
+
+def _is_several(text: str) -> bool:
+    return len(_split_list(text)) > 1 or re.search(r";|\b(?:and|or)\b", text) is not None
 
 
 def _balanced(text: str) -> str:
