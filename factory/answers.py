@@ -271,7 +271,8 @@ def _gsm8k(answer: str, expected: str) -> tuple[bool | None, str]:
     found = _one_number((final_line(answer) or "")[:LAST_CHARS])
     if found is None:
         return None, ""
-    return by_arithmetic(found[0], wanted[0]), found[1]
+    verdict = is_same(found[0], wanted[0], by_arithmetic)
+    return verdict, "" if verdict is None else found[1]
 
 
 def _one_number(text: str) -> tuple[Node, str] | None:
