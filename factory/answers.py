@@ -257,8 +257,8 @@ _METRIC = frozenset({"mm", "cm", "dm", "m", "km", "mg", "g", "kg", "t", "ml", "l
 
 
 def _are_other_units(one: str, other: str) -> bool:
-    names = {_UNIT_NAMES.get(unit, unit) for unit in (one, other)}
-    return len(names) == 2 and names <= _METRIC
+    parts, others = ([_UNIT_NAMES.get(u, u) for u in unit.split("/")] for unit in (one, other))
+    return len(parts) == len(others) and parts != others and {*parts, *others} <= _METRIC
 
 
 # -- the other checks ------------------------------------------------------------------------------

@@ -23,9 +23,9 @@ from factory.units import (
     ATTACHED,
     PERCENT,
     SCALES,
-    SHORT_UNITS,
     SIZED,
     UNITS,
+    is_attached,
     is_formula,
     without_unit,
 )
@@ -197,14 +197,15 @@ _EQUALS = re.compile(r"(?<![<>!≤≥])=")
 _CONNECTORS = frozenset({"and", "or", "&", "to", "through", "till"})
 
 
-_NO_SPACES = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+NO_SPACES = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 """Scripts that write numbers without white space around them."""
 _JOINED = re.compile(
-    rf"(?<=[{_NO_SPACES}])(?=[-0-9$\ue000-\uf8ff])|(?<=[0-9%\ue000-\uf8ff])(?=[{_NO_SPACES}])"
+    rf"(?<=[{NO_SPACES}])(?=[-0-9$\ue000-\uf8ff])|(?<=[0-9%\ue000-\uf8ff])(?=[{NO_SPACES}])"
 )
 _FULL_WIDTH = str.maketrans(
     {
         "。": ". ",
+        "．": ".",
         "，": ", ",
         "、": ", ",
         "；": "; ",
@@ -250,7 +251,10 @@ def _runs(words: Sequence[str]) -> list[_Run]:
         while True:
             while end < len(words) and is_math[end]:
                 end += 1
-                if words[end - 1].endswith((":", ";")) or ATTACHED.fullmatch(_bare(words[end - 1])):
+                is_done = ATTACHED.fullmatch(_bare(words[end - 1])) and not (
+                    end < len(words) and _OPERATOR.match(words[end])
+                )
+                if words[end - 1].endswith((":", ";")) or is_done:
                     break
             joins = end < len(words) - 1 and words[end].lower() in _CONNECTORS and is_math[end + 1]
             if joins and not ATTACHED.fullmatch(_bare(words[end - 1])):
@@ -270,8 +274,7 @@ def _bare(word: str) -> str:
 
 def _is_math(words: Sequence[str], i: int) -> bool:
     word = words[i]
-    attached = ATTACHED.fullmatch(_bare(word))
-    if attached and (attached["unit"] in SHORT_UNITS or len(attached["unit"]) > 2):
+    if is_attached(_bare(word)):
         return True
     if not _MATH_WORD.fullmatch(word):
         return False
@@ -361,7 +364,7 @@ def _split_list(text: str) -> list[str]:
 def _is_compound(between: Sequence[str]) -> bool:
     """What stands between the two numbers of "5 hours and 30 minutes"."""
     names = [word.strip(",.").lower() for word in between]
-    if len(names) == 1 and re.fullmatch(f"[{_NO_SPACES}]{{1,2}}", names[0]):
+    if len(names) == 1 and re.fullmatch(f"[{NO_SPACES}]{{1,2}}", names[0]):
         return True
     return 0 < len(names) <= 2 and names[0] in UNITS and names[1:] in ([], ["and"])
 

@@ -326,6 +326,23 @@ RIGHT = [
     ("20 seconds - 2 seconds = 18 seconds", "18"),
     ("\\boxed{\\$9 \\times 2 = \\$18}", "18"),
     ("The answer is $9 * 2 = $18.", "18"),
+    ("60 km/h", "60"),
+    ("60 m/s", "60"),
+    ("60km/h", "60"),
+    ("60m/s", "60"),
+    ("\\boxed{60 km/h}", "60"),
+    ("speed 60km/h today", "60"),
+    ("5 mg/dL", "5"),
+    ("5 N/m", "5"),
+    ("20 °C", "20"),
+    ("20^\\circ C", "20"),
+    ("5 GB", "5"),
+    ("9.8 m/s^2", "9.8"),
+    ("$5/hour", "5"),
+    ("$600/month * 12 months/year = $7200/year", "7200"),
+    ("The answer is 3x + 2.", "3x+2"),
+    ("The answer is 5 m/s.", "5"),
+    ("60 km/h", "60 km/h"),
 ]
 
 WRONG = [
@@ -428,6 +445,10 @@ WRONG = [
     ("2.5e", "2.5"),
     ("She makes 9 * 2 = $19.", "18"),
     ("20 seconds - 2 seconds = 18 seconds", "2"),
+    ("60 m/s", "61"),
+    ("60 m/s", "60 km/h"),
+    ("3 x/y", "3"),
+    ("3x/y", "3"),
 ]
 
 UNPARSED = [
