@@ -48,7 +48,7 @@ _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;]|\\[()\[\], ]|\band\b|\bor\b|\\text\{[^{}]*\}|[a-zA-Z]\s*=)*"
 )
 _MARK = re.compile(
-    r"\b(?:answer|result)\b[*_)\s]*(?:(?:to|of|for|in|here|choice|option)\b[^.?!\n:=]{0,100}?)?[*_\s]*"
+    r"(?<!/)\b(?:answer|result)\b[*_)\s]*(?:(?:to|of|for|in|here|choice|option)\b[^.?!\n:=]{0,100}?)?[*_\s]*"
     r"(?:\b(?:is|are|was|equals|becomes|(?:would|will|should|must) be|comes? (?:out )?to)\b|[:=：])"
     r"|^[#*_ \t]*(?:final[ \t]+)?answer[*_ \t]*$"
     r"|答案[是为為：:]|答え[は：:]|정답[은:]"
@@ -95,6 +95,7 @@ _MONTH = re.compile(
 def final_answer(text: str, *, is_marked: bool = False) -> Final | None:
     """The number or formula that a text ends with. `is_marked`: the text follows a mark. None: there
     is none."""
+    text = text.translate(_FULL_WIDTH_DIGITS)
     if (boxed := _boxed(text)) is not None:
         return _whole(boxed) if boxed.strip() else None
     text = _ANNOTATION.sub("", text)
@@ -104,7 +105,7 @@ def final_answer(text: str, *, is_marked: bool = False) -> Final | None:
     folded = _SHORTENED.sub(r"\1", folded)
     if len(_ITEM.findall(folded)) > 1:  # an enumeration; one alone may be the answer
         folded = _ITEM.sub("", folded)
-    starts = [mark.end() for mark in _MARK.finditer(folded)] or [0] * is_marked
+    starts = _marks(folded) or [0] * is_marked
     for start in reversed(starts):
         span = _sentence(folded[start:])
         if not span.endswith("?") and (found := _after_mark(span, pieces)) is not None:
@@ -159,6 +160,26 @@ def _only(text: str) -> Final | None:
     return Final(bare, formula, unit, True) if formula is not None and is_formula(formula) else None
 
 
+def _marks(text: str) -> list[int]:
+    """Where the marks end. "The result is" and "the answer was" may be said of a step: they count
+    after "final", and where no number follows their sentence."""
+    return [found.end() for found in _MARK.finditer(text) if not _is_of_a_step(found)]
+
+
+def _is_of_a_step(mark: re.Match[str]) -> bool:
+    if not re.match("result|.*was$", mark[0], re.IGNORECASE | re.DOTALL):
+        return False
+    if re.search(
+        r"final[\s*_]*$", mark.string[max(0, mark.start() - 10) : mark.start()], re.IGNORECASE
+    ):
+        return False
+    rest = mark.string[mark.end() :].lstrip(" \t\n*_:：")
+    end = SENTENCE_END.search(rest, 1)
+    if _BULLET.match(rest) or end is None:
+        return False
+    return re.search(rf"[0-9]|{FOLDED.pattern}", rest[end.start() :]) is not None
+
+
 def _sentence(rest: str) -> str:
     """Of what follows a mark, the sentence; of a list, all of its lines."""
     rest = rest.lstrip(" \t\n*_:：").replace("\ufffc", "")
@@ -202,10 +223,10 @@ NO_SPACES = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _JOINED = re.compile(
     rf"(?<=[{NO_SPACES}])(?=[-0-9$\ue000-\uf8ff])|(?<=[0-9%\ue000-\uf8ff])(?=[{NO_SPACES}])"
 )
+_FULL_WIDTH_DIGITS = str.maketrans("０１２３４５６７８９．", "0123456789.")
 _FULL_WIDTH = str.maketrans(
     {
         "。": ". ",
-        "．": ".",
         "，": ", ",
         "、": ", ",
         "；": "; ",
@@ -412,8 +433,8 @@ def last_words(text: str) -> tuple[str, bool]:
     if (boxed := _boxed(text)) is not None:
         return said_by(boxed), True
     text = PROSE_MACRO.sub(r"\1", EMPHASIS.sub("", text))
-    marks = [*_MARK.finditer(text)]
-    if marks and (span := _sentence(text[marks[-1].end() :])):
+    marks = _marks(text)
+    if marks and (span := _sentence(text[marks[-1] :])):
         return said_by(span), True
     sentences = [s for s in SENTENCE_END.split(text) if said_by(s)]
     return (said_by(sentences[-1]), len(sentences) == 1) if sentences else ("", False)
@@ -421,8 +442,8 @@ def last_words(text: str) -> tuple[str, bool]:
 
 def after_mark(line: str) -> str | None:
     """What follows the last mark of a line; None: there is no mark."""
-    marks = [*_MARK.finditer(line)]
-    return line[marks[-1].end() :] if marks else None
+    marks = _marks(line)
+    return line[marks[-1] :] if marks else None
 
 
 def said_by(text: str) -> str:

@@ -343,6 +343,22 @@ RIGHT = [
     ("The answer is 3x + 2.", "3x+2"),
     ("The answer is 5 m/s.", "5"),
     ("60 km/h", "60 km/h"),
+    ("$\\frac{1}{6} \\approx 0.167$", "1/6"),
+    ("1/6 ≈ 0.167", "1/6"),
+    ("x ≈ 3.14", "3.14"),
+    ("x = 1/3 ≈ 0.333", "1/3"),
+    ("\\boxed{\\sqrt2 \\approx 1.414}", "\\sqrt2"),
+    ("The result is 5.\nSo he has 5 + 3 = 8 apples.", "8"),
+    ("The final result is 5. I checked it in 3 ways.", "5"),
+    ("The result is 5. I am sure.", "5"),
+    ("24 correct answers * 2 points/answer = 48 points\nSo the total is 66.", "66"),
+    ("So the answer was 1800-400 = 1400.\nSo the total is 3200.", "3200"),
+    ("故选B。", "B"),
+    ("答案选C", "C"),
+    ("选项C正确", "C"),
+    ("正解はCです。", "C"),
+    ("정답은 B입니다.", "B"),
+    ("The answer is ４２．", "42"),
 ]
 
 WRONG = [
@@ -449,6 +465,8 @@ WRONG = [
     ("60 m/s", "60 km/h"),
     ("3 x/y", "3"),
     ("3x/y", "3"),
+    ("x = 1/3 ≈ 0.333", "0.333"),
+    ("选项C正确", "B"),
 ]
 
 UNPARSED = [
