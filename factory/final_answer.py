@@ -21,6 +21,8 @@ from factory.folding import FOLDED, PROSE_MACRO, closing, fold, unfold
 from factory.latex import TIMES
 from factory.units import (
     ATTACHED,
+    MONTHS,
+    NO_UNIT,
     PERCENT,
     SCALES,
     SIZED,
@@ -86,10 +88,19 @@ _NOT_IT = re.compile(
     r"|\bbetween|\bcannot be)\s*$",
     re.IGNORECASE,
 )
-_MONTH = re.compile(
-    r"\b(?:January|February|March|April|May|June|July|August|September|October|November|December"
-    r"|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\.?\s*$"
+_MONTH = re.compile(rf"\b(?:{MONTHS})\.?\s*$")
+_PART_OF = re.compile(
+    r"\b(?:half|thirds?|fourths?|quarters?|fifths?|tenths?|root|percent) of(?: the)?$"
+    r"|\b(?:twice|double|triple|thrice)$",
+    re.IGNORECASE,
 )
+"""Before a number: half of 10 is another."""
+_OPERATION = re.compile(
+    r"(?:\w+ ){0,2}(?:times|plus|(?:divided|multiplied) by|out of|to the power(?: of)?)"
+    r"|of(?: the)?|over|mod|modulo|choose|r|(?:with )?(?:a )?remainder(?: of)?",
+    re.IGNORECASE,
+)
+"""Between two numbers: 5 times 3 is neither."""
 
 
 def final_answer(text: str, *, is_marked: bool = False) -> Final | None:
@@ -358,6 +369,7 @@ def _last_of(sentence: str, pieces: Sequence[str]) -> Final | None:
         is_unread
         or _NOT_IT.search(before)
         or _MONTH.search(before)
+        or _is_operand(words, runs)
         or (
             len(runs) > 1
             and not words[last.begin].startswith("=")
@@ -369,6 +381,16 @@ def _last_of(sentence: str, pieces: Sequence[str]) -> Final | None:
     if len(parts) > 1 and any("=" in part for part in parts):
         last = last._replace(text=parts[-1])
     return _final(last, " ".join(words[last.end :][:2]), pieces)
+
+
+def _is_operand(words: Sequence[str], runs: Sequence[_Run]) -> bool:
+    """The last number is still to be worked with, by what the words before it say."""
+    if not runs or "=" in "".join(words[runs[-1].begin : runs[-1].end]):
+        return False
+    between = words[runs[-2].end if len(runs) > 1 else 0 : runs[-1].begin]
+    if _PART_OF.search(" ".join(between)):
+        return True
+    return len(runs) > 1 and _OPERATION.fullmatch(" ".join(between)) is not None
 
 
 def _split_list(text: str) -> list[str]:
@@ -396,6 +418,8 @@ def _final(run: _Run, after: str, pieces: Sequence[str]) -> Final:
     if not run.text.rstrip().endswith(tuple(map(chr, range(0xE000, 0xF900)))):
         shown = re.sub(r"(?<=[\w)])!+$", "", shown)
     shown = _REMARK.sub("", _balanced(shown))
+    if no_unit := NO_UNIT.match(after.lstrip(" -")):
+        return Final(f"{shown} {no_unit[0]}", None)
     formula, unit = _read(shown)
     named = re.match(r"[\s-]*([A-Za-zµ°]+[²³]?)", after)
     return Final(shown, formula, unit or (named[1] if named else ""))

@@ -23,6 +23,12 @@ SHORT_UNITS = frozenset(
     """.split()  # noqa: SIM905
 )
 SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+MONTHS = (
+    "January|February|March|April|May|June|July|August|September|October|November|December"
+    "|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec"
+)
+NO_UNIT = re.compile(rf"(?:squared|cubed|factorial|{MONTHS})\b")
+"""Behind a number: 5 squared is another, 1 May is none."""
 SIZED = re.compile(
     r"([0-9.,]*[0-9])\s+(hundred|thousand|million|billion|trillion)\b", re.IGNORECASE
 )
@@ -93,6 +99,8 @@ def without_unit(text: str) -> tuple[str | None, str]:
     found = _UNIT_END.fullmatch(text)
     if found:
         unit = (found["named"] or found["plain"] or "").strip(" ~.")
+        if NO_UNIT.match(unit):
+            return text, ""
         is_attached = " " not in text.strip() and unit.lower() in ("k", "m", "b", "bn")  # 5k, $5M
         if not is_attached and unit.lower().split()[:1] not in (["and"], ["or"], ["to"]):
             return found["number"], unit

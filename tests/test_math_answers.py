@@ -359,6 +359,13 @@ RIGHT = [
     ("正解はCです。", "C"),
     ("정답은 B입니다.", "B"),
     ("The answer is ４２．", "42"),
+    ("There are 5 times as many, so 15", "15"),
+    ("20% of 50 is 10", "10"),
+    ("5 plus 3 is 8", "8"),
+    ("5 squared is 25", "25"),
+    ("5 times 3 = 15", "15"),
+    ("He did it 5 times.", "5"),
+    ("a total of 15", "15"),
 ]
 
 WRONG = [
@@ -532,6 +539,22 @@ UNPARSED = [
     ("5月1日", "1"),
     ("x = $3 or x = $4", "4"),
     ("$17 = $14 + $9 - $6", "17"),
+    ("5 times 3", "3"),
+    ("5 plus 3", "3"),
+    ("3 divided by 4", "4"),
+    ("5 squared", "5"),
+    ("half of 10", "10"),
+    ("The answer is half of 10.", "10"),
+    ("20% of 50", "50"),
+    ("3 out of 5", "5"),
+    ("3 out of 5", "3"),
+    ("7 R 3", "3"),
+    ("5 remainder 2", "2"),
+    ("5 mod 7", "7"),
+    ("1 May", "1"),
+    ("It was on 1 May.", "1"),
+    ("the square root of 16", "16"),
+    ("twice 5", "5"),
 ]
 
 
