@@ -253,12 +253,14 @@ def _plain(text: str) -> str:
 
 
 _UNIT_NAMES = {"hr": "h", "hrs": "h", "L": "l", "mL": "ml", "lbs": "lb", "sec": "s"}
-_METRIC = frozenset({"mm", "cm", "dm", "m", "km", "mg", "g", "kg", "t", "ml", "l", "s", "min", "h"})
+_COMPARED = frozenset(
+    {"mm", "cm", "dm", "m", "km", "mg", "g", "kg", "t", "ml", "l", "s", "min", "h", "°C", "°F"}
+)
 
 
 def _are_other_units(one: str, other: str) -> bool:
     parts, others = ([_UNIT_NAMES.get(u, u) for u in unit.split("/")] for unit in (one, other))
-    return len(parts) == len(others) and parts != others and {*parts, *others} <= _METRIC
+    return len(parts) == len(others) and parts != others and {*parts, *others} <= _COMPARED
 
 
 # -- the other checks ------------------------------------------------------------------------------

@@ -3,7 +3,8 @@ r"""Where a text gives its final answer, and how much of the words around it bel
 In this order: the last `\boxed{}` (several that stand side by side are one answer); what follows the
 last "answer is", "Answer:" and the like, to the end of its sentence; else the end of the text: the
 last number or formula of the last sentence that has one. Of an equation the answer is the last side;
-that is `factory/answers.py`'s matter, as is whether it is right.
+that is `factory/answers.py`'s matter, as is whether it is right. Only where the sides have units or
+currency signs, `$5 * 4 = $20`, is the last side all that is read.
 
 A number is taken whole, with all that makes it another number: "2 2/3", "5 or 6", "3 to 4",
 "5 hours and 30 minutes", "5 million", "-7%", "more than 5". Where the whole is not one answer that
@@ -173,16 +174,16 @@ def _only(text: str) -> Final | None:
 
 def _marks(text: str) -> list[int]:
     """Where the marks end. "The result is" and "the answer was" may be said of a step: they count
-    after "final", and where no number follows their sentence."""
+    after "final", as a label of a line, and where no number follows their sentence."""
     return [found.end() for found in _MARK.finditer(text) if not _is_of_a_step(found)]
 
 
 def _is_of_a_step(mark: re.Match[str]) -> bool:
     if not re.match("result|.*was$", mark[0], re.IGNORECASE | re.DOTALL):
         return False
-    if re.search(
-        r"final[\s*_]*$", mark.string[max(0, mark.start() - 10) : mark.start()], re.IGNORECASE
-    ):
+    before = mark.string[max(0, mark.start() - 10) : mark.start()]
+    is_label = mark[0].endswith((":", "：")) and re.search(r"(?:\A|\n)[\s#*_]*\Z", before)
+    if is_label or re.search(r"final[\s*_]*\Z", before, re.IGNORECASE):
         return False
     rest = mark.string[mark.end() :].lstrip(" \t\n*_:：")
     end = SENTENCE_END.search(rest, 1)

@@ -366,6 +366,10 @@ RIGHT = [
     ("5 times 3 = 15", "15"),
     ("He did it 5 times.", "5"),
     ("a total of 15", "15"),
+    ("$4x$ + $2$", "4x+2"),
+    ("**Result:** 5\n\nI checked 3 times", "5"),
+    ("1 hour = 60 minutes", "60"),
+    ("Profit = 50% of $40 = $20", "20"),
 ]
 
 WRONG = [
@@ -474,6 +478,7 @@ WRONG = [
     ("3x/y", "3"),
     ("x = 1/3 ≈ 0.333", "0.333"),
     ("选项C正确", "B"),
+    ("5 °C", "5 °F"),
 ]
 
 UNPARSED = [
@@ -555,6 +560,7 @@ UNPARSED = [
     ("It was on 1 May.", "1"),
     ("the square root of 16", "16"),
     ("twice 5", "5"),
+    ("x = half of 10", "10"),
 ]
 
 
