@@ -96,6 +96,16 @@ _PART_OF = re.compile(
     re.IGNORECASE,
 )
 """Before a number: half of 10 is another."""
+_OF_WHAT = re.compile(
+    r"\b(?:in|for|on|of|with|to|after|before|than|from|over|within|by|per|every|at|during)\b"
+)
+_NEW_CLAUSE = re.compile(
+    r"[,;:.!?(]|\b(?:so|is|are|was|were|and|or|but|then|which|that|has|have|had|gives?|makes?|gets?"
+    r"|leaves?|leaving|because|since|thus|total|therefore|if)\b",
+    re.IGNORECASE,
+)
+_WORKED = re.compile(r"(?:\A|[0-9)}%][^=]*)=\s*[$€£]?[0-9][0-9.,]*(?<![.,])%?$")
+"""An equation of numbers, worked out."""
 _OPERATION = re.compile(
     r"(?:\w+ ){0,2}(?:times|plus|(?:divided|multiplied) by|out of|to the power(?: of)?)"
     r"|of(?: the)?|over|mod|modulo|choose|r|(?:with )?(?:a )?remainder(?: of)?",
@@ -362,8 +372,11 @@ def _last_of(sentence: str, pieces: Sequence[str]) -> Final | None:
     words = _words(sentence)
     runs = _runs(words)
     last = runs[-1] if runs else _Run(0, 0, "")
-    before = " ".join(words[: last.begin])
     is_unread = any(_has_digit(word) for word in words[last.end :])
+    if (count := _worked_out(words, runs, pieces)) < len(runs):
+        words, runs = words[: runs[count].begin], runs[:count]
+        last = runs[-1]
+    before = " ".join(words[: last.begin])
     if not runs and not is_unread:
         return None
     if (
@@ -382,6 +395,20 @@ def _last_of(sentence: str, pieces: Sequence[str]) -> Final | None:
     if len(parts) > 1 and any("=" in part for part in parts):
         last = last._replace(text=parts[-1])
     return _final(last, " ".join(words[last.end :][:2]), pieces)
+
+
+def _worked_out(words: Sequence[str], runs: Sequence[_Run], pieces: Sequence[str]) -> int:
+    """How many of the runs lead to the answer: those behind an equation may only say what it is of,
+    as in `120/24 = 5 hours to read 120 pages`."""
+    for count in range(len(runs), 0, -1):
+        run = runs[count - 1]
+        shown = unfold(" ".join(words[run.begin : run.end]), pieces)
+        if "=" in shown:
+            return count if _WORKED.search(shown) else len(runs)
+        between = " ".join(words[runs[count - 2].end : run.begin]) if count > 1 else ""
+        if not _OF_WHAT.search(between) or _NEW_CLAUSE.search(between):
+            break
+    return len(runs)
 
 
 def _is_operand(words: Sequence[str], runs: Sequence[_Run]) -> bool:

@@ -370,6 +370,13 @@ RIGHT = [
     ("**Result:** 5\n\nI checked 3 times", "5"),
     ("1 hour = 60 minutes", "60"),
     ("Profit = 50% of $40 = $20", "20"),
+    ("It will take her 120/24 = 5 hours to read 120 pages.", "5"),
+    ("She can jog 10 x 5 = 50 miles for 5 days.", "50"),
+    ("It takes $120/24 = 5$ hours to read $120$ pages.", "5"),
+    ("He jumps 10 sessions * 40 times/session = 400 times in 5 days.", "400"),
+    ("He has 5 + 3 = 8 apples, so each of 2 gets 4.", "4"),
+    ("With 2 + 2 = 4 apples in 2 boxes the total is 8.", "8"),
+    ("She had 2 + 2 = 4 apples and ate 3 of them", "3"),
 ]
 
 WRONG = [
@@ -479,6 +486,7 @@ WRONG = [
     ("x = 1/3 ≈ 0.333", "0.333"),
     ("选项C正确", "B"),
     ("5 °C", "5 °F"),
+    ("It will take her 120/24 = 5 hours to read 120 pages.", "120"),
 ]
 
 UNPARSED = [
