@@ -107,7 +107,7 @@ _NEW_CLAUSE = re.compile(
 _WORKED = re.compile(r"(?:\A|[0-9)}%][^=]*)=\s*[$€£]?[0-9][0-9.,]*(?<![.,])%?$")
 """An equation of numbers, worked out."""
 _OPERATION = re.compile(
-    r"(?:\w+ ){0,2}(?:times|plus|(?:divided|multiplied) by|out of|to the power(?: of)?)"
+    r"(?:\w+ ){0,2}(?:[–\u2212]|times|plus|(?:divided|multiplied) by|out of|to the power(?: of)?)"
     r"|of(?: the)?|over|mod|modulo|choose|r|(?:with )?(?:a )?remainder(?: of)?",
     re.IGNORECASE,
 )

@@ -569,6 +569,8 @@ UNPARSED = [
     ("the square root of 16", "16"),
     ("twice 5", "5"),
     ("x = half of 10", "10"),
+    ("This leaves Clara with 90 – 45 stickers.", "45"),
+    ("60 questions – 30 questions", "30"),
 ]
 
 
