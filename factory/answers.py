@@ -253,12 +253,14 @@ def _plain(text: str) -> str:
 
 
 _UNIT_NAMES = {"hr": "h", "hrs": "h", "L": "l", "mL": "ml", "lbs": "lb", "sec": "s"}
-_METRIC = frozenset({"mm", "cm", "dm", "m", "km", "mg", "g", "kg", "t", "ml", "l", "s", "min", "h"})
+_COMPARED = frozenset(
+    {"mm", "cm", "dm", "m", "km", "mg", "g", "kg", "t", "ml", "l", "s", "min", "h", "°C", "°F"}
+)
 
 
 def _are_other_units(one: str, other: str) -> bool:
-    names = {_UNIT_NAMES.get(unit, unit) for unit in (one, other)}
-    return len(names) == 2 and names <= _METRIC
+    parts, others = ([_UNIT_NAMES.get(u, u) for u in unit.split("/")] for unit in (one, other))
+    return len(parts) == len(others) and parts != others and {*parts, *others} <= _COMPARED
 
 
 # -- the other checks ------------------------------------------------------------------------------
@@ -271,7 +273,8 @@ def _gsm8k(answer: str, expected: str) -> tuple[bool | None, str]:
     found = _one_number((final_line(answer) or "")[:LAST_CHARS])
     if found is None:
         return None, ""
-    return by_arithmetic(found[0], wanted[0]), found[1]
+    verdict = is_same(found[0], wanted[0], by_arithmetic)
+    return verdict, "" if verdict is None else found[1]
 
 
 def _one_number(text: str) -> tuple[Node, str] | None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 
-from factory.final_answer import EMPHASIS, SENTENCE_END, last_words, said_by
+from factory.final_answer import EMPHASIS, NO_SPACES, SENTENCE_END, last_words, said_by
 from factory.folding import PROSE_MACRO
 
 _CHOICE = re.compile(r"\W*(?:(?:option|choice)\s+)?\(?([A-J])\)?\W*", re.IGNORECASE)
 _LABEL = re.compile(r"\W*(?:\(([A-Ja-j])\)|([A-J])[.):])\s*(?=\S)")
 _SEVERAL = re.compile(r"\W*[A-J](?:\W+(?:(?:and|or)\W+)?[A-J])+\W*")
+_BEFORE = rf"(?<![^\W{NO_SPACES}])(?<!['’])"
+_AFTER = rf"[。，、；：）！？]|[{NO_SPACES}]"
+"""Scripts without spaces: what stands right beside a letter is another word."""
 _MENTION = re.compile(
-    r"\(([A-Ja-j])\)|(?<![\w'’])([B-HJ])(?=[).:,;]*(?:\s|$|\*))|(?<![\w'’])([AI])(?=[).:,;*]|\s+(?:or|and)\b|\s*$)"
+    r"\(([A-Ja-j])\)"
+    rf"|{_BEFORE}([B-HJ])(?=[).:,;]*(?:\s|$|\*)|{_AFTER})"
+    rf"|{_BEFORE}([AI])(?=[).:,;*]|\s+(?:or|and)\b|\s*$|{_AFTER})"
 )
 
 

@@ -3,7 +3,8 @@ r"""Where a text gives its final answer, and how much of the words around it bel
 In this order: the last `\boxed{}` (several that stand side by side are one answer); what follows the
 last "answer is", "Answer:" and the like, to the end of its sentence; else the end of the text: the
 last number or formula of the last sentence that has one. Of an equation the answer is the last side;
-that is `factory/answers.py`'s matter, as is whether it is right.
+that is `factory/answers.py`'s matter, as is whether it is right. Only where the sides have units or
+currency signs, `$5 * 4 = $20`, is the last side all that is read.
 
 A number is taken whole, with all that makes it another number: "2 2/3", "5 or 6", "3 to 4",
 "5 hours and 30 minutes", "5 million", "-7%", "more than 5". Where the whole is not one answer that
@@ -21,11 +22,13 @@ from factory.folding import FOLDED, PROSE_MACRO, closing, fold, unfold
 from factory.latex import TIMES
 from factory.units import (
     ATTACHED,
+    MONTHS,
+    NO_UNIT,
     PERCENT,
     SCALES,
-    SHORT_UNITS,
     SIZED,
     UNITS,
+    is_attached,
     is_formula,
     without_unit,
 )
@@ -48,7 +51,7 @@ _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;]|\\[()\[\], ]|\band\b|\bor\b|\\text\{[^{}]*\}|[a-zA-Z]\s*=)*"
 )
 _MARK = re.compile(
-    r"\b(?:answer|result)\b[*_)\s]*(?:(?:to|of|for|in|here|choice|option)\b[^.?!\n:=]{0,100}?)?[*_\s]*"
+    r"(?<!/)\b(?:answer|result)\b[*_)\s]*(?:(?:to|of|for|in|here|choice|option)\b[^.?!\n:=]{0,100}?)?[*_\s]*"
     r"(?:\b(?:is|are|was|equals|becomes|(?:would|will|should|must) be|comes? (?:out )?to)\b|[:=：])"
     r"|^[#*_ \t]*(?:final[ \t]+)?answer[*_ \t]*$"
     r"|答案[是为為：:]|答え[は：:]|정답[은:]"
@@ -86,15 +89,35 @@ _NOT_IT = re.compile(
     r"|\bbetween|\bcannot be)\s*$",
     re.IGNORECASE,
 )
-_MONTH = re.compile(
-    r"\b(?:January|February|March|April|May|June|July|August|September|October|November|December"
-    r"|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\.?\s*$"
+_MONTH = re.compile(rf"\b(?:{MONTHS})\.?\s*$")
+_PART_OF = re.compile(
+    r"\b(?:half|thirds?|fourths?|quarters?|fifths?|tenths?|root|percent) of(?: the)?$"
+    r"|\b(?:twice|double|triple|thrice)$",
+    re.IGNORECASE,
 )
+"""Before a number: half of 10 is another."""
+_OF_WHAT = re.compile(
+    r"\b(?:in|for|on|of|with|to|after|before|than|from|over|within|by|per|every|at|during)\b"
+)
+_NEW_CLAUSE = re.compile(
+    r"[,;:.!?(]|\b(?:so|is|are|was|were|and|or|but|then|which|that|has|have|had|gives?|makes?|gets?"
+    r"|leaves?|leaving|because|since|thus|total|therefore|if)\b",
+    re.IGNORECASE,
+)
+_WORKED = re.compile(r"(?:\A|[0-9)}%][^=]*)=\s*[$€£]?[0-9][0-9.,]*(?<![.,])%?$")
+"""An equation of numbers, worked out."""
+_OPERATION = re.compile(
+    r"(?:\w+ ){0,2}(?:[–\u2212]|times|plus|(?:divided|multiplied) by|out of|to the power(?: of)?)"
+    r"|of(?: the)?|over|mod|modulo|choose|r|(?:with )?(?:a )?remainder(?: of)?",
+    re.IGNORECASE,
+)
+"""Between two numbers: 5 times 3 is neither."""
 
 
 def final_answer(text: str, *, is_marked: bool = False) -> Final | None:
     """The number or formula that a text ends with. `is_marked`: the text follows a mark. None: there
     is none."""
+    text = text.translate(_FULL_WIDTH_DIGITS)
     if (boxed := _boxed(text)) is not None:
         return _whole(boxed) if boxed.strip() else None
     text = _ANNOTATION.sub("", text)
@@ -104,7 +127,7 @@ def final_answer(text: str, *, is_marked: bool = False) -> Final | None:
     folded = _SHORTENED.sub(r"\1", folded)
     if len(_ITEM.findall(folded)) > 1:  # an enumeration; one alone may be the answer
         folded = _ITEM.sub("", folded)
-    starts = [mark.end() for mark in _MARK.finditer(folded)] or [0] * is_marked
+    starts = _marks(folded) or [0] * is_marked
     for start in reversed(starts):
         span = _sentence(folded[start:])
         if not span.endswith("?") and (found := _after_mark(span, pieces)) is not None:
@@ -144,7 +167,7 @@ def _boxed(text: str) -> str | None:
 def _whole(text: str) -> Final:
     """All of the text is the answer."""
     text = text.strip()
-    formula, unit = without_unit(_undelimited(text))
+    formula, unit = _read(_undelimited(text))
     shown = PROSE_MACRO.sub(r"\1", text) if PROSE_MACRO.fullmatch(text) else text
     return Final(shown, formula, unit, True)
 
@@ -157,6 +180,26 @@ def _only(text: str) -> Final | None:
     bare = _REMARK.sub("", _undelimited(text.rstrip(".")))
     formula, unit = without_unit(bare)
     return Final(bare, formula, unit, True) if formula is not None and is_formula(formula) else None
+
+
+def _marks(text: str) -> list[int]:
+    """Where the marks end. "The result is" and "the answer was" may be said of a step: they count
+    after "final", as a label of a line, and where no number follows their sentence."""
+    return [found.end() for found in _MARK.finditer(text) if not _is_of_a_step(found)]
+
+
+def _is_of_a_step(mark: re.Match[str]) -> bool:
+    if not re.match("result|.*was$", mark[0], re.IGNORECASE | re.DOTALL):
+        return False
+    before = mark.string[max(0, mark.start() - 10) : mark.start()]
+    is_label = mark[0].endswith((":", "：")) and re.search(r"(?:\A|\n)[\s#*_]*\Z", before)
+    if is_label or re.search(r"final[\s*_]*\Z", before, re.IGNORECASE):
+        return False
+    rest = mark.string[mark.end() :].lstrip(" \t\n*_:：")
+    end = SENTENCE_END.search(rest, 1)
+    if _BULLET.match(rest) or end is None:
+        return False
+    return re.search(rf"[0-9]|{FOLDED.pattern}", rest[end.start() :]) is not None
 
 
 def _sentence(rest: str) -> str:
@@ -193,14 +236,16 @@ _QUANTITY = re.compile(
     r"|(?<![A-Za-z])[A-Za-z]\s*[+*/^]|[+*/^]\s*[A-Za-z](?![A-Za-z])"
     r"|(?<![A-Za-z])[b-hj-zB-HJ-Z]\s*-\s*[b-hj-zB-HJ-Z(\\]"
 )
+_EQUALS = re.compile(r"(?<![<>!≤≥])=")
 _CONNECTORS = frozenset({"and", "or", "&", "to", "through", "till"})
 
 
-_NO_SPACES = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+NO_SPACES = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 """Scripts that write numbers without white space around them."""
 _JOINED = re.compile(
-    rf"(?<=[{_NO_SPACES}])(?=[-0-9$\ue000-\uf8ff])|(?<=[0-9%\ue000-\uf8ff])(?=[{_NO_SPACES}])"
+    rf"(?<=[{NO_SPACES}])(?=[-0-9$\ue000-\uf8ff])|(?<=[0-9%\ue000-\uf8ff])(?=[{NO_SPACES}])"
 )
+_FULL_WIDTH_DIGITS = str.maketrans("０１２３４５６７８９．", "0123456789.")
 _FULL_WIDTH = str.maketrans(
     {
         "。": ". ",
@@ -249,7 +294,10 @@ def _runs(words: Sequence[str]) -> list[_Run]:
         while True:
             while end < len(words) and is_math[end]:
                 end += 1
-                if words[end - 1].endswith((":", ";")) or ATTACHED.fullmatch(_bare(words[end - 1])):
+                is_done = ATTACHED.fullmatch(_bare(words[end - 1])) and not (
+                    end < len(words) and _OPERATOR.match(words[end])
+                )
+                if words[end - 1].endswith((":", ";")) or is_done:
                     break
             joins = end < len(words) - 1 and words[end].lower() in _CONNECTORS and is_math[end + 1]
             if joins and not ATTACHED.fullmatch(_bare(words[end - 1])):
@@ -269,8 +317,7 @@ def _bare(word: str) -> str:
 
 def _is_math(words: Sequence[str], i: int) -> bool:
     word = words[i]
-    attached = ATTACHED.fullmatch(_bare(word))
-    if attached and (attached["unit"] in SHORT_UNITS or len(attached["unit"]) > 2):
+    if is_attached(_bare(word)):
         return True
     if not _MATH_WORD.fullmatch(word):
         return False
@@ -325,21 +372,53 @@ def _last_of(sentence: str, pieces: Sequence[str]) -> Final | None:
     words = _words(sentence)
     runs = _runs(words)
     last = runs[-1] if runs else _Run(0, 0, "")
-    before = " ".join(words[: last.begin])
     is_unread = any(_has_digit(word) for word in words[last.end :])
+    if (count := _worked_out(words, runs, pieces)) < len(runs):
+        words, runs = words[: runs[count].begin], runs[:count]
+        last = runs[-1]
+    before = " ".join(words[: last.begin])
     if not runs and not is_unread:
         return None
     if (
         is_unread
         or _NOT_IT.search(before)
         or _MONTH.search(before)
-        or (len(runs) > 1 and _is_compound(words[runs[-2].end : last.begin]))
+        or _is_operand(words, runs)
+        or (
+            len(runs) > 1
+            and not words[last.begin].startswith("=")
+            and _is_compound(words[runs[-2].end : last.begin])
+        )
     ):
         return Final(unfold(sentence, pieces).strip(" .:;!,"), None)
     parts = _split_list(last.text)
     if len(parts) > 1 and any("=" in part for part in parts):
         last = last._replace(text=parts[-1])
     return _final(last, " ".join(words[last.end :][:2]), pieces)
+
+
+def _worked_out(words: Sequence[str], runs: Sequence[_Run], pieces: Sequence[str]) -> int:
+    """How many of the runs lead to the answer: those behind an equation may only say what it is of,
+    as in `120/24 = 5 hours to read 120 pages`."""
+    for count in range(len(runs), 0, -1):
+        run = runs[count - 1]
+        shown = unfold(" ".join(words[run.begin : run.end]), pieces)
+        if "=" in shown:
+            return count if _WORKED.search(shown) else len(runs)
+        between = " ".join(words[runs[count - 2].end : run.begin]) if count > 1 else ""
+        if not _OF_WHAT.search(between) or _NEW_CLAUSE.search(between):
+            break
+    return len(runs)
+
+
+def _is_operand(words: Sequence[str], runs: Sequence[_Run]) -> bool:
+    """The last number is still to be worked with, by what the words before it say."""
+    if not runs or "=" in "".join(words[runs[-1].begin : runs[-1].end]):
+        return False
+    between = words[runs[-2].end if len(runs) > 1 else 0 : runs[-1].begin]
+    if _PART_OF.search(" ".join(between)):
+        return True
+    return len(runs) > 1 and _OPERATION.fullmatch(" ".join(between)) is not None
 
 
 def _split_list(text: str) -> list[str]:
@@ -356,7 +435,7 @@ def _split_list(text: str) -> list[str]:
 def _is_compound(between: Sequence[str]) -> bool:
     """What stands between the two numbers of "5 hours and 30 minutes"."""
     names = [word.strip(",.").lower() for word in between]
-    if len(names) == 1 and re.fullmatch(f"[{_NO_SPACES}]{{1,2}}", names[0]):
+    if len(names) == 1 and re.fullmatch(f"[{NO_SPACES}]{{1,2}}", names[0]):
         return True
     return 0 < len(names) <= 2 and names[0] in UNITS and names[1:] in ([], ["and"])
 
@@ -367,9 +446,25 @@ def _final(run: _Run, after: str, pieces: Sequence[str]) -> Final:
     if not run.text.rstrip().endswith(tuple(map(chr, range(0xE000, 0xF900)))):
         shown = re.sub(r"(?<=[\w)])!+$", "", shown)
     shown = _REMARK.sub("", _balanced(shown))
-    formula, unit = without_unit(shown)
+    if no_unit := NO_UNIT.match(after.lstrip(" -")):
+        return Final(f"{shown} {no_unit[0]}", None)
+    formula, unit = _read(shown)
     named = re.match(r"[\s-]*([A-Za-zµ°]+[²³]?)", after)
     return Final(shown, formula, unit or (named[1] if named else ""))
+
+
+def _read(shown: str) -> tuple[str | None, str]:
+    """(the formula, its unit). Of an equation with units or currency signs, `$5 * 4 = $20`, it is the
+    last side."""
+    formula, unit = without_unit(shown)
+    if formula is None or "=" not in formula or is_formula(formula) or _is_several(shown):
+        return formula, unit
+    last, its_unit = without_unit(_EQUALS.split(shown)[-1].strip())
+    return (last, its_unit) if last is not None and is_formula(last) else (formula, unit)
+
+
+def _is_several(text: str) -> bool:
+    return len(_split_list(text)) > 1 or re.search(r";|\b(?:and|or)\b", text) is not None
 
 
 def _balanced(text: str) -> str:
@@ -390,8 +485,8 @@ def last_words(text: str) -> tuple[str, bool]:
     if (boxed := _boxed(text)) is not None:
         return said_by(boxed), True
     text = PROSE_MACRO.sub(r"\1", EMPHASIS.sub("", text))
-    marks = [*_MARK.finditer(text)]
-    if marks and (span := _sentence(text[marks[-1].end() :])):
+    marks = _marks(text)
+    if marks and (span := _sentence(text[marks[-1] :])):
         return said_by(span), True
     sentences = [s for s in SENTENCE_END.split(text) if said_by(s)]
     return (said_by(sentences[-1]), len(sentences) == 1) if sentences else ("", False)
@@ -399,8 +494,8 @@ def last_words(text: str) -> tuple[str, bool]:
 
 def after_mark(line: str) -> str | None:
     """What follows the last mark of a line; None: there is no mark."""
-    marks = [*_MARK.finditer(line)]
-    return line[marks[-1].end() :] if marks else None
+    marks = _marks(line)
+    return line[marks[-1] :] if marks else None
 
 
 def said_by(text: str) -> str:

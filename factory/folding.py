@@ -53,7 +53,8 @@ def _is_mathematics(inside: str) -> bool:
     without = PROSE_MACRO.sub("", inside)
     is_even = inside[0].isspace() == inside[-1].isspace()
     words = [w for w in _LETTERS.findall(without) if w.lower() not in _NAMES and len(w) > 2]
-    return is_even and not words and re.search(r"[-+,;(]\s*$", inside) is None
+    is_price = re.search(r"[-+,;(]\s*$|\A[0-9][0-9.,]*\s*[*/×÷=]\s*$", inside) is not None
+    return is_even and not words and not is_price
 
 
 def _arguments_end(text: str, at: int) -> int | None:

@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from factory.latex import WORDS, spelled
-from factory.tree import Node
+from factory.tree import Node, is_value, leaves
 
 MAX_CHARS = 600
 """Longer texts are no final answer."""
@@ -49,7 +49,7 @@ def digits_value(text: str) -> Fraction:
 _TOKEN = re.compile(
     rf"\s*(?:(?P<number>{_NUMBER.pattern})|(?P<begin>\\begin\s*\{{[a-zA-Z*]+\}}|\\end\s*\{{[a-zA-Z*]+\}})"
     r"|(?P<macro>\\[a-zA-Z]+)|(?P<row>\\\\)|(?P<brace>\\[{}])|(?P<word>[^\W\d_]+)"
-    r"|(?P<sign>[-+*/÷^_!()\[\]{},;=<>≤≥±|%&]))"
+    r"|(?P<sign>[-+*/÷^_!()\[\]{},;=<>≤≥≈±|%&]))"
 )
 _GREEK = frozenset(
     """
@@ -65,7 +65,7 @@ _NO_PRODUCTS = frozenset(
     "is in or to of at an it we so no if by on my he be do go up us me as am and the not".split()  # noqa: SIM905
 )
 _SETS = {"R": "reals", "Z": "integers", "N": "naturals", "Q": "rationals", "C": "complexes"}
-_RELATIONS = "=<>≤≥"
+_RELATIONS = "=<>≤≥≈"
 
 
 @functools.lru_cache(maxsize=1024)
@@ -153,6 +153,8 @@ class _Parser:
         while self._next.kind == "sign" and self._next.text in _RELATIONS:
             signs.append(self._take().text)
             sides.append(self._union())
+        if "≈" in signs:
+            signs, sides = _without_rounded(signs, sides)
         if self._is("\\in"):
             self._take()
             return Node("in", (sides[-1], self._union()))
@@ -430,6 +432,15 @@ def _is_product(word: str) -> bool:
     if len(word) == 2:
         return word.isascii() and word.lower() not in _NO_PRODUCTS
     return len(word) == 3 and word in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def _without_rounded(signs: list[str], sides: list[Node]) -> tuple[list[str], list[Node]]:
+    """What `≈` says of a value is a remark: 1/6 ≈ 0.167. Elsewhere it is `=`: x ≈ 3.14."""
+    for i, sign in enumerate(signs):
+        is_known = is_value(sides[i]) and all(leaf.op != "sym" for leaf in leaves(sides[i]))
+        if sign == "≈" and is_known:
+            return ["=" if s == "≈" else s for s in signs[:i]], sides[: i + 1]
+    return ["=" if s == "≈" else s for s in signs], sides
 
 
 def _letter(name: str) -> Node:

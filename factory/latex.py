@@ -30,7 +30,6 @@ _SYMBOLS = str.maketrans(
         "∅": "\\emptyset ",
         "∈": "\\in ",
         "°": "^\\circ ",
-        "≈": "=",
     }
 )
 _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n", strict=True))
@@ -56,7 +55,8 @@ _MACROS = (
     (re.compile(r"\\rangle(?![a-zA-Z])"), ")"),
     (re.compile(r"\\(?:lt)(?![a-zA-Z])"), " < "),
     (re.compile(r"\\(?:gt)(?![a-zA-Z])"), " > "),
-    (re.compile(r"\\(?:approx|equiv)(?![a-zA-Z])|=="), " = "),
+    (re.compile(r"\\equiv(?![a-zA-Z])|=="), " = "),
+    (re.compile(r"\\approx(?![a-zA-Z])"), " ≈ "),
     (re.compile(r"\\pm(?![a-zA-Z])|\+/-|\+-"), " ± "),
     (re.compile(r"\\(?:varnothing|O)(?![a-zA-Z])|\\\{\s*\\\}"), r"\\emptyset "),
     (re.compile(r"\\(?:lbrace)(?![a-zA-Z])"), r"\\{"),
