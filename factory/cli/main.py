@@ -182,7 +182,9 @@ def status(
     damaged = () if is_held(run_folder) else folder.damaged_views(run_folder, manifest)
     printing.print_manifest(run_folder, manifest, damaged)
     if not folder.is_quarantine_whole(run_folder, manifest):
-        print(f"\n  {run_folder / 'quarantine.jsonl'} lacks lines: run the recipe again")
+        print(
+            f"\n  {run_folder / 'quarantine.jsonl'} is not as it was written: run the recipe again"
+        )
     printing.print_next(run_folder, manifest)
     folder.refuse_if_damaged_at_rest(run_folder, manifest)
 
