@@ -40,6 +40,10 @@ class Candidate(msgspec.Struct):
     output_tokens: int = 0
     drop_reason: str | None = None
     """Why a filter dropped it; None: kept. Dropped candidates stay in the trace."""
+    reasoning: str | None = None
+    """What the model thought before `text`. None: it did not think."""
+    reasoning_tokens: int = 0
+    """Of the output tokens, those of the thought."""
 
 
 class Critique(msgspec.Struct):
@@ -55,6 +59,8 @@ class Critique(msgspec.Struct):
     """The user's turn that asked for it; a revision goes on from the same conversation."""
     few_shot: int = 0
     """Worked examples of the constitution at the start of that conversation."""
+    reasoning: str | None = None
+    """What the critic thought before `text`. None: it did not think."""
 
 
 class Reading(msgspec.Struct):

@@ -175,6 +175,11 @@ class Completion(msgspec.Struct, array_like=True):
     scores: list[list[float]] | None = None
     """A scoring model's raw outputs (logits, no activation): [1, labels], or with steps
     [steps, labels]. None unless scoring was asked. Not necessarily finite."""
+    reasoning: str | None = None
+    """What a thinking model thought before `text`, without the marks around it. None: it did not
+    think. A thought that never ended has an empty `text` and the finish reason `length`."""
+    reasoning_tokens: Tokens = 0
+    """Of the output tokens, those of the thought and its marks. 0 also where nobody says."""
 
 
 _ENDS = {

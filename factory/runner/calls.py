@@ -50,6 +50,8 @@ class StageCount(msgspec.Struct):
     """Texts that models wrote: all calls but those that read labels or scores."""
     cut: int = 0
     """Of the answers, those cut at max_tokens."""
+    reasoning_tokens: int = 0
+    """Of the output tokens, those of thoughts."""
 
     def add(self, other: StageCount) -> None:
         self.made += other.made
@@ -59,6 +61,7 @@ class StageCount(msgspec.Struct):
         self.output_tokens += other.output_tokens
         self.answers += other.answers
         self.cut += other.cut
+        self.reasoning_tokens += other.reasoning_tokens
         self.seconds += other.seconds
 
 
@@ -116,6 +119,7 @@ class Calls:
             count.prompt_tokens += completion.prompt_tokens
             count.cached_tokens += completion.cached_tokens
             count.output_tokens += completion.output_tokens
+            count.reasoning_tokens += completion.reasoning_tokens
             asked.append(Answer(key, completion))
         return asked
 

@@ -50,6 +50,8 @@ def schema() -> pa.Schema:
         "finish_reason": text,
         "output_tokens": number,
         "drop_reason": text,
+        "reasoning": text,
+        "reasoning_tokens": number,
     }
     critique = {
         "candidate": number,
@@ -59,6 +61,7 @@ def schema() -> pa.Schema:
         "call": text,
         "request": text,
         "few_shot": number,
+        "reasoning": text,
     }
     verdict = {
         "judge": text,
