@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -670,7 +672,7 @@ def test_dataset_loads_with_its_features_and_rows_in_order(tmp_path: Path) -> No
     ]
     for view in ALL_VIEWS:
         data = load(tmp_path / view.kind)
-        assert data.features == view.features()
+        assert data.features.arrow_schema == view.features().arrow_schema
         assert data[0] == rows(view, next(many(1)()))[0]
     assert load(tmp_path / "preference")["prompt_id"][:] == [f"s{i}" for i in range(2_500)]
 
@@ -700,11 +702,28 @@ def test_shard_that_ends_with_the_rows_leaves_no_empty_one(
     assert len(load(tmp_path / "sft")) == 20
 
 
+def test_files_tell_their_features_as_datasets_tells_them(tmp_path: Path) -> None:
+    export(ALL_VIEWS, many(1), tmp_path, {})
+    for view in ALL_VIEWS:
+        theirs = load(tmp_path / view.kind).features.arrow_schema
+        assert theirs.serialize() == view.features().arrow_schema.serialize()  # metadata as well
+
+
+def test_dataset_is_written_without_importing_what_is_slow_to_import(tmp_path: Path) -> None:
+    code = "import sys; from tests.test_export import *; "
+    code += "export([PreferenceView(), SftView()], many(3), Path(sys.argv[1]), {}); "
+    code += "print(sorted({'datasets', 'transformers', 'torch'} & {*sys.modules}))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert printed == "[]\n"
+
+
 def test_view_without_rows_still_loads_with_its_features(tmp_path: Path) -> None:
     reports = export(ALL_VIEWS, source(), tmp_path, {})
     for view, report in zip(ALL_VIEWS, reports, strict=True):
         data = load(tmp_path / view.kind)
-        assert (len(data), data.features) == (0, view.features())
+        assert len(data) == 0
+        assert data.features.arrow_schema == view.features().arrow_schema
         assert (report.rows, report.length, report.spreads) == (0, None, {})
 
 
@@ -712,7 +731,7 @@ def test_columns_that_are_all_null_keep_their_type(tmp_path: Path) -> None:
     view = PreferenceView(verified=False)
     export([view], source(revised()), tmp_path, {})
     data = load(tmp_path / "preference")
-    assert data.features == view.features()
+    assert data.features.arrow_schema == view.features().arrow_schema
     assert data[0]["margin"] is None
 
 

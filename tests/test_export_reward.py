@@ -329,7 +329,8 @@ def test_datasets_load_with_their_features_whatever_is_null(tmp_path: Path) -> N
     for view in VIEWS_HERE:
         for folder, count in (("some", 1), ("none", 0)):
             data = load(tmp_path / folder / view.kind)
-            assert (data.features, len(data)) == (view.features(), count)
+            assert len(data) == count
+            assert data.features.arrow_schema == view.features().arrow_schema
         assert list(rows(view, scored(1.0, 2.0))[0]) == list(view.features())
     assert load(tmp_path / "some" / "grpo")[0]["reference"] is None
 

@@ -16,7 +16,7 @@ from factory.export.view import Drop, FolderName, Note, answer, unfit
 from factory.records import Candidate, Sample
 
 if TYPE_CHECKING:
-    from datasets import Features
+    from factory.export.features import Features
 
 
 class KtoView(PairRules):

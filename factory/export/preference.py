@@ -15,7 +15,7 @@ from factory.export.view import Drop, FolderName, Note, answer
 from factory.records import Sample
 
 if TYPE_CHECKING:
-    from datasets import Features
+    from factory.export.features import Features
 
 
 class PreferenceView(PairRules):

@@ -19,7 +19,7 @@ from factory.export.view import Drop, FolderName, Truncated, unfit
 from factory.records import Candidate, Sample, StepLabels
 
 if TYPE_CHECKING:
-    from datasets import Features
+    from factory.export.features import Features
 
 
 class ProcessView(Config):

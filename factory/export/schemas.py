@@ -5,15 +5,10 @@ Features are always explicit: a type is never guessed from the first rows, which
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from datasets import Features
+from factory.export.features import Features, List, Value
 
 
 def preference() -> Features:
-    from datasets import Features, List, Value
-
     return Features(
         {
             "prompt": _messages(),
@@ -37,8 +32,6 @@ def preference() -> Features:
 
 
 def kto() -> Features:
-    from datasets import Features, Value
-
     return Features(
         {
             "prompt": _messages(),
@@ -52,8 +45,6 @@ def kto() -> Features:
 
 
 def sft() -> Features:
-    from datasets import Features, Value
-
     return Features(
         {
             "prompt": _messages(),
@@ -66,8 +57,6 @@ def sft() -> Features:
 
 
 def reward() -> Features:
-    from datasets import Features, List, Value
-
     return Features(
         {
             "prompt": _messages(),
@@ -80,8 +69,6 @@ def reward() -> Features:
 
 
 def grpo() -> Features:
-    from datasets import Features, List, Value
-
     return Features(
         {
             "prompt": _messages(),
@@ -93,8 +80,6 @@ def grpo() -> Features:
 
 
 def process() -> Features:
-    from datasets import Features, List, Value
-
     return Features(
         {
             "prompt": _messages(),
@@ -107,14 +92,10 @@ def process() -> Features:
 
 
 def with_extra(features: Features) -> Features:
-    from datasets import Features, Value
-
     return Features({**features, "extra": Value("string")})
 
 
-def _messages() -> object:
-    from datasets import List, Value
-
+def _messages() -> List:
     return List({"role": Value("string"), "content": Value("string")})
 
 

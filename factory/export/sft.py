@@ -22,7 +22,7 @@ from factory.export.view import Drop, FolderName, Note, Truncated, answer, unfit
 from factory.records import Candidate, Sample
 
 if TYPE_CHECKING:
-    from datasets import Features
+    from factory.export.features import Features
 
 
 class SftView(Config):

@@ -7,17 +7,15 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from factory.export.combine import Measured
 from factory.export.evidence import DECIMALS, is_known
+from factory.export.features import Features, List, Value
 from factory.records import Sample
 from factory.words import words
-
-if TYPE_CHECKING:
-    from datasets import Features
 
 RESERVOIR = 100_000
 """Values kept for quartiles: exact up to here, beyond it within about 0.3 percentiles (2 s.d.)."""
@@ -164,8 +162,6 @@ class RowStatistics:
     """Counts one view's rows and drops. `features` tells which columns are numbers or answers."""
 
     def __init__(self, features: Features) -> None:
-        from datasets import List, Value
-
         self._numbers = [n for n, f in features.items() if f == Value("float64")]
         self._lists = [n for n, f in features.items() if f == List(Value("float64"))]
         self._booleans = [n for n, f in features.items() if f == Value("bool")]

@@ -21,7 +21,7 @@ from pydantic import Field
 from factory.records import Candidate, Message, Sample
 
 if TYPE_CHECKING:
-    from datasets import Features
+    from factory.export.features import Features
 
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
 """No dots or slashes: temporary folders begin with a dot, and a view stays inside its run."""

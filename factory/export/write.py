@@ -19,14 +19,13 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from factory.durable import sync
 from factory.errors import FactoryError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from datasets import Features
 
 BATCH_ROWS = 1_000
 """Rows a record batch. A memory-mapped reader touches one batch to get at one row."""
@@ -100,12 +99,18 @@ def _fingerprint(shards: Sequence[Path]) -> str:
     return content.hexdigest()[:16]
 
 
+class HasSchema(Protocol):
+    """Features, ours or those of `datasets`."""
+
+    @property
+    def arrow_schema(self) -> pa.Schema: ...
+
+
 class DatasetWriter:
     """Writes one dataset: `add` every row, then `finish` and `publish`, or `abandon`."""
 
-    def __init__(self, folder: Path, features: Features) -> None:
+    def __init__(self, folder: Path, features: HasSchema) -> None:
         self.folder = folder
-        self._features = features
         self._schema: pa.Schema = features.arrow_schema
         self._building = folder.with_name(f".{folder.name}.tmp")
         self._replaced = folder.with_name(f".{folder.name}.old")
@@ -116,9 +121,9 @@ class DatasetWriter:
         self._clear_up()
         self._building.mkdir(parents=True)
 
-    def widen(self, features: Features) -> None:
+    def widen(self, features: HasSchema) -> None:
         """Take these features instead. Before the first row."""
-        self._features, self._schema = features, features.arrow_schema
+        self._schema = features.arrow_schema
 
     def add(self, row: Mapping[str, Any]) -> None:
         """`row` has a value for every feature."""
@@ -143,13 +148,10 @@ class DatasetWriter:
 
     def publish(self, card: str) -> None:
         """Puts the dataset, with its card, in its place."""
-        from dataclasses import asdict
-
-        from datasets import DatasetInfo
-
         self._write_text("README.md", card)
-        info = asdict(DatasetInfo(features=self._features))
-        self._write_text("dataset_info.json", _json({key: info[key] for key in sorted(info)}))
+        info = {"citation": "", "description": "", "homepage": "", "license": ""}
+        told = json.loads(self._schema.metadata[b"huggingface"])["info"]
+        self._write_text("dataset_info.json", _json(dict(sorted((info | told).items()))))
         state: dict[str, object] = {
             "_data_files": [{"filename": shard.name} for shard in self._shards],
             "_fingerprint": self._fingerprint,
