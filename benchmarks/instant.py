@@ -16,7 +16,7 @@ class InstantEngine:
 
     async def generate(self, request: Request) -> Completion:
         logs = {label: -0.5 - i for i, label in enumerate(request.labels)} or None
-        text = "" if logs else f"{self.text}{request.seed}"
+        text = "" if logs else f"{self.text}{request.draw}"
         completion = Completion(text, "stop", 200, 100, 64, logs)
         self._stats.add(completion)
         return completion

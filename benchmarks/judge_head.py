@@ -25,9 +25,9 @@ from factory.stages.judge_pairwise import ANSWER, COMPARISON
 _PROMPTS = Path(__file__).parents[1] / "pipelines" / "prompts"
 
 
-def _asked(prompt: str, seed: int) -> Request:
+def _asked(prompt: str, draw: int) -> Request:
     messages = [{"role": "user", "content": prompt}]
-    return Request(messages, {"temperature": 1.0, "max_tokens": 64}, seed)
+    return Request(messages, {"temperature": 1.0, "max_tokens": 64}, draw)
 
 
 def _comparison(prompt: str, a: str, b: str) -> Request:
@@ -48,7 +48,7 @@ async def measure(pairs: int, repeats: int) -> None:
     files = sorted(_PROMPTS.glob("*.jsonl"))
     rows = (json.loads(line) for file in files for line in file.read_text().splitlines())
     prompts = [row["prompt"] for row in itertools.islice(rows, pairs)]
-    requests = [_asked(prompt, seed) for prompt in prompts for seed in (1, 2)]
+    requests = [_asked(prompt, draw) for prompt in prompts for draw in (1, 2)]
     answers: list[str] = []
     for judges in (False, True):
         config = VllmConfig(model=weights.EMBEDDED, dtype="bfloat16", max_model_len=1024)

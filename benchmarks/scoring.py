@@ -90,7 +90,7 @@ async def with_engine(
 
 
 def request(messages: list[Message], scoring: Scoring) -> Request:
-    return Request(messages=messages, sampling={}, seed=0, scoring=scoring)
+    return Request(messages=messages, sampling={}, draw=0, scoring=scoring)
 
 
 async def process(model: Path, rows: int, repeats: int) -> None:

@@ -1,6 +1,6 @@
 """The ledger: every model call remembered by its content.
 
-A call's key is a hash of (engine fingerprint, messages, sampling, seed, prefix, labels, scoring);
+A call's key is a hash of (engine fingerprint, messages, sampling, draw, prefix, labels, scoring);
 its value is the completion. A run is then a pure function that is memoised: resuming, extending and
 editing pay only for calls that were never made before.
 
@@ -64,12 +64,12 @@ log = logging.getLogger(__name__)
 
 
 def call_key(fingerprint: str, request: Request) -> bytes:
-    """16 bytes that name a call: all of the request but its priority."""
+    """16 bytes that name a call: all of the request but its priority and seed."""
     content: tuple[object, ...] = (
         fingerprint,
         request.messages,
         request.sampling,
-        request.seed,
+        request.draw,
         request.prefix,
         request.labels,
     )

@@ -83,6 +83,10 @@ class PlainFields(Config):
     """Names the run; letters, digits, dots, hyphens and underscores."""
     seed: int = Field(0, ge=0)
     """Every random choice derives from it and a sample's id."""
+    reproducible: bool = False
+    """Seed the engine with each call's draw, so that the same engine answers a call alike whenever
+    it is made. It slows the engine down (README, Reproducible); what was answered once is remembered
+    either way."""
     source: SourceConfig
     constitution: str | None = None
     """A file, relative to the recipe, or a name: of a file in the recipe's folder, in
@@ -104,6 +108,7 @@ class Recipe(msgspec.Struct, frozen=True):
     path: Path
     name: str
     seed: int
+    reproducible: bool
     max_failure_rate: float
     part_size: int
     source: SourceConfig
@@ -244,6 +249,7 @@ def load(path: Path, overrides: Sequence[str] = (), *, limit: int | None = None)
         path=path.absolute(),
         name=plain.name,
         seed=plain.seed,
+        reproducible=plain.reproducible,
         max_failure_rate=plain.max_failure_rate,
         part_size=plain.part_size,
         source=plain.source,

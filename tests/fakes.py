@@ -43,7 +43,7 @@ class FakeEngine:
             asked = [
                 request.messages,
                 request.sampling,
-                request.seed,
+                request.draw,
                 request.prefix,
                 request.labels,
             ]

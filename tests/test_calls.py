@@ -10,8 +10,12 @@ import pytest
 from factory.engines.base import Completion, Request, Sampling
 from factory.errors import EngineError, LedgerError, SampleError
 from factory.ledger import Ledger, call_key
+from factory.recipe import Recipe
 from factory.records import Sample
 from factory.runner.calls import Calls, SampleModels, StageCount
+from factory.runner.manifest import Manifest
+from factory.runner.progress import Progress
+from factory.runner.run import run_async
 from factory.stages.base import Question
 from tests.fakes import FakeEngine, said
 
@@ -32,7 +36,7 @@ class HeldEngine(FakeEngine):
 
 
 def ask_for(text: str, **fields: object) -> Request:
-    return Request([{"role": "user", "content": text}], GREEDY, **{"seed": 1, **fields})
+    return Request([{"role": "user", "content": text}], GREEDY, **{"draw": 1, **fields})
 
 
 async def settle() -> None:
@@ -314,15 +318,15 @@ def test_a_question_becomes_a_request_of_its_sample(tmp_path: Path) -> None:
     assert request == Request(
         messages=[{"role": "user", "content": "hi"}],
         sampling={"temperature": 0.5, "max_tokens": 8, "top_p": 0.9},
-        seed=1228319363,  # blake2b of b"7\x1fp0\x1fgenerate\x1f0", 4 bytes: 926d5507 >> 1
+        draw=1228319363,  # blake2b of b"7\x1fp0\x1fgenerate\x1f0", 4 bytes: 926d5507 >> 1
         prefix="The",
         priority=41,
     )
 
 
-def test_seeds_differ_by_salt_sample_and_recipe(tmp_path: Path) -> None:
+def test_draws_differ_by_salt_sample_and_recipe(tmp_path: Path) -> None:
     seeds = {
-        request.seed
+        request.draw
         for i, (sample_id, seed) in enumerate([("p0", 7), ("p1", 7), ("p0", 8)])
         for request in asked_by(
             Sample(sample_id, i, []), tmp_path, question("a"), question("b"), seed=seed
@@ -331,17 +335,45 @@ def test_seeds_differ_by_salt_sample_and_recipe(tmp_path: Path) -> None:
     assert len(seeds) == 6
 
 
-def test_a_seed_does_not_depend_on_the_samples_place_in_the_source(tmp_path: Path) -> None:
+def test_a_draw_does_not_depend_on_the_samples_place_in_the_source(tmp_path: Path) -> None:
     first = asked_by(Sample("p0", 0, []), tmp_path / "1", question("a"))
     later = asked_by(Sample("p0", 99, []), tmp_path / "2", question("a"))
-    assert first[0].seed == later[0].seed
+    assert first[0].draw == later[0].draw
+
+
+@pytest.mark.parametrize(("reproducible", "seeds"), [("true", 72), ("false", 0)])
+def test_the_engine_is_seeded_with_the_draw_where_the_recipe_says_so(
+    recipe: Callable[..., Recipe], tmp_path: Path, reproducible: str, seeds: int
+) -> None:
+    """12 samples x (2 answers, 2 critiques, 2 revisions) are sampled; verdicts are not."""
+    quiet = Progress(is_quiet=True)
+
+    async def run(engine: FakeEngine, *overrides: str) -> Manifest:
+        engines = {"policy": engine}
+        return await run_async(
+            recipe(*overrides), tmp_path / "run", engines=engines, progress=quiet
+        )
+
+    engine, again = FakeEngine(), FakeEngine()
+    manifest = asyncio.run(run(engine, f"reproducible={reproducible}"))
+    seeded = [request for request in engine.seen if request.seed is not None]
+    assert len(seeded) == seeds
+    assert all(request.seed == request.draw != 0 for request in seeded)
+    assert manifest.reproducible is (seeds > 0)
+    card = (tmp_path / "run/datasets/preference/README.md").read_text()
+    assert ("the engine was seeded for every sampled call" in card) is (seeds > 0)
+    # Another setting makes no call anew, and does not make seeded what was not.
+    other = "true" if reproducible == "false" else "false"
+    manifest = asyncio.run(run(again, f"reproducible={other}", "source.limit=11"))
+    assert again.seen == []
+    assert manifest.reproducible is False
 
 
 @pytest.mark.parametrize("how", [{"labels": ("A", "B")}, {"sampling": Sampling(temperature=0)}])
-def test_where_nothing_is_sampled_the_seed_is_zero(tmp_path: Path, how: dict[str, Any]) -> None:
+def test_where_nothing_is_sampled_the_draw_is_zero(tmp_path: Path, how: dict[str, Any]) -> None:
     fields = {"sampling": Sampling(), "salt": ("generate", 0), **how}
     question = Question([{"role": "user", "content": "hi"}], **fields)
-    assert asked_by(Sample("p0", 41, []), tmp_path, question)[0].seed == 0
+    assert asked_by(Sample("p0", 41, []), tmp_path, question)[0].draw == 0
 
 
 def test_samples_that_ask_in_one_turn_share_one_look_up(

@@ -40,11 +40,11 @@ def config(*urls: str, **fields: Any) -> EndpointConfig:
     return EndpointConfig.model_validate(fields)
 
 
-def request(text: str = "Name a fruit.", seed: int = 1, **fields: Any) -> Request:
+def request(text: str = "Name a fruit.", seed: int | None = 1, **fields: Any) -> Request:
     """A request; fields that `Sampling` knows go there."""
     sampling = {name: fields.pop(name) for name in [*fields] if name in Sampling.model_fields}
     changed = Sampling.model_validate(sampling).changed
-    return Request([{"role": "user", "content": text}], changed, seed, **fields)
+    return Request([{"role": "user", "content": text}], changed, seed or 0, seed=seed, **fields)
 
 
 class Sleeps(list[float]):
@@ -383,7 +383,7 @@ def test_whatever_a_server_says_becomes_an_answer_that_can_be_kept_or_an_error_o
                     for known in engine._router.servers:
                         known.is_vllm, known.context, known.models = None, 0, ()
                 try:
-                    again = msgspec.structs.replace(asked, seed=number)
+                    again = msgspec.structs.replace(asked, draw=number)
                     await calls.answer(model, [again], StageCount())
                     kept += 1
                 except (SampleError, EngineError) as error:
@@ -605,6 +605,13 @@ def test_an_unknown_server_gets_only_what_the_recipe_sets() -> None:
         "seed": 1,
         "logit_bias": {"7": 1},
     }
+
+
+@pytest.mark.parametrize("models", [[], [VLLM_CARD]])
+def test_a_call_without_a_seed_sends_none(models: list[Any]) -> None:
+    with FakeServer(models=models) as server:
+        ask(config(server.url), request(seed=None), request(seed=0))
+    assert sorted(call.get("seed", -1) for call in server.calls) == [-1, 0]
 
 
 def test_a_vllm_server_is_told_every_default() -> None:

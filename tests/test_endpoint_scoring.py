@@ -25,7 +25,7 @@ ON_LINES = Scoring(STEPS)
 
 
 def scored(messages: list[Message], scoring: Scoring) -> Request:
-    return Request(messages=messages, sampling={}, seed=0, scoring=scoring)
+    return Request(messages=messages, sampling={}, draw=0, scoring=scoring)
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,7 @@ def test_a_vllm_server_that_serves_another_task_says_how_to_serve_it(
 
 
 def test_a_scoring_server_asked_to_write_is_not_said_to_lack_the_model() -> None:
-    asked = Request(QUESTION, {"temperature": 1.0, "max_tokens": 4}, seed=1)
+    asked = Request(QUESTION, {"temperature": 1.0, "max_tokens": 4}, draw=1)
     with FakeServer(failure(404, "Not Found"), models=[VLLM_CARD]) as server:
         error = error_of(config(server.url), asked)
     assert isinstance(error, EngineError)
@@ -282,7 +282,7 @@ def test_a_scoring_server_asked_to_write_is_not_said_to_lack_the_model() -> None
 def test_a_request_of_another_task_is_refused(
     task: str, scoring: Scoring | None, wanted: str
 ) -> None:
-    asked = Request(QUESTION, {"temperature": 1.0, "max_tokens": 4}, seed=1, scoring=scoring)
+    asked = Request(QUESTION, {"temperature": 1.0, "max_tokens": 4}, draw=1, scoring=scoring)
     with FakeServer() as server:
         error = error_of(config(server.url, task=task), asked)
     assert isinstance(error, EngineError)
@@ -335,7 +335,7 @@ def test_scores_of_a_real_server_are_those_of_transformers(
         answers = ask(config(url, task=task), *asked)
         refused = error_of(config(url, task=other), wrong)
         does_not_write = error_of(
-            config(url), Request(QUESTION, {"temperature": 1.0, "max_tokens": 4}, seed=1)
+            config(url), Request(QUESTION, {"temperature": 1.0, "max_tokens": 4}, draw=1)
         )
     for answer, wanted in zip(answers, expected, strict=True):
         got = torch.tensor(answer.scores)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from factory.engines.base import Completion, Request
+from factory.engines.base import Completion, Request, Scoring
 from factory.errors import LedgerError
 from factory.ledger import Ledger, call_key
 
@@ -23,7 +23,7 @@ def request(**changes: object) -> Request:
     fields = {
         "messages": [{"role": "user", "content": "hi"}],
         "sampling": {"temperature": 1.0, "max_tokens": 8},
-        "seed": 1,
+        "draw": 1,
     }
     return Request(**{**fields, **changes})
 
@@ -43,7 +43,7 @@ def test_a_completion_is_found_before_and_after_it_is_committed(tmp_path: Path) 
 @pytest.mark.parametrize(
     "change",
     [
-        {"seed": 2},
+        {"draw": 2},
         {"prefix": "The"},
         {"labels": ("A", "B")},
         {"messages": [{"role": "user", "content": "ho"}]},
@@ -54,9 +54,25 @@ def test_all_that_determines_a_completion_is_in_its_key(change: dict[str, object
     assert call_key("model", request()) != call_key("model", request(**change))
 
 
-def test_the_model_is_in_the_key_and_the_priority_is_not() -> None:
+def test_the_model_is_in_the_key_and_priority_and_seed_are_not() -> None:
     assert call_key("a", request()) != call_key("b", request())
-    assert call_key("a", request()) == call_key("a", request(priority=9))
+    assert call_key("a", request()) == call_key("a", request(priority=9, seed=1))
+
+
+def test_keys_are_those_that_ledgers_have_had_from_the_first() -> None:
+    """Recorded from the version in which the engine was seeded with every draw."""
+    judged = Request(
+        [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Ist 2 < 3? é"}],
+        {"temperature": 0.0, "max_tokens": 1},
+        prefix="The better answer is (",
+        labels=("A", "B"),
+    )
+    scored = Request(
+        [{"role": "user", "content": "hi"}], {}, scoring=Scoring(steps=("1", "2"), tag="<x>")
+    )
+    assert call_key("model", request()).hex() == "b74acc0b8a5bdbcef20f86e6453460dd"
+    assert call_key("judge", judged).hex() == "489c402d5821036dc4a915eda5e04640"
+    assert call_key("rm", scored).hex() == "35df3640310b9ca9135737bfc17a8448"
 
 
 def test_a_ledger_of_another_format_is_refused_and_kept(tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def test_the_stage_asks_for_the_layout_of_its_model() -> None:
 def test_calls_of_the_chat_layout_have_the_keys_that_they_had() -> None:
     def request(scoring: Scoring) -> Request:
         return Request(
-            messages=[{"role": "user", "content": "1 + 1?"}], sampling={}, seed=0, scoring=scoring
+            messages=[{"role": "user", "content": "1 + 1?"}], sampling={}, draw=0, scoring=scoring
         )
 
     keys = {call_key("m", request(kind(("a",)))).hex() for kind in (Scoring, TextScoring)}

@@ -40,8 +40,8 @@ GENERATE, CRITIQUE, REVISE, JUDGE, SFT, DPO = (
     if line.strip().startswith("- ") and "preference}" not in line
 )
 TOP = (
-    "(known: name, seed, source, constitution, max_failure_rate, part_size, evaluation, models, "
-    "stages, views, training)"
+    "(known: name, seed, reproducible, source, constitution, max_failure_rate, part_size, evaluation, "
+    "models, stages, views, training)"
 )
 SAMPLING = (
     "(known: temperature, top_p, top_k, min_p, max_tokens, min_tokens, stop, presence_penalty, "

@@ -21,6 +21,7 @@ from factory.engines.vllm import VllmConfig, VllmEngine
 from factory.errors import ContextOverflow, EngineError, RecipeError
 from factory.recipe import Recipe
 from factory.records import Message
+from factory.runner.manifest import Manifest
 from factory.runner.progress import Progress
 from factory.runner.run import run_async
 from factory.runner.shards import read_samples
@@ -118,6 +119,41 @@ def test_an_answer_depends_on_its_seed_and_not_on_its_company(
     alone = [loop.run(engine.generate(request(seed=i))).text for i in range(6)]
     assert [c.text for c in loop.run(many())] == alone
     assert len(set(alone)) == 6
+
+
+def test_unseeded_calls_of_one_content_are_answered_otherwise(
+    engine: VllmEngine, loop: asyncio.Runner, recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """Draws of one prompt that run in one batch differ; run again, all is answered as it was."""
+    loaded = recipe(
+        "source.limit=1", "stages=[{kind: generate, model: policy, n: 8}]", "views=[{kind: sft}]"
+    )
+
+    def go() -> Manifest:
+        quiet = Progress(is_quiet=True)
+        run = run_async(loaded, tmp_path / "run", engines={"policy": engine}, progress=quiet)
+        return loop.run(run)
+
+    made = go()
+    [first] = read_samples(tmp_path / "run")
+    assert len({c.text for c in first.candidates}) == 8
+    (tmp_path / "run" / "manifest.json").unlink()
+    again = go()
+    assert (made.stages["generate"].made, again.stages["generate"].made) == (8, 0)
+    assert again.stages["generate"].remembered == 8
+    assert list(read_samples(tmp_path / "run")) == [first]
+
+
+def test_each_start_of_an_engine_has_random_numbers_of_its_own(model_dir: Path) -> None:
+    """Else the first answer after a restart would be that of the start before."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    def seed(**engine_args: int) -> int:
+        made = VllmEngine(VllmConfig(model=str(model_dir), engine_args=engine_args))
+        return made._engine_args(AsyncEngineArgs).seed
+
+    assert len({seed() for _ in range(4)}) == 4
+    assert seed(seed=5) == 5
 
 
 def test_a_prefix_is_continued(engine: VllmEngine, loop: asyncio.Runner) -> None:

@@ -31,7 +31,7 @@ SIZES = {"hidden_size": 64, "initializer_range": 0.2}
 
 
 def request(messages: list[Message], scoring: Scoring) -> Request:
-    return Request(messages=messages, sampling={}, seed=0, scoring=scoring)
+    return Request(messages=messages, sampling={}, draw=0, scoring=scoring)
 
 
 def serve(

@@ -1,7 +1,7 @@
 """What an engine is: the seam between stages and whatever makes the tokens.
 
-A request carries everything that determines its completion, plus a priority that does not; so its
-content, with the engine's fingerprint, is the key under which the ledger remembers it.
+A request carries what is asked, and a number that tells one draw of an answer from the next: with
+the engine's fingerprint they are the key under which the ledger remembers the completion.
 """
 
 from __future__ import annotations
@@ -123,15 +123,15 @@ class TextScoring(Scoring, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One call of a model. All fields but `priority` determine the completion."""
+    """One call of a model. All fields but `priority` and `seed` name it in the ledger."""
 
     messages: list[Message]
     """The conversation. A model without a chat template sees it as a Human/Assistant transcript."""
     sampling: dict[str, Any]
     """`Sampling.changed`: temperature and max_tokens always, the rest where not default."""
-    seed: int
-    """In [0, 2**31). Every sampled call has its own, so order and batching do not matter. 0 where
-    nothing is sampled: greedy calls, and labels."""
+    draw: int = 0
+    """In [0, 2**31). Tells sampled calls of the same content apart: each is drawn anew, and
+    remembered by itself. 0 where nothing is sampled: greedy calls, and labels."""
     prefix: str = ""
     """Words put into the assistant's mouth; the completion continues them."""
     labels: tuple[str, ...] = ()
@@ -142,6 +142,9 @@ class Request(msgspec.Struct, frozen=True):
     whose `task` is `classify` (no steps) or `token_classify` (steps)."""
     priority: int = 0
     """Lower goes first."""
+    seed: int | None = None
+    """Of the engine's random numbers for this call: its draw, in a recipe with `reproducible: true`.
+    None: whatever comes, which is faster."""
 
 
 def refuse_other_task(request: Request, task: Task, model: str) -> None:

@@ -56,7 +56,7 @@ def sampling_fields(server: Server, request: Request) -> dict[str, Any]:
     # What a call leaves out, vLLM takes from the model's generation_config.json.
     body = Sampling().model_dump() if server.is_vllm else {}
     body |= {"max_tokens": 1, "temperature": 0.0} if request.labels else request.sampling
-    body |= {"seed": request.seed, **body.pop("extra", {})}
+    body |= {"seed": request.seed, **body.pop("extra", {})}  # no seed: none is sent
     return {name: value for name, value in body.items() if value is not None}
 
 

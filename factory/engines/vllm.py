@@ -3,10 +3,12 @@
 Invariants:
 - The blocks of KV cache that admitted requests can ever need never exceed what there is, so vLLM
   never preempts (a preempted request is computed twice, and with a seed it kills the CPU engine).
+- An engine begins with random numbers of its own, unless the recipe names its `seed`: one that was
+  begun again must not draw for the second answer to a prompt what another drew for the first.
 - Requests wait in one heap by priority; a few more than can run are handed over, so that a slot
   that falls free is filled at the very next step.
 - The engine's own processes may die at any time: calls in flight wait for a new one and are sent
-  again, with the same seeds.
+  again, with the same seed, if any.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import itertools
 import json
 import logging
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -375,6 +378,7 @@ class VllmEngine:
             "scheduling_policy": "priority",
             "enable_prefix_caching": True,
             "disable_log_stats": True,
+            "seed": secrets.randbits(31),
         }
         if current_platform.is_cpu():
             args["max_num_seqs"] = config.max_num_seqs or _CPU_SEQUENCES

@@ -325,6 +325,12 @@ def _provenance(facts: Mapping[str, Any]) -> Iterator[str]:
             f"model {_code(name)}: {_code(model.get('model'))}, "
             f"fingerprint {_code(model.get('fingerprint'))}"
         )
+    if (reproducible := facts.get("reproducible")) is not None:
+        yield (
+            "the engine was seeded for every sampled call (`reproducible: true`)"
+            if reproducible
+            else "the engine was not seeded: made anew, sampled texts would be others"
+        )
     if counts := facts.get("counts"):
         yield f"{counts.get('samples', 0):,} samples, {counts.get('quarantined', 0):,} quarantined"
     if tokens := facts.get("tokens"):

@@ -62,8 +62,8 @@ def export(
 
     `facts` tells the cards where the data comes from; each may be missing: run_name,
     factory_version, constitution {name, version, digest}, models {name: {model, fingerprint}},
-    tokens {prompt, output}, counts {samples, quarantined}, cut {stage: [cut answers, answers]},
-    recipe (YAML text).
+    reproducible (the engine was seeded), tokens {prompt, output}, counts {samples, quarantined},
+    cut {stage: [cut answers, answers]}, recipe (YAML text).
     """
     folders = [folder_of(view) for view in views]
     for folder in folders:

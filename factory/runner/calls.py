@@ -1,6 +1,6 @@
 """Every model call of a run goes through here: remembered, in flight already, or made.
 
-`SampleModels` is what a stage sees. It turns a `Question` into a `Request` with the seed and the
+`SampleModels` is what a stage sees. It turns a `Question` into a `Request` with the draw and the
 priority of its sample; `Calls` answers it from the ledger if it can, joins a call that is in flight
 if there is one, and otherwise asks the engine and remembers the answer.
 """
@@ -186,19 +186,23 @@ class Calls:
             ) from error
 
 
-def request_of(question: Question, seed: int = 0, priority: int = 0) -> Request:
+def request_of(
+    question: Question, draw: int = 0, priority: int = 0, seed: int | None = None
+) -> Request:
     return Request(
         messages=question.messages,
         sampling=question.sampling.changed,
-        seed=seed,
+        draw=draw,
         prefix=question.prefix,
         labels=question.labels,
         scoring=question.scoring,
         priority=priority,
+        seed=seed,
     )
 
 
-def _is_sampled(question: Question) -> bool:
+def is_sampled(question: Question) -> bool:
+    """Asking again may be answered otherwise."""
     return bool(question.sampling.temperature) and not question.labels and not question.scoring
 
 
@@ -214,9 +218,13 @@ def _encodable(text: str) -> str:
 
 class SampleModels:
     """The recipe's models for one sample at one stage (`stages.base.Models`). `count` adds up what
-    the stage asks for; `before` is awaited before it makes a call."""
+    the stage asks for; `before` is awaited before it makes a call; `is_reproducible`: draws
+    seed the engine."""
 
-    __slots__ = ("_before", "_calls", "_priority", "_sample_id", "_seed", "constitution", "count")
+    __slots__ = (
+        *("_before", "_calls", "_is_reproducible", "_priority", "_sample_id", "_seed"),
+        *("constitution", "count"),
+    )
 
     def __init__(
         self,
@@ -226,8 +234,11 @@ class SampleModels:
         seed: int,
         count: StageCount,
         before: Callable[[], Awaitable[None]] | None = None,
+        *,
+        is_reproducible: bool = False,
     ) -> None:
         self._calls = calls
+        self._is_reproducible = is_reproducible
         self._before = before
         self.constitution = constitution
         self._sample_id = sample.id
@@ -241,13 +252,17 @@ class SampleModels:
         return derive_seed(self._seed, self._sample_id, *salt)
 
     async def ask(self, model: str, questions: Sequence[Question]) -> list[Asked]:
-        requests = [
-            request_of(q, self.seed(*q.salt) if _is_sampled(q) else 0, self._priority)
-            for q in questions
-        ]
+        requests = [self._request(question) for question in questions]
         asked = await self._calls.answer(model, requests, self.count, self._before)
         for request, answer in zip(requests, asked, strict=True):
             if not request.labels and request.scoring is None:
                 self.count.answers += 1
                 self.count.cut += answer.completion.finish_reason == "length"
         return asked
+
+    def _request(self, question: Question) -> Request:
+        if not is_sampled(question):
+            return request_of(question, priority=self._priority)
+        draw = self.seed(*question.salt)
+        seed = draw if self._is_reproducible else None
+        return request_of(question, draw, self._priority, seed)

@@ -35,6 +35,8 @@ class Manifest(msgspec.Struct):
     models: dict[str, dict[str, str]] = {}
     """Recipe name -> model, fingerprint."""
     constitution: dict[str, str] | None = None
+    reproducible: bool = False
+    """Every call of this folder was made with its draw as the engine's seed."""
     parts: int = 0
     rows: int = 0
     """Source rows in those parts: samples and quarantined."""

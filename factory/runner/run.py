@@ -185,8 +185,8 @@ class _Run:
 
         Going through the source again costs little: calls that were made are in the ledger.
         """
-        new = self._new_manifest()
         old = manifests.read(out)
+        new = self._new_manifest(old)
         plan = await self._plan(out, old, new, retries=retries)
         if old is None or old.state == "running" or plan is not new:
             shutil.rmtree(out / folder.NEXT, ignore_errors=True)
@@ -198,7 +198,7 @@ class _Run:
         folder.take_place(out)
         return plan
 
-    def _new_manifest(self) -> Manifest:
+    def _new_manifest(self, old: Manifest | None) -> Manifest:
         recipe, engines = self._recipe, self._engines
         fingerprints = {name: engine.fingerprint for name, engine in engines.items()}
         return Manifest(
@@ -213,6 +213,8 @@ class _Run:
                 for name, config in recipe.models.items()
             },
             constitution=_describe(recipe.constitution),
+            # The ledger answers with calls of the runs before, seeded or not.
+            reproducible=recipe.reproducible and (old is None or old.reproducible),
         )
 
     async def _plan(
@@ -266,6 +268,12 @@ class _Run:
         if manifest.state != "running":
             shards.drop_parts_from(work, manifest.parts)
             return
+        if self._recipe.reproducible and not manifest.reproducible:
+            self._progress.note(
+                "reproducible: true holds for calls from now on; the ledger remembers others that "
+                "were made without a seed. For a run that is reproducible as a whole, use a new --out"
+            )
+        manifest.reproducible &= self._recipe.reproducible
         if self._recipe.constitution:
             self._progress.note(f"constitution: {self._recipe.describe_constitution()}")
         if carried := self._source.carried():
@@ -353,7 +361,10 @@ async def outcomes(
         for position, (label, stage) in enumerate(zip(labels, recipe.stages, strict=True)):
             count = counts[label] = StageCount()
             before = functools.partial(preflight.before, position)
-            models = SampleModels(calls, recipe.constitution, sample, recipe.seed, count, before)
+            models = SampleModels(
+                *(calls, recipe.constitution, sample, recipe.seed, count, before),
+                is_reproducible=recipe.reproducible,
+            )
             began = time.monotonic()
             try:
                 sample = await stage(sample, models)
@@ -494,6 +505,7 @@ def export_views(recipe: Recipe, out: Path, manifest: Manifest) -> None:
         "run_name": recipe.name,
         "factory_version": factory.__version__,
         "constitution": manifest.constitution,
+        "reproducible": manifest.reproducible,
         "models": manifest.models,
         "tokens": manifest.tokens(),
         "counts": {"samples": manifest.samples, "quarantined": manifest.quarantined},

@@ -168,6 +168,7 @@ class _Parts(Config):
 
     name: str = "score"
     seed: int = Field(0, ge=0)
+    reproducible: bool = False
     constitution: str | None = None
     models: dict[str, Any] = {}
     stages: list[Any] = Field(min_length=1)
@@ -223,6 +224,7 @@ def _scorer(
         path=folder.absolute() / file.path.name,
         name=data.name,
         seed=data.seed,
+        reproducible=data.reproducible,
         max_failure_rate=1.0,
         part_size=1,
         source=SourceConfig(path=""),

@@ -50,7 +50,7 @@ class Models(Protocol):
 
 
 class Question:
-    """One call to a model. `salt` makes its seed its own: what tells it from the sample's others."""
+    """One call to a model. `salt` makes its draw its own: what tells it from the sample's others."""
 
     __slots__ = ("labels", "messages", "prefix", "salt", "sampling", "scoring")
 

@@ -99,6 +99,8 @@ class JudgeReward(PointwiseJudge):
     constitution: str | None = None
     """A constitution's file, in place of `rubric`: all its principles are the rubric."""
     weight: float = WEIGHT
+    reproducible: bool = False
+    """Seed the judge for each sampled reasoning, by its prompt and completion."""
 
     def problem(self) -> tuple[str, str] | None:
         if self.constitution is not None and self.rubric != RUBRIC:
@@ -145,7 +147,8 @@ async def scored_by(stage: Stage, name: str, engine: Engine | None, sample: Samp
 
     Raises `SampleError` if this sample cannot be scored, `EngineError` if none can.
     """
-    scored = await stage(sample, _Models(engine, sample.id))
+    is_reproducible = getattr(stage, "reproducible", False)
+    scored = await stage(sample, _Models(engine, sample.id, is_reproducible))
     found = next(score for score in scored.scores if score.name == name)
     if found.value is not None:
         return found.value
@@ -177,9 +180,10 @@ class _Models:
 
     constitution = None
 
-    def __init__(self, engine: Engine | None, sample_id: str) -> None:
+    def __init__(self, engine: Engine | None, sample_id: str, is_reproducible: bool) -> None:
         self._engine = engine
         self._sample_id = sample_id
+        self._is_reproducible = is_reproducible
 
     def seed(self, *salt: object) -> int:
         return derive_seed(self._sample_id, *salt)
@@ -193,10 +197,12 @@ class _Models:
 
     def _request(self, question: Question) -> Request:
         is_fixed = bool(question.labels or question.scoring) or not question.sampling.temperature
+        draw = 0 if is_fixed else self.seed(*question.salt)
         return Request(
             messages=question.messages,
             sampling=question.sampling.changed,
-            seed=0 if is_fixed else self.seed(*question.salt),
+            draw=draw,
+            seed=draw if self._is_reproducible and not is_fixed else None,
             prefix=question.prefix,
             labels=question.labels,
             scoring=question.scoring,
