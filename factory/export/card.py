@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 import yaml
 
+from factory.export.doubts import doubts
 from factory.export.schemas import MEANINGS
 from factory.export.statistics import ViewReport
 from factory.export.view import NOTES, REASONS, View
@@ -53,6 +55,7 @@ def card(view: View, report: ViewReport, facts: Mapping[str, Any]) -> str:
     sections = [
         _front_matter(report, facts),
         _title(report, facts),
+        _doubts(report),
         _load(report),
         _columns(view, facts),
         _rows(report),
@@ -105,6 +108,12 @@ def _title(report: ViewReport, facts: Mapping[str, Any]) -> str:
             "be near chance (Gao et al. 2022).",
         ]
     return "\n".join(lines)
+
+
+def _doubts(report: ViewReport) -> str:
+    lines = doubts(msgspec.to_builtins(report))
+    safe = (re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", line) for line in lines)
+    return _section("Reasons to doubt it", "\n".join(f"- {line}" for line in safe)) if lines else ""
 
 
 def _load(report: ViewReport) -> str:
