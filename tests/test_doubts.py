@@ -46,7 +46,8 @@ def test_flips_as_often_as_a_coins_and_nearly_always_are_said_differently() -> N
     assert "judge judge: 50 of 100 verdicts (50%) changed with the order" in coin
     assert "a coin's" in coin
     [place] = doubts(counted(judges={"judge": judge(flips=90)}))
-    assert "90 of 100 verdicts (90%)" in place and "goes by the place" in place
+    assert "90 of 100 verdicts (90%)" in place
+    assert "goes by the place" in place
     assert doubts(counted(judges={"judge": judge(verdicts=9, flips=9)})) == []  # too few to say
 
 
@@ -63,7 +64,8 @@ def test_agreement_of_one_half_unread_verdicts_and_judges_that_agree_by_chance_a
 
 def test_a_judges_name_stays_on_its_line() -> None:
     [line] = doubts(counted(judges={"a\nb": judge(flips=100)}))
-    assert "\n" not in line and line.startswith("judge a b:")
+    assert "\n" not in line
+    assert line.startswith("judge a b:")
 
 
 def flipped(index: int) -> Sample:

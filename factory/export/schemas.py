@@ -112,12 +112,28 @@ def with_extra(features: Features) -> Features:
     return Features({**features, "extra": Value("string")})
 
 
+def with_thoughts(features: Features, key: str) -> Features:
+    """With a key of the answers' messages for what was thought before."""
+    from datasets import Features, List, Value
+
+    return Features(
+        {
+            name: List({**feature.feature, key: Value("string")})
+            if name in ANSWERS and feature == _messages()
+            else feature
+            for name, feature in features.items()
+        }
+    )
+
+
 def _messages() -> object:
     from datasets import List, Value
 
     return List({"role": Value("string"), "content": Value("string")})
 
 
+ANSWERS = ("chosen", "rejected", "completion")
+"""Columns of an answer as messages."""
 MEANINGS = {
     "prompt": "the conversation to answer, as messages",
     "chosen": "the better answer, as one assistant message",
