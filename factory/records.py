@@ -151,10 +151,15 @@ class Sample(msgspec.Struct):
         """Candidates that no filter dropped."""
         return [c for c in self.candidates if c.drop_reason is None]
 
+    def answered(self) -> list[Candidate]:
+        """Kept candidates that say anything: those to criticise, compare and score. One whose
+        thought never ended does not."""
+        return [c for c in self.kept() if c.text.strip()]
+
     def heads(self) -> list[Candidate]:
-        """Kept candidates without a revision: the newest of each chain."""
+        """Answered candidates without a revision: the newest of each chain."""
         revised = {c.parent for c in self.candidates}
-        return [c for c in self.kept() if c.index not in revised]
+        return [c for c in self.answered() if c.index not in revised]
 
     def root(self, candidate: Candidate) -> Candidate:
         """The initial answer that `candidate` descends from (itself, if it is one)."""
@@ -184,20 +189,26 @@ class Sample(msgspec.Struct):
             yield self.candidates[index], answers
 
     def revision_pairs(self) -> Iterator[tuple[Candidate, Candidate]]:
-        """(initial answer, newest revision) of each chain in which both are kept."""
+        """(initial answer, newest revision) of each chain in which both are kept and say anything."""
+        answered = {c.index for c in self.answered()}
         for initial, newest in self.chains():
-            if initial.drop_reason is None:
-                yield from ((initial, revision) for revision in newest if revision is not initial)
+            if initial.index in answered:
+                for revision in newest:
+                    if revision is not initial and revision.index in answered:
+                        yield initial, revision
 
     def critique_of(self, revision: Candidate) -> Critique | None:
         """The critique that a revision was written for. None: it is no revision, or had none.
 
-        An answer that was criticised several times at once has as many revisions, in that order.
+        An answer that was criticised several times at once has as many revisions, in that order;
+        a critique that says nothing has none.
         """
         if revision.parent is None:
             return None
         critiques = [c for c in self.critiques if c.candidate == revision.parent]
         siblings = [c.index for c in self.candidates if c.parent == revision.parent]
+        if len(siblings) < len(critiques):
+            critiques = [c for c in critiques if c.text]
         place = siblings.index(revision.index)
         return critiques[min(place, len(critiques) - 1)] if critiques else None
 

@@ -32,6 +32,7 @@ class FakeEngine:
         self.fails_on = fails_on
         self.seen: list[Request] = []
         self.is_closed = False
+        self.is_thinking = False
         self.most_at_once = self._now = 0
         self._stats = EngineStats()
 
@@ -81,6 +82,9 @@ class FakeEngine:
             else None,
         )
 
+    async def thinks(self) -> bool:
+        return self.is_thinking
+
     def stats(self) -> EngineStats:
         return self._stats
 
@@ -100,7 +104,9 @@ class ScriptedModels:
         completions: Sequence[Completion] | Callable[[Question], Completion] = (),
         constitution: Constitution | None = None,
         seed: int = 7,
+        is_thinking: bool = False,
     ) -> None:
+        self._is_thinking = is_thinking
         self._completions = completions if callable(completions) else iter(completions)
         self._seed = seed
         self.constitution = constitution
@@ -108,6 +114,9 @@ class ScriptedModels:
 
     def seed(self, *salt: object) -> int:
         return derive_seed(self._seed, *salt)
+
+    async def thinks(self, model: str) -> bool:
+        return self._is_thinking
 
     async def ask(self, model: str, questions: Sequence[Question]) -> list[_Asked]:
         answers = []

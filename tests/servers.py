@@ -104,7 +104,8 @@ class FakeServer:
     """Answers calls with `replies` in turn and then with `ok`; use it as a context manager.
 
     `before` runs in the thread of each call before it is answered: it may block, to hold the call.
-    `tokenize` makes ids of the body of a call to /tokenize, which also tells `context`, or the reply.
+    `tokenize` makes ids of the body of a call to /tokenize, which also tells `context`, or the reply;
+    `detokenize` makes a text of ids.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class FakeServer:
         models: list[dict[str, str]] | None = None,
         before: Callable[[], object] = lambda: None,
         tokenize: Callable[[dict[str, Any]], list[int] | Reply] = lambda _: [1],
+        detokenize: Callable[[list[int]], str] = lambda _: "",
         context: int = 64,
     ) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -128,6 +130,7 @@ class FakeServer:
         self._models = models
         self._before = before
         self._tokenize = tokenize
+        self._detokenize = detokenize
         self._context = context
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
@@ -149,6 +152,8 @@ class FakeServer:
             if isinstance(ids, Reply):
                 return ids
             return Reply(200, {"tokens": ids, "count": len(ids), "max_model_len": self._context})
+        if path == "/detokenize":
+            return Reply(200, {"prompt": self._detokenize(body["tokens"])})
         with self._lock:
             self.calls.append(body)
             self.paths.append(path)

@@ -63,9 +63,11 @@ class Sampling(Config):
     """0: all tokens."""
     min_p: float = Field(0.0, ge=0, le=1)
     max_tokens: int = Field(256, ge=1)
-    """The longest answer, in tokens."""
+    """The longest answer, in tokens, with the thought before it."""
     min_tokens: int = Field(0, ge=0)
     stop: list[str] = []
+    """Where the answer ends. In a thought they are not looked for, but for `</think>`, which stops
+    any model where its thought ends."""
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float = Field(1.0, gt=0)
@@ -133,7 +135,8 @@ class Request(msgspec.Struct, frozen=True):
     """In [0, 2**31). Every sampled call has its own, so order and batching do not matter. 0 where
     nothing is sampled: greedy calls, and labels."""
     prefix: str = ""
-    """Words put into the assistant's mouth; the completion continues them."""
+    """Words put into the assistant's mouth; the completion continues them. A model that thinks goes
+    on without a thought, unless it begins with one (`reasoning.begun`)."""
     labels: tuple[str, ...] = ()
     """If given, nothing is generated: the completion carries the log-probability of each label,
     every one a single token, as the next token after `prefix`."""
@@ -247,6 +250,11 @@ class Engine(Protocol):
         Raises `SampleError` when this request cannot be served (too long for the context, refused),
         `EngineError` when none can.
         """
+        ...
+
+    async def thinks(self) -> bool:
+        """Whether the model thinks before it answers, by its chat template or what a server makes of
+        it; False where nobody says."""
         ...
 
     def stats(self) -> EngineStats: ...

@@ -7,6 +7,10 @@ A server that is not vLLM gets only what the recipe sets. A prefix needs a serve
 the last message. Of a label call at most the 20 likeliest tokens are shown: if only some of the
 labels are among them, each other gets the smallest log-probability shown, which it cannot exceed,
 so a confident judge's P is at worst understated. If none is shown, none gets one.
+
+A thought is read where the server puts it: in a field of the message (`reasoning_content` or
+`reasoning`), in parts of it (`reasoning_details`, content in parts), or else before the answer, in the
+model's marks, if the text begins with them.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from factory.engines.base import Completion, Request, Sampling, ended
 from factory.engines.http import post
+from factory.engines.reasoning import CLOSE, Said, Where, cut, marks_before
 from factory.engines.routing import Server
 from factory.errors import SampleError
 
@@ -33,7 +38,9 @@ _LARGEST_COUNT = 2**31 - 1
 async def complete(server: Server, config: EndpointConfig, request: Request) -> Completion:
     messages: list[Any] = list(request.messages)
     body: dict[str, Any] = {"model": config.model, "messages": messages}
-    body |= sampling_fields(server, request)
+    where: Where = "answer" if request.prefix else server.where
+    fields, stops = sampling_fields(server, request, where)
+    body |= fields
     if request.prefix:
         messages.append({"role": "assistant", "content": request.prefix})
         body |= {"continue_final_message": True, "add_generation_prompt": False}
@@ -48,16 +55,83 @@ async def complete(server: Server, config: EndpointConfig, request: Request) -> 
     message = choice.get("message")
     if not isinstance(message, dict):
         raise odd(server, "message", message, "a message")
-    return read(server, answer, choice, message.get("content") or "")
+    content = message.get("content") or ""
+    completion = read(server, answer, choice, _joined(content, "text"))
+    thought = _thought(message)
+    if thought is not None:
+        server.splits = True
+    return split(server, request, choice, completion, where, stops, thought, server.splits)
 
 
-def sampling_fields(server: Server, request: Request) -> dict[str, Any]:
-    """The sampling fields of a call. An `extra` of null takes a field out."""
+def sampling_fields(
+    server: Server, request: Request, where: Where
+) -> tuple[dict[str, Any], list[str]]:
+    """The sampling fields of a call that begins at `where`, and the stop strings that only an answer
+    ends at. An `extra` of null takes a field out."""
     # What a call leaves out, vLLM takes from the model's generation_config.json.
     body = Sampling().model_dump() if server.is_vllm else {}
     body |= {"max_tokens": 1, "temperature": 0.0} if request.labels else request.sampling
-    body |= {"seed": request.seed, **body.pop("extra", {})}
-    return {name: value for name, value in body.items() if value is not None}
+    stops: list[str] = []
+    extra = body.pop("extra", {})
+    if server.marks is not None and where != "answer" and not request.labels:
+        if body.get("stop"):
+            body["stop"], stops = server.marks.stops(body["stop"], where)
+        extra = {"skip_special_tokens": False, **extra}  # the marks may be such
+    body |= {"seed": request.seed, **extra}
+    return {name: value for name, value in body.items() if value is not None}, stops
+
+
+def _thought(message: Mapping[str, Any]) -> str | None:
+    """What the server gives as the model's thought. None: nothing."""
+    said = [message.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details")]
+    found = [_joined(value, "text") or _joined(value, "summary") for value in said]
+    if isinstance(content := message.get("content"), list):
+        found.append(_joined(content, "thinking"))
+    return next((text for text in found if isinstance(text, str) and text.strip()), None)
+
+
+def _joined(value: object, kind: str) -> object:
+    """The texts of one kind in a list of parts, as one; another value as it is."""
+    if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
+        return value
+    inner = [_joined(part.get(kind), "text") for part in value]  # Mistral's thoughts have parts too
+    return "".join(text for text in inner if isinstance(text, str))
+
+
+def split(
+    server: Server,
+    request: Request,
+    choice: Mapping[str, Any],
+    completion: Completion,
+    where: Where,
+    stops: list[str],
+    thought: str | None = None,
+    is_split: bool = False,
+) -> Completion:
+    """The completion with its thought apart. `is_split`: the server has told them apart itself, with
+    this `thought`."""
+    text, reason, marks = completion.text, completion.finish_reason, server.marks
+    stops_at_thought = reason == "stop" and CLOSE in request.sampling.get("stop", [])
+    if thought is not None:
+        is_over = bool(text.strip()) or stops_at_thought
+        said = Said(thought.strip(), text.lstrip() if is_over else None)
+    elif is_split or where == "answer":
+        said = Said(None, text)
+    elif marks is not None:
+        if stops_at_thought and choice.get("stop_reason") == marks.close:
+            text += marks.close
+        said = marks.split(text, where)
+    else:
+        known = marks_before(text, reason)
+        if known is None:
+            return completion
+        said = known.split(text, "either")
+    said, reason = cut(said, reason, stops)
+    completion.text, completion.finish_reason = said.finished(reason)
+    completion.reasoning = said.reasoning
+    if said.answer is None and not completion.reasoning_tokens:
+        completion.reasoning_tokens = completion.output_tokens
+    return completion
 
 
 def odd(server: Server, field: str, value: object, wanted: str) -> SampleError:
@@ -110,6 +184,9 @@ def read(
         raise odd(server, "the content", text, "text")
     usage = answer.get("usage")
     details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
+    written = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
+    if server.is_vllm and isinstance(written, dict):
+        server.splits = True  # vLLM counts those where it has a parser for the model's thoughts
     return Completion(
         text=text,
         finish_reason=ended(choice.get("finish_reason")) or "",
@@ -117,6 +194,7 @@ def read(
         cached_tokens=count(details, "cached_tokens"),
         output_tokens=count(usage, "completion_tokens"),
         label_logprobs=label_logprobs,
+        reasoning_tokens=min(count(written, "reasoning_tokens"), count(usage, "completion_tokens")),
     )
 
 

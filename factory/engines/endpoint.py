@@ -20,7 +20,7 @@ import os
 import random
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -46,6 +46,7 @@ from factory.errors import ContextOverflow, EngineError, SampleError
 _LONGEST_WAIT = 60.0
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class EndpointConfig(Config):
@@ -135,6 +136,11 @@ class EndpointEngine:
         facts = ["endpoint", self.config.model, self.config.chat_template_kwargs]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    async def thinks(self) -> bool:
+        if self.config.task != "generate":
+            return False
+        return await self._served(self._thinks, priority=0)
+
     def stats(self) -> EngineStats:
         return self._stats
 
@@ -186,17 +192,21 @@ class EndpointEngine:
                 )
 
     async def _answer(self, request: Request) -> Completion:
-        from openai import APIError
-
         refuse_other_task(request, self.config.task, self.config.model)
         texts, _ = broken([request.messages, request.prefix], None)  # which JSON can hold
         request = msgspec.structs.replace(request, messages=texts[0], prefix=texts[1])
+        return await self._served(lambda server: self._ask(server, request), request.priority)
+
+    async def _served(self, ask: Callable[[Server], Awaitable[_T]], priority: int) -> _T:
+        """What a server answers, tried as often and with such waits as the recipe says."""
+        from openai import APIError
+
         self._connect()
         order = next(self._order)
         for retry in itertools.count():
-            async with self._router.slot(request.priority, order) as server:
+            async with self._router.slot(priority, order) as server:
                 try:
-                    completion = await self._try(server, request)
+                    answer = await self._try(server, ask)
                 except APIError as error:
                     if not api_errors.may_pass(error):
                         config = self.config
@@ -210,7 +220,7 @@ class EndpointEngine:
                     server.note_failure()
                 else:
                     server.is_failing = False
-                    return completion
+                    return answer
             if retry == self.config.max_retries:
                 break
             jitter = self._rng.uniform(0, min(_LONGEST_WAIT, 2.0 ** min(retry, 10)))
@@ -225,7 +235,7 @@ class EndpointEngine:
                 client = client_for(url, self._key, self.config.timeout)
                 self._router.servers.append(Server(url, client, self._key))
 
-    async def _try(self, server: Server, request: Request) -> Completion:
+    async def _try(self, server: Server, ask: Callable[[Server], Awaitable[_T]]) -> _T:
         """One try on one server, all it takes within `timeout`: a server that sends a byte now and
         then is not waited for. Raises the errors of the `openai` client."""
         from openai import APITimeoutError
@@ -233,26 +243,42 @@ class EndpointEngine:
         seconds = self.config.timeout
         try:
             async with asyncio.timeout(seconds):
-                return await self._ask(server, request)
+                return await ask(server)
         except TimeoutError:
             cause = TimeoutError(f"no whole answer within the {seconds:g} s of timeout")
             raise APITimeoutError(request=None) from cause
 
+    async def _probe(self, server: Server) -> None:
+        if server.is_vllm is None:  # calls that start together may each find out: that does no harm
+            await vllm_server.probe(server, self.config.model)
+
+    async def _thinks(self, server: Server) -> bool:
+        from openai import BadRequestError
+
+        await self._probe(server)
+        try:
+            await self._vllm.learn(server)
+        except BadRequestError:  # it has no chat template
+            return False
+        return await self._vllm.thinks(server)
+
     async def _ask(self, server: Server, request: Request) -> Completion:
         from openai import BadRequestError
 
-        if server.is_vllm is None:  # calls that start together may each find out: that does no harm
-            await vllm_server.probe(server, self.config.model)
+        await self._probe(server)
         if request.scoring:
             return await self._vllm.score(server, request.messages, request.scoring)
         try:
-            if server.is_vllm and (
-                request.prefix
-                or request.labels
-                or not await self._vllm.takes(server, request.messages)
-            ):
-                return await self._vllm.complete(server, request)
-            return await chat_api.complete(server, self.config, request)
+            if not server.is_vllm:
+                return await chat_api.complete(server, self.config, request)
+            await self._vllm.learn(server)
+            is_chat = not request.prefix and not request.labels
+            if is_chat and await self._vllm.takes(server, request.messages):
+                completion = await chat_api.complete(server, self.config, request)
+            else:
+                completion = await self._vllm.complete(server, request)
+            await self._vllm.count(server, completion)
+            return completion
         except BadRequestError as error:
             if server.has_chat_template and vllm_server.NO_TEMPLATE in str(error):
                 server.has_chat_template = False

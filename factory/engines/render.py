@@ -13,6 +13,7 @@ from typing import Any
 
 from factory.engines.base import Scoring, TextScoring
 from factory.engines.control_tokens import broken, control_names, joint_ids, joint_texts, kept
+from factory.engines.reasoning import Piece
 from factory.errors import EngineError, SampleError
 from factory.records import Message
 
@@ -79,6 +80,14 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
     if not joint:
         return ids
     return [ids[i] for i in kept(ids, _joint_ids(tokenizer, joint))]
+
+
+def laid_out(tokenizer: Any, pieces: Sequence[Piece]) -> list[int]:
+    """Ids of a prefix that begins an answer, of which the marks of a thought may be control tokens."""
+    ids: list[int] = []
+    for text, is_mark in pieces:
+        ids += _encoded(tokenizer, text) if is_mark else plain_ids(tokenizer, text)
+    return ids
 
 
 def templated(tokenizer: Any, apply: Callable[..., Any], conversation: Any, **options: Any) -> Any:

@@ -17,6 +17,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from factory.engines.reasoning import Marks, Where
+
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
@@ -43,6 +45,14 @@ class Server:
     """False: it has said that its model has none, so that it takes no conversations."""
     models: Sequence[str] = ()
     """Names of the models it serves, where it tells."""
+    marks: Marks | None = None
+    """What stands around its model's thoughts. None: nothing, or not known."""
+    where: Where = "either"
+    """What its model writes where an answer begins."""
+    opening: tuple[int, ...] | None = None
+    """The tokens with which its prompts end, which `where` is read from. None: not known yet."""
+    splits: bool = False
+    """It has told thought and answer apart itself."""
 
     def note_failure(self) -> None:
         self.is_failing = True

@@ -21,11 +21,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory import weights
 from factory.config import Config
@@ -41,7 +41,9 @@ from factory.engines.base import (
     refuse_other_task,
 )
 from factory.engines.reaper import start_reaper
+from factory.engines.reasoning import OFF, Where, marks_in
 from factory.engines.render import NEXT_TURN, conversation_ids, prompt_ids, step_ids
+from factory.engines.vllm_reasoning import Thoughts, parser_problem, template_of, tokenizer_thinks
 from factory.errors import ContextOverflow, EngineError, RecipeError, SampleError
 
 _MAX_DEATHS = 4  # of the engine in a row without one call completed, or under one call
@@ -80,11 +82,21 @@ class VllmConfig(Config):
     """Share of the GPU's memory. None: 0.9 divided evenly among the recipe's engines."""
     chat_template_kwargs: dict[str, Any] = {}
     """Passed to the chat template, as `{enable_thinking: false}`."""
+    reasoning_parser: str | None = None
+    """Of vLLM's, the one that tells this model's thought from its answer, as for `--reasoning-parser`.
+    None: the marks in its chat template do, if it thinks."""
     trust_remote_code: bool = False
     """Run code that the model's authors ship with it. Say true only of authors you trust."""
     engine_args: dict[str, Any] = {}
     """Passed through to vLLM's AsyncEngineArgs, as `{tensor_parallel_size: 2}`. `hf_overrides` is put
     over what this engine sets there (a judge's `head_dtype`), key by key."""
+
+    @field_validator("reasoning_parser")
+    @classmethod
+    def _check_parser(cls, value: str | None) -> str | None:
+        if value is not None and (problem := parser_problem(value)) is not None:
+            raise ValueError(problem)
+        return value
 
     @model_validator(mode="after")
     def _labels_need_a_task(self) -> Self:
@@ -122,6 +134,8 @@ class VllmEngine:
         self._engine: Any = None
         self._reaper: subprocess.Popen[bytes] | None = None
         self._tokenizer: Any = None
+        self._thoughts: Thoughts | None = None
+        """None: the model does not think."""
         self._admission = Admission(0, 0)
         self._starting = asyncio.Lock()
         self._deaths_in_a_row = 0
@@ -141,10 +155,44 @@ class VllmEngine:
             settings: list[Any] = [c.dtype, sorted(c.chat_template_kwargs.items()), content]
             if c.task != "generate":
                 settings += [c.task, c.label_tokens]
+            elif self._may_think:  # ledgers of before hold its thoughts within its answers
+                settings.append(["reasoning", c.reasoning_parser])
             if elsewhere := weights.read_from(c.engine_args):
                 settings.append(elsewhere)
             self._fingerprint = f"{weights.fingerprint(self._model_dir)}:{settings}"
         return self._fingerprint
+
+    @property
+    def _may_think(self) -> bool:
+        """Its template speaks of thoughts and the recipe does not switch them off, or a parser is
+        named."""
+        c = self.config
+        is_off = any(c.chat_template_kwargs.get(name) is value for name, value in OFF.items())
+        return c.reasoning_parser is not None or (
+            not is_off and marks_in(template_of(self._tokenizer_dir)) is not None
+        )
+
+    @property
+    def _tokenizer_dir(self) -> Path:
+        """The folder of the tokenizer, which need not be the model's."""
+        return Path(self.config.engine_args.get("tokenizer") or self._model_dir)
+
+    async def thinks(self) -> bool:
+        if self.config.task != "generate" or not self._may_think:
+            return False
+        if self._tokenizer is None:
+            return await asyncio.to_thread(self._thinks)
+        return self._thinks()
+
+    def _thinks(self) -> bool:
+        from transformers import AutoTokenizer
+
+        tokenizer = self._tokenizer or AutoTokenizer.from_pretrained(
+            self._tokenizer_dir, trust_remote_code=self.config.trust_remote_code
+        )
+        if marks_in(tokenizer.chat_template) is None:
+            return self.config.reasoning_parser is not None
+        return tokenizer_thinks(tokenizer, self.config.chat_template_kwargs)
 
     def stats(self) -> EngineStats:
         return self._stats
@@ -159,8 +207,8 @@ class VllmEngine:
     async def generate(self, request: Request) -> Completion:
         await self._running()
         refuse_other_task(request, self.config.task, self.config.model)
-        ids, positions = self._ids(request)
-        params = self._params(request)
+        ids, positions, where = self._ids(request)
+        params, stops = self._params(request, where)
         output_tokens = 0 if request.scoring else params.max_tokens
         context = self._engine.model_config.max_model_len
         if len(ids) + output_tokens > context:
@@ -180,7 +228,9 @@ class VllmEngine:
                 continue
             self._deaths_in_a_row = 0
             completion = (
-                _scores(output, positions) if request.scoring else self._answer(request, output)
+                _scores(output, positions)
+                if request.scoring
+                else self._answer(request, output, where, stops)
             )
             self._stats.add(completion)
             return completion
@@ -197,10 +247,11 @@ class VllmEngine:
         """
         await self._running()
         refuse_other_task(request, self.config.task, self.config.model)
-        tokens = 0 if request.scoring else self._params(request).max_tokens
         context = self._engine.model_config.max_model_len
         try:
-            prompt_tokens = len(self._ids(request)[0])
+            ids, _, where = self._ids(request)
+            params, _ = self._params(request, where)
+            prompt_tokens, tokens = len(ids), 0 if request.scoring else params.max_tokens
             if prompt_tokens + tokens > context:
                 raise ContextOverflow(prompt_tokens, tokens, context)
         except SampleError as error:
@@ -228,7 +279,9 @@ class VllmEngine:
             raise SampleError(f"vLLM failed on this request: {error.__cause__!r}") from error
         return last
 
-    def _answer(self, request: Request, output: Any) -> Completion:
+    def _answer(
+        self, request: Request, output: Any, where: Where, stops: Sequence[str]
+    ) -> Completion:
         answer = output.outputs[0]
         finish_reason = ended(answer.finish_reason)
         if finish_reason is None:
@@ -241,26 +294,38 @@ class VllmEngine:
                 for label in request.labels
                 if (token := self._label_id(request.prefix, label)) in shown
             }
+        text, reasoning, reasoning_tokens = "" if request.labels else answer.text, None, 0
+        if self._thoughts is not None and not request.labels:
+            said, reason, reasoning_tokens = self._thoughts.read(answer, where, stops)
+            text, finish_reason = said.finished(ended(reason) or finish_reason)
+            reasoning = said.reasoning
         return Completion(
-            text="" if request.labels else answer.text,
+            text=text,
             finish_reason=finish_reason,
             prompt_tokens=len(output.prompt_token_ids),
             cached_tokens=output.num_cached_tokens or 0,
             output_tokens=len(answer.token_ids),
             label_logprobs=logprobs,
+            reasoning=reasoning,
+            reasoning_tokens=reasoning_tokens,
         )
 
     # -- from a request to what vLLM takes -----------------------------------------------------
 
-    def _ids(self, request: Request) -> tuple[list[int], list[int]]:
-        """The prompt's ids, and the positions whose outputs are read (of steps, else none)."""
+    def _ids(self, request: Request) -> tuple[list[int], list[int], Where]:
+        """The prompt's ids, the positions whose outputs are read (of steps, else none), and what the
+        model writes next."""
         kwargs, scoring = self.config.chat_template_kwargs, request.scoring
+        if scoring is None and self._thoughts is not None:
+            ids = prompt_ids(self._tokenizer, request.messages, kwargs)
+            ids, where = self._thoughts.begin(ids, request.prefix)
+            return ids, [], where
         if scoring is None:
             ids = prompt_ids(self._tokenizer, request.messages, kwargs, request.prefix)
-            return ids, []
+            return ids, [], "answer"
         if not scoring.steps:
-            return conversation_ids(self._tokenizer, request.messages, kwargs), []
-        return step_ids(self._tokenizer, request.messages, scoring, kwargs)
+            return conversation_ids(self._tokenizer, request.messages, kwargs), [], "answer"
+        return *step_ids(self._tokenizer, request.messages, scoring, kwargs), "answer"
 
     def _label_id(self, prefix: str, label: str) -> int:
         end = prefix[-LABEL_CONTEXT:]
@@ -272,29 +337,38 @@ class VllmEngine:
             self._label_ids[end, label] = label_token(before, both, alone, label, self.config.model)
         return self._label_ids[end, label]
 
-    def _params(self, request: Request) -> Any:
+    def _params(self, request: Request, where: Where) -> tuple[Any, list[str]]:
+        """vLLM's parameters, and the stop strings that only an answer ends at."""
         from vllm import PoolingParams, SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         if request.scoring:
-            return PoolingParams(task=self.config.task, use_activation=False)
+            return PoolingParams(task=self.config.task, use_activation=False), []
         if request.labels:
             labels = [self._label_id(request.prefix, label) for label in request.labels]
-            return SamplingParams(
+            params = SamplingParams(
                 max_tokens=1,
                 temperature=0,
                 allowed_token_ids=labels,
                 logprob_token_ids=labels,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
+            return params, []
         values = dict(request.sampling)
         extra = values.pop("extra", {})
+        stops: list[str] = []
         if self._tokenizer.chat_template is None:
             values["stop"] = [*values.get("stop", []), NEXT_TURN]
+        if self._thoughts is not None:
+            if values.get("stop"):
+                values["stop"], stops = self._thoughts.stops(values["stop"], where)
+            if self._thoughts.shows_control_tokens:
+                extra = {"skip_special_tokens": False, **extra}
         try:
-            return SamplingParams(
+            params = SamplingParams(
                 **values, **extra, seed=request.seed, output_kind=RequestOutputKind.FINAL_ONLY
             )
+            return params, stops
         except (TypeError, ValueError) as error:
             raise RecipeError(
                 f"vLLM refused the sampling parameters {values | extra}: {error}"
@@ -343,6 +417,15 @@ class VllmEngine:
             max(sequences + 1, int(sequences * _HANDED_OVER)),
         )
         self._tokenizer = engine.get_tokenizer()
+        if self.config.task == "generate":
+            config = self.config
+            thoughts = Thoughts(
+                self._tokenizer,
+                config.chat_template_kwargs,
+                config.reasoning_parser,
+                engine.model_config,
+            )
+            self._thoughts = thoughts if thoughts.are_there else None
         self._engine = engine
         self._reaper = start_reaper(self.process_ids)
 

@@ -14,6 +14,7 @@ These raise the errors of the `openai` client besides those they name.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ from factory.engines.base import (
 )
 from factory.engines.control_tokens import broken, joint_ids, joint_texts, kept, lookalikes, named
 from factory.engines.http import get, post
+from factory.engines.reasoning import KNOWN, OFF, Marks, Where, marks_after, thinks
 from factory.engines.render import (
     NEXT_TURN,
     before,
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 _REMEMBERED_TEXTS = 4096  # prefixes, labels and tags whose token ids are kept
 _LONG = 512  # characters of a text that will not come again
+_END = 16  # tokens at a prompt's end, in which a mark is if it ends with one
 NO_TEMPLATE = "must provide a chat template"
 """What a server says of a conversation for a model without a chat template."""
 
@@ -78,6 +81,8 @@ class VllmCalls:
     def __init__(self, config: EndpointConfig) -> None:
         self._config = config
         self._ids: dict[str, list[int]] = {}
+        self._texts: dict[tuple[int, ...], str] = {}
+        self._learning = asyncio.Lock()
 
     async def complete(self, server: Server, request: Request) -> Completion:
         """Send the chat template's ids, generation prompt included, and then the prefix's.
@@ -85,7 +90,8 @@ class VllmCalls:
         `continue_final_message` may merge tokens of the template and the prefix, loses spaces that
         a template trims, and renders no <think> block that the generation prompt opens.
         """
-        body = chat_api.sampling_fields(server, request)
+        ids, where = await self._begun(server, request)
+        body, stops = chat_api.sampling_fields(server, request, where)
         end = request.prefix[-LABEL_CONTEXT:]
         tokens = {label: await self._label_id(server, end, label) for label in request.labels}
         if tokens:
@@ -94,12 +100,12 @@ class VllmCalls:
             body["return_tokens_as_token_ids"] = True
         elif not server.has_chat_template:
             body["stop"] = [*body.get("stop", []), NEXT_TURN]
-        ids = await self.prompt_ids(server, request)
         body = {"model": self._config.model, "prompt": ids, **body}
         answer = await post(server, "/completions", body)
         choice = chat_api.only_choice(server, answer)
         if not tokens:
-            return chat_api.read(server, answer, choice, choice.get("text"))
+            completion = chat_api.read(server, answer, choice, choice.get("text"))
+            return chat_api.split(server, request, choice, completion, where, stops)
         shown = _shown(server, choice)
         names = {label: f"token_id:{token}" for label, token in tokens.items()}
         found = {label: shown[name] for label, name in names.items() if name in shown}
@@ -154,15 +160,97 @@ class VllmCalls:
             scores=[rows[position] for position in positions],
         )
 
+    # -- thoughts ------------------------------------------------------------------------------
+
+    async def learn(self, server: Server) -> None:
+        """Find out, once, how the model marks its thoughts: by what its prompts end with, or else by
+        marks that are tokens of its own."""
+        from openai import APIStatusError
+
+        async with self._learning:
+            if server.opening is not None or not (server.is_vllm and server.has_chat_template):
+                return
+            try:
+                opening, end = await self._end_of_prompts(server, {})
+                server.marks = marks_after(end) or await self._marks_of_vocabulary(server)
+            except APIStatusError as error:
+                if may_pass(error) or NO_TEMPLATE in str(error):
+                    raise
+                opening, end = (), ""  # it does not say
+            except SampleError:
+                opening, end = (), ""
+            server.where = server.marks.where(end) if server.marks else "either"
+            server.opening = opening
+
+    async def thinks(self, server: Server) -> bool:
+        """Whether the model thinks before it answers, as far as its prompts tell."""
+        if server.marks is None or server.where != "either":
+            return server.where == "thought"
+        _, off = await self._end_of_prompts(server, OFF)
+        return thinks(server.marks, "", off, on="it is not asked")
+
+    async def count(self, server: Server, completion: Completion) -> None:
+        """Count the tokens of a thought whose answer's server has not."""
+        if completion.reasoning and not completion.reasoning_tokens:
+            ids = await self._tokenize(server, completion.reasoning)
+            completion.reasoning_tokens = min(len(ids), completion.output_tokens)
+
+    async def _end_of_prompts(
+        self, server: Server, switch: Mapping[str, Any]
+    ) -> tuple[tuple[int, ...], str]:
+        """Ids and text that all prompts end with, so that a user's words are none of it."""
+        one, other = [
+            await self._chat_ids(server, [said], begins_answer=True, switch=switch)
+            for said in (_said("Hello"), _said("Is 7 odd? Yes"))
+        ]
+        size = 0
+        while size < min(len(one), len(other)) and one[-size - 1] == other[-size - 1]:
+            size += 1
+        shared = one[len(one) - size :]
+        return tuple(shared), await self._text(server, shared)
+
+    async def _marks_of_vocabulary(self, server: Server) -> Marks | None:
+        for marks in KNOWN:
+            ids = [await self._text_ids(server, mark) for mark in (marks.open, marks.close)]
+            if all(len(mark) == 1 for mark in ids) and ids[0] != ids[1]:
+                return marks
+        return None
+
+    async def _text(self, server: Server, ids: Sequence[int]) -> str:
+        if (known := self._texts.get(tuple(ids))) is not None:
+            return known
+        body = {"model": self._config.model, "tokens": [*ids]}
+        text = (await _post(server, "/detokenize", body)).get("prompt")
+        if not isinstance(text, str):
+            raise chat_api.odd(server, "prompt", text, "text")
+        if len(self._texts) >= _REMEMBERED_TEXTS:
+            self._texts.clear()
+        self._texts[tuple(ids)] = text
+        return text
+
     # -- token ids -----------------------------------------------------------------------------
 
     async def prompt_ids(self, server: Server, request: Request) -> list[int]:
         """As `render.prompt_ids`."""
+        return (await self._begun(server, request))[0]
+
+    async def _begun(self, server: Server, request: Request) -> tuple[list[int], Where]:
+        """The prompt's ids with those of the prefix, and what the model writes next."""
+        prefix = request.prefix
         if not server.has_chat_template:
-            text = transcript(request.messages) + (f" {request.prefix}" if request.prefix else "")
-            return await self._opening(server) + await self._plain_ids(server, text)
+            text = transcript(request.messages) + (f" {prefix}" if prefix else "")
+            return await self._opening(server) + await self._plain_ids(server, text), "answer"
         ids = await self._chat_ids(server, request.messages, begins_answer=True)
-        return ids + await self._plain_ids(server, request.prefix) if request.prefix else ids
+        if server.marks is None:
+            if not prefix:
+                return ids, server.where
+            return ids + await self._plain_ids(server, prefix), "answer"
+        end = await self._text(server, ids[-_END:])
+        pieces, where = server.marks.layout(end, prefix)
+        for text, is_mark in pieces:
+            told = self._text_ids if is_mark else self._plain_ids
+            ids += await told(server, text)
+        return ids, where
 
     async def takes(self, server: Server, messages: Sequence[Message]) -> bool:
         """The server itself makes the right tokens of these messages: it has a chat template, which
@@ -194,15 +282,21 @@ class VllmCalls:
         return label_token(before, both, alone, label, self._config.model)
 
     async def _chat_ids(
-        self, server: Server, messages: Sequence[Message], *, begins_answer: bool
+        self,
+        server: Server,
+        messages: Sequence[Message],
+        *,
+        begins_answer: bool,
+        switch: Mapping[str, Any] = {},
     ) -> list[int]:
-        """The chat template's ids, and with `begins_answer` those that open the assistant's turn."""
+        """The chat template's ids, and with `begins_answer` those that open the assistant's turn.
+        `switch`: further arguments of the template."""
         messages, joint = broken(messages, await self._names(server, messages))
         body = {
             "model": self._config.model,
             "messages": messages,
             "add_generation_prompt": begins_answer,
-            "chat_template_kwargs": self._config.chat_template_kwargs,
+            "chat_template_kwargs": {**self._config.chat_template_kwargs, **switch},
         }
         ids = await _ids(server, body)
         return await self._unjoined(server, ids, joint)
@@ -258,6 +352,10 @@ class _Tokenized:
 
     def encode(self, text: str, **_: object) -> list[int]:
         return self._texts[text]
+
+
+def _said(text: str) -> Message:
+    return {"role": "user", "content": text}
 
 
 def _marks(scoring: Scoring) -> set[str]:

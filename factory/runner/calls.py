@@ -72,6 +72,7 @@ class Calls:
         self.engines = engines
         self._ledger = ledger
         self._fingerprints: dict[str, str] = {}
+        self._thinks: dict[str, bool] = {}
         self._in_flight: dict[bytes, asyncio.Future[Completion | None]] = {}
         self._look_ups: list[tuple[list[bytes], asyncio.Future[dict[bytes, Completion]]]] = []
 
@@ -122,6 +123,12 @@ class Calls:
             count.reasoning_tokens += completion.reasoning_tokens
             asked.append(Answer(key, completion))
         return asked
+
+    async def thinks(self, model: str) -> bool:
+        """As the engine says, which is asked once."""
+        if model not in self._thinks:
+            self._thinks[model] = await self.engines[model].thinks()
+        return self._thinks[model]
 
     def commit(self) -> None:
         """Return when every call that was answered is on disk: what names one is written after."""
@@ -178,6 +185,8 @@ class Calls:
         """Raises `SampleError` for what the ledger, a trace or the manifest could not hold."""
         try:
             completion.text = _encodable(completion.text)
+            if completion.reasoning is not None:
+                completion.reasoning = _encodable(completion.reasoning)
             self._ledger.put(key, completion)
         except (msgspec.MsgspecError, TypeError, ValueError, AttributeError) as error:
             raise SampleError(
@@ -251,3 +260,6 @@ class SampleModels:
                 self.count.answers += 1
                 self.count.cut += answer.completion.finish_reason == "length"
         return asked
+
+    async def thinks(self, model: str) -> bool:
+        return await self._calls.thinks(model)

@@ -48,6 +48,10 @@ class Models(Protocol):
         """
         ...
 
+    async def thinks(self, model: str) -> bool:
+        """Whether the model thinks before it answers; False where nobody says."""
+        ...
+
 
 class Question:
     """One call to a model. `salt` makes its seed its own: what tells it from the sample's others."""

@@ -91,6 +91,7 @@ class Criticise(Stage):
         asked = await models.ask(self.model, [question for _, question in todo])
         for (critique, _), answer in zip(todo, asked, strict=True):
             critique.text = answer.completion.text.strip()
+            critique.reasoning = answer.completion.reasoning
             critique.call = answer.call
             sample.critiques.append(critique)
         return sample

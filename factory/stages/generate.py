@@ -41,6 +41,8 @@ class Generate(Stage):
                     call=answer.call,
                     finish_reason=answer.completion.finish_reason,
                     output_tokens=answer.completion.output_tokens,
+                    reasoning=answer.completion.reasoning,
+                    reasoning_tokens=answer.completion.reasoning_tokens,
                 )
             )
         return sample

@@ -172,11 +172,11 @@ class PairwiseJudge(Stage):
     def _pairs(self, sample: Sample) -> list[tuple[Candidate, Candidate]]:
         if self.pairs == "revision_vs_initial":
             return [(revision, initial) for initial, revision in sample.revision_pairs()]
-        return list(combinations(sample.kept(), 2))
+        return list(combinations(sample.answered(), 2))
 
     async def _tournament(self, sample: Sample, models: Models) -> list[Verdict]:
         """Verdicts by round; the calls of a round go out together."""
-        points = {candidate.index: 0.0 for candidate in sample.kept()}
+        points = {candidate.index: 0.0 for candidate in sample.answered()}
         rounds: list[list[Pair]] = []
         verdicts: list[Verdict] = []
         for number in range(self.rounds or swiss_rounds(len(points))):

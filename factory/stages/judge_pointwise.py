@@ -107,7 +107,7 @@ class PointwiseJudge(Stage):
         return tuple(str(k) for k in range(self.low, self.high + 1))
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
-        candidates = sample.kept()
+        candidates = sample.answered()
         drawn = [(c, k) for c in candidates for k in range(self.samples)]
         answers = await ask_labels(
             models,

@@ -100,7 +100,7 @@ class ProcessReward(Stage):
         return [(self.model, Question(EXAMPLE_PROMPT, SCORING_CALL, scoring=scoring))]
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
-        solutions = [(c, self._steps(sample, c)) for c in sample.kept()]
+        solutions = [(c, self._steps(sample, c)) for c in sample.answered()]
         asked = await models.ask(
             self.model,
             [

@@ -64,7 +64,7 @@ class Rank(Stage):
         found = self._strengths(sample, compared, outcomes, models)
         met = Counter(player for outcome in outcomes for player in outcome[:2])
         values = [_rounded(value) for value in found.values]
-        for candidate in sample.kept():
+        for candidate in sample.answered():
             if candidate.index not in compared:
                 sample.scores.append(Score(self.name, candidate.index, None, "not compared"))
                 continue
@@ -85,7 +85,7 @@ class Rank(Stage):
 
     def _outcomes(self, sample: Sample) -> tuple[dict[int, int], list[Outcome]]:
         """(index of each candidate with a verdict -> its number as a player, the outcomes)."""
-        kept = {candidate.index for candidate in sample.kept()}
+        kept = {candidate.index for candidate in sample.answered()}
         read = [
             (v.a, v.b, v.p)
             for v in sample.verdicts

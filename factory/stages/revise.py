@@ -52,7 +52,8 @@ class Revise(Stage):
             raise SampleError("revise needs a constitution", is_permanent=True)
         by_id = {p.id: p for p in constitution.principles}
         heads = {c.index for c in sample.heads()}
-        critiques = [c for c in sample.critiques if c.candidate in heads]
+        # A critique that says nothing, as one whose thought never ended, revises nothing.
+        critiques = [c for c in sample.critiques if c.candidate in heads and c.text]
         questions = []
         for critique in critiques:
             candidate = sample.candidates[critique.candidate]
@@ -84,6 +85,8 @@ class Revise(Stage):
                     round=critique.round,
                     finish_reason=answer.completion.finish_reason,
                     output_tokens=answer.completion.output_tokens,
+                    reasoning=answer.completion.reasoning,
+                    reasoning_tokens=answer.completion.reasoning_tokens,
                 )
             )
         return sample

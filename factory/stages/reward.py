@@ -109,7 +109,7 @@ class Reward(Stage):
         ]
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
-        candidates = sample.kept()
+        candidates = sample.answered()
         questions = [
             Question(sample.conversation(candidate), NOT_SAMPLED, scoring=Scoring())
             for candidate in candidates

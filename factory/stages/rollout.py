@@ -12,6 +12,10 @@ a step is wrong only if all completions fail; labels stop after the first error;
 they are kept as far as a model that reads the steps puts the first error in the same place, which
 left about 40% of their rows. Without a judge, a right answer reached by wrong steps passes as right.
 
+A model that thinks goes on without a thought, after an empty one: with one it would solve the problem
+anew, and its answers would say nothing of the steps. The candidate's own thought is not shown to it
+either, since the answer may stand in it.
+
 Not read is not wrong: a completion whose answer cannot be read, or that was cut at max_tokens
 before the right answer, is not counted.
 """
@@ -107,7 +111,7 @@ class Rollout(Stage):
                 "source's rows one, or name its column in `source.columns.reference`",
                 is_permanent=True,
             )
-        for candidate in sample.kept():
+        for candidate in sample.answered():
             steps = split_steps(candidate.text, self.split)
             if steps:
                 await self._label(sample, candidate, steps, models)

@@ -39,7 +39,7 @@ class RuleScore(Stage):
         return ("rule", f"{problem[0]}: {problem[1]}") if problem else None
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
-        for candidate in sample.kept():
+        for candidate in sample.answered():
             if self.rule.needs_tokens() and not candidate.output_tokens:  # no model wrote it here
                 unknown = "its tokens are not known"
                 sample.scores.append(Score(self.name, candidate.index, None, unknown))

@@ -54,7 +54,7 @@ class Verify(Stage):
                 "that holds it",
                 is_permanent=True,
             )
-        for candidate in sample.kept():
+        for candidate in sample.answered():
             is_right, read = await self._check(candidate.text, sample.reference)
             is_cut = is_right is False and candidate.finish_reason == "length"
             if is_cut:  # what was read last may be no answer yet

@@ -62,6 +62,9 @@ class LocalScorer:
     def fingerprint(self) -> str:
         return weights.fingerprint(self.model_dir)
 
+    async def thinks(self) -> bool:
+        return False
+
     def stats(self) -> EngineStats:
         return self._stats
 

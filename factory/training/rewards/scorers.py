@@ -191,6 +191,9 @@ class _Models:
         made = [self._engine.generate(self._request(question)) for question in questions]
         return [_Answer("", completion) for completion in await asyncio.gather(*made)]
 
+    async def thinks(self, model: str) -> bool:
+        return self._engine is not None and await self._engine.thinks()
+
     def _request(self, question: Question) -> Request:
         is_fixed = bool(question.labels or question.scoring) or not question.sampling.temperature
         return Request(

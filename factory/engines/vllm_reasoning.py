@@ -1,0 +1,236 @@
+"""The thoughts of a model that vLLM runs in this process: its marks, or one of vLLM's parsers.
+
+A parser is vLLM's own knowledge of a model's form, named as for its `--reasoning-parser`; without one
+the chat template's marks are used (`reasoning`). Prefixes and counts of tokens go by the marks, which a
+parser tells where the template does not.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from factory.engines.control_tokens import named
+from factory.engines.reasoning import (
+    OFF,
+    ON,
+    Marks,
+    Said,
+    Where,
+    cut,
+    marks_in,
+    thinks,
+    thought_tokens,
+)
+from factory.engines.render import laid_out, plain_ids
+from factory.errors import RecipeError
+
+_END = 16  # tokens at a prompt's end, in which a mark is if it ends with one
+
+
+class Thoughts:
+    """How one model's thoughts are laid out in prompts and read in what it writes."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template_kwargs: Mapping[str, Any],
+        parser: str | None = None,
+        model_config: Any = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._parser = _Parser(parser, tokenizer, template_kwargs, model_config) if parser else None
+        self.marks = marks_in(tokenizer.chat_template)
+        if self.marks is None and self._parser is not None:
+            self.marks = self._parser.marks()
+        self._control = _control_names(tokenizer)
+
+    @property
+    def are_there(self) -> bool:
+        return self.marks is not None or self._parser is not None
+
+    @property
+    def shows_control_tokens(self) -> bool:
+        """vLLM must leave control tokens in the text: the marks are such, or the parser reads them."""
+        if self._parser is not None:
+            return self._parser.reads_control_tokens
+        marks = self.marks
+        return marks is not None and bool(self._named(marks.open + marks.close))
+
+    def begin(self, ids: list[int], prefix: str) -> tuple[list[int], Where]:
+        """The prompt's ids with those of the prefix, and what the model writes next."""
+        if self.marks is None:
+            return ids + plain_ids(self._tokenizer, prefix), "answer" if prefix else "either"
+        end = self._tokenizer.decode(ids[-_END:], skip_special_tokens=False)
+        pieces, where = self.marks.layout(end, prefix)
+        return ids + laid_out(self._tokenizer, pieces), where
+
+    def stops(self, stops: Sequence[str], where: Where) -> tuple[list[str], list[str]]:
+        """As `Marks.stops`."""
+        return self.marks.stops(stops, where) if self.marks else ([*stops], [])
+
+    def read(self, output: Any, where: Where, stops: Sequence[str]) -> tuple[Said, str, int]:
+        """(what was thought and said, `Completion.finish_reason`, tokens of the thought) of one of
+        vLLM's outputs. `stops`: strings at which the answer ends, of which vLLM was not told."""
+        text, ids, marks = output.text, output.token_ids, self.marks
+        if where == "answer":
+            said = Said(None, text)
+        else:
+            if marks is not None and output.stop_reason == marks.close:
+                text += marks.close
+            if self._parser is not None:
+                said = self._parser.split(text, ids, marks)
+            else:
+                assert marks is not None
+                said = marks.split(text, where)
+        said, reason = cut(said, output.finish_reason, stops)
+        tokens = 0
+        if marks is not None:
+            tokens = thought_tokens(ids, said, marks.close, self._decoded)
+        elif self._parser is not None and said.reasoning is not None:
+            tokens = len(ids) if said.answer is None else self._parser.count(ids, said)
+        if self.shows_control_tokens:
+            said = said._replace(
+                reasoning=said.reasoning and self._without_control_tokens(said.reasoning),
+                answer=said.answer and self._without_control_tokens(said.answer),
+            )
+        return said, reason, tokens
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+
+    def _named(self, text: str) -> re.Match[str] | None:
+        return self._control.search(text) if self._control else None
+
+    def _without_control_tokens(self, text: str) -> str:
+        return self._control.sub("", text).strip() if self._control else text
+
+
+class _Parser:
+    """One of vLLM's reasoning parsers, as its server uses it. They keep state: one a text."""
+
+    def __init__(
+        self, name: str, tokenizer: Any, template_kwargs: Mapping[str, Any], model_config: Any
+    ) -> None:
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+        from vllm.parser.parser_manager import ParserManager
+
+        found = ParserManager.get_parser(
+            reasoning_parser_name=name, is_harmony=name == "openai_gptoss"
+        )
+        made: Any = found
+
+        def make() -> Any:
+            kwargs = {"chat_template_kwargs": {**template_kwargs}, "model_config": model_config}
+            return made(tokenizer, None, **kwargs)
+
+        self._make = make
+        self._tokenizer = tokenizer
+        request = ChatCompletionRequest(
+            model="",
+            messages=[{"role": "user", "content": ""}],
+            chat_template_kwargs=template_kwargs,
+        )
+        try:
+            self._request = self._make().adjust_request(request)
+        except Exception as error:  # as of a tokenizer without the marks it looks for
+            raise RecipeError(
+                f"reasoning_parser: vLLM's '{name}' cannot read this model: {error}; name another, "
+                "or leave it out: the chat template's own marks are then used"
+            ) from error
+        self.reads_control_tokens = not self._request.skip_special_tokens
+
+    def marks(self) -> Marks | None:
+        parser = self._make().reasoning_parser
+        start, end = (getattr(parser, f"reasoning_{at}_str", None) for at in ("start", "end"))
+        return Marks(start.strip(), end.strip(), "\n") if start and end else None
+
+    def split(self, text: str, ids: Sequence[int], marks: Marks | None) -> Said:
+        thought, answer, _ = self._make().parse(
+            text, self._request, enable_auto_tools=False, model_output_token_ids=list(ids)
+        )
+        if thought is None:
+            return Said(None, answer or "")
+        head = text.removesuffix(answer or "")
+        closings = head.count(marks.close) if marks else 0
+        if answer is None and closings:
+            answer = ""
+        thought, answer = thought.strip(), answer and answer.lstrip()
+        return Said(thought if answer is None else thought or None, answer, closings)
+
+    def count(self, ids: Sequence[int], said: Said) -> int:
+        counted = int(self._make().count_reasoning_tokens(list(ids)))
+        return counted or len(plain_ids(self._tokenizer, said.reasoning or ""))
+
+
+def parser_problem(name: str) -> str | None:
+    """What is wrong with the name of a reasoning parser, found without loading vLLM; None: nothing,
+    or there is no vLLM to ask."""
+    known = _known_parsers()
+    if not known or name in known:
+        return None
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"vLLM has no reasoning parser '{name}'{hint} (have: {', '.join(sorted(known))})"
+
+
+def _known_parsers() -> list[str]:
+    """The keys of the table in vLLM's `reasoning` package, from its source."""
+    spec = find_spec("vllm")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        try:
+            tree = ast.parse((Path(folder) / "reasoning" / "__init__.py").read_text("utf-8"))
+        except (OSError, ValueError, SyntaxError):
+            continue
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+                names = [key.value for key in node.value.keys if isinstance(key, ast.Constant)]
+                return [name for name in names if isinstance(name, str)]
+    return []
+
+
+def template_of(folder: Path) -> str:
+    """The chat templates in a model's folder, as one text; "": there is none, or it is not read."""
+    found = []
+    for path in (folder / "chat_template.jinja", *folder.glob("additional_chat_templates/*.jinja")):
+        if path.is_file():
+            found.append(path.read_text("utf-8", errors="replace"))
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        try:
+            template = json.loads((folder / name).read_text("utf-8")).get("chat_template")
+        except (OSError, ValueError, AttributeError):
+            continue
+        found.append(template if isinstance(template, str) else json.dumps(template or ""))
+    return "\n".join(found)
+
+
+def tokenizer_thinks(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> bool:
+    """Whether a model thinks before it answers, as its chat template says."""
+    marks = marks_in(tokenizer.chat_template)
+    if marks is None:
+        return False
+
+    def prompt(switch: Mapping[str, Any]) -> str:
+        return str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": "x"}],
+                tokenize=False,
+                add_generation_prompt=True,
+                **{**template_kwargs, **switch},
+            )
+        )
+
+    return thinks(marks, prompt({}), prompt(OFF), prompt(ON))
+
+
+def _control_names(tokenizer: Any) -> re.Pattern[str] | None:
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    names = {str(token) for token in added if token.special}
+    return named(names | {*map(str, getattr(tokenizer, "all_special_tokens", ()))})

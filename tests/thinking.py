@@ -1,0 +1,71 @@
+"""A tiny model that thinks: its weights are set by hand to write one thought and one answer.
+
+After a token it writes the one that `CHAIN` puts next, whatever stood before, since its layers add
+nothing to the token's embedding. Its marks are control tokens, which an engine leaves out of a text
+unless told not to. Its chat template opens the thought if the first message begins with "Open", closes
+an empty one with `enable_thinking: false`, and else leaves it to the model.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n"
+    "{% elif messages[0].content.startswith('Open') %}<think>{% endif %}{% endif %}"
+)
+THOUGHT, ANSWER = "So it is one", "We, I do. No more"
+CHAIN = (
+    ("\n", "<think>", "So", " it", " is", " one", "</think>", "\n\n"),
+    ("\n\n", "We", ",", " I", " do", ".", " No", " more", "<|im_end|>"),
+    ("The", ","),
+)
+"""Of the thought and the answer, no token comes twice."""
+
+
+def thinking_tokenizer(tokenizer: Any) -> Any:
+    made = copy.deepcopy(tokenizer)
+    made.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    made.chat_template = TEMPLATE
+    return made
+
+
+def save_thinker(folder: Path, tokenizer: Any) -> Path:
+    """A Llama of 64 units, in float32, and its tokenizer (`thinking_tokenizer`)."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():
+        embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
+        embedding.normal_()
+        head.zero_()
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+        for chain in CHAIN:
+            ids = [tokenizer.encode(text, add_special_tokens=False) for text in chain]
+            assert all(len(one) == 1 for one in ids), chain
+            for [before], [after] in zip(ids, ids[1:], strict=False):
+                head[after] += embedding[before]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
