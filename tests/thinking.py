@@ -9,6 +9,7 @@ an empty one with `enable_thinking: false`, and else leaves it to the model.
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def save_thinker(folder: Path, tokenizer: Any) -> Path:
         for chain in CHAIN:
             ids = [tokenizer.encode(text, add_special_tokens=False) for text in chain]
             assert all(len(one) == 1 for one in ids), chain
-            for [before], [after] in zip(ids, ids[1:], strict=False):
+            for [before], [after] in pairwise(ids):
                 head[after] += embedding[before]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

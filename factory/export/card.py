@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 import yaml
 
+from factory.export.doubts import doubts
 from factory.export.schemas import MEANINGS
 from factory.export.statistics import ViewReport
 from factory.export.view import NOTES, REASONS, View
@@ -53,10 +55,12 @@ def card(view: View, report: ViewReport, facts: Mapping[str, Any]) -> str:
     sections = [
         _front_matter(report, facts),
         _title(report, facts),
+        _doubts(report),
         _load(report),
         _columns(view, facts),
         _rows(report),
         _cut(facts),
+        _thinking(view, report, facts),
         _evidence(report),
         _combined(report),
         _lengths(report),
@@ -105,6 +109,12 @@ def _title(report: ViewReport, facts: Mapping[str, Any]) -> str:
             "be near chance (Gao et al. 2022).",
         ]
     return "\n".join(lines)
+
+
+def _doubts(report: ViewReport) -> str:
+    lines = doubts(msgspec.to_builtins(report))
+    safe = (re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", line) for line in lines)
+    return _section("Reasons to doubt it", "\n".join(f"- {line}" for line in safe)) if lines else ""
 
 
 def _load(report: ViewReport) -> str:
@@ -184,6 +194,55 @@ def _cut(facts: Mapping[str, Any]) -> str:
             "`sampling.max_tokens` there, or ask for shorter answers."
         )
     return _section("Answers cut at max_tokens", "\n\n".join(parts))
+
+
+def _thinking(view: View, report: ViewReport, facts: Mapping[str, Any]) -> str:
+    """What was thought before the answers, and where it is in the rows."""
+    if not report.thinking:
+        return ""
+    rows = [
+        [
+            _code(name),
+            f"{each.answers:,}",
+            f"{each.with_thought:,}",
+            f"{each.unended:,}",
+            *(
+                "" if mean is None else f"{mean:.0f}"
+                for mean in (each.mean_thought_tokens, each.mean_answer_tokens)
+            ),
+        ]
+        for name, each in report.thinking.items()
+    ]
+    header = ["model", "answers", "with a thought", "thought never ended"]
+    header += ["mean tokens of a thought", "of an answer"]
+    parts = [
+        "Answers are judged, scored and compared without what their model thought before them. An "
+        "answer whose thought never ended is none.",
+        _table(header, rows),
+    ]
+    form = facts.get("thoughts")
+    if form is None:
+        parts.append(
+            "Thoughts are not in the rows"
+            + (" (`reasoning: drop`)." if hasattr(view, "reasoning") else ".")
+        )
+    elif form.key:
+        parts.append(
+            f"Thoughts are in the rows (`reasoning: keep`), in the key {_code(form.key)} of an "
+            f"answer's message, from where the chat template of {_code(facts.get('thoughts_for'))} "
+            "writes them. Train a model whose template reads that key."
+        )
+    else:
+        parts.append(
+            f"Thoughts are in the rows (`reasoning: keep`): an answer's content begins with one, as "
+            f"{_code(form.describe())}"
+            + (
+                f", which the chat template of {_code(facts['thoughts_for'])} keeps."
+                if facts.get("thoughts_for")
+                else ". The run had no chat template at hand: train a model whose template keeps it."
+            )
+        )
+    return _section("Thoughts and answers", "\n\n".join(parts))
 
 
 def _evidence(report: ViewReport) -> str:

@@ -20,12 +20,13 @@ from factory.export.kto import KtoView
 from factory.export.preference import PreferenceView
 from factory.export.process import ProcessView
 from factory.export.reward import RewardView
-from factory.export.schemas import with_extra
+from factory.export.schemas import ANSWERS, with_extra, with_thoughts
 from factory.export.sft import SftView
 from factory.export.statistics import EvidenceStatistics, RowStatistics, ViewReport
-from factory.export.view import Drop, Note, View, folder_of
+from factory.export.view import REASONING, Drop, Note, View, folder_of
 from factory.export.write import DatasetWriter
 from factory.records import Sample
+from factory.thoughts import Form
 
 _LOOKED_AT = 1000
 """Samples of which one must have `extra`, that there is a column of it."""
@@ -55,15 +56,18 @@ def export(
     out: Path,
     facts: Mapping[str, Any],
     combinations: Sequence[Combination] = (),
+    form: Form | None = None,
 ) -> list[ViewReport]:
     """Writes a dataset for each view into `out`, with rows in the order of `samples()`.
 
-    `combinations` are scores that the views see beside those in the samples.
+    `combinations` are scores that the views see beside those in the samples. `form`: how thoughts
+    stand in the answers of views that keep them; None: between marks.
 
     `facts` tells the cards where the data comes from; each may be missing: run_name,
     factory_version, constitution {name, version, digest}, models {name: {model, fingerprint}},
     reproducible (the engine was seeded), tokens {prompt, output}, counts {samples, quarantined},
-    cut {stage: [cut answers, answers]}, recipe (YAML text).
+    cut {stage: [cut answers, answers]}, thoughts_for (the model whose chat template wants that
+    form), recipe (YAML text).
     """
     folders = [folder_of(view) for view in views]
     for folder in folders:
@@ -79,7 +83,7 @@ def export(
     exports: list[_Export] = []
     try:
         for view in views:
-            exports.append(_Export(view, out / folder_of(view)))
+            exports.append(_Export(view, out / folder_of(view), form or Form()))
         if any(sample.extra is not None for sample in islice(samples(), _LOOKED_AT)):
             facts = {**facts, "carries": True}
             for each in exports:
@@ -101,19 +105,22 @@ def export(
 class _Export:
     """One view on its way to disk."""
 
-    def __init__(self, view: View, folder: Path) -> None:
+    def __init__(self, view: View, folder: Path, form: Form) -> None:
         features = view.features()
         self._view = view
+        self._form = form if getattr(view, "reasoning", "drop") == "keep" else None
+        if self._form and self._form.key:
+            features = with_thoughts(features, self._form.key)
+        self._features = features
         self._carries = False
         self._writer = DatasetWriter(folder, features)
         self._statistics = RowStatistics(features)
 
     def carry(self) -> None:
         """Add a column `extra`, of what the source has besides."""
-        features = self._view.features()
-        if "extra" not in features:
+        if "extra" not in self._features:
             self._carries = True
-            self._writer.widen(with_extra(features))
+            self._writer.widen(with_extra(self._features))
 
     def add(self, sample: Sample) -> None:
         rows_before = self._statistics.rows
@@ -123,13 +130,25 @@ class _Export:
             elif isinstance(row, Note):
                 self._statistics.note(row.reason)
             else:
-                self._writer.add({**row, "extra": sample.extra} if self._carries else row)
                 self._statistics.add(row)
+                formed = self._formed(row)
+                self._writer.add({**formed, "extra": sample.extra} if self._carries else formed)
         if self._statistics.rows == rows_before:
             return
         self._statistics.prompts += 1
         if isinstance(self._view, SftView) and (n := self._view.chosen_among(sample)):
             self._statistics.choose(n)
+
+    def _formed(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with its thoughts as the model's template trains them."""
+        if self._form is None:
+            return row
+        formed = {
+            name: [self._form.message(m["content"], m[REASONING]) for m in row[name]]
+            for name in ANSWERS
+            if name in row and all(REASONING in m for m in row[name])
+        }
+        return {**row, **formed}
 
     def finish(self, evidence: EvidenceStatistics, measured: list[Measured]) -> ViewReport:
         needs = self._view.needs()
@@ -152,11 +171,13 @@ class _Export:
             scores=evidence.scores() if by_scores else {},
             combinations=measured if by_scores else [],
             best_of_n=statistics.best_of_n(),
+            thinking=evidence.thinking() if needs else {},
         )
 
     def publish(self, report: ViewReport, facts: Mapping[str, Any]) -> None:
         from factory.export.card import card
 
+        facts = {**facts, "thoughts": self._form}
         self._writer.publish(card(self._view, report, facts))
         if isinstance(self._view, ProcessView):
             self._view.write_beside(self._writer.folder)

@@ -1,7 +1,8 @@
 """Samples -> prompts to train on by trial and reward: GRPO and its family.
 
 One row a sample: no answer of the run is trained on, so none is looked at. TRL hands every column
-but the prompt to the reward functions, by its name.
+but the prompt to the reward functions, by its name. So there is no `reasoning` to drop or keep: the
+model that is trained thinks anew.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from factory.export import schemas
 from factory.export.evidence import scores_of
-from factory.export.pairs import Pair, PairRules
+from factory.export.pairs import Pair, PairRules, same_answer
 from factory.export.view import Drop, FolderName, Note, answer, unfit
 from factory.records import Candidate, Sample
 
@@ -46,7 +46,7 @@ class KtoView(PairRules):
             candidate, label, score = labelled
             yield {
                 "prompt": sample.prompt,
-                "completion": answer(candidate),
+                "completion": answer(candidate, self.reasoning),
                 "label": label,
                 "score": score,
                 "finish_reason": candidate.finish_reason,
@@ -78,6 +78,8 @@ class KtoView(PairRules):
             if not isinstance(pair, Pair):
                 yield pair
                 continue
+            if same_answer(pair.chosen, pair.rejected):
+                yield Note("differs-in-reasoning-only")
             for candidate, label, score in (
                 (pair.chosen, True, pair.chosen_score),
                 (pair.rejected, False, pair.rejected_score),

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from factory.config import Config
 from factory.export.evidence import DECIMALS, Ranking, compare, rank
-from factory.export.view import Drop, Note, Truncated, unfit
+from factory.export.view import Drop, Note, Reasoning, Truncated, unfit
 from factory.records import Candidate, Sample
 
 
@@ -61,6 +61,9 @@ class PairRules(Config):
     is. For `best_vs_worst` and `all_pairs` only."""
     truncated: Truncated = "drop"
     """Pairs with an answer that was cut at max_tokens. `best_vs_worst` is among the others."""
+    reasoning: Reasoning = "drop"
+    """What a model thought before its answer. `keep` it in the form in which the model's own chat
+    template trains it; verdicts and scores are of the answers alone, whatever is kept."""
 
     def conflicts(self) -> Iterator[str]:
         """What these options say that cannot be meant together."""
@@ -225,4 +228,17 @@ class PairRules(Config):
         for candidate in (a, b):
             if (reason := unfit(candidate, self.truncated)) is not None:
                 return reason
-        return Drop("identical") if a.text.strip() == b.text.strip() else None
+        if not same_answer(a, b):
+            return None
+        if _thought(a) == _thought(b):
+            return Drop("identical")
+        return Drop("differs-in-reasoning-only") if self.reasoning == "drop" else None
+
+
+def same_answer(a: Candidate, b: Candidate) -> bool:
+    """The two say the same, whatever was thought before."""
+    return a.text.strip() == b.text.strip()
+
+
+def _thought(candidate: Candidate) -> str:
+    return (candidate.reasoning or "").strip()

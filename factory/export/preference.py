@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from factory.export import schemas
-from factory.export.pairs import Pair, PairRules
+from factory.export.pairs import Pair, PairRules, same_answer
 from factory.export.view import Drop, FolderName, Note, answer
 from factory.records import Sample
 
@@ -30,11 +30,13 @@ class PreferenceView(PairRules):
             if not isinstance(pair, Pair):
                 yield pair
                 continue
+            if same_answer(pair.chosen, pair.rejected):
+                yield Note("differs-in-reasoning-only")
             critique = sample.critique_of(pair.chosen)
             yield {
                 "prompt": sample.prompt,
-                "chosen": answer(pair.chosen),
-                "rejected": answer(pair.rejected),
+                "chosen": answer(pair.chosen, self.reasoning),
+                "rejected": answer(pair.rejected, self.reasoning),
                 "preference": pair.preference,
                 "margin": pair.margin,
                 "chosen_score": pair.chosen_score,

@@ -3,7 +3,8 @@
 Labels come from one scorer: a `rollout` or `process` stage. A row keeps the whole solution; steps
 that nobody could judge, as those after the first error, have the label null. The last step of a
 solution that was cut at max_tokens is no whole step, whatever its label, so such a solution makes no
-row, unless `truncated: keep` is set.
+row, unless `truncated: keep` is set. Steps are of the answer: what was thought before it was not
+labelled, and is left out.
 """
 
 from __future__ import annotations

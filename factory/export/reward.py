@@ -2,7 +2,8 @@
 
 Listwise: one row a prompt, so that all pairs of a prompt can share a batch (InstructGPT). Pairs
 derive from it. No two answers of a row are the same text; equal scores stay. Answers that were cut
-at max_tokens are left out, each with a note.
+at max_tokens are left out, each with a note. What was thought before an answer is left out too: its
+score is the answer's, and answers are what a reward model is shown.
 """
 
 from __future__ import annotations

@@ -95,10 +95,24 @@ def with_extra(features: Features) -> Features:
     return Features({**features, "extra": Value("string")})
 
 
-def _messages() -> List:
-    return List({"role": Value("string"), "content": Value("string")})
+def with_thoughts(features: Features, key: str) -> Features:
+    """With a key of the answers' messages for what was thought before."""
+    return Features(
+        {
+            name: _messages(key)
+            if name in ANSWERS and feature == _messages()
+            else feature
+            for name, feature in features.items()
+        }
+    )
 
 
+def _messages(*more: str) -> List:
+    return List({name: Value("string") for name in ("role", "content", *more)})
+
+
+ANSWERS = ("chosen", "rejected", "completion")
+"""Columns of an answer as messages."""
 MEANINGS = {
     "prompt": "the conversation to answer, as messages",
     "chosen": "the better answer, as one assistant message",

@@ -18,7 +18,7 @@ from pydantic import model_validator
 from factory.config import Config
 from factory.export import schemas
 from factory.export.evidence import rank
-from factory.export.view import Drop, FolderName, Note, Truncated, answer, unfit
+from factory.export.view import Drop, FolderName, Note, Reasoning, Truncated, answer, unfit
 from factory.records import Candidate, Sample
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ class SftView(Config):
     """`best` must score at least this, on the score's own scale; else the prompt makes no row."""
     truncated: Truncated = "drop"
     """Answers that were cut at max_tokens."""
+    reasoning: Reasoning = "drop"
+    """What the model thought before its answer. `keep` it in the form in which the model's own chat
+    template trains it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -76,7 +79,7 @@ class SftView(Config):
                 yield Note("revision-dropped")
             yield {
                 "prompt": sample.prompt,
-                "completion": answer(picked),
+                "completion": answer(picked, self.reasoning),
                 "origin": picked.origin,
                 "finish_reason": picked.finish_reason,
                 "prompt_id": sample.id,

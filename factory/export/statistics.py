@@ -14,7 +14,8 @@ import msgspec
 from factory.export.combine import Measured
 from factory.export.evidence import DECIMALS, is_known
 from factory.export.features import Features, List, Value
-from factory.records import Sample
+from factory.export.view import REASONING
+from factory.records import Candidate, Sample
 from factory.words import words
 
 RESERVOIR = 100_000
@@ -89,6 +90,20 @@ class ScoreQuality(msgspec.Struct, frozen=True):
     unparsed: int
 
 
+class Thinking(msgspec.Struct, frozen=True):
+    """How much one model thought before its answers, over all of them in the traces."""
+
+    answers: int
+    with_thought: int
+    """Those before which it thought."""
+    unended: int
+    """Of those, cut before the thought ended: no answer came."""
+    mean_thought_tokens: float | None
+    """Over answers with a thought whose tokens somebody counted; None: nobody did."""
+    mean_answer_tokens: float | None
+    """Over the same answers: the tokens after the thought."""
+
+
 class ViewReport(msgspec.Struct):
     """One dataset as it was made; goes into the manifest."""
 
@@ -120,6 +135,8 @@ class ViewReport(msgspec.Struct):
     """Scores made of others. Empty where the view does not rest on scores."""
     best_of_n: BestOfN | None = None
     """None: the rows are no best of n, or there are none."""
+    thinking: dict[str, Thinking] = {}
+    """By model, of those that thought. Empty where the view holds no answers."""
 
 
 class Numbers:
@@ -207,6 +224,8 @@ class RowStatistics:
         lengths = {name: sum(words(m["content"]) for m in row[name]) for name in self._answers}
         for name, count in lengths.items():
             self._collected[f"{name} words"].add(count)
+            if thoughts := [m[REASONING] for m in row[name] if m.get(REASONING)]:
+                self._collected[f"{name} thought words"].add(sum(map(words, thoughts)))
         if self._has_pairs:
             self._chosen_longer += lengths["chosen"] > lengths["rejected"]
             self._same_length += lengths["chosen"] == lengths["rejected"]
@@ -237,9 +256,11 @@ class RowStatistics:
 
 
 class EvidenceStatistics:
-    """Counts the verdicts and scores of all samples, whether or not a row came of them."""
+    """Counts answers, verdicts and scores of all samples, whether or not a row came of them."""
 
     def __init__(self) -> None:
+        # Model -> answers, with a thought, unended, with counted tokens, thought's, answer's tokens.
+        self._thinking: defaultdict[str, list[int]] = defaultdict(lambda: [0] * 6)
         self._verdicts: dict[str, list[int]] = {}  # judge -> all, parsed, both orders read, flips
         self._gaps: defaultdict[str, Numbers] = defaultdict(Numbers)
         self._scores: dict[str, list[int]] = {}  # score -> all, parsed
@@ -247,6 +268,8 @@ class EvidenceStatistics:
         self._tables: dict[tuple[str, str], list[list[int]]] = {}
 
     def add(self, sample: Sample) -> None:
+        for candidate in sample.candidates:
+            self._add_thinking(candidate)
         said: dict[tuple[int, int], dict[str, int]] = {}
         for verdict in sample.verdicts:
             if is_known(verdict.p):
@@ -268,6 +291,32 @@ class EvidenceStatistics:
             values = self._scores.setdefault(score.name, [0, 0])
             values[0] += 1
             values[1] += is_known(score.value)
+
+    def _add_thinking(self, candidate: Candidate) -> None:
+        counts = self._thinking[candidate.model]
+        counts[0] += 1
+        if not candidate.reasoning:
+            return
+        counts[1] += 1
+        counts[2] += candidate.finish_reason == "length" and not candidate.text.strip()
+        if candidate.reasoning_tokens:
+            counts[3] += 1
+            counts[4] += candidate.reasoning_tokens
+            counts[5] += max(candidate.output_tokens - candidate.reasoning_tokens, 0)
+
+    def thinking(self) -> dict[str, Thinking]:
+        return {
+            model: Thinking(
+                answers,
+                with_thought,
+                unended,
+                thought_tokens / counted if counted else None,
+                answer_tokens / counted if counted else None,
+            )
+            for model, counts in sorted(self._thinking.items())
+            for answers, with_thought, unended, counted, thought_tokens, answer_tokens in [counts]
+            if with_thought
+        }
 
     def judges(self) -> dict[str, JudgeQuality]:
         qualities: dict[str, JudgeQuality] = {}

@@ -7,7 +7,12 @@ makes no row it gives the reason, and where a row is not what one would think, a
 An answer that was cut at max_tokens did not end, and trainers put an end token after every answer:
 such a row teaches a model to stop mid-sentence, and such a pair that complete beats cut. So views
 that train on answers leave cut ones out, unless they say `truncated: keep`; then rows tell which
-they are (`finish_reason`), for the trainer to leave the end token off.
+they are (`finish_reason`), for the trainer to leave the end token off. An answer that was cut before
+its thought ended is no answer, and makes no row in any case.
+
+What a model thought before its answer is left out, unless a view says `reasoning: keep`: then its
+rows hold it in the message's key `REASONING`, and `export` puts it into the form that the model's
+own chat template trains (`factory.thoughts`).
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import msgspec
 from pydantic import Field
 
-from factory.records import Candidate, Message, Sample
+from factory.records import Candidate, Sample
 
 if TYPE_CHECKING:
     from factory.export.features import Features
@@ -28,6 +33,8 @@ FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_le
 
 REASONS = {
     "contradictory": "the evidence points both ways",
+    "differs-in-reasoning-only": "both answers are the same text after different thoughts, which "
+    "`reasoning: drop` leaves out",
     "empty": "an answer is blank",
     "filtered": "a filter stage dropped the answer",
     "identical": "both answers are the same text",
@@ -53,12 +60,16 @@ REASONS = {
 
 
 NOTES = {
+    "differs-in-reasoning-only": "both answers are the same text after different thoughts",
     "revision-dropped": "a filter dropped the revision, and the answer before it stands in the row",
     "truncated": "an answer cut at max_tokens was left out of a choice or a list of several",
 }
 """Every note our views make, in words that stay."""
 
 Truncated = Literal["drop", "keep"]
+Reasoning = Literal["drop", "keep"]
+REASONING = "reasoning"
+"""Key of the thought in a view's messages, where it keeps them."""
 
 
 class Drop(msgspec.Struct, frozen=True):
@@ -103,17 +114,20 @@ def folder_of(view: View) -> str:
     return view.name or view.kind
 
 
-def answer(candidate: Candidate) -> list[Message]:
+def answer(candidate: Candidate, reasoning: Reasoning = "drop") -> list[dict[str, Any]]:
     """The candidate as TRL's completion: the assistant's one message."""
-    return [{"role": "assistant", "content": candidate.text}]
+    message: dict[str, Any] = {"role": "assistant", "content": candidate.text}
+    if reasoning == "keep":
+        message[REASONING] = (candidate.reasoning or "").strip() or None
+    return [message]
 
 
 def unfit(candidate: Candidate, truncated: Truncated) -> Drop | None:
     """Why a trainer should not see this answer, whatever was found out about it; None: it may."""
     if candidate.drop_reason is not None:
         return Drop("filtered")
-    if not candidate.text.strip():
-        return Drop("empty")
+    if not candidate.text.strip():  # cut: its thought never ended
+        return Drop("truncated" if candidate.finish_reason == "length" else "empty")
     if truncated == "drop" and candidate.finish_reason == "length":
         return Drop("truncated")
     return None

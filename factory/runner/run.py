@@ -49,6 +49,7 @@ from factory.runner.preflight import Preflight
 from factory.runner.progress import Progress
 from factory.runner.schedule import in_order
 from factory.runner.source import Source, open_source
+from factory.runner.template import thoughts_of
 from factory.yamlfile import dump
 
 _FAILURES_BEFORE_STOPPING = 20  # samples that must have ended before a rate means anything
@@ -123,6 +124,7 @@ async def run_async(
     with alone_in(out) as held, folder.writing_in(out):
         folder.recover(out)
         source = open_source(recipe.source, recipe.folder)
+        thoughts_of(recipe)  # a template that keeps none is found before the work
         ours = {} if engines else build(recipe.models, recipe.folder, out / "logs", recipe.judges())
         engines = engines or ours
         try:
@@ -512,9 +514,16 @@ def export_views(recipe: Recipe, out: Path, manifest: Manifest) -> None:
         "cut": {stage: [count.cut, count.answers] for stage, count in manifest.stages.items()},
         "recipe": recipe.text,
     }
+    written_for = thoughts_of(recipe)
+    facts["thoughts_for"] = written_for.model
     combinations = [combined for stage in recipe.stages for combined in stage.combinations()]
     reports = export(
-        recipe.views, lambda: shards.read_samples(out), out / "datasets", facts, combinations
+        recipe.views,
+        lambda: shards.read_samples(out),
+        out / "datasets",
+        facts,
+        combinations,
+        written_for.form,
     )
     manifest.views = [msgspec.to_builtins(report) for report in reports]
     manifest.views_digest = recipe.views_digest()
