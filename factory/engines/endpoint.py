@@ -136,6 +136,11 @@ class EndpointEngine:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def stats(self) -> EngineStats:
+        servers = self._router.servers
+        self._stats.running = sum(server.in_flight for server in servers)
+        is_failing = bool(servers) and all(server.is_failing for server in servers)
+        urls = " and ".join(server.url for server in servers)
+        self._stats.doing = f"trying again to reach {urls}" if is_failing else ""
         return self._stats
 
     async def close(self) -> None:
