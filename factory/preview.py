@@ -18,24 +18,38 @@ from factory.recipe import Recipe
 from factory.records import Candidate, Failure, Sample, StepLabels
 from factory.runner import folder
 from factory.runner.calls import Calls
+from factory.runner.progress import Progress
 from factory.runner.run import in_loop, outcomes
 from factory.runner.source import open_source
 from factory.terminal import printable
 
 
-def answer_some(recipe: Recipe, out: Path) -> list[Sample | Failure]:
+def answer_some(
+    recipe: Recipe, out: Path, *, progress: Progress | None = None
+) -> list[Sample | Failure]:
     """Take the recipe's rows (set `source.limit`) through its stages; only the ledger is kept."""
     folder.refuse_others(out)
-    with alone_in(out), folder.writing_in(out), Ledger(out / "ledger.sqlite") as ledger:
+    progress = progress or Progress()
+    with (
+        alone_in(out),
+        folder.writing_in(out),
+        progress.doing("checking what is there"),
+        Ledger(out / "ledger.sqlite") as ledger,
+    ):
         engines = build(recipe.models, recipe.folder, out / "logs", recipe.judges())
         source = open_source(recipe.source, recipe.folder)
 
         async def collect() -> list[Sample | Failure]:
             try:
                 calls = Calls(ledger, engines)
-                async with contextlib.aclosing(outcomes(recipe, source.rows(), calls)) as ended:
-                    return [outcome.result async for outcome in ended]
+                with progress.following(
+                    "making samples", recipe, engines, rows=source.count()
+                ) as forecast:
+                    work = outcomes(recipe, source.rows(), calls, forecast)
+                    async with contextlib.aclosing(work) as ended:
+                        return [outcome.result async for outcome in ended]
             finally:
+                progress.now("stopping the engines")
                 for engine in set(engines.values()):
                     await engine.close()
 

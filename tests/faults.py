@@ -34,7 +34,7 @@ from typing import Any
 
 import yaml
 
-from factory.cli import main as commands
+from factory.cli import runs as commands
 from factory.errors import FactoryError
 from factory.recipe import load
 from factory.runner import folder

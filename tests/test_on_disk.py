@@ -19,7 +19,7 @@ import yaml
 
 from factory.align import align
 from factory.alone import alone_in
-from factory.cli import main as commands
+from factory.cli import runs as commands
 from factory.cli.scores import _report_path
 from factory.engines.base import Completion, Request
 from factory.errors import EngineError, FactoryError, NothingMade, RecipeError, TooManyFailures

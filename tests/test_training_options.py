@@ -7,7 +7,7 @@ from datetime import date
 import msgspec
 import pytest
 
-from factory.cli.main import _lora
+from factory.cli.training import _lora
 from factory.errors import FactoryError, RecipeError
 from factory.training import TRAINERS, options, sft
 from factory.training.folder import Job

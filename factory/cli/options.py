@@ -1,11 +1,33 @@
-"""Options that several commands have."""
+"""Arguments and options that several commands have."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from factory.paths import user_path
+
+if TYPE_CHECKING:
+    from factory.recipe import Recipe
+
+RecipeArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RECIPE", help="A recipe, as pipelines/quickstart.yaml.", parser=user_path
+    ),
+]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run's folder.", parser=user_path)
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", help="The run's folder. Default: runs/<recipe's name>.", parser=user_path
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -15,3 +37,10 @@ SetOption = Annotated[
 LimitOption = Annotated[
     int | None, typer.Option("--limit", "-n", min=1, help="Use only the first N source rows.")
 ]
+
+
+def load(path: Path, overrides: Sequence[str] | None, limit: int | None = None) -> Recipe:
+    """The recipe, checked. Raises `RecipeError`."""
+    from factory import recipe
+
+    return recipe.load(path, overrides or (), limit=limit)

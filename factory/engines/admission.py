@@ -24,6 +24,11 @@ class Admission:
         self._blocks, self._requests, self._block_size = blocks, requests, block_size
         self._let_in()
 
+    @property
+    def admitted(self) -> int:
+        """Requests that are with vLLM."""
+        return self._requests - self._free_requests
+
     def blocks(self, tokens: int) -> int:
         """KV blocks that a sequence of so many tokens fills, plus one that vLLM may hold ahead."""
         return min(-(-tokens // self._block_size) + 1, self._blocks)

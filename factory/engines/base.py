@@ -230,6 +230,10 @@ class EngineStats(msgspec.Struct):
     cached_tokens: int = 0
     output_tokens: int = 0
     restarts: int = 0
+    running: int = 0
+    """Calls that it is working on now."""
+    doing: str = ""
+    """What it does before it can answer, as `loading smollm2-135m-instruct`. Empty: nothing."""
 
     def add(self, completion: Completion) -> None:
         self.calls += 1

@@ -142,6 +142,11 @@ class EndpointEngine:
         return await self._served(self._thinks, priority=0)
 
     def stats(self) -> EngineStats:
+        servers = self._router.servers
+        self._stats.running = sum(server.in_flight for server in servers)
+        is_failing = bool(servers) and all(server.is_failing for server in servers)
+        urls = " and ".join(server.url for server in servers)
+        self._stats.doing = f"trying again to reach {urls}" if is_failing else ""
         return self._stats
 
     async def close(self) -> None:

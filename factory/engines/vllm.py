@@ -198,6 +198,10 @@ class VllmEngine:
         return tokenizer_thinks(tokenizer, self.config.chat_template_kwargs)
 
     def stats(self) -> EngineStats:
+        self._stats.running = self._admission.admitted
+        is_starting = self._engine is None and self._starting.locked()
+        again = " again" if self._stats.restarts else ""
+        self._stats.doing = f"loading {_short(self.config.model)}{again}" if is_starting else ""
         return self._stats
 
     @property
@@ -508,6 +512,11 @@ class VllmEngine:
         if engine is not None:
             self._dismiss_reaper()
             await asyncio.to_thread(_shut_down, engine)
+
+
+def _short(model: str) -> str:
+    """A model's name without the folders that it is in."""
+    return model if model.count("/") < 2 else Path(model).name
 
 
 class _EngineDied(Exception):

@@ -104,10 +104,16 @@ def score_each(
     result. Returns the calls made, not remembered."""
 
     async def scored() -> int:
-        with alone_in(work), Results(rows, recipe, work) as results:
+        progress = Progress()
+        with (
+            alone_in(work),
+            progress.doing("checking what is there"),
+            Results(rows, recipe, work) as results,
+        ):
             async with opened(recipe, work, engines) as open_engines:
                 samples = (convert(row, i) for i, row in enumerate(rows.read()))
-                made = await results.fill(samples, open_engines, Progress())
+                made = await results.fill(samples, open_engines, progress)
+            progress.now("working out the figures")
             for index, (row, result) in enumerate(results):
                 each(row, index, result)
             return made

@@ -123,15 +123,16 @@ def _log_ratio(
     config = recipe.models[recipe.evaluation.model]
     answers = [(s, c) for s in samples for c in s.candidates if c.model == NEW]
     try:
-        return log_ratio(
-            weights.resolve(models[FIRST]),
-            weights.resolve(models[NEW]),
-            [sample.conversation(candidate) for sample, candidate in answers],
-            [candidate.finish_reason == "length" for _, candidate in answers],
-            config.chat_template_kwargs,
-            trust_remote_code=getattr(config, "trust_remote_code", False),
-            seed=recipe.seed,
-        )
+        with progress.doing(f"measuring how far {len(answers)} answers are from the first model's"):
+            return log_ratio(
+                weights.resolve(models[FIRST]),
+                weights.resolve(models[NEW]),
+                [sample.conversation(candidate) for sample, candidate in answers],
+                [candidate.finish_reason == "length" for _, candidate in answers],
+                config.chat_template_kwargs,
+                trust_remote_code=getattr(config, "trust_remote_code", False),
+                seed=recipe.seed,
+            )
     except Exception as error:  # of a model's own code any
         # A figure beside the others: hours of training are not lost for it.
         progress.note(f"no log-ratio to the first model: {type(error).__name__}: {error}")

@@ -1,130 +1,144 @@
-"""What a run shows while it goes: a live bar on a terminal, plain lines elsewhere."""
+"""What a run says while it goes: what is happening, then calls and tokens by stage and the time left.
+
+On a terminal a bar for each stage, rewritten in place; elsewhere a plain line every ten seconds (see
+`screen`). What is said comes from a `Forecast`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Iterator, Mapping
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
-from rich.text import Text
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO
 
 from factory.engines.base import Engine
-from factory.records import Failure, Sample
-from factory.runner.manifest import Manifest
-from factory.terminal import printable
+from factory.recipe import Recipe
+from factory.runner.forecast import Forecast, Outlook, StageOutlook
+from factory.screen import Screen, View, roughly
+from factory.stages.base import Expected
 
-_SECONDS_BETWEEN_LINES = 10.0
-_FIRST_CALL = "the engine starts at the first call that the ledger does not know"
-_SAMPLES_BEFORE_GUESSING = 0.1  # share of the source; the first samples end late and together
+_BAR = 20  # columns
+_DONE, _TO_DO = "━", "─"
 
 
-class Progress:
-    """Shows samples done, tokens a second, cache share, quarantined and time left, on stderr."""
+class Progress(Screen):
+    """Says how far a run, a scoring or a comparison is."""
 
-    def __init__(self, *, is_quiet: bool = False) -> None:
-        # A copy of stderr: while an engine starts, the real one is turned to its log.
-        self._console = Console(
-            file=os.fdopen(os.dup(2), "w", buffering=1), quiet=is_quiet, highlight=False
-        )
-        self._bar: Bar | None = None
-        self._engines: list[Engine] = []
-        self._began = self._said = time.monotonic()
-        self._done = self._before = self._quarantined = 0
-        self._total: int | None = None
-
-    def note(self, text: str) -> None:
-        """One line that stays."""
-        self._console.print(printable(text), markup=False, soft_wrap=True)
+    def __init__(
+        self,
+        *,
+        is_quiet: bool = False,
+        stream: IO[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(is_quiet=is_quiet, stream=stream, clock=clock)
+        self._time = clock
 
     @contextlib.contextmanager
-    def shown(
-        self, total: int | None, manifest: Manifest, engines: Mapping[str, Engine]
-    ) -> Iterator[None]:
-        """Show the progress of one run; `total` rows, those in the manifest done before."""
-        self._engines = list(set(engines.values()))
-        self._began = self._said = time.monotonic()
-        self._done = self._before = manifest.rows
-        self._quarantined = manifest.quarantined
-        self._total = total
-        if self._before:
-            self.note(f"going on after {self._before} samples that are done")
-        if not self._console.is_terminal:
-            self.note(f"{total if total is not None else 'streaming'} prompts; {_FIRST_CALL}")
-            yield
+    def following(
+        self,
+        what: str,
+        recipe: Recipe,
+        engines: Mapping[str, Engine],
+        *,
+        rows: int | None,
+        before: int = 0,
+        answers: int = 0,
+    ) -> Iterator[Forecast | None]:
+        """Show how far rows are on their way through a recipe's stages. `rows`: all there are, of
+        which `before` are done already. `answers`: that a row brings along. Yields the forecast to
+        tell of each row; None: nobody looks."""
+        if self.is_quiet:
+            yield None
             return
-        self._bar = Bar(
-            SpinnerColumn(),
-            TextColumn("samples"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Rates(self),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
+        stages = [*zip(recipe.stage_labels(), recipe.stages, strict=True)]
+        principles = len(recipe.constitution.principles) if recipe.constitution else 1
+        forecast = Forecast(
+            stages,
+            engines,
+            rows=None if rows is None else max(0, rows - before),
+            expected=Expected(answers=answers, principles=principles),
+            clock=self._time,
         )
-        with self._bar:
-            self._bar.add_task("samples", total=total, completed=self._done)
-            yield
-        self._bar = None
-
-    def advance(self, result: Sample | Failure) -> None:
-        """One more row has ended."""
-        self._done += 1
-        self._quarantined += isinstance(result, Failure)
-        if self._bar:
-            self._bar.advance(self._bar.task_ids[0])
-        elif time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
-            self._said = time.monotonic()
-            of = f"/{self._total}" if self._total else ""
-            self.note(f"  {self._done}{of} samples   {self.rates()}{self._left()}")
-
-    def rates(self) -> str:
-        """Tokens a second, share of prompt tokens from the cache, quarantined."""
-        stats = [engine.stats() for engine in self._engines]
-        calls = sum(s.calls for s in stats)
-        if not calls and self._done == self._before:
-            return "starting the engine"
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        output = sum(s.output_tokens for s in stats)
-        prompt = sum(s.prompt_tokens for s in stats)
-        cached = sum(s.cached_tokens for s in stats)
-        parts = [f"{calls} calls", f"{output / seconds:.0f} tokens/s"]
-        if prompt:
-            parts.append(f"{cached / prompt:.0%} of prompt cached")
-        if self._quarantined:
-            parts.append(f"{self._quarantined} quarantined")
-        return "   ".join(parts)
-
-    def _left(self) -> str:
-        done = self._done - self._before
-        if not self._total or done <= _SAMPLES_BEFORE_GUESSING * self._total:
-            return ""
-        seconds = (time.monotonic() - self._began) / done * (self._total - self._done)
-        return (
-            f"   about {seconds / 60:.0f} min left"
-            if seconds > 90
-            else f"   about {seconds:.0f} s left"
-        )
+        with self.doing(lambda: view(what, forecast.look(), rows=rows, before=before)):
+            yield forecast
 
 
-class _Rates(ProgressColumn):
-    """The numbers beside the bar, read when the bar is drawn."""
+def view(what: str, outlook: Outlook, *, rows: int | None, before: int) -> View:
+    lines = _table(outlook, rows, before)
+    if outlook.doing and not outlook.tokens_a_second:
+        return View(" and ".join(outlook.doing), _calls_to_make(outlook), lines)
+    facts = [*_pace(outlook), _stages(outlook), _samples(outlook, rows, before)]
+    return View(what, "; ".join(fact for fact in facts if fact), lines)
 
-    def __init__(self, progress: Progress) -> None:
-        super().__init__()
-        self._progress = progress
 
-    def render(self, task: Task) -> Text:
-        return Text(self._progress.rates())
+def _calls_to_make(outlook: Outlook) -> str:
+    """While nothing can be called yet."""
+    if outlook.to_make is None:
+        return ""
+    about = "" if all(stage.is_certain for stage in outlook.stages) else "about "
+    ledger = f", {outlook.remembered:,} answered from the ledger" if outlook.remembered else ""
+    return f"{about}{outlook.to_make:,.0f} calls to make{ledger}"
+
+
+def _pace(outlook: Outlook) -> Iterator[str]:
+    if outlook.share is not None and outlook.seconds_left is not None:
+        left = roughly(outlook.seconds_left)
+        yield f"{outlook.share:.0%}, {left} left"
+    if outlook.tokens_a_second:
+        yield f"{outlook.tokens_a_second:,.0f} tokens/s"
+    if outlook.remembered and not outlook.made:
+        yield f"{outlook.remembered:,} calls answered from the ledger"
+
+
+def _stages(outlook: Outlook) -> str:
+    """Calls of each stage, on one line."""
+    return ", ".join(f"{stage.label} {_of(stage)}" for stage in outlook.stages)
+
+
+def _of(stage: StageOutlook) -> str:
+    if stage.expected is None:
+        return f"{stage.calls:,}"
+    about = "" if stage.is_certain else "~"
+    return f"{stage.calls:,}/{about}{max(stage.calls, round(stage.expected)):,}"
+
+
+def _samples(outlook: Outlook, rows: int | None, before: int) -> str:
+    done = before + outlook.rows
+    of = "" if rows is None else f"/{rows:,}"
+    text = f"{done:,}{of} samples"
+    return f"{text}, {outlook.failed:,} quarantined" if outlook.failed else text
+
+
+def _table(outlook: Outlook, rows: int | None, before: int) -> list[str]:
+    """A line for each stage, and one for samples."""
+    width = max((len(stage.label) for stage in outlook.stages), default=0)
+    width = max(width, len("samples"))
+    lines = []
+    for stage in outlook.stages:
+        share = stage.calls / stage.expected if stage.expected else 0.0
+        tokens = f"{stage.tokens:,}"
+        if stage.expected_tokens is not None and stage.expected_tokens > stage.tokens:
+            tokens += f" of ~{_rounded(stage.expected_tokens)}"
+        bar = f"{_bar(share)}  " if stage.expected is not None else ""
+        lines.append(f"  {stage.label:<{width}}  {bar}{_of(stage):>13} calls  {tokens} tokens")
+    done = before + outlook.rows
+    bar = f"{_bar(done / rows if rows else 0.0)}  " if rows is not None else ""
+    of = "" if rows is None else f"/{rows:,}"
+    more = [f"{outlook.failed:,} quarantined"] if outlook.failed else []
+    more += [f"{outlook.remembered:,} calls from the ledger"] if outlook.remembered else []
+    more += [f"{outlook.cached:.0%} of prompts cached"] if outlook.cached else []
+    count = f"{done:,}{of}"
+    lines.append(f"  {'samples':<{width}}  {bar}{count:>13}{'  ' if more else ''}{', '.join(more)}")
+    return lines
+
+
+def _bar(share: float) -> str:
+    done = round(_BAR * min(1.0, share))
+    return _DONE * done + _TO_DO * (_BAR - done)
+
+
+def _rounded(tokens: float) -> str:
+    """An expectation, to two digits."""
+    unit = 10 ** max(0, len(str(int(tokens))) - 2)
+    return f"{round(tokens / unit) * unit:,}"

@@ -44,6 +44,7 @@ from factory.records import BadRow, Failure, Sample
 from factory.runner import folder, shards
 from factory.runner import manifest as manifests
 from factory.runner.calls import Calls, SampleModels, StageCount
+from factory.runner.forecast import Forecast
 from factory.runner.manifest import Manifest
 from factory.runner.preflight import Preflight
 from factory.runner.progress import Progress
@@ -121,7 +122,7 @@ async def run_async(
     progress = progress or Progress()
     folder.refuse_others(out)
     manifests.read(out)  # nothing is touched beside a manifest that cannot be read
-    with alone_in(out) as held, folder.writing_in(out):
+    with alone_in(out) as held, folder.writing_in(out), progress.doing("checking what is there"):
         folder.recover(out)
         source = open_source(recipe.source, recipe.folder)
         thoughts_of(recipe)  # a template that keeps none is found before the work
@@ -137,14 +138,14 @@ async def run_async(
                 run = _Run(recipe, source, engines, held, progress, calls)
                 manifest = await run.make(out, retries=retries)
         finally:
+            progress.now("stopping the engines")
             for engine in set(ours.values()):
                 await engine.close()
         is_same = manifest.views_digest == recipe.views_digest()
         if manifest.state == "finished" and is_same and not folder.damaged_views(out, manifest):
             progress.note(f"{out} is finished and nothing it depends on has changed: nothing to do")
         else:
-            if recipe.views:
-                progress.note(f"writing {len(recipe.views)} datasets to {out / 'datasets'}")
+            progress.now(f"writing {len(recipe.views)} datasets to {out / 'datasets'}")
             held.check()
             _save_inputs(recipe, out, out)
             export_views(recipe, out, manifest)
@@ -287,11 +288,19 @@ class _Run:
         began = time.monotonic() - manifest.seconds
         part = _Part(work, manifest, self._calls, self._held)
         rows = self._source.rows(manifest.rows)
-        with self._progress.shown(self._source.count(), manifest, self._engines):
-            async with contextlib.aclosing(outcomes(self._recipe, rows, self._calls)) as ended:
+        if manifest.rows:
+            self._progress.note(f"going on after {manifest.rows} samples that are done")
+        with self._progress.following(
+            "making samples",
+            self._recipe,
+            self._engines,
+            rows=self._source.count(),
+            before=manifest.rows,
+        ) as forecast:
+            made = outcomes(self._recipe, rows, self._calls, forecast)
+            async with contextlib.aclosing(made) as ended:
                 async for outcome in ended:
                     part.add(outcome)
-                    self._progress.advance(outcome.result)
                     _stop_if_failing(self._recipe, manifest, part)
                     if len(part) == self._recipe.part_size:
                         manifest.seconds = time.monotonic() - began
@@ -347,19 +356,30 @@ def _commonest(reasons: Counter[str]) -> str:
 
 
 async def outcomes(
-    recipe: Recipe, rows: Iterable[Sample | BadRow], calls: Calls
+    recipe: Recipe,
+    rows: Iterable[Sample | BadRow],
+    calls: Calls,
+    forecast: Forecast | None = None,
 ) -> AsyncGenerator[Outcome]:
-    """Each row taken through all stages, many at once; in the rows' order."""
+    """Each row taken through all stages, many at once; in the rows' order. `forecast` is told."""
     labels = recipe.stage_labels()
     has_own_stage = any(":" in stage.kind for stage in recipe.stages)
     preflight = Preflight(recipe, calls.engines)
 
-    async def go_through(row: Sample | BadRow) -> Outcome:
+    async def told(row: Sample | BadRow) -> Outcome:
+        if forecast is None:
+            return await go_through(row, {})
+        counts = forecast.begin()
+        outcome = await go_through(row, counts)
+        forecast.end(counts, failed=isinstance(outcome.result, Failure))
+        return outcome
+
+    async def go_through(row: Sample | BadRow, counts: dict[str, StageCount]) -> Outcome:
         if isinstance(row, BadRow):
             return Outcome(
                 Failure(row.index, row.line, None, "source", row.error, row.raw, is_permanent=True)
             )
-        sample, counts = row, {}
+        sample = row
         for position, (label, stage) in enumerate(zip(labels, recipe.stages, strict=True)):
             count = counts[label] = StageCount()
             before = functools.partial(preflight.before, position)
@@ -389,7 +409,7 @@ async def outcomes(
                 return Outcome(_failure(row, labels[-1], str(error), "", False), counts)
         return Outcome(sample, counts)
 
-    async with contextlib.aclosing(in_order(rows, go_through)) as ended:
+    async with contextlib.aclosing(in_order(rows, told)) as ended:
         async for outcome in ended:
             yield outcome
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +22,6 @@ from factory.ledger import Ledger
 from factory.recipe import Recipe
 from factory.records import BadRow, Failure, Sample
 from factory.runner.calls import Calls
-from factory.runner.manifest import Manifest
 from factory.runner.progress import Progress
 from factory.runner.run import outcomes
 from factory.scoring.rows import Rows
@@ -77,18 +77,23 @@ class Results:
     ) -> int:
         """Take the samples through the recipe's stages. Returns the calls made, not remembered."""
         made = 0
-        blank = Manifest(digest="", source_digest="", part_size=1)
+        samples = iter(samples)
+        first = next(samples, None)  # the others have about as many answers
+        answers = len(first.candidates) if isinstance(first, Sample) else 1
+        samples = chain([] if first is None else [first], samples)
         with Ledger(self._folder / "ledger.sqlite") as ledger:
             calls = Calls(ledger, engines)
-            with progress.shown(self._rows.count, blank, engines):
-                async with contextlib.aclosing(outcomes(self._recipe, samples, calls)) as ended:
+            with progress.following(
+                "scoring", self._recipe, engines, rows=self._rows.count, answers=answers
+            ) as forecast:
+                work = outcomes(self._recipe, samples, calls, forecast)
+                async with contextlib.aclosing(work) as ended:
                     async for outcome in ended:
                         result = outcome.result
                         is_sample = isinstance(result, Sample)
                         kept = {"sample" if is_sample else "failure": result}
                         self._file.write(msgspec.json.encode(kept) + b"\n")
                         made += sum(count.made for count in outcome.counts.values())
-                        progress.advance(result)
         combinations = [c for stage in self._recipe.stages for c in stage.combinations()]
         self._measured = measure(combinations, (r.sample for r in self._read() if r.sample))
         return made

@@ -88,7 +88,7 @@ async def score_async(
     columns = Columns(rows, shape, scorer)
     recipe = for_shape(scorer, shape)
     _refuse_other_folder(out)
-    with alone_in(out):
+    with alone_in(out), progress.doing("checking what is there"):
         async with opened(scorer.recipe, out, engines) as open_engines:
             record = _record(rows, scorer, open_engines)
             old = _read(out)
@@ -100,6 +100,7 @@ async def score_async(
             with Results(rows, recipe, out) as results:
                 samples = (sample_of(row, i, shape) for i, row in enumerate(rows.read()))
                 record.calls = await results.fill(samples, open_engines, progress)
+                progress.now(f"writing {out}")
                 _write(rows, columns, results, out, record)
         return record
 

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from factory.config import Config
 from factory.constitution import Constitution, Principle
@@ -76,6 +76,22 @@ class Question:
         self.scoring = scoring
 
 
+class Expected(NamedTuple):
+    """A sample as a stage may expect to find it, before any has come there."""
+
+    answers: int = 0
+    """To the prompt."""
+    rounds: int = 0
+    """Revisions of each answer."""
+    principles: int = 1
+    """Of the constitution."""
+
+    @property
+    def texts(self) -> int:
+        """Answers and revisions."""
+        return self.answers * (1 + self.rounds)
+
+
 class Stage(Config):
     """The base of all stages. Subclasses declare their options as fields."""
 
@@ -121,6 +137,14 @@ class Stage(Config):
             (model, Question(messages, sampling, scoring=scoring))
             for model in dict.fromkeys(self.models_used().values())
         ]
+
+    def expected_calls(self, sample: Expected) -> float:
+        """Calls for one sample: what progress is reckoned with until samples have passed."""
+        return len(self.examples()) * sample.texts
+
+    def expected_after(self, sample: Expected) -> Expected:
+        """The sample after this stage."""
+        return sample
 
     def uses_constitution(self) -> bool:
         return False

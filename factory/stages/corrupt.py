@@ -21,7 +21,7 @@ from factory.errors import SampleError
 from factory.problems.equations import without_annotations
 from factory.problems.faults import Error, Solution
 from factory.records import Candidate, Sample, Score, StepLabels
-from factory.stages.base import Models, Stage
+from factory.stages.base import Expected, Models, Stage
 from factory.steps import split_steps
 
 
@@ -40,6 +40,9 @@ class Corrupt(Stage):
 
     def facts_made(self) -> frozenset[str]:
         return frozenset({"candidates", f"steps:{self.name}", f"score:{self.name}", "ranking"})
+
+    def expected_after(self, sample: Expected) -> Expected:
+        return sample._replace(answers=sample.answers + 1 + self.n)
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         steps = _steps(sample.reference)

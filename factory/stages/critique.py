@@ -19,7 +19,15 @@ from factory.constitution import Constitution, Principle
 from factory.engines.base import Sampling
 from factory.errors import SampleError
 from factory.records import Critique, Message, Sample
-from factory.stages.base import EXAMPLE_PRINCIPLE, Models, Question, Stage, render, template_problem
+from factory.stages.base import (
+    EXAMPLE_PRINCIPLE,
+    Expected,
+    Models,
+    Question,
+    Stage,
+    render,
+    template_problem,
+)
 
 CRITIQUE_REQUEST = "{{ instructions }} Give only your criticism, in a few sentences."
 
@@ -55,6 +63,9 @@ class Criticise(Stage):
             answer="Hi",
         )
         return ("template", wrong) if wrong else None
+
+    def expected_calls(self, sample: Expected) -> float:
+        return sample.answers
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         constitution = models.constitution

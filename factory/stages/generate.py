@@ -8,7 +8,7 @@ from pydantic import Field
 
 from factory.engines.base import Sampling
 from factory.records import Candidate, Sample
-from factory.stages.base import Models, Question, Stage
+from factory.stages.base import Expected, Models, Question, Stage
 
 
 class Generate(Stage):
@@ -21,6 +21,12 @@ class Generate(Stage):
     sampling: Sampling = Sampling()
 
     makes: ClassVar[frozenset[str]] = frozenset({"candidates"})
+
+    def expected_calls(self, sample: Expected) -> float:
+        return self.n
+
+    def expected_after(self, sample: Expected) -> Expected:
+        return sample._replace(answers=sample.answers + self.n)
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         first = len(sample.candidates)

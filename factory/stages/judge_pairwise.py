@@ -22,6 +22,7 @@ nor a loss, are 0.5 points each, in the schedule and nowhere else. Rank the resu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations, islice
 from typing import Any, Literal, NamedTuple
@@ -33,6 +34,7 @@ from factory.engines.base import Sampling
 from factory.records import Candidate, Message, Reading, Sample, Verdict
 from factory.stages.base import (
     EXAMPLE_PROMPT,
+    Expected,
     Models,
     Question,
     Stage,
@@ -128,6 +130,16 @@ class PairwiseJudge(Stage):
         reasoning = self.sampling if self.chain_of_thought else None
         asked = label_examples(messages, LABELS, prefix=ANSWER, reasoning=reasoning)
         return [(self.model, question) for question in asked]
+
+    def expected_calls(self, sample: Expected) -> float:
+        pairs = sample.answers
+        if self.pairs == "all_pairs":
+            pairs = math.comb(sample.texts, 2)
+        elif self.pairs == "swiss":
+            pairs = sample.texts // 2 * (self.rounds or swiss_rounds(sample.texts))
+        principles = sample.principles if self.principles == "all" else self.principles
+        orders = 2 * (1 if principles == "same" else principles)
+        return pairs * orders * len(self.examples())
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         if self.pairs == "swiss":

@@ -17,6 +17,7 @@ from factory.engines.base import Sampling
 from factory.records import Candidate, Message, Sample, Score
 from factory.stages.base import (
     EXAMPLE_PROMPT,
+    Expected,
     Models,
     Question,
     Stage,
@@ -105,6 +106,9 @@ class PointwiseJudge(Stage):
 
     def _labels(self) -> tuple[str, ...]:
         return tuple(str(k) for k in range(self.low, self.high + 1))
+
+    def expected_calls(self, sample: Expected) -> float:
+        return sample.texts * self.samples * len(self.examples())
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         candidates = sample.answered()

@@ -13,7 +13,15 @@ from factory.constitution import Principle
 from factory.engines.base import Sampling
 from factory.errors import SampleError
 from factory.records import Candidate, Message, Sample
-from factory.stages.base import EXAMPLE_PRINCIPLE, Models, Question, Stage, render, template_problem
+from factory.stages.base import (
+    EXAMPLE_PRINCIPLE,
+    Expected,
+    Models,
+    Question,
+    Stage,
+    render,
+    template_problem,
+)
 from factory.stages.critique import conversation_of
 
 REVISION_REQUEST = "{{ instructions }} Give only the new answer, with no remarks about it."
@@ -45,6 +53,12 @@ class Revise(Stage):
             critique="Curt.",
         )
         return ("template", wrong) if wrong else None
+
+    def expected_calls(self, sample: Expected) -> float:
+        return sample.answers
+
+    def expected_after(self, sample: Expected) -> Expected:
+        return sample._replace(rounds=sample.rounds + 1)
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         constitution = models.constitution

@@ -32,12 +32,16 @@ from factory.answers import How, check_aside
 from factory.engines.base import Sampling
 from factory.errors import SampleError
 from factory.records import Candidate, Sample, Score, StepLabels
-from factory.stages.base import EXAMPLE_PROMPT, EXAMPLE_STEP, Models, Question, Stage
+from factory.stages.base import EXAMPLE_PROMPT, EXAMPLE_STEP, Expected, Models, Question, Stage
 from factory.stages.first_error import agreed, binary_search, every_step, settled, share_right
 from factory.stages.labels import DECIMALS
 from factory.stages.process import NO_STEPS
 from factory.stages.step_judge import QUESTION, ask_steps, example_question, question_problem
 from factory.steps import Split, joined, split_steps
+
+
+_STEPS = 4
+"""Of a solution, before any was seen."""
 
 
 class Rollout(Stage):
@@ -103,6 +107,11 @@ class Rollout(Stage):
         if self.judge is not None:
             asked.append((self.judge, example_question(self.template)))
         return asked
+
+    def expected_calls(self, sample: Expected) -> float:
+        of_judge = 0 if self.judge is None else _STEPS
+        asked = _STEPS - 1 if self.method == "every_step" else _STEPS.bit_length()
+        return sample.texts * (self.n * asked + of_judge)
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         if not (sample.reference or "").strip():

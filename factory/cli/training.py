@@ -1,0 +1,134 @@
+"""The commands that train: `factory train`, `factory align`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from factory.cli.options import LimitOption, RecipeArgument, SetOption, load
+from factory.errors import RecipeError
+from factory.paths import user_path
+
+
+def _print_presets(is_asked: bool) -> None:
+    from factory.training.grpo_presets import describe
+
+    if is_asked:
+        print(describe())
+        raise typer.Exit
+
+
+def train(
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="sft, dpo, kto, reward, prm, grpo, rloo or ppo.")
+    ],
+    data: Annotated[
+        str, typer.Option(help="RUN/datasets/preference, a JSON(L) or Parquet file, or a Hub id.")
+    ],
+    model: Annotated[str, typer.Option(help="smollm2-135m-instruct, a folder or a Hub id.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where the trained model goes.", parser=user_path)
+    ],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A YAML file of such fields.", parser=user_path)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="FIELD=VALUE",
+            help="A field of the trainer's config, as max_steps=20.",
+        ),
+    ] = None,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            "--lora", metavar="R", help="Train a LoRA: its rank, or peft's fields as YAML."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
+    ] = False,
+    presets: Annotated[
+        bool,
+        typer.Option(
+            "--presets",
+            is_eager=True,
+            callback=_print_presets,
+            help="Print what grpo's presets maximise and set, and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Train a model on a dataset. KIND is the trainer; its options are the library's, passed through.
+
+    sft, dpo, kto train on answers and pairs; grpo, rloo, ppo on prompts and rewards; reward and prm
+    make models that score.
+    """
+    from factory.override import override
+    from factory.training import TRAINERS
+    from factory.yamlfile import YamlFile, nearest
+
+    if kind not in TRAINERS:
+        raise RecipeError(
+            f"factory train: no trainer '{kind}'{nearest(kind, list(TRAINERS))} "
+            f"(have: {', '.join(TRAINERS)})"
+        )
+    options: dict[str, Any] = YamlFile(config).data if config else {}
+    for text in set_ or []:
+        override(options, text)
+    result = TRAINERS[kind].train(data, model, out, lora=_lora(lora), config=options, resume=resume)
+    if os.environ.get("RANK", "0") != "0":  # one of several that `accelerate launch` started
+        return
+    print(f"trained {model} for {result['steps']} steps: {out}")
+    kinds = {"reward": "SequenceClassification", "prm": "TokenClassification"}
+    print(f"load it with AutoModelFor{kinds.get(kind, 'CausalLM')}.from_pretrained('{out}')")
+
+
+def align(
+    recipe: RecipeArgument,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of the crank.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The rounds' folder. Default: runs/<recipe's name>-align.",
+            parser=user_path,
+        ),
+    ] = None,
+    limit: LimitOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Close the loop: make data, train on it, compare the new model with the old, and again."""
+    from factory.align import align as turn
+    from factory.align import table
+
+    loaded = load(recipe, set_, limit)
+    folder = out or Path("runs") / f"{loaded.name}-align"
+    print(table(turn(loaded, folder, rounds)))
+
+
+# -- helpers ------------------------------------------------------------------------------------
+
+
+def _lora(text: str | None) -> dict[str, Any] | None:
+    """`16` or `{r: 16, lora_alpha: 32}`."""
+    import yaml
+
+    from factory.yamlfile import parse
+
+    if text is None:
+        return None
+    try:
+        value = parse(text)
+    except yaml.YAMLError:
+        value = None
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return {"r": value}
+    if isinstance(value, dict):
+        return value
+    raise RecipeError(f"--lora {text}: expected a rank, as 16, or a mapping, as '{{r: 16}}'")
