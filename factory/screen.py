@@ -105,7 +105,9 @@ class Screen:
         line = printable(f"{view.headline}{lasted}{facts}")
         if self._live is not None:
             self._spinner.text = Text(line)
-            lines = [Text(printable(each), overflow="ellipsis", no_wrap=True) for each in view.lines]
+            lines = [
+                Text(printable(each), overflow="ellipsis", no_wrap=True) for each in view.lines
+            ]
             self._live.update(Group(self._spinner, *lines), refresh=True)
         elif now >= self._due:
             self._due = now + SECONDS_BETWEEN_LINES

@@ -98,9 +98,7 @@ def simulate(
             label = labels[at]
             kind, count = kinds[label], StageCount()
             counts[label] = count
-            calls = [
-                (kind.prompt, kind.cached, kind.output(rng)) for _ in range(kind.calls(rng))
-            ]
+            calls = [(kind.prompt, kind.cached, kind.output(rng)) for _ in range(kind.calls(rng))]
             if not in_ledger(row, label):
                 ask(row, counts, at, calls)
                 return
@@ -144,7 +142,9 @@ def simulate(
             seconds = step
             while machine.queue and len(machine.running) < machine.places:
                 call = heapq.heappop(machine.queue)[2]
-                call.left = call.output + (call.prompt - call.cached) * machine.prefill * machine.speed
+                call.left = (
+                    call.output + (call.prompt - call.cached) * machine.prefill * machine.speed
+                )
                 machine.running.append(call)
             if not machine.running:
                 continue

@@ -99,9 +99,7 @@ def with_thoughts(features: Features, key: str) -> Features:
     """With a key of the answers' messages for what was thought before."""
     return Features(
         {
-            name: _messages(key)
-            if name in ANSWERS and feature == _messages()
-            else feature
+            name: _messages(key) if name in ANSWERS and feature == _messages() else feature
             for name, feature in features.items()
         }
     )

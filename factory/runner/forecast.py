@@ -204,7 +204,9 @@ class Forecast:
         ]
         running = sum(s.running for s in stats)
         tokens = _tokens_a_call(self._declared, rows.passed, rows.here, running)
-        done = [float(n) for s in stats for n in (s.prompt_tokens - s.cached_tokens, s.output_tokens)]
+        done = [
+            float(n) for s in stats for n in (s.prompt_tokens - s.cached_tokens, s.output_tokens)
+        ]
         to_do = self._work(to_make, tokens)
         for engine, part in enumerate(self._running(stats, waiting)):
             begun_work = self._work(waiting, tokens)
