@@ -8,13 +8,11 @@ import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import pytest
-
 from factory.engines.base import EngineStats, Sampling
 from factory.kinds import pick_stage  # noqa: F401
 from factory.runner.calls import StageCount
 from factory.runner.forecast import Forecast, Outlook
-from factory.stages.base import Expected, Stage
+from factory.stages.base import Stage
 from factory.stages.critique import Criticise
 from factory.stages.generate import Generate
 from factory.stages.judge_pairwise import PairwiseJudge

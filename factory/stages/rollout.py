@@ -39,7 +39,6 @@ from factory.stages.process import NO_STEPS
 from factory.stages.step_judge import QUESTION, ask_steps, example_question, question_problem
 from factory.steps import Split, joined, split_steps
 
-
 _STEPS = 4
 """Of a solution, before any was seen."""
 
