@@ -74,9 +74,19 @@ class Reading(msgspec.Struct):
     label_mass: float
     """Probability the judge gave to the labels together, in [0, 1]; small: it was not answering."""
     call: str
+    """Of several draws, the first one's; empty: its thought never ended."""
     reasoning: str = ""
+    """What the judge thought or wrote, of all draws."""
     reasoning_call: str = ""
-    """The call that wrote `reasoning`."""
+    """The call that wrote `reasoning`, where another reads the label; of the first draw."""
+    estimator: str = "logprob"
+    """`logprob`: p is read from the labels' probabilities. `sampled`: it is a share of verdicts."""
+    draws: int = 1
+    """Thoughts, or verdicts, that p is the mean of, with those that could not be read."""
+    variance: float | None = None
+    """Of p: the draws' own variance over their number. None: fewer than two were read."""
+    calls: list[str] = []
+    """All calls, where there are several draws."""
 
 
 class Verdict(msgspec.Struct):
@@ -96,6 +106,8 @@ class Verdict(msgspec.Struct):
     """Share of readings on the winner's side, in [0, 1]; of a tie: 0.5."""
     principle_ids: list[str]
     readings: list[Reading]
+    variance: float | None = None
+    """Of p, from those of the readings that it is the mean of. None: nothing was drawn twice."""
 
 
 class Score(msgspec.Struct):
@@ -110,6 +122,11 @@ class Score(msgspec.Struct):
     low: float | None = None
     """With `high`: how well `value` is known, where the stage says so (of `rank`, see there)."""
     high: float | None = None
+    estimator: str = ""
+    """Of a judge: `logprob` or `sampled`, as in `Reading`."""
+    draws: int = 1
+    variance: float | None = None
+    """Of `value`, over draws of the judge. None: fewer than two were read."""
 
 
 class StepLabels(msgspec.Struct):

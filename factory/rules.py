@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from factory.config import Config
+from factory.sentences import has_ended, sentences
 from factory.words import words
 
 
@@ -58,6 +59,18 @@ class Length(Rule):
         if self.target is not None:
             return -abs(n - self.target) / self.target
         return float(n <= (self.maximum or 0))
+
+
+class Sentences(Rule):
+    """1 if the text is one to `maximum` sentences and the last one has ended, else 0: an answer that
+    was cut within its first sentence is not one."""
+
+    kind: Literal["sentences"] = "sentences"
+    maximum: int = Field(1, ge=1)
+
+    def score(self, text: str, tokens: int) -> float:
+        found = sentences(text)
+        return float(0 < len(found) <= self.maximum and has_ended(found[-1]))
 
 
 class Pattern(Rule):

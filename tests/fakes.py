@@ -13,7 +13,7 @@ import msgspec
 from factory.constitution import Constitution
 from factory.engines.base import Completion, EngineStats, Request
 from factory.errors import SampleError
-from factory.stages.base import Question, derive_seed
+from factory.stages.base import Estimator, Question, Reads, derive_seed
 
 WORDS = "the a cat dog sat ran on under mat moon green happy then why seven because".split()  # noqa: SIM905
 
@@ -105,8 +105,10 @@ class ScriptedModels:
         constitution: Constitution | None = None,
         seed: int = 7,
         is_thinking: bool = False,
+        auto: Estimator = "logprob",
     ) -> None:
         self._is_thinking = is_thinking
+        self._auto = auto
         self._completions = completions if callable(completions) else iter(completions)
         self._seed = seed
         self.constitution = constitution
@@ -115,8 +117,12 @@ class ScriptedModels:
     def seed(self, *salt: object) -> int:
         return derive_seed(self._seed, *salt)
 
-    async def thinks(self, model: str) -> bool:
-        return self._is_thinking
+    async def reads(self, model: str, estimator: Estimator, example: Question) -> Reads:
+        if estimator == "auto":
+            estimator = self._auto
+        if estimator == "sampled":
+            return Reads("sampled", thinks=False)
+        return Reads("logprob", self._is_thinking)
 
     async def ask(self, model: str, questions: Sequence[Question]) -> list[_Asked]:
         answers = []

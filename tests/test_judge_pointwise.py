@@ -41,7 +41,7 @@ def test_the_expected_score_is_the_sum_of_scores_times_probabilities() -> None:
 def test_a_score_is_normalised_over_the_labels() -> None:
     # Half the probability is on scores: P = 0.1, 0, 0, 0.4, 0, 0.5 -> 3 x 0.4 + 5 x 0.5.
     (score,), _ = scored(sample_of("hi"), [stars(0.05, 1e-12, 1e-12, 0.2, 1e-12, 0.25)])
-    assert score == Score("judge", 0, 3.7, "", ["call1"])
+    assert score == Score("judge", 0, 3.7, "", ["call1"], estimator="logprob")
 
 
 def test_equal_expectations_are_equal_but_for_float_noise() -> None:
@@ -110,7 +110,10 @@ def test_scores_of_several_reasonings_are_averaged() -> None:
     ps = stars(0.1, 0.9), stars(0.5, 0.5), stars(0.6, 0.4)
     (score,), _ = scored(sample_of("hi"), [*thoughts, *ps], low=0, high=1, **THREE)
     calls = ["call1", "call4", "call2", "call5", "call3", "call6"]  # each reasoning, then its label
-    assert score == Score("judge", 0, 0.6, "good\n\nfair\n\nbad", calls)
+    said_so = "good\n\nfair\n\nbad"
+    # (0.9 - 0.6)^2 + (0.5 - 0.6)^2 + (0.4 - 0.6)^2 = 0.14, over 2, over 3.
+    how = {"estimator": "logprob", "draws": 3, "variance": 0.023333}
+    assert score == Score("judge", 0, 0.6, said_so, calls, **how)
 
 
 def test_unread_samples_are_left_out_of_the_mean() -> None:
@@ -169,7 +172,7 @@ def test_a_reasonings_seed_depends_on_its_own_candidate_alone() -> None:
     ("options", "field"),
     [
         ({"low": 5, "high": 5}, "high"),
-        ({"samples": 3}, "samples"),
+        ({"samples": 3, "sampling": {"temperature": 0}}, "samples"),
         ({"template": "{{ nothing }}"}, "template"),
     ],
 )

@@ -34,7 +34,8 @@ def make_scorer(tokenizer, tmp_path):
 
 def totals(entries, *texts, tokens=None, references=None):
     with build_rewards(entries) as rewards:
-        scored = rewards.score([ASKED] * len(texts), texts, references, tokens)
+        ids = None if tokens is None else [[0] * count for count in tokens]
+        scored = rewards.score([ASKED] * len(texts), texts, references, ids)
         assert rewards.left_out == scored.left_out
         return scored.totals
 
@@ -259,6 +260,7 @@ def test_a_judge_is_asked_by_its_rubric_all_at_once():
 
     with FakeServer(*replies, before=wait) as server:
         entry = {"kind": "judge", "model": "smol", "endpoint": server.url, "high": 1}
+        entry |= {"estimator": "logprob"}  # else one call more says whether it can
         entry |= {"rubric": "1: it is kind.", "name": "kind", "weight": 4}
         with build_rewards([entry]) as rewards:
             scored = rewards.score([ASKED] * 3, ["a", "b", "c"])
@@ -273,6 +275,7 @@ def test_a_constitution_is_a_rubric(tmp_path):
     (tmp_path / "kind.yaml").write_text(yaml.safe_dump(CONSTITUTION))
     with FakeServer(rating(0.5, 0.5)) as server:
         entry = {"kind": "judge", "model": "smol", "endpoint": server.url, "high": 1}
+        entry |= {"estimator": "logprob"}
         entry |= {"constitution": "kind.yaml"}
         with build_rewards([entry], tmp_path) as rewards:
             assert rewards.score([ASKED], ["a"]).totals == [0.5]

@@ -16,10 +16,12 @@ from factory.engines.endpoint import EndpointConfig, EndpointEngine
 from factory.engines.vllm import VllmEngine
 from factory.errors import EngineError, FactoryError, RecipeError
 from factory.recipe import Recipe
+from factory.runner.judging import Judges
 from factory.runner.manifest import Manifest
 from factory.runner.preflight import Preflight
 from factory.runner.progress import Progress
 from factory.runner.run import run_async
+from factory.runner.shards import read_samples
 from factory.stages import STAGES
 from factory.stages.base import Stage
 from tests.fakes import FakeEngine
@@ -62,6 +64,8 @@ class Server(FakeServer):
             return failure(402, "no credit")
         if "top_logprobs" in body and self.lacks != "logprobs":
             return completion("A", logprobs=LOGPROBS)
+        if "End your reply with this line" in body["messages"][-1]["content"]:
+            return completion("It is kinder. The better answer is (A).")
         return completion(f"An answer to {len(self.calls)}.")
 
 
@@ -93,12 +97,38 @@ def test_a_server_that_cannot_judge_is_found_before_all_generation(
 ) -> None:
     began = time.monotonic()
     with Server(lacks) as server, pytest.raises(EngineError) as caught:
-        run(served(recipe, server.url), tmp_path / "run")
+        run(served(recipe, server.url, "stages.3.estimator=logprob"), tmp_path / "run")
     assert time.monotonic() - began < 60
     for words in [*said, "stage 'judge'", "model 'judge'", "A, B", server.url]:
         assert words in str(caught.value)
     assert all(call["max_tokens"] == 1 for call in server.calls), "nothing was generated"
     assert len(server.calls) == 3  # of 24 tokens (generate, revise), of 16 (critique), the judge's
+
+
+def test_a_judge_without_log_probabilities_gives_verdicts_which_the_card_says(
+    recipe: Callable[..., Recipe], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reader of cards must know by what a judge was read. What was found out is remembered."""
+    views = "views=[{kind: preference, pairs: revision_vs_initial}]"
+    with Server("logprobs") as server:
+        manifest, _ = run(served(recipe, server.url, views), tmp_path / "run")
+        asked = len(server.calls)
+        (tmp_path / "run" / "manifest.json").unlink()
+        run(served(recipe, server.url, views), tmp_path / "run")
+        assert len(server.calls) == asked
+    assert "'judge' is read by sampled verdicts, as it shows no log-probabilities" in caplog.text
+    [sample, *_] = read_samples(tmp_path / "run")
+    [reading, swapped, *_] = sample.verdicts[0].readings
+    assert (reading.estimator, reading.draws, reading.p, swapped.p) == ("sampled", 4, 1.0, 0.0)
+    assert (reading.variance, len(reading.calls)) == (0.0, 4)
+    assert manifest.views[0]["judges"]["judge"]["reading"] == {
+        "estimators": ["sampled"],
+        "draws": 4,
+        "has_thoughts": False,
+        "standard_error": 0.0,
+    }
+    card = (tmp_path / "run" / "datasets" / "preference" / "README.md").read_text()
+    assert "4 sampled verdicts, standard error 0.000" in card
 
 
 def test_what_is_tried_is_neither_remembered_nor_counted(
@@ -196,7 +226,7 @@ def test_all_who_wait_for_a_trial_get_its_failure_and_it_is_made_once(
             raise EngineError("no")
 
     async def main() -> list[object]:
-        preflight = Preflight(recipe(), {"policy": engine})
+        preflight = Preflight(recipe(), {"policy": engine}, Judges({"policy": engine}))
         waiting = (preflight.before(position) for position in (2, 0, 3))
         return await asyncio.gather(*waiting, return_exceptions=True)
 
@@ -233,7 +263,9 @@ def test_every_stage_has_an_example_for_each_of_its_models(kind: type[Stage]) ->
     stage = kind.model_validate({"kind": kind.model_fields["kind"].default, **fields})
     if kind.__name__ == "Rank":
         return
-    assert {model for model, _ in stage.examples()} == set(stage.models_used().values())
+    judging = stage.judging()
+    asked = {model for model, _ in stage.examples()} | ({judging.model} if judging else set())
+    assert asked == set(stage.models_used().values())
 
 
 @pytest.mark.engine

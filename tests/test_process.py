@@ -126,10 +126,7 @@ def test_dropped_candidates_are_not_asked_and_scores_belong_to_their_own() -> No
 def test_a_blank_solution_has_no_score_and_never_zero() -> None:
     sample = sample_of(" \n", "b")
     scored(sample, logits([LN3]))
-    assert sample.scores == [
-        Score("process", 0, None, "no steps"),
-        Score("process", 1, 0.75, "", ["call1"]),
-    ]
+    assert sample.scores == [Score("process", 1, 0.75, "", ["call1"])]
     assert [labels.candidate for labels in sample.step_labels] == [1]
 
 

@@ -234,12 +234,12 @@ def test_binary_search_asks_all_completions_of_one_step_at_a_time(first_wrong: i
     assert sample.scores[0].value == (first_wrong - 1) / 8
 
 
-def test_solutions_are_labelled_one_by_one_and_dropped_ones_not_at_all() -> None:
+def test_solutions_are_labelled_one_by_one_and_dropped_or_empty_ones_not_at_all() -> None:
     sample = sample_of("a\n#### 72", "b\n#### 72", "c\n#### 7", " ")
     sample.candidates[1].drop_reason = "refusal"
     rolled(sample, [RIGHT, WRONG, WRONG, WRONG])
     scores = [(s.candidate, s.value, s.detail) for s in sample.scores]
-    assert scores == [(0, 1.0, ""), (2, 0.0, ""), (3, None, "no steps")]
+    assert scores == [(0, 1.0, ""), (2, 0.0, "")]
     assert [labels.candidate for labels in sample.step_labels] == [0, 2]
 
 

@@ -57,6 +57,59 @@ class BestOfN(msgspec.Struct, frozen=True):
     from the model that wrote the answers, if it drew them independently."""
 
 
+class Reading(msgspec.Struct, frozen=True):
+    """How a judge was read, over the traces (`stages.labels`)."""
+
+    estimators: list[str]
+    """`logprob`, `sampled`, or in turn both."""
+    draws: int
+    """Thoughts or verdicts that each reading is the mean of; the most of any."""
+    has_thoughts: bool
+    """It thought before its labels' probabilities were read."""
+    standard_error: float | None
+    """Of what it says of a pair or an answer: the root of the mean variance. None: of single draws
+    nothing is known."""
+
+    def text(self) -> str:
+        """As `4 sampled verdicts, standard error 0.21`."""
+        kinds = []
+        if "logprob" in self.estimators:
+            thoughts = "a thought" if self.draws == 1 else f"{self.draws} thoughts"
+            kinds.append("log-probabilities" + (f" after {thoughts}" if self.has_thoughts else ""))
+        if "sampled" in self.estimators:
+            plural = "s" if self.draws > 1 else ""
+            kinds.append(f"{self.draws} sampled verdict{plural}")
+        error = "" if self.standard_error is None else f", standard error {self.standard_error:.3f}"
+        return " or ".join(kinds) + error
+
+
+class _Readings:
+    """Counts them."""
+
+    def __init__(self) -> None:
+        self._estimators: set[str] = set()
+        self._draws = 0
+        self._has_thoughts = False
+        self._variance = Numbers()
+
+    def add(self, estimator: str, draws: int, reasoning: str) -> None:
+        self._estimators.add(estimator)
+        self._draws = max(self._draws, draws)
+        self._has_thoughts |= estimator == "logprob" and bool(reasoning)
+
+    def add_variance(self, variance: float | None) -> None:
+        if is_known(variance):
+            self._variance.add(variance)
+
+    def reading(self) -> Reading | None:
+        """None: there were none."""
+        if not self._estimators:
+            return None
+        spread = self._variance.spread()
+        error = math.sqrt(spread.mean) if spread else None
+        return Reading(sorted(self._estimators), self._draws, self._has_thoughts, error)
+
+
 class JudgeQuality(msgspec.Struct, frozen=True):
     """How far one judge can be trusted, over all its verdicts in the traces."""
 
@@ -68,6 +121,8 @@ class JudgeQuality(msgspec.Struct, frozen=True):
     """flips / verdicts whose two orders could both be read, in [0, 1]. None: there are none."""
     mean_order_gap: float | None
     """Mean of `Verdict.order_gap`, in [0, 1]; 0: order does not matter."""
+    reading: Reading | None = None
+    """None: only equal answers were compared, which asks nothing."""
 
 
 class JudgeAgreement(msgspec.Struct, frozen=True):
@@ -88,6 +143,8 @@ class ScoreQuality(msgspec.Struct, frozen=True):
 
     scores: int
     unparsed: int
+    reading: Reading | None = None
+    """None: no judge gave it."""
 
 
 class Thinking(msgspec.Struct, frozen=True):
@@ -263,6 +320,7 @@ class EvidenceStatistics:
         self._thinking: defaultdict[str, list[int]] = defaultdict(lambda: [0] * 6)
         self._verdicts: dict[str, list[int]] = {}  # judge -> all, parsed, both orders read, flips
         self._gaps: defaultdict[str, Numbers] = defaultdict(Numbers)
+        self._readings: defaultdict[str, _Readings] = defaultdict(_Readings)  # by judge and score
         self._scores: dict[str, list[int]] = {}  # score -> all, parsed
         # Two judges -> how often the first said i where the second said j; 0, 1, 2 of `_outcome`.
         self._tables: dict[tuple[str, str], list[list[int]]] = {}
@@ -281,6 +339,10 @@ class EvidenceStatistics:
             counts[1] += is_known(verdict.p)
             counts[2] += verdict.is_consistent is not None
             counts[3] += verdict.is_consistent is False
+            for reading in verdict.readings:
+                its = (reading.estimator, reading.draws, reading.reasoning)
+                self._readings[verdict.judge].add(*its)
+            self._readings[verdict.judge].add_variance(verdict.variance)
             if is_known(verdict.order_gap):
                 self._gaps[verdict.judge].add(verdict.order_gap)
         for outcomes in said.values():
@@ -291,6 +353,9 @@ class EvidenceStatistics:
             values = self._scores.setdefault(score.name, [0, 0])
             values[0] += 1
             values[1] += is_known(score.value)
+            if score.estimator:
+                self._readings[score.name].add(score.estimator, score.draws, score.detail)
+                self._readings[score.name].add_variance(score.variance)
 
     def _add_thinking(self, candidate: Candidate) -> None:
         counts = self._thinking[candidate.model]
@@ -328,6 +393,7 @@ class EvidenceStatistics:
                 flips,
                 flips / in_both if in_both else None,
                 gap.mean if gap else None,
+                self._readings[judge].reading(),
             )
         return qualities
 
@@ -339,7 +405,7 @@ class EvidenceStatistics:
 
     def scores(self) -> dict[str, ScoreQuality]:
         return {
-            name: ScoreQuality(values, values - parsed)
+            name: ScoreQuality(values, values - parsed, self._readings[name].reading())
             for name, (values, parsed) in sorted(self._scores.items())
         }
 

@@ -17,7 +17,8 @@ from factory.engines.base import Completion, Engine, Request
 from factory.errors import SampleError
 from factory.ledger import Ledger, call_key
 from factory.records import Sample
-from factory.stages.base import Asked, Question, derive_seed
+from factory.runner.judging import Judges
+from factory.stages.base import Asked, Estimator, Question, Reads, derive_seed
 
 
 class Answer:
@@ -72,9 +73,9 @@ class Calls:
         self.engines = engines
         self._ledger = ledger
         self._fingerprints: dict[str, str] = {}
-        self._thinks: dict[str, bool] = {}
         self._in_flight: dict[bytes, asyncio.Future[Completion | None]] = {}
         self._look_ups: list[tuple[list[bytes], asyncio.Future[dict[bytes, Completion]]]] = []
+        self.judges = Judges(engines, ledger)
 
     async def answer(
         self,
@@ -123,12 +124,6 @@ class Calls:
             count.reasoning_tokens += completion.reasoning_tokens
             asked.append(Answer(key, completion))
         return asked
-
-    async def thinks(self, model: str) -> bool:
-        """As the engine says, which is asked once."""
-        if model not in self._thinks:
-            self._thinks[model] = await self.engines[model].thinks()
-        return self._thinks[model]
 
     def commit(self) -> None:
         """Return when every call that was answered is on disk: what names one is written after."""
@@ -269,8 +264,9 @@ class SampleModels:
                 self.count.cut += answer.completion.finish_reason == "length"
         return asked
 
-    async def thinks(self, model: str) -> bool:
-        return await self._calls.thinks(model)
+    async def reads(self, model: str, estimator: Estimator, example: Question) -> Reads:
+        request = request_of(example)
+        return await self._calls.judges.reads(model, estimator, request, self._before)
 
     def _request(self, question: Question) -> Request:
         if not is_sampled(question):

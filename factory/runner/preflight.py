@@ -1,7 +1,8 @@
 """A call of each kind that is owed, before the work: what a model cannot do is found in seconds.
 
 A server that refuses words put into the assistant's mouth, or gives no log-probabilities, would
-else be found when the judge's turn comes, after all generation.
+else be found when the judge's turn comes, after all generation. Here too it is found how a judge is
+read (`judging`), and then its questions are tried in that form.
 
 Invariants:
 - Nothing is tried until a call is to be made that the ledger does not know, and then only for the
@@ -13,15 +14,18 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+import functools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from factory.engines.base import Engine, Request
 from factory.engines.endpoint import EndpointEngine
 from factory.errors import FactoryError
 from factory.recipe import Recipe
 from factory.runner.calls import request_of
+from factory.runner.judging import Judges
 from factory.stages.base import Stage
+from factory.stages.labels import Judging
 
 
 @runtime_checkable
@@ -36,23 +40,29 @@ class Checks(Protocol):
 class _Trial(NamedTuple):
     stage: str
     model: str
-    engine: Checks
-    request: Request
+    engine: Any
+    requests: Callable[[], Awaitable[list[Request]]]
 
     async def __call__(self) -> None:
-        try:
-            await self.engine.check(self.request)
-        except FactoryError as error:
-            where = f"stage '{self.stage}' asks the model '{self.model}' {_kind(self.request)}"
-            raise type(error)(f"{where}, which does not work: {error}") from error
+        for request in await self.requests():
+            try:
+                await self.engine.check(request)
+            except FactoryError as error:
+                raise self._said(error, request) from error
+
+    def _said(self, error: FactoryError, request: Request) -> FactoryError:
+        where = f"stage '{self.stage}' asks the model '{self.model}' {_kind(request)}"
+        remedy = "; or set the stage's estimator: sampled" if request.labels else ""
+        return type(error)(f"{where}, which does not work: {error}{remedy}")
 
 
 class Preflight:
     """Tries what a recipe's stages ask of its engines, each kind of call once."""
 
-    def __init__(self, recipe: Recipe, engines: Mapping[str, Engine]) -> None:
+    def __init__(self, recipe: Recipe, engines: Mapping[str, Engine], judges: Judges) -> None:
         self._stages = [*zip(recipe.stage_labels(), recipe.stages, strict=True)]
         self._engines = engines
+        self._judges = judges
         self._tried_from = len(self._stages)  # the stages from here on have been tried
         self._tried: set[tuple[int, str]] = set()
         self._one_at_a_time = asyncio.Lock()
@@ -90,13 +100,33 @@ class Preflight:
         trials = []
         for label, stage in stages:
             for model, question in stage.examples():
-                engine = self._engines[model]
                 request = request_of(question)
-                what = (id(engine), repr(request))
-                if isinstance(engine, Checks) and what not in self._tried:
-                    self._tried.add(what)
-                    trials.append(_Trial(label, model, engine, request))
-        return trials
+                if self._is_new(model, request):
+                    trials.append(_Trial(label, model, self._engines[model], _this(request)))
+            judging = stage.judging()
+            if judging is not None and self._is_new(judging.model, judging[1:]):
+                asked = functools.partial(self._of_judge, judging)
+                trials.append(_Trial(label, judging.model, self._engines[judging.model], asked))
+        return [trial for trial in trials if isinstance(trial.engine, Checks)]
+
+    def _is_new(self, model: str, asked: object) -> bool:
+        what = (id(self._engines[model]), repr(asked))
+        is_new = what not in self._tried
+        self._tried.add(what)
+        return is_new
+
+    async def _of_judge(self, judging: Judging) -> list[Request]:
+        """Once it is found how the judge is read."""
+        example = request_of(judging.question())
+        read = await self._judges.reads(judging.model, judging.asking.estimator, example)
+        return [request_of(question) for question in judging.examples(read)]
+
+
+def _this(request: Request) -> Callable[[], Awaitable[list[Request]]]:
+    async def asked() -> list[Request]:
+        return [request]
+
+    return asked
 
 
 def _kind(request: Request) -> str:

@@ -37,6 +37,10 @@ def schema() -> pa.Schema:
             "call": text,
             "reasoning": text,
             "reasoning_call": text,
+            "estimator": text,
+            "draws": number,
+            "variance": real,
+            "calls": pa.list_(text),
         }
     )
     candidate = {
@@ -73,6 +77,7 @@ def schema() -> pa.Schema:
         "agreement": real,
         "principle_ids": pa.list_(text),
         "readings": pa.list_(reading),
+        "variance": real,
     }
     score = {
         "name": text,
@@ -82,6 +87,9 @@ def schema() -> pa.Schema:
         "calls": pa.list_(text),
         "low": real,
         "high": real,
+        "estimator": text,
+        "draws": number,
+        "variance": real,
     }
     step_labels = {
         "name": text,

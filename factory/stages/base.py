@@ -11,7 +11,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from factory.config import Config
 from factory.constitution import Constitution, Principle
@@ -20,6 +20,7 @@ from factory.records import Message, Sample
 
 if TYPE_CHECKING:
     from factory.export.combine import Combination
+    from factory.stages.labels import Judging
 
 
 class Asked(Protocol):
@@ -29,6 +30,18 @@ class Asked(Protocol):
     def call(self) -> str: ...
     @property
     def completion(self) -> Completion: ...
+
+
+Estimator = Literal["auto", "logprob", "sampled"]
+"""How a judge is read (`stages.labels`). `auto`: by log-probabilities where its model shows them."""
+
+
+class Reads(NamedTuple):
+    """How a judge is read, once that is known."""
+
+    estimator: Literal["logprob", "sampled"]
+    thinks: bool
+    """It thinks before it answers; of a sampled one it does not matter, and is not asked."""
 
 
 class Models(Protocol):
@@ -48,8 +61,9 @@ class Models(Protocol):
         """
         ...
 
-    async def thinks(self, model: str) -> bool:
-        """Whether the model thinks before it answers; False where nobody says."""
+    async def reads(self, model: str, estimator: Estimator, example: Question) -> Reads:
+        """How the model is read when it judges; the same for all of a run, and of those that go on
+        with its ledger. `example`: a question for labels such as it is to be asked."""
         ...
 
 
@@ -124,8 +138,8 @@ class Stage(Config):
         return "generate"
 
     def examples(self) -> list[tuple[str, Question]]:
-        """A question of each kind that this stage asks, with the recipe's name of the model that it
-        goes to: they are tried before the work."""
+        """A question of each kind that this stage asks, but of its judge, with the recipe's name of the
+        model that it goes to: they are tried before the work."""
         messages, scoring = EXAMPLE_PROMPT, None
         if self.task() == "classify":
             messages, scoring = EXAMPLE_ANSWERED, Scoring()
@@ -137,6 +151,11 @@ class Stage(Config):
             (model, Question(messages, sampling, scoring=scoring))
             for model in dict.fromkeys(self.models_used().values())
         ]
+
+    def judging(self) -> Judging | None:
+        """How its judge is asked, which `examples` leaves out: that depends on how it is read. None: it
+        asks for no labels."""
+        return None
 
     def expected_calls(self, sample: Expected) -> float:
         """Calls for one sample: what progress is reckoned with until samples have passed."""

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from factory.constitution import Constitution
 from factory.records import Candidate, Sample
 from factory.stages.base import Models, Stage
 from factory.words import spelling, words
@@ -31,6 +32,9 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
+_RUN = 4  # words; fewer are often the same by chance
+_PUNCTUATION = ".,;:!?\"'()[]*"
+
 
 class Filter(Stage):
     """Drop candidates by rules that need no model. Rules are tried in the order of these fields."""
@@ -47,6 +51,9 @@ class Filter(Stage):
     """Drop answers in which this regular expression is found."""
     duplicates: bool = False
     """Drop answers equal to an earlier kept candidate of the sample, but for case and spacing."""
+    copied: bool = False
+    """Drop revisions that begin as their critique does, or that for half of their words or more repeat
+    a worked example of the constitution: small models do both, where they should answer anew."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
 
@@ -61,8 +68,13 @@ class Filter(Stage):
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         seen: set[str] = set()
+        examples = _runs_of_examples(models.constitution) if self.copied else frozenset()
         for candidate in sample.kept():
             candidate.drop_reason = self._reason(candidate, seen)
+            if candidate.drop_reason is None and self.copied:
+                candidate.drop_reason = (
+                    "copied" if _is_copied(candidate, sample, examples) else None
+                )
             if candidate.drop_reason is None:
                 seen.add(spelling(candidate.text))
         return sample
@@ -82,3 +94,27 @@ class Filter(Stage):
         if self.duplicates and spelling(candidate.text) in seen:
             return "duplicate"
         return None
+
+
+def _runs_of_examples(constitution: Constitution | None) -> frozenset[tuple[str, ...]]:
+    examples = constitution.examples if constitution else []
+    texts = (text for e in examples for text in (e.answer, e.critique, e.revision))
+    return frozenset(run for text in texts for run in _runs(text))
+
+
+def _is_copied(candidate: Candidate, sample: Sample, examples: frozenset[tuple[str, ...]]) -> bool:
+    if candidate.parent is None:
+        return False
+    runs = _runs(candidate.text)
+    for critique in sample.critiques:
+        if critique.candidate == candidate.parent and _runs(critique.text)[:1] == runs[:1]:
+            return True
+    return 2 * sum(run in examples for run in runs) >= len(runs) > 0
+
+
+def _runs(text: str) -> list[tuple[str, ...]]:
+    """Each four words that follow each other, in one spelling; of fewer words all of them."""
+    parts = [part.strip(_PUNCTUATION) for part in spelling(text).split()]
+    if not parts:
+        return []
+    return [tuple(parts[i : i + _RUN]) for i in range(max(1, len(parts) - _RUN + 1))]

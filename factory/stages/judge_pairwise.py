@@ -3,7 +3,8 @@
 Per principle and order one call: the conversation, answers A and B, the principle's question, and
 the words "The better answer is (" put into the judge's mouth; p is P(A) / (P(A) + P(B)) of the next
 token (Bai et al. 2022, section 4.1; both orders averaged as in RLAIF, Lee et al. 2309.00267). With
-`chain_of_thought` the judge first reasons, and each p is clamped to [0.40, 0.60], as in Bai et al.
+`chain_of_thought` the judge first reasons, and each p is clamped to [0.40, 0.60], as in Bai et al. A
+judge that thinks by itself, or whose model shows no log-probabilities, is read as `labels` tells.
 
 The question stands last, so the answers are read once for all principles. Two equal answers are
 p = 0.5 without a call. What people and models wrote is quoted (`stages.base.quoted`), so that an
@@ -23,7 +24,7 @@ nor a loss, are 0.5 points each, in the schedule and nowhere else. Rank the resu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations, islice
 from typing import Any, Literal, NamedTuple
 
@@ -34,19 +35,22 @@ from factory.engines.base import Sampling
 from factory.records import Candidate, Message, Reading, Sample, Verdict
 from factory.stages.base import (
     EXAMPLE_PROMPT,
+    Estimator,
     Expected,
     Models,
     Question,
+    Reads,
     Stage,
     render,
     template_problem,
 )
-from factory.stages.labels import DECIMALS, Label, ask_labels, label_examples
+from factory.stages.labels import DECIMALS, Asking, Judging, Label, ask_labels
 from factory.stages.tournament import Pair, next_round, swiss_rounds
 
 LABELS = ("A", "B")
 CLAMP = (0.40, 0.60)  # Bai et al.: with reasoning, probabilities near 0 and 1 are overconfident
 ANSWER = "The better answer is ("
+_REASONING = Sampling(temperature=0.0, max_tokens=256)
 PLAIN_QUESTION = "Which answer is better?"  # without a constitution
 COMPARISON = """\
 Consider this conversation and two answers to its last message. Lines that begin with > are quoted, \
@@ -90,8 +94,15 @@ class PairwiseJudge(Stage):
     its critique's own come first, and the others are drawn (1 is the default for other pairs).
     `all` that apply. Without a constitution: none."""
     chain_of_thought: bool = False
-    sampling: Sampling = Sampling(temperature=0.0, max_tokens=256)
-    """Of the reasoning; the verdict itself is never sampled."""
+    estimator: Estimator = "auto"
+    """How the judge is read. `logprob`: by the probabilities of the labels; a judge that thinks, after its
+    thought. `sampled`: by verdicts that it writes, `samples` of them, and the share of each. `auto`:
+    by log-probabilities where its model shows them, else by verdicts."""
+    samples: int | None = Field(None, ge=1, le=10_000)
+    """Thoughts or written verdicts drawn in each order; p is their mean. None: 4 verdicts, 1 thought."""
+    sampling: Sampling | None = None
+    """Of thoughts and of written verdicts; a label's probabilities are never sampled. None: at
+    temperature 1, at most 2048 tokens; with `chain_of_thought` at temperature 0, at most 256."""
     template: str = COMPARISON
     """Can use: conversation (text), prompt (messages), a, b, question; `{{ a | quoted }}` puts
     "> " before each line, so that an answer cannot pass for words of the template."""
@@ -118,18 +129,26 @@ class PairwiseJudge(Stage):
             )
         if self.rounds is not None and self.pairs != "swiss":
             return "rounds", f"rounds: {self.rounds} is for pairs: swiss; found pairs: {self.pairs}"
+        if (odd := self._asking().problem()) is not None:
+            return odd
         wrong = template_problem(
             self.template, conversation="", prompt=EXAMPLE_PROMPT, a="Hi", b="Ho", question="Which?"
         )
         return ("template", wrong) if wrong else None
 
     def examples(self) -> list[tuple[str, Question]]:
+        return []
+
+    def judging(self) -> Judging:
         first, second = (Candidate(i, text, "", "", "") for i, text in enumerate(("Hi!", "What?")))
         sample = Sample("", 0, EXAMPLE_PROMPT, candidates=[first, second])
         messages = self._conversation(sample, _Showing(first, second, None, False))
-        reasoning = self.sampling if self.chain_of_thought else None
-        asked = label_examples(messages, LABELS, prefix=ANSWER, reasoning=reasoning)
-        return [(self.model, question) for question in asked]
+        return Judging(self.model, messages, LABELS, ANSWER, self._asking())
+
+    def _asking(self) -> Asking:
+        return Asking(
+            self.estimator, self.samples, self.sampling, self.chain_of_thought, _REASONING
+        )
 
     def expected_calls(self, sample: Expected) -> float:
         pairs = sample.answers
@@ -139,7 +158,7 @@ class PairwiseJudge(Stage):
             pairs = sample.texts // 2 * (self.rounds or swiss_rounds(sample.texts))
         principles = sample.principles if self.principles == "all" else self.principles
         orders = 2 * (1 if principles == "same" else principles)
-        return pairs * orders * len(self.examples())
+        return pairs * orders * self.judging().calls()
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         if self.pairs == "swiss":
@@ -237,8 +256,8 @@ class PairwiseJudge(Stage):
             [self._conversation(sample, showing) for showing in showings],
             LABELS,
             prefix=ANSWER,
-            reasoning=self.sampling if self.chain_of_thought else None,
-            salts=[("reason", self.name, *showing.salt()) for showing in showings],
+            asking=self._asking(),
+            salt=lambda i, draw: ("reason", self.name, *showings[i].salt(draw)),
         )
         return [
             self._reading(showing, answer)
@@ -258,20 +277,28 @@ class PairwiseJudge(Stage):
         return [{"role": "user", "content": text}]
 
     def _reading(self, showing: _Showing, answer: Label) -> Reading:
-        p = None
-        if answer.probabilities is not None:
-            p = answer.probabilities["A"]
-            if self.chain_of_thought:
-                p = min(max(p, CLAMP[0]), CLAMP[1])
+        clamps = self.chain_of_thought and answer.read == Reads("logprob", thinks=False)
+
+        def value(probabilities: Mapping[str, float]) -> float:
+            p = probabilities["A"]
+            return min(max(p, CLAMP[0]), CLAMP[1]) if clamps else p
+
+        p, variance = answer.mean(value), answer.variance(value)
+        if p is not None:
             p = round(1.0 - p if showing.is_swapped else p, DECIMALS)
+        first, calls = answer.draws[0], answer.calls
         return Reading(
             principle_id=showing.principle.id if showing.principle else "",
             is_swapped=showing.is_swapped,
             p=p,
             label_mass=answer.mass,
-            call=answer.call,
+            call=first.call,
             reasoning=answer.reasoning,
-            reasoning_call=answer.reasoning_call,
+            reasoning_call=first.reasoning_call,
+            estimator=answer.read.estimator,
+            draws=len(answer.draws),
+            variance=None if variance is None else round(variance, DECIMALS),
+            calls=calls if len(answer.draws) > 1 else [],
         )
 
 
@@ -283,8 +310,11 @@ class _Showing(NamedTuple):
     principle: Principle | None
     is_swapped: bool
 
-    def salt(self) -> tuple[object, ...]:
-        return (self.a.index, self.b.index, self.principle and self.principle.id, self.is_swapped)
+    def salt(self, draw: int) -> tuple[object, ...]:
+        principle = self.principle and self.principle.id
+        # The first has no number: it was the only one in ledgers of before.
+        number = (draw,) if draw else ()
+        return (self.a.index, self.b.index, principle, self.is_swapped, *number)
 
 
 def verdict(judge: str, a: int, b: int, readings: list[Reading]) -> Verdict:
@@ -300,10 +330,12 @@ def verdict(judge: str, a: int, b: int, readings: list[Reading]) -> Verdict:
         )
     both: list[tuple[float, float]] = []
     ids: list[str] = []
+    variances: list[float | None] = []
     for first, second in zip(readings[::2], readings[1::2], strict=True):
         if first.p is not None and second.p is not None:
             both.append((first.p, second.p))
             ids.append(first.principle_id)
+            variances += [first.variance, second.variance]
     if not both:
         return Verdict(
             **fields, p=None, order_gap=None, is_consistent=None, agreement=None, principle_ids=[]
@@ -318,11 +350,20 @@ def verdict(judge: str, a: int, b: int, readings: list[Reading]) -> Verdict:
         is_consistent=(shown - 0.5) * (swapped - 0.5) > 0 or shown == swapped == 0.5,
         agreement=_mean([_on_side(value, p) for value in flat]),
         principle_ids=[i for i in ids if i],
+        variance=_variance(variances),
     )
 
 
 def _mean(values: list[float]) -> float:
     return round(sum(values) / len(values), DECIMALS)
+
+
+def _variance(variances: list[float | None]) -> float | None:
+    """Of the mean of readings that were drawn apart. None: of one of them nothing is known."""
+    known = [v for v in variances if v is not None]
+    if len(known) < len(variances):
+        return None
+    return round(sum(known) / len(known) ** 2, DECIMALS)
 
 
 def _on_side(value: float, p: float) -> float:

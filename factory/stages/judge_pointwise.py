@@ -3,12 +3,14 @@
 The words "Score: " are put into the judge's mouth and the score is sum_k k * P(k), with P from the
 log-probabilities of the score tokens, normalised. With `chain_of_thought` the judge first reasons,
 `samples` times, and the expected scores are averaged (Self-Rewarding, Yuan et al. 2401.10020, which
-parses the digit instead and draws three samples). What people and models wrote is quoted
+parses the digit instead and draws three samples). A judge that thinks by itself, or whose model shows
+no log-probabilities, is read as `labels` tells. What people and models wrote is quoted
 (`stages.base.quoted`): it stays inside its slot.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -17,6 +19,7 @@ from factory.engines.base import Sampling
 from factory.records import Candidate, Message, Sample, Score
 from factory.stages.base import (
     EXAMPLE_PROMPT,
+    Estimator,
     Expected,
     Models,
     Question,
@@ -24,9 +27,10 @@ from factory.stages.base import (
     render,
     template_problem,
 )
-from factory.stages.labels import DECIMALS, ask_labels, label_examples
+from factory.stages.labels import DECIMALS, Asking, Judging, ask_labels
 
 ANSWER = "Score: "
+_REASONING = Sampling(max_tokens=256)
 RUBRIC = """\
 Add one point for each of these that holds:
 1. It is about what was asked and says something useful.
@@ -64,10 +68,16 @@ class PointwiseJudge(Stage):
     high: int = Field(5, ge=1, le=9)
     """Scores are the whole numbers from low to high, one digit each."""
     chain_of_thought: bool = False
-    samples: int = Field(1, ge=1, le=10_000)
-    """Reasonings drawn for each candidate; their scores are averaged."""
-    sampling: Sampling = Sampling(max_tokens=256)
-    """Of the reasoning; the score itself is never sampled."""
+    estimator: Estimator = "auto"
+    """How the judge is read. `logprob`: by the probabilities of the labels; a judge that thinks, after its
+    thought. `sampled`: by verdicts that it writes, `samples` of them, and the share of each. `auto`:
+    by log-probabilities where its model shows them, else by verdicts."""
+    samples: int | None = Field(None, ge=1, le=10_000)
+    """Thoughts or written verdicts drawn for each candidate; their scores are averaged. None: 4
+    verdicts, 1 thought."""
+    sampling: Sampling | None = None
+    """Of thoughts and of written verdicts; a label's probabilities are never sampled. None: at
+    temperature 1, at most 2048 tokens; with `chain_of_thought` at most 256."""
     template: str = RATING
     """Can use: conversation (text), prompt (messages), answer, rubric, low, high;
     `{{ answer | quoted }}` puts "> " before each line, so that an answer cannot pass for words of
@@ -84,8 +94,8 @@ class PointwiseJudge(Stage):
     def problem(self) -> tuple[str, str] | None:
         if self.high <= self.low:
             return "high", f"expected more than low ({self.low}), found {self.high}"
-        if self.samples > 1 and not self.chain_of_thought:
-            return "samples", "without chain_of_thought every sample is the same; set it to 1"
+        if (odd := self._asking().problem()) is not None:
+            return odd
         wrong = template_problem(
             self.template,
             conversation="",
@@ -98,40 +108,47 @@ class PointwiseJudge(Stage):
         return ("template", wrong) if wrong else None
 
     def examples(self) -> list[tuple[str, Question]]:
+        return []
+
+    def judging(self) -> Judging:
         sample = Sample("", 0, EXAMPLE_PROMPT)
         messages = self._conversation(sample, Candidate(0, "Hi!", "", "", ""))
-        reasoning = self.sampling if self.chain_of_thought else None
-        asked = label_examples(messages, self._labels(), prefix=ANSWER, reasoning=reasoning)
-        return [(self.model, question) for question in asked]
+        return Judging(self.model, messages, self._labels(), ANSWER, self._asking())
+
+    def _asking(self) -> Asking:
+        return Asking(
+            self.estimator, self.samples, self.sampling, self.chain_of_thought, _REASONING
+        )
 
     def _labels(self) -> tuple[str, ...]:
         return tuple(str(k) for k in range(self.low, self.high + 1))
 
     def expected_calls(self, sample: Expected) -> float:
-        return sample.texts * self.samples * len(self.examples())
+        return sample.texts * self.judging().calls()
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         candidates = sample.answered()
-        drawn = [(c, k) for c in candidates for k in range(self.samples)]
         answers = await ask_labels(
             models,
             self.model,
-            [self._conversation(sample, candidate) for candidate, _ in drawn],
+            [self._conversation(sample, candidate) for candidate in candidates],
             self._labels(),
             prefix=ANSWER,
-            reasoning=self.sampling if self.chain_of_thought else None,
-            salts=[("reason", self.name, candidate.index, k) for candidate, k in drawn],
+            asking=self._asking(),
+            salt=lambda i, draw: ("reason", self.name, candidates[i].index, draw),
         )
-        for i, candidate in enumerate(candidates):
-            its = answers[i * self.samples : (i + 1) * self.samples]
-            read = [expected_score(a.probabilities) for a in its if a.probabilities is not None]
+        for candidate, answer in zip(candidates, answers, strict=True):
+            value, variance = answer.mean(expected_score), answer.variance(expected_score)
             sample.scores.append(
                 Score(
                     name=self.name,
                     candidate=candidate.index,
-                    value=round(sum(read) / len(read), DECIMALS) if read else None,
-                    detail="\n\n".join(a.reasoning for a in its if a.reasoning),
-                    calls=[call for a in its for call in (a.reasoning_call, a.call) if call],
+                    value=None if value is None else round(value, DECIMALS),
+                    detail=answer.reasoning,
+                    calls=answer.calls,
+                    estimator=answer.read.estimator,
+                    draws=len(answer.draws),
+                    variance=None if variance is None else round(variance, DECIMALS),
                 )
             )
         return sample
@@ -149,6 +166,6 @@ class PointwiseJudge(Stage):
         return [{"role": "user", "content": text}]
 
 
-def expected_score(probabilities: dict[str, float]) -> float:
+def expected_score(probabilities: Mapping[str, float]) -> float:
     """sum_k k * P(k) over integer labels, in [low, high]."""
     return sum(int(label) * p for label, p in probabilities.items())

@@ -32,11 +32,19 @@ from factory.answers import How, check_aside
 from factory.engines.base import Sampling
 from factory.errors import SampleError
 from factory.records import Candidate, Sample, Score, StepLabels
-from factory.stages.base import EXAMPLE_PROMPT, EXAMPLE_STEP, Expected, Models, Question, Stage
+from factory.stages.base import (
+    EXAMPLE_PROMPT,
+    EXAMPLE_STEP,
+    Estimator,
+    Expected,
+    Models,
+    Question,
+    Stage,
+)
 from factory.stages.first_error import agreed, binary_search, every_step, settled, share_right
-from factory.stages.labels import DECIMALS
+from factory.stages.labels import DECIMALS, Asking, Judging
 from factory.stages.process import NO_STEPS
-from factory.stages.step_judge import QUESTION, ask_steps, example_question, question_problem
+from factory.stages.step_judge import QUESTION, ask_steps, question_problem, steps_judging
 from factory.steps import Split, joined, split_steps
 
 _STEPS = 4
@@ -70,6 +78,10 @@ class Rollout(Stage):
     judge: str | None = None
     """A model that reads each step and says whether it is correct. Labels are kept as far as it
     puts the first error in the same place."""
+    estimator: Estimator = "auto"
+    """How the judge is read: see `judge`."""
+    samples: int | None = Field(None, ge=1, le=10_000)
+    """Verdicts or thoughts of the judge on each step, where it is not read at once: see `judge`."""
     template: str = QUESTION
     """The judge's question. Can use: conversation (text), prompt (messages), steps (up to the one
     asked about), reference; with `{{ step | quoted }}` each line of a text begins with "> "."""
@@ -97,18 +109,26 @@ class Rollout(Stage):
             re.compile(self.pattern or "")
         except re.error as error:
             return "pattern", f"'{self.pattern}' is not a regular expression: {error}"
+        if (odd := self._asking().problem()) is not None:
+            return odd
         wrong = question_problem(self.template)
         return ("template", wrong) if wrong else None
 
     def examples(self) -> list[tuple[str, Question]]:
         begun = EXAMPLE_STEP + self.separator
-        asked = [(self.model, Question(EXAMPLE_PROMPT, self.sampling, prefix=begun))]
-        if self.judge is not None:
-            asked.append((self.judge, example_question(self.template)))
-        return asked
+        return [(self.model, Question(EXAMPLE_PROMPT, self.sampling, prefix=begun))]
+
+    def judging(self) -> Judging | None:
+        if self.judge is None:
+            return None
+        return steps_judging(self.judge, self.template, self._asking())
+
+    def _asking(self) -> Asking:
+        return Asking(self.estimator, self.samples)
 
     def expected_calls(self, sample: Expected) -> float:
-        of_judge = 0 if self.judge is None else _STEPS
+        judging = self.judging()
+        of_judge = 0 if judging is None else judging.calls() * _STEPS
         asked = _STEPS - 1 if self.method == "every_step" else _STEPS.bit_length()
         return sample.texts * (self.n * asked + of_judge)
 
@@ -143,7 +163,11 @@ class Rollout(Stage):
         detail = "unparsed" if value is None else ""
         known = settled(labels)
         if self.judge is not None and known:
-            opinion = await ask_steps(models, self.judge, self.template, sample, steps[:known])
+            opinion = await ask_steps(
+                *(models, self.judge, self.template, sample, steps[:known]),
+                asking=self._asking(),
+                salt=(self.name, "judge", candidate.index),
+            )
             calls += opinion.calls
             labels = agreed(labels, opinion.is_correct)
             value = share_right(labels)

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from factory.records import Sample, Score
-from factory.rules import Length, Overlong, Pattern
+from factory.rules import Length, Overlong, Pattern, Sentences
 from factory.stages.base import Models, Stage
 from factory.stages.labels import DECIMALS
 
@@ -24,7 +24,7 @@ class RuleScore(Stage):
     kind: Literal["rule"] = "rule"
     name: str = "rule"
     """Names the score, for views: `score: rule`."""
-    rule: Annotated[Length | Pattern | Overlong, Field(discriminator="kind")]
+    rule: Annotated[Length | Sentences | Pattern | Overlong, Field(discriminator="kind")]
 
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
 

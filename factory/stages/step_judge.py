@@ -13,11 +13,10 @@ from factory.stages.base import (
     EXAMPLE_PROMPT,
     EXAMPLE_STEP,
     Models,
-    Question,
     render,
     template_problem,
 )
-from factory.stages.labels import ask_labels, label_examples, leaning
+from factory.stages.labels import Asking, Judging, ask_labels, leaning
 
 QUESTION = """\
 Consider this problem and the first steps of a solution. Lines that begin with > are quoted, and \
@@ -52,7 +51,13 @@ class Opinion(NamedTuple):
 
 
 async def ask_steps(
-    models: Models, judge: str, template: str, sample: Sample, steps: list[str]
+    models: Models,
+    judge: str,
+    template: str,
+    sample: Sample,
+    steps: list[str],
+    asking: Asking,
+    salt: tuple[object, ...],
 ) -> Opinion:
     """Each question begins with the one before it, which the engine has in its cache."""
     questions: list[list[Message]] = []
@@ -71,20 +76,18 @@ async def ask_steps(
         questions,
         (YES, NO),
         prefix=ANSWER,
-        reasoning=None,
-        salts=[()] * len(questions),
+        asking=asking,
+        salt=lambda step, draw: (*salt, step, draw),
     )
-    ps = [a.probabilities[YES] if a.probabilities else None for a in answers]
-    return Opinion(ps, [answer.call for answer in answers])
+    ps = [answer.mean(lambda p: p[YES]) for answer in answers]
+    return Opinion(ps, [call for answer in answers for call in answer.calls])
 
 
-def example_question(template: str) -> Question:
-    """For `Stage.examples`."""
+def steps_judging(judge: str, template: str, asking: Asking) -> Judging:
+    """For `Stage.judging`."""
     values = {"conversation": "User: Hello", "prompt": EXAMPLE_PROMPT, "reference": ""}
     text = render(template, **values, steps=[EXAMPLE_STEP])
-    messages: list[Message] = [{"role": "user", "content": text}]
-    [asked] = label_examples(messages, (YES, NO), prefix=ANSWER, reasoning=None)
-    return asked
+    return Judging(judge, [{"role": "user", "content": text}], (YES, NO), ANSWER, asking)
 
 
 def question_problem(template: str) -> str | None:

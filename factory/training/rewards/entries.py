@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from factory.errors import RecipeError
-from factory.rules import Length, Overlong, Pattern, Rule
+from factory.rules import Length, Overlong, Pattern, Rule, Sentences
 from factory.training.rewards.scorers import (
     JudgeReward,
     ModelReward,
@@ -19,6 +19,7 @@ from factory.yamlfile import Loc, YamlFile, describe, dotted, nearest
 
 KINDS: dict[str, type[Rule] | type[Scorer]] = {
     "length": Length,
+    "sentences": Sentences,
     "pattern": Pattern,
     "format": Pattern,
     "overlong": Overlong,

@@ -20,6 +20,7 @@ from factory.engines.base import Engine
 from factory.errors import SampleError
 from factory.records import Message, Sample
 from factory.rules import Rule
+from factory.runner.judging import Judges
 from factory.training.progress import say
 from factory.training.rewards.entries import parse_rewards
 from factory.training.rewards.scorers import Scorer, VerifyReward, sample_of, scored_by
@@ -47,12 +48,16 @@ class Rewards:
     ) -> None:
         self._parts = dict(parts)
         self._engines = dict(engines)
+        self._judges = Judges({n: engine for n, engine in engines.items() if engine is not None})
         self._runner: asyncio.Runner | None = None
         self._last: tuple[object, Scored] | None = None
         self._has_said: set[str] = set()
         self.stop: str | None = None
         """Where an engine would have stopped the policy: what a completion holds from there on is
         not scored. None: engines stop at end tokens alone, as the trainers do."""
+        self.answer: Callable[[Sequence[int]], str] | None = None
+        """From a completion's ids to its answer: all that scorers see of a policy that thinks. Rules
+        read the whole of it. None: it does not think."""
         self.left_out: Counter[str] = Counter()
         """Completions without a total so far, by reason."""
 
@@ -89,18 +94,18 @@ class Rewards:
         prompts: Sequence[Prompt],
         completions: Sequence[Completed],
         references: Sequence[str | None] | None = None,
-        completion_tokens: Sequence[int] | None = None,
+        completion_ids: Sequence[Sequence[int]] | None = None,
     ) -> Scored:
         """Score a batch. A completion is a text or the assistant's message in a list; a prompt that
         is a text counts as a user's message. Not to be called from within an event loop.
 
         Raises `EngineError` if a model cannot answer at all, `ValueError` if a rule counts tokens
-        and none are given.
+        and no ids are given.
         """
         texts = [_text(completion) for completion in completions]
         if self.stop is not None:
             texts = [text.partition(self.stop)[0] for text in texts]
-        tokens = completion_tokens or [0] * len(texts)
+        tokens = [len(ids) for ids in completion_ids or [[]] * len(texts)]
         known = references or [None] * len(texts)
         parts: dict[str, list[float | None]] = {}
         reasons: dict[str, list[str]] = {}
@@ -110,10 +115,12 @@ class Rewards:
             if not isinstance(part, Rule):
                 staged[name] = part
                 continue
-            if part.needs_tokens() and completion_tokens is None and texts:
-                raise ValueError(f"reward '{name}' counts tokens, and no counts were given")
+            if part.needs_tokens() and completion_ids is None and texts:
+                raise ValueError(f"reward '{name}' counts tokens, and no ids were given")
             parts[name] = [part.score(*row) for row in zip(texts, tokens, strict=True)]
         if staged and texts:
+            if self.answer is not None and completion_ids is not None:
+                texts = [self.answer(ids) for ids in completion_ids]
             rows = list(zip(map(_messages, prompts), texts, known, strict=True))
             if self._runner is None:
                 self._runner = asyncio.Runner()
@@ -151,7 +158,7 @@ class Rewards:
 
     async def _one(self, name: str, part: Scorer, sample: Sample) -> float | SampleError | None:
         try:
-            return await scored_by(part, part.name, self._engines[name], sample)
+            return await scored_by(part, part.name, self._engines[name], self._judges, sample)
         except SampleError as error:
             if name not in self._has_said:
                 self._has_said.add(name)
@@ -175,8 +182,7 @@ class Rewards:
             **_: Any,
         ) -> list[float | None]:
             if self._last is None or self._last[0] is not completions:
-                tokens = None if completion_ids is None else [len(ids) for ids in completion_ids]
-                scored = self.score(prompts, completions, reference, tokens)
+                scored = self.score(prompts, completions, reference, completion_ids)
                 self._last = (completions, scored)
             scored = self._last[1]
             return [

@@ -23,7 +23,8 @@ from factory.engines.endpoint import EndpointConfig, EndpointEngine
 from factory.errors import SampleError
 from factory.paths import user_path
 from factory.records import Candidate, Message, Sample
-from factory.stages.base import Asked, Question, Stage, derive_seed
+from factory.runner.judging import Judges
+from factory.stages.base import Asked, Estimator, Question, Reads, Stage, derive_seed
 from factory.stages.judge_pointwise import RUBRIC, PointwiseJudge
 from factory.stages.process import NOT_FINITE, ProcessReward, trained_layout
 from factory.stages.reward import Reward
@@ -141,14 +142,16 @@ class JudgeReward(PointwiseJudge):
 Scorer = VerifyReward | ModelReward | ProcessModel | JudgeReward
 
 
-async def scored_by(stage: Stage, name: str, engine: Engine | None, sample: Sample) -> float | None:
+async def scored_by(
+    stage: Stage, name: str, engine: Engine | None, judges: Judges, sample: Sample
+) -> float | None:
     """The score named `name` that the stage gives the sample's one candidate. None: nothing could be
-    read, and the stage says no number for that (`unparsed`).
+    read, and the stage says no number for that (`unparsed`). `judges`: of `engine`, by that name.
 
     Raises `SampleError` if this sample cannot be scored, `EngineError` if none can.
     """
     is_reproducible = getattr(stage, "reproducible", False)
-    scored = await stage(sample, _Models(engine, sample.id, is_reproducible))
+    scored = await stage(sample, _Models(name, engine, judges, sample.id, is_reproducible))
     found = next(score for score in scored.scores if score.name == name)
     if found.value is not None:
         return found.value
@@ -164,10 +167,17 @@ def sample_of(prompt: list[Message], text: str, reference: str | None) -> Sample
     """A sample whose one candidate is the completion. Its id, and so every seed drawn for it, is a
     hash of both."""
     known = None if reference is None else str(reference)  # a JSON file may hold a number
-    sample = Sample(id="", index=0, prompt=prompt, reference=known)
+    sample = _Completed(id="", index=0, prompt=prompt, reference=known)
     sample.candidates = [Candidate(index=0, text=text, origin="policy", model="policy", call="")]
     sample.id = str(derive_seed(sample.prompt_text(), text))
     return sample
+
+
+class _Completed(Sample):
+    """A completion is scored even if it says nothing: left out, that would beat trying."""
+
+    def answered(self) -> list[Candidate]:
+        return self.candidates
 
 
 class _Answer(NamedTuple):
@@ -180,8 +190,17 @@ class _Models:
 
     constitution = None
 
-    def __init__(self, engine: Engine | None, sample_id: str, is_reproducible: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: Engine | None,
+        judges: Judges,
+        sample_id: str,
+        is_reproducible: bool,
+    ) -> None:
+        self._name = name
         self._engine = engine
+        self._judges = judges
         self._sample_id = sample_id
         self._is_reproducible = is_reproducible
 
@@ -195,8 +214,8 @@ class _Models:
         made = [self._engine.generate(self._request(question)) for question in questions]
         return [_Answer("", completion) for completion in await asyncio.gather(*made)]
 
-    async def thinks(self, model: str) -> bool:
-        return self._engine is not None and await self._engine.thinks()
+    async def reads(self, model: str, estimator: Estimator, example: Question) -> Reads:
+        return await self._judges.reads(self._name, estimator, self._request(example))
 
     def _request(self, question: Question) -> Request:
         is_fixed = bool(question.labels or question.scoring) or not question.sampling.temperature

@@ -1,0 +1,45 @@
+"""Sentences of a text, cut where a reader would: after a mark that ends one, and at line breaks.
+
+    Soak it, e.g. overnight. Then rinse.    2
+    - eggs\\n- rice                          2, an item each
+    1. Boil 0.5 l of water.                 1
+
+No end: the point of a number, of an item's number, of initials and titles (Dr. J. Smith), and any
+before a small letter (e.g. this one). What follows the last mark without one of its own is a
+sentence that did not end.
+"""
+
+from __future__ import annotations
+
+import re
+
+_CLOSING = r"[\"'”’»)\]*_]*"
+_MARK = rf"(?:[.!?…]+{_CLOSING}(?=\s|$)|[。！？]+[」』”’）]*)"
+_END = re.compile(_MARK)
+_WHOLE = re.compile(rf"{_MARK}$")
+_ITEM = re.compile(r"\s*(?:[-*•>#]+\s+|[0-9]{1,3}[.)]\s+)*")
+_SHORT = re.compile(
+    r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|e\.g|i\.e|cf|No)\.$"
+    r"|(?:^|[A-Z]\.|[A-Z][\w.]*\s)[A-Z]\.$"  # J. Smith, U.S., George W., but not: vitamin C.
+)
+_SMALL = re.compile(r"\s+[a-z]")
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences, without the marks of list items."""
+    found: list[str] = []
+    for line in text.splitlines():
+        start = _ITEM.match(line).end()  # type: ignore[union-attr]  # it matches nothing at least
+        for end in _END.finditer(line, start):
+            so_far = line[start : end.end()]
+            if not _SHORT.search(so_far) and not _SMALL.match(line, end.end()):
+                found.append(so_far.strip())
+                start = end.end()
+        if rest := line[start:].strip():
+            found.append(rest)
+    return found
+
+
+def has_ended(sentence: str) -> bool:
+    """It closes with a mark that ends a sentence."""
+    return _WHOLE.search(sentence.rstrip()) is not None
