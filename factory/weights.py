@@ -88,9 +88,14 @@ def _download(model: str) -> Path:
         ) from error
 
 
+def embedded_folder() -> Path:
+    """Where the embedded model is, or will be."""
+    return cache_dir() / f"{EMBEDDED}-{_CONVERSION}"
+
+
 def embedded_model() -> Path:
     """The embedded model's folder, converted on the first call. Safe for processes at once."""
-    out = cache_dir() / f"{EMBEDDED}-{_CONVERSION}"
+    out = embedded_folder()
     if out.is_dir():  # only a whole conversion is ever renamed to this name
         return out
     try:

@@ -17,7 +17,7 @@ import torch
 from factory.engines import build
 from factory.engines.base import Completion, Request
 from factory.engines.render import transcript
-from factory.engines.vllm import VllmConfig, VllmEngine
+from factory.engines.vllm import VllmConfig, VllmEngine, _spare_the_compiler
 from factory.errors import ContextOverflow, EngineError, RecipeError
 from factory.recipe import Recipe
 from factory.records import Message
@@ -154,6 +154,17 @@ def test_each_start_of_an_engine_has_random_numbers_of_its_own(model_dir: Path) 
 
     assert len({seed() for _ in range(4)}) == 4
     assert seed(seed=5) == 5
+
+
+def test_without_a_compiler_the_sampler_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the engine dies at its first unseeded batch."""
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    monkeypatch.setenv("CXX", sys.executable)
+    _spare_the_compiler()
+    assert "TORCHDYNAMO_DISABLE" not in os.environ
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    _spare_the_compiler()
+    assert os.environ.pop("TORCHDYNAMO_DISABLE") == "1"
 
 
 def test_a_prefix_is_continued(engine: VllmEngine, loop: asyncio.Runner) -> None:

@@ -2,8 +2,9 @@
 
 After a token it writes the one that `CHAIN` puts next, whatever stood before, since its layers add
 nothing to the token's embedding. Its marks are control tokens, which an engine leaves out of a text
-unless told not to. Its chat template opens the thought if the first message begins with "Open", closes
-an empty one with `enable_thinking: false`, and else leaves it to the model.
+unless told not to. Its chat template keeps the thought of the last message alone; where the answer
+begins it opens a thought if the first message begins with "Open", closes an empty one with
+`enable_thinking: false`, and else leaves it to the model.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+    "{{ m.content if loop.last else m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n"
     "{% elif messages[0].content.startswith('Open') %}<think>{% endif %}{% endif %}"
@@ -25,6 +26,7 @@ CHAIN = (
     ("\n", "<think>", "So", " it", " is", " one", "</think>", "\n\n"),
     ("\n\n", "We", ",", " I", " do", ".", " No", " more", "<|im_end|>"),
     ("The", ","),
+    (" (", "A"),
 )
 """Of the thought and the answer, no token comes twice."""
 
@@ -49,7 +51,7 @@ def save_thinker(folder: Path, tokenizer: Any) -> Path:
         num_hidden_layers=1,
         num_attention_heads=1,
         num_key_value_heads=1,
-        max_position_embeddings=512,
+        max_position_embeddings=1024,
         tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -7,11 +7,9 @@ parser tells where the template does not.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,34 +166,6 @@ class _Parser:
         return counted or len(plain_ids(self._tokenizer, said.reasoning or ""))
 
 
-def parser_problem(name: str) -> str | None:
-    """What is wrong with the name of a reasoning parser, found without loading vLLM; None: nothing,
-    or there is no vLLM to ask."""
-    known = _known_parsers()
-    if not known or name in known:
-        return None
-    import difflib
-
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"vLLM has no reasoning parser '{name}'{hint} (have: {', '.join(sorted(known))})"
-
-
-def _known_parsers() -> list[str]:
-    """The keys of the table in vLLM's `reasoning` package, from its source."""
-    spec = find_spec("vllm")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        try:
-            tree = ast.parse((Path(folder) / "reasoning" / "__init__.py").read_text("utf-8"))
-        except (OSError, ValueError, SyntaxError):
-            continue
-        for node in tree.body:
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-                names = [key.value for key in node.value.keys if isinstance(key, ast.Constant)]
-                return [name for name in names if isinstance(name, str)]
-    return []
-
-
 def template_of(folder: Path) -> str:
     """The chat templates in a model's folder, as one text; "": there is none, or it is not read."""
     found = []
@@ -228,6 +198,28 @@ def tokenizer_thinks(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> bool
         )
 
     return thinks(marks, prompt({}), prompt(OFF), prompt(ON))
+
+
+def answer_reader(
+    tokenizer: Any, template_kwargs: Mapping[str, Any]
+) -> Callable[[Sequence[int]], str] | None:
+    """From the ids of a completion to its answer, without the thought before it; "" where that never
+    ended. None: the model does not think."""
+    marks = marks_in(tokenizer.chat_template)
+    if marks is None:
+        return None
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "x"}],
+        **{**template_kwargs, "tokenize": False, "add_generation_prompt": True},
+    )
+    where, control = marks.where(str(prompt)), _control_names(tokenizer)
+
+    def read(ids: Sequence[int]) -> str:
+        text = str(tokenizer.decode(ids, skip_special_tokens=False))
+        answer = marks.split(text, where).answer or ""
+        return control.sub("", answer) if control else answer
+
+    return read
 
 
 def _control_names(tokenizer: Any) -> re.Pattern[str] | None:

@@ -132,7 +132,7 @@ class Experience:
             [prompt.messages for prompt in prompts],
             texts,
             [prompt.reference for prompt in prompts],
-            [len(ids) for ids in completions],
+            completions,
         )
         self.left_out.update(scored.left_out)
         found = [(place, total) for place, total in enumerate(scored.totals) if total is not None]

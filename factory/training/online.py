@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from factory.engines.vllm_reasoning import answer_reader
 from factory.errors import RecipeError
 from factory.training.rewards import Rewards, build_rewards
 from factory.training.session import beyond_embeddings
@@ -69,6 +70,7 @@ def rewards_for(session: Session) -> Rewards:
     args = session.args
     rewards = build_rewards(args.rewards, device=str(args.device))
     rewards.stop = session.stop
+    rewards.answer = answer_reader(session.tokenizer, args.chat_template_kwargs or {})
     columns = session.dataset.column_names
     if rewards.needs_reference and "reference" not in columns:
         raise RecipeError(

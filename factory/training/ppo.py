@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from factory import weights
 from factory.engines.render import prompt_ids
+from factory.engines.vllm_reasoning import answer_reader
 from factory.errors import RecipeError
 from factory.training import online, options
 from factory.training.ppo_config import PpoConfig
@@ -82,6 +83,7 @@ def train(
             args.reward_entries(), device="cpu" if args.use_cpu else None
         ) as rewards:
             rewards.stop = session.stop
+            rewards.answer = answer_reader(session.tokenizer, {})
             if rewards.needs_reference and "reference" not in session.dataset.column_names:
                 raise RecipeError(
                     "a reward checks completions against the column 'reference', which the dataset "

@@ -1,4 +1,5 @@
-"""What a training says while it runs: one plain line a logging step, and the same in log.jsonl.
+"""What a training says while it runs: how far it is, one plain line a logging step with the time left,
+and the same in log.jsonl.
 
 It also seals checkpoints, and stops a training whose loss is no longer a number: what it would learn
 from there on is nothing, and the weights are spoilt already.
@@ -10,11 +11,13 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from factory.durable import sync
 from factory.errors import FactoryError
+from factory.screen import Screen, View, roughly
 from factory.training import checkpoints
 
 # TRL's name, ours, and how it is shown. Those a trainer does not log are left out.
@@ -42,9 +45,45 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def make_progress(log: Path, keep: int | None = None) -> Any:
+class Steps:
+    """How long steps take, and how long those that are left will. `clock`: seconds that only grow."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        """Training begins after so many steps."""
+        self.step = step
+        self._ended = [self._clock()]
+
+    def end(self, step: int) -> None:
+        self.step = step
+        self._ended.append(self._clock())
+
+    def seconds(self) -> float | None:
+        """Of a step, by the newer half of them: the first one is slow. None: none has ended."""
+        newer = len(self._ended) // 2
+        return (self._ended[-1] - self._ended[-1 - newer]) / newer if newer else None
+
+    def left(self, steps: int) -> float | None:
+        """Seconds until the last of `steps` ends. None: unknown yet."""
+        seconds = self.seconds()
+        if seconds is None:
+            return None
+        whole = (steps - self.step) * seconds
+        return max(0.0, whole - (self._clock() - self._ended[-1]))
+
+    def view(self, steps: int) -> View:
+        facts = [f"step {self.step}/{steps}"]
+        if (seconds := self.seconds()) is not None and (left := self.left(steps)) is not None:
+            facts += [f"{seconds:.1f} s/step", f"{roughly(left)} left"]
+        return View("training", ", ".join(facts))
+
+
+def make_progress(log: Path, keep: int | None = None, screen: Screen | None = None) -> Any:
     """A `TrainerCallback`. transformers is slow to import, so the class is made in here. `keep`: how
-    many checkpoints stay; None: all."""
+    many checkpoints stay; None: all. `screen`: where it is shown."""
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):  # type: ignore[misc]
@@ -53,15 +92,18 @@ def make_progress(log: Path, keep: int | None = None) -> Any:
         def __init__(self) -> None:
             self.metrics: dict[str, float | None] = {}
             self.first_step = 0
-            self._last: tuple[int, float] = (0, 0.0)
+            self._steps = Steps()
+            self._screen = screen or Screen()
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.first_step = state.global_step
-            self._last = (state.global_step, time.monotonic())
+            self._steps.begin(state.global_step)
+            self._screen.now(lambda: self._steps.view(state.max_steps))
             if state.is_world_process_zero:
                 keep_until(log, state.global_step)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self._steps.end(state.global_step)
             if state.global_step >= state.max_steps:
                 control.should_log = True
 
@@ -82,13 +124,12 @@ def make_progress(log: Path, keep: int | None = None) -> Any:
             if "loss" not in logs:  # the summary at the end
                 return
             self.metrics = {key: _finite(float(value)) for key, value in logs.items()}
-            step, now = state.global_step, time.monotonic()
-            seconds = (now - self._last[1]) / max(step - self._last[0], 1)
-            self._last = (step, now)
+            step = state.global_step
             if state.is_world_process_zero:
                 with log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"step": step, **self.metrics}) + "\n")
-                say(progress_line(step, state.max_steps, logs, seconds))
+                seconds, left = self._steps.seconds(), self._steps.left(state.max_steps)
+                self._screen.note(progress_line(step, state.max_steps, logs, seconds, left))
             if not math.isfinite(float(logs["loss"])):
                 raise FactoryError(
                     f"the loss was {logs['loss']} at step {step} (learning_rate "
@@ -101,17 +142,27 @@ def make_progress(log: Path, keep: int | None = None) -> Any:
     return Progress()
 
 
-def progress_line(step: int, steps: int, logs: dict[str, Any], seconds: float) -> str:
-    """`seconds`: a step's, since the last line.
+def progress_line(
+    step: int,
+    steps: int,
+    logs: dict[str, Any],
+    seconds: float | None,
+    left: float | None = None,
+) -> str:
+    """`seconds`: a step's. `left`: until the last one ends.
 
-    >>> progress_line(5, 20, {"loss": 0.6931, "rewards/margins": 0.002}, 3.14)
-    'step 5/20  loss 0.6931  margin +0.002  3.1 s/step'
+    >>> progress_line(5, 20, {"loss": 0.6931, "rewards/margins": 0.002}, 3.14, 47.1)
+    'step 5/20  loss 0.6931  margin +0.002  3.1 s/step  about 45 s left'
     """
     parts = [f"step {step}/{steps}"]
     parts += [
         f"{name} {form.format(float(logs[key]))}" for key, name, form in _SHOWN if key in logs
     ]
-    return "  ".join([*parts, f"{seconds:.1f} s/step"])
+    if seconds is not None:
+        parts.append(f"{seconds:.1f} s/step")
+    if left is not None and step < steps:
+        parts.append(f"{roughly(left)} left")
+    return "  ".join(parts)
 
 
 def _finite(value: float) -> float | None:

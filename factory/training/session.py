@@ -20,7 +20,10 @@ import msgspec
 from factory import __version__, weights
 from factory.engines.render import NEXT_TURN
 from factory.errors import FactoryError, RecipeError, SampleError
+from factory.export.doubts import doubts_of_rows
 from factory.paths import user_path
+from factory.screen import Screen
+from factory.terminal import printable
 from factory.training import checkpoints, mentions, options, trackers
 from factory.training.curves import draw
 from factory.training.data import Opened, no_progress_bars, open_dataset, to_messages
@@ -55,9 +58,11 @@ class Session:
         """Opens the data, unless it is `opened` already (as `open_dataset` returns it), and looks at
         the folder; loads no weights and writes nothing."""
         self._start = time.monotonic()
+        self.screen = Screen(is_quiet=os.environ.get("RANK", "0") != "0")
         out = user_path(out)
         self._config = _as_json(config, "config")
-        self._opened = opened or open_dataset(data, kind, columns)
+        with self.screen.doing(f"reading {data}"):
+            self._opened = opened or open_dataset(data, kind, columns)
         self.dataset = self._opened.dataset
         self._left_out: dict[str, int] = dict(self._opened.left_out)
         self.model_dir = weights.resolve(str(model))
@@ -91,7 +96,7 @@ class Session:
             )
         if checkpoint:
             say(f"resuming from {checkpoint}")
-        elif resume:
+        elif resume and self._folder.checkpoints.exists():
             say(f"no whole checkpoint in {self._folder.checkpoints}: starting from the beginning")
         return checkpoint
 
@@ -139,9 +144,11 @@ class Session:
                     f"the chat template of {self._job.model} writes {written!r} after an answer, "
                     f"which ends no generation: {self.tokenizer.eos_token} is put there"
                 )
-        self.progress = make_progress(self._folder.log, self.args.save_total_limit)
+        self.progress = make_progress(self._folder.log, self.args.save_total_limit, self.screen)
         # Checkpoints go when a newer one is sealed; transformers would delete them before.
         self.args.save_total_limit = None
+        name = Path(self._job.model).name
+        self.screen.now(f"loading {name} and tokenising {len(self.dataset):,} rows")
 
     @property
     def stop(self) -> str | None:
@@ -161,6 +168,8 @@ class Session:
         total = len(self.dataset) + sum(self._opened.left_out.values())
         for reason, count in self._opened.left_out.items():
             say(f"{count} of {total} rows left out: {reason}")
+        for doubt in doubts_of_rows(self.dataset):
+            say(f"note: {printable(doubt)}")
 
     def _sequences_a_step(self) -> int | None:
         accumulation = getattr(self.args, "gradient_accumulation_steps", None)
@@ -228,6 +237,7 @@ class Session:
             "metrics": self.progress.metrics or last_metrics(self._folder.log),
             **more,
         }
+        self.screen.now("saving the model")
         if trainer.is_world_process_zero():
             record |= self._save(trainer)
             draw(self._folder.log, self._folder.path)
@@ -316,7 +326,11 @@ class Session:
     def running(self) -> Iterator[None]:
         """Around all that touches the libraries: keeps them quiet, puts their errors plainly."""
         try:
-            with _quiet_libraries(), trackers.files_in(self._folder.path):
+            with (
+                self.screen.doing("loading torch and trl"),
+                _quiet_libraries(),
+                trackers.files_in(self._folder.path),
+            ):
                 yield
         except FactoryError:
             raise

@@ -78,6 +78,13 @@ def problem(config: Mapping[str, Any]) -> str | None:
     return None
 
 
+_NONE_OF = {
+    "wrong": ": the problems are too easy for the model that solved them; use harder ones",
+    "right": ": no solution came to its reference answer, so the problems are too hard for the model "
+    "that solved them, or its answers were cut; use easier ones, or a stronger model",
+}
+
+
 def weights_of(choice: str | list[float] | None, counts: Sequence[int]) -> list[float]:
     """The weight of each class. `counts`: labelled steps of each.
 
@@ -92,7 +99,8 @@ def weights_of(choice: str | list[float] | None, counts: Sequence[int]) -> list[
         return [float(weight) for weight in choice]
     if not all(counts):
         name = CLASSES[len(counts)][list(counts).index(0)]
-        raise ValueError(f"class_weights: balanced, but no step is labelled {name}")
+        why = _NONE_OF.get(name, "")
+        raise ValueError(f"class_weights: balanced, but no step is labelled {name}{why}")
     return [sum(counts) / (len(counts) * count) for count in counts]
 
 

@@ -1,0 +1,74 @@
+"""What vLLM calls its arguments and parsers, read from its source: loading it takes seconds.
+
+Where there is no vLLM, or its source looks otherwise, nothing is known and nothing is refused: vLLM
+itself says what it does not take.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+ENGINE_ARGS = ("engine/arg_utils.py", ("EngineArgs", "AsyncEngineArgs"))
+SAMPLING_PARAMS = ("sampling_params.py", ("SamplingParams",))
+
+
+def unknown_name(
+    names: Iterable[str], of: tuple[str, tuple[str, ...]], title: str
+) -> tuple[str, str] | None:
+    """(the first name that is no field of these classes, what is wrong with it); None: all are."""
+    known = _fields(*of)
+    for name in names:
+        if known and name not in known:
+            return name, f"vLLM's {title} has no '{name}'{_near(name, known)}"
+    return None
+
+
+def parser_problem(name: str) -> str | None:
+    """What is wrong with the name of a reasoning parser; None: nothing."""
+    known = _parsers()
+    if not known or name in known:
+        return None
+    have = ", ".join(sorted(known))
+    return f"vLLM has no reasoning parser '{name}'{_near(name, known)} (have: {have})"
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+@functools.cache
+def _fields(path: str, classes: tuple[str, ...]) -> list[str]:
+    """The annotated fields of classes in a file of vLLM's."""
+    found = []
+    for node in _source(path):
+        if isinstance(node, ast.ClassDef) and node.name in classes:
+            fields = (each for each in node.body if isinstance(each, ast.AnnAssign))
+            found += [field.target.id for field in fields if isinstance(field.target, ast.Name)]
+    return [name for name in found if not name.startswith("_")]
+
+
+@functools.cache
+def _parsers() -> list[str]:
+    """The keys of the table in vLLM's `reasoning` package."""
+    for node in _source("reasoning/__init__.py"):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+            names = [key.value for key in node.value.keys if isinstance(key, ast.Constant)]
+            return [name for name in names if isinstance(name, str)]
+    return []
+
+
+def _source(path: str) -> list[ast.stmt]:
+    """The statements of one of vLLM's files; none, if it is not there."""
+    spec = find_spec("vllm")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        try:
+            return ast.parse((Path(folder) / path).read_text("utf-8")).body
+        except (OSError, ValueError, SyntaxError):
+            continue
+    return []
