@@ -75,6 +75,20 @@ def _is_at(lock: IO[str], path: Path) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """For the moment in which a file is made that several processes may use: one of them at a time.
+    Leaves nothing behind. Where folders cannot be locked, as on some network file systems, nothing
+    is."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
 def is_held(out: Path) -> bool:
     """Another process holds the folder now. Makes nothing."""
     try:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from factory import weights
 from factory.engines import VllmConfig
+from factory.engines.base import Sampling
+from factory.engines.vllm_names import SAMPLING_PARAMS, unknown_name
 from factory.errors import RecipeError, SourceError
 from factory.export.view import folder_of
 from factory.records import BadRow, Sample
@@ -59,9 +61,10 @@ _NAMED = {
 }
 
 
-def problems(recipe: Recipe) -> Iterator[Problem]:
-    """Everything wrong with a recipe whose parts are right one by one."""
-    return chain(_sources(recipe), _models(recipe), _stages(recipe), _training(recipe))
+def problems(recipe: Recipe, *, trains: bool = True) -> Iterator[Problem]:
+    """Everything wrong with a recipe whose parts are right one by one. `trains`: with its trainings."""
+    of_training = _training(recipe) if trains else ()
+    return chain(_sources(recipe), _models(recipe), _stages(recipe), of_training)
 
 
 def _sources(recipe: Recipe) -> Iterator[Problem]:
@@ -99,7 +102,8 @@ def _models(recipe: Recipe) -> Iterator[Problem]:
             yield loc, f"no model '{config.model}'; did you mean '{weights.EMBEDDED}'?"
     if recipe.evaluation:
         for field in ("model", "judge"):
-            yield from _no_model(recipe, ("evaluation", field), getattr(recipe.evaluation, field))
+            if (name := getattr(recipe.evaluation, field)) is not None:
+                yield from _no_model(recipe, ("evaluation", field), name)
 
 
 def _trained(recipe: Recipe, loc: Loc, name: str) -> Iterator[Problem]:
@@ -127,6 +131,16 @@ def _trained(recipe: Recipe, loc: Loc, name: str) -> Iterator[Problem]:
                 f"'{training.view}' needs {missing[0]}, which only a stage after the first use of "
                 f"'{weights.TRAINED}{name}' makes; move that stage up",
             )
+
+
+def _sampling(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
+    """`extra` of a stage's sampling goes to vLLM as it is, if all its models run there."""
+    configs = [recipe.models.get(name) for name in stage.models_used().values()]
+    sampling = getattr(stage, "sampling", None)
+    if isinstance(sampling, Sampling) and all(isinstance(c, VllmConfig) for c in configs):
+        found = unknown_name(sampling.extra, SAMPLING_PARAMS, "SamplingParams")
+        if found is not None:
+            yield ("sampling", "extra", found[0]), found[1]
 
 
 def _no_model(recipe: Recipe, loc: Loc, name: str) -> Iterator[Problem]:
@@ -163,6 +177,7 @@ def _stages(recipe: Recipe) -> Iterator[Problem]:
 
 def stage_problems(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
     """What is wrong with one stage, whatever comes before it; places are within the stage."""
+    yield from _sampling(recipe, stage)
     for field, model in stage.models_used().items():
         loc = tuple(field.split("."))
         yield from _no_model(recipe, loc, model)

@@ -6,7 +6,8 @@ editing pay only for calls that were never made before.
 
 SQLite in WAL mode with one writer thread that commits in groups, at most `COMMIT_EVERY` seconds
 apart: what a `kill -9` can lose is what completed since the last commit. Look-ups see completions
-that are not committed yet. Only one process at a time writes a ledger: the run's lock sees to it.
+that are not committed yet. Several processes may share a ledger: SQLite lets them write in turn. A
+call that two make at the same moment is paid for twice, and the first answer is kept.
 
 Invariants:
 - A ledger that holds anything is never deleted or replaced, whatever is wrong with it. A row that
@@ -28,6 +29,7 @@ from pathlib import Path
 
 import msgspec
 
+from factory.alone import in_turn
 from factory.durable import sync
 from factory.engines.base import Completion, Request
 from factory.errors import LedgerError
@@ -99,9 +101,10 @@ class Ledger:
         self._log = path.with_name(path.name + "-wal")
         self._log_limit = _LOG_BYTES
         try:
-            self._begin_if_blank()
-            self._has_log = self._make()
-            self._reader = self._open()
+            with in_turn(path.parent):
+                self._begin_if_blank()
+                self._has_log = self._make()
+                self._reader = self._open()
             self._find = self._reader.cursor()
         except (sqlite3.Error, OSError) as error:
             raise self._broken(error) from error

@@ -22,17 +22,24 @@ from factory import check, weights
 from factory.alone import alone_in
 from factory.errors import FactoryError
 from factory.recipe import Recipe
-from factory.runner import folder
+from factory.runner import folder, pulse
+from factory.runner import manifest as manifests
 from factory.runner.manifest import Manifest
 from factory.runner.progress import Progress
 from factory.runner.run import run
+from factory.runner.views import why_no_rows
 from factory.training.apart import train_apart
 from factory.training.base import TrainingConfig
 from factory.yamlfile import dump, parse
 
 
 def run_in_phases(
-    recipe: Recipe, out: Path, *, progress: Progress | None = None, retries: bool = True
+    recipe: Recipe,
+    out: Path,
+    *,
+    ledger: Path | None = None,
+    progress: Progress | None = None,
+    retries: bool = True,
 ) -> Manifest:
     """`runner.run.run`, with the trainings that the recipe's own stages wait for."""
     progress = progress or Progress()
@@ -42,8 +49,8 @@ def run_in_phases(
         check.check_training(recipe)
     for training in waited:
         with alone_in(out), folder.writing_in(out):
-            recipe = _train(recipe, training, out, progress, retries)
-    return run(recipe, out, progress=progress, retries=retries)
+            recipe = _train(recipe, training, out, ledger, progress, retries)
+    return run(recipe, out, ledger=ledger, progress=progress, retries=retries)
 
 
 def waited_for(recipe: Recipe) -> list[TrainingConfig]:
@@ -88,31 +95,40 @@ def before(recipe: Recipe, training: str) -> Recipe:
 
 
 def _train(
-    recipe: Recipe, training: TrainingConfig, out: Path, progress: Progress, retries: bool
+    recipe: Recipe,
+    training: TrainingConfig,
+    out: Path,
+    ledger: Path | None,
+    progress: Progress,
+    retries: bool,
 ) -> Recipe:
     """Make a training's data, train, and return the recipe with the model in its place."""
     name = training.result
     progress.note(f"making data to train {name} on")
     made_in = out / f"before-{name}"
     part = before(recipe, name)
-    ledger = out / "ledger.sqlite"
-    manifest = run(part, made_in, ledger=ledger, progress=progress, retries=retries)
-    rows = next(view["rows"] for view in manifest.views if view["view"] == training.view)
+    if ledger is None:  # the run's, or, where a kill came before it had one, the phase's
+        known = out if manifests.read(out) else made_in
+        ledger = folder.ledger_of(known) if manifests.read(known) else out / folder.LEDGER
+    with progress.mirrored(out, str(recipe.path)):
+        manifest = run(part, made_in, ledger=ledger, progress=progress, retries=retries)
+    view = next(view for view in manifest.views if view["view"] == training.view)
+    rows = view["rows"]
     if not rows:
         raise FactoryError(
-            f"{made_in} made no rows for '{training.view}', so there is nothing to train {name} on; "
-            f"{made_in / 'manifest.json'} says why by reason"
+            f"{made_in} made no rows for '{training.view}', so there is nothing to train {name} on: "
+            f"{why_no_rows(made_in, view)}; use more prompts, easier ones, or a stronger model"
         )
     progress.note(f"training {name} on {rows} rows")
     assert training.model is not None  # the recipe's check sees to it
     base = recipe.absolute_model(training.model)
     data = made_in / "datasets" / training.view
     # Other data, options or weights make another model, beside the one before.
-    view = next(view for view in manifest.views if view["view"] == training.view)
     job = [view["fingerprint"], weights.fingerprint(weights.resolve(base)), training.config]
     content = msgspec.json.encode([*job, training.lora])
     made = out / "models" / f"{name}-{hashlib.blake2b(content, digest_size=4).hexdigest()}"
-    train_apart(training, data, base, made)
+    with pulse.shown(out, str(recipe.path), f"training {name} in {made}"):
+        train_apart(training, data, base, made)
     _point(model_folder(out, name), made)
     for model, result in recipe.trained_models().items():
         if result == name:

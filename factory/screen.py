@@ -39,6 +39,8 @@ class View(NamedTuple):
 
 
 Show = Callable[[], View]
+Mirror = Callable[[str, str, Sequence[str]], None]
+"""Is told what is shown: headline, the whole line, further lines."""
 
 
 class Screen:
@@ -57,6 +59,7 @@ class Screen:
         )
         self._clock = clock
         self._stack: list[str | Show] = []
+        self._mirrors: list[Mirror] = []
         self._live: Live | None = None
         self._spinner = Spinner("dots")
         self._thread: threading.Thread | None = None
@@ -88,6 +91,15 @@ class Screen:
         if self._stack:
             self._stack[-1] = what
 
+    @contextlib.contextmanager
+    def telling(self, mirror: Mirror) -> Iterator[None]:
+        """Tell `mirror` too, as often as something is shown; unless all is quiet."""
+        self._mirrors.append(mirror)
+        try:
+            yield
+        finally:
+            self._mirrors.remove(mirror)
+
     def draw(self) -> None:
         """Show what is happening at this moment. The thread calls it."""
         try:
@@ -103,6 +115,8 @@ class Screen:
         lasted = f", {duration(seconds)}" if seconds >= 2 else ""
         facts = f": {view.facts}" if view.facts else ""
         line = printable(f"{view.headline}{lasted}{facts}")
+        for mirror in self._mirrors:
+            mirror(view.headline, line, view.lines)
         if self._live is not None:
             self._spinner.text = Text(line)
             lines = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import subprocess
 import sys
@@ -19,12 +20,15 @@ import factory
 from factory import doctor, phases, training
 from factory.cli.main import app, main
 from factory.doctor import Finding
-from factory.errors import FactoryError, RecipeError
+from factory.engines.base import Completion, Request
+from factory.errors import EngineError, FactoryError, RecipeError
 from factory.recipe import Recipe, load
 from factory.runner import run as runner
 from factory.runner.calls import StageCount
 from factory.runner.manifest import Manifest
+from factory.runner.manifest import read as load_manifest
 from factory.runner.progress import Progress
+from factory.runner.shards import read_samples
 from tests.conftest import ROOT
 from tests.fakes import FakeEngine
 
@@ -84,15 +88,15 @@ def shell(*arguments: object) -> Ended:
 
 def test_a_valid_recipe_ends_with_0() -> None:
     ended = shell("validate", "pipelines/self-rewarding.yaml", "--set", "training=[]")
-    assert (ended.code, ended.err) == (0, "")
+    assert ended.code == 0
     assert ended.out.startswith("pipelines/self-rewarding.yaml is valid\n")
 
 
 def test_an_invalid_recipe_ends_with_2_and_one_error_on_stderr() -> None:
-    ended = shell("validate", "pipelines/quickstart.yaml", "--set", "stages.4.model=judge")
+    ended = shell("validate", "pipelines/quickstart.yaml", "--set", "stages.2.model=judge")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == (
-        "error: --set stages.4.model=judge: no model named 'judge' (have: policy)\n"
+        "error: --set stages.2.model=judge: no model named 'judge' (have: policy)\n"
     )
 
 
@@ -190,7 +194,9 @@ def test_a_bug_of_ours_is_not_hidden(
 
 def test_validate_shows_what_the_recipe_means(call: Call, project: Path) -> None:
     ended = call("validate", project / "recipe.yaml")
-    assert ended == Ended(
+    told, _, after = ended.out.partition("\nnext:\n")
+    assert f" run {project}/recipe.yaml\n" in after
+    assert (ended.code, told, ended.err) == (
         0,
         f"{project}/recipe.yaml is valid\n"
         "  source        prompts.jsonl\n"
@@ -282,7 +288,7 @@ def test_validate_checks_the_trainers_options(
 def test_init_makes_a_project_and_names_files_that_are_there(call: Call, tmp_path: Path) -> None:
     ended = call("init", tmp_path / "mine")
     assert (ended.code, ended.err) == (0, "")
-    named = [Path(line.split()[-1]) for line in ended.out.splitlines()[1:]]
+    named = [Path(line.split()[-1]) for line in ended.out.splitlines() if line.endswith("yaml")]
     assert len(named) == 3
     assert all(path.is_file() for path in named)
     edited, previewed, _ = named
@@ -298,8 +304,9 @@ def test_init_refuses_a_folder_in_use(call: Call, project: Path) -> None:
 
 @pytest.mark.parametrize(("is_fine", "code"), [(True, 0), (False, 1)])
 def test_doctor_ends_with_1_if_anything_is_amiss(
-    call: Call, monkeypatch: pytest.MonkeyPatch, is_fine: bool, code: int
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_fine: bool, code: int
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # no clone
     findings = [
         Finding("python", "3.11.7"),
         Finding("trl", "0.1", is_fine, "" if is_fine else "run make install"),
@@ -320,15 +327,19 @@ def test_run_takes_its_options_to_the_runner(
     call: Call, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[Recipe, Path]] = []
+    ledgers: list[Path | None] = []
 
-    def fake(recipe: Recipe, out: Path) -> Manifest:
+    def fake(recipe: Recipe, out: Path, ledger: Path | None) -> Manifest:
         seen.append((recipe, out))
+        ledgers.append(ledger)
         return Manifest(digest="", source_digest="", part_size=1, state="finished")
 
     monkeypatch.setattr(phases, "run_in_phases", fake)
     monkeypatch.chdir(project)
     assert call("run", "recipe.yaml").code == 0
-    assert call("run", "recipe.yaml", "-n", 3, "-o", "there", "-s", "stages.0.n=5").code == 0
+    more = ("-n", 3, "-o", "there", "-s", "stages.0.n=5", "--ledger", "shared.sqlite")
+    assert call("run", "recipe.yaml", *more).code == 0
+    assert ledgers == [None, Path("shared.sqlite")]
     (first, first_out), (second, second_out) = seen
     assert (first.source.limit, first_out) == (None, Path("runs/test"))
     assert (second.source.limit, second_out) == (3, Path("there"))
@@ -343,6 +354,78 @@ def test_status_shows_what_a_run_made(call: Call, run_folder: Path) -> None:
     made = {line.split()[0]: line.split()[1] for line in ended.out.splitlines()[4:9]}
     assert made == {"generate": "24", "critique": "24", "revise": "24", "judge": "96", "all": "168"}
     assert f"{run_folder}/datasets/sft: 24 rows\n" in ended.out
+
+
+class Looking(FakeEngine):
+    """Looks at the run with `factory status` when it is first asked, and then fails or goes on."""
+
+    def __init__(self, look: Callable[[], None], failure: Exception | None = None) -> None:
+        super().__init__()
+        self.look, self.failure, self.has_looked = look, failure, False
+
+    async def generate(self, request: Request) -> Completion:
+        if not self.has_looked:
+            self.has_looked = True
+            self.look()
+        if self.failure is not None:
+            raise self.failure
+        return await super().generate(request)
+
+
+def test_status_of_a_run_in_its_first_part(call: Call, project: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    progress = Progress(stream=io.StringIO())
+    seen: list[Ended] = []
+
+    def look() -> None:
+        progress.draw()
+        seen.append(call("status", out))
+
+    def run_with(engine: Looking) -> None:
+        loaded = load(project / "recipe.yaml")
+        asyncio.run(runner.run_async(loaded, out, engines={"policy": engine}, progress=progress))
+
+    with pytest.raises(EngineError):
+        run_with(Looking(look, EngineError("it is gone")))
+    [going] = seen
+    assert (going.code, going.err) == (0, "")
+    assert f"{out}: running; no part of it is whole yet\n" in going.out
+    assert "making samples" in going.out
+    assert "0/12 samples" in going.out
+    assert " calls remembered in " in going.out
+    stopped = call("status", out)
+    assert f"{out}: stopped; no part of it is whole yet\n" in stopped.out
+    assert f" run {project / 'recipe.yaml'} --out {out}\n" in stopped.out
+    run_with(Looking(look))
+    assert "stopped" not in call("status", out).out
+    assert not (out / "progress.json").exists()
+
+
+def test_runs_share_a_ledger(call: Call, project: Path, tmp_path: Path) -> None:
+    """The manifest names it: a run that goes on needs no option, and says so if it is gone."""
+    ledger, loaded = tmp_path / "shared" / "calls.sqlite", load(project / "recipe.yaml")
+    engines = [FakeEngine(), FakeEngine()]
+    for name, engine in zip("ab", engines, strict=True):
+        work = runner.run_async(
+            *(loaded, tmp_path / name),
+            engines={"policy": engine},
+            ledger=ledger,
+            progress=Progress(is_quiet=True),
+        )
+        asyncio.run(work)
+        assert not (tmp_path / name / "ledger.sqlite").exists()
+    assert len(engines[0].seen) == 168
+    assert not engines[1].seen
+    ledger.unlink()
+    other = load(project / "recipe.yaml", ["stages.0.n=3"])
+    with pytest.raises(FactoryError, match=r"remembers its calls in .*calls\.sqlite, which is not"):
+        asyncio.run(
+            runner.run_async(
+                *(other, tmp_path / "a"),
+                engines={"policy": FakeEngine()},
+                progress=Progress(is_quiet=True),
+            )
+        )
 
 
 @pytest.mark.parametrize("command", ["status", "export"])
@@ -380,11 +463,92 @@ def test_a_folder_of_runs(call: Call, run_folder: Path) -> None:
     assert ended.err.endswith(f"; did you mean {run_folder}?\n")
 
 
+def test_show_prints_samples_from_the_traces(call: Call, run_folder: Path) -> None:
+    samples = list(read_samples(run_folder))
+    ended = call("show", run_folder, "-n", 2)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.count("in the datasets") == 2
+    assert f"row 0  {samples[0].id}" in ended.out
+    assert samples[1].critiques[0].text.split()[0] in ended.out
+    [one] = [call("show", run_folder, "--id", samples[5].id)]
+    assert f"row 5  {samples[5].id}" in one.out
+    assert one.out.count("in the datasets") == 1
+    flipped = [s for s in samples if any(v.is_consistent is False for v in s.verdicts)]
+    ended = call("show", run_folder, "--flipped", "-n", 99)
+    assert ended.out.count("in the datasets") == len(flipped)
+    assert 0 < len(flipped) < len(samples)
+
+
+def test_show_knows_why_rows_were_dropped(call: Call, run_folder: Path) -> None:
+    drops = {}
+    for view in load_manifest(run_folder).views:
+        drops.update(view["drops"])
+    for reason, count in drops.items():
+        shown = call("show", run_folder, "--dropped", reason, "-n", 99).out
+        assert 0 < shown.count("in the datasets") <= count
+        assert reason in shown
+    ended = call("show", run_folder, "--dropped", "nothing-of-the-kind")
+    assert ended.code == 2
+    assert "nothing in " in ended.err
+    assert all(reason in ended.err for reason in drops)
+    assert "no sample in" in call("show", run_folder, "--id", "nobody").err
+
+
 def test_export_makes_other_views_of_a_run(call: Call, run_folder: Path) -> None:
     views = "views=[{kind: preference, name: all, pairs: revision_vs_initial, verified: false}]"
     ended = call("export", run_folder, "--set", views)
     assert (ended.code, ended.err) == (0, "")
     assert f"{run_folder}/datasets/all: 24 rows\n" in ended.out
+
+
+def test_export_goes_elsewhere_in_other_formats(
+    call: Call, run_folder: Path, tmp_path: Path
+) -> None:
+    from datasets import load_dataset, load_from_disk
+
+    before = (run_folder / "manifest.json").read_bytes()
+    rows = load_from_disk(str(run_folder / "datasets" / "sft")).to_list()
+    out = tmp_path / "elsewhere"
+    assert call("export", run_folder, "--out", out).code == 0
+    assert load_from_disk(str(out / "sft")).to_list() == rows
+    for name, reader in (("jsonl", "json"), ("parquet", "parquet")):
+        ended = call("export", run_folder, "--format", name)
+        assert (ended.code, ended.err) == (0, "")
+        assert f"{run_folder}/{name}/sft: 24 rows\n" in ended.out
+        made = run_folder / name / "sft"
+        assert sorted(p.name for p in made.iterdir()) == ["README.md", f"data.{name}"]
+        file = str(made / f"data.{name}")
+        assert load_dataset(reader, data_files=file, split="train").to_list() == rows
+        told = f'load_dataset("{reader}", data_files="sft/data.{name}", split="train")'
+        assert told in (made / "README.md").read_text()
+        assert call("export", run_folder, "--format", name).code == 0, "and again, in its place"
+    assert (run_folder / "manifest.json").read_bytes() == before
+    ended = call("export", run_folder, "--format", "csv")
+    assert ended == Ended(2, "", "error: --format csv: expected one of arrow, jsonl, parquet\n")
+
+
+def test_export_does_not_care_for_trainings(call: Call, run_folder: Path) -> None:
+    recipe = run_folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + "training:\n- {kind: dpo, view: preference}\n")
+    ended = call("export", run_folder, "--set", "views=[{kind: sft, name: other}]")
+    assert (ended.code, ended.err) == (0, "")
+
+
+@pytest.mark.parametrize("where", [(), ("--format", "jsonl"), ("--format", "parquet")])
+def test_export_empties_no_dataset_unasked(
+    call: Call, run_folder: Path, where: tuple[str, ...]
+) -> None:
+    assert call("export", run_folder, *where).code == 0
+    folder = run_folder / (where[-1] if where else "datasets") / "sft"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    view = "{kind: preference, name: sft, pairs: revision_vs_initial, min_margin: 1.0}"
+    none = ("--set", f"views=[{view}]")
+    ended = call("export", run_folder, *where, *none)
+    assert ended.code == 1
+    assert f"{folder} has 24 rows, and this would leave it none (" in ended.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert call("export", run_folder, *where, *none, "--allow-empty").code == 1  # none was made
+    assert {path.name for path in folder.iterdir()} >= {"README.md"}
 
 
 def test_export_of_a_run_that_is_not_finished(call: Call, run_folder: Path) -> None:
@@ -565,7 +729,7 @@ def test_a_run_says_how_many_answers_were_cut(
         ],
     }
     made = Manifest(digest="", source_digest="", part_size=1, stages=stages, views=[view])
-    monkeypatch.setattr(phases, "run_in_phases", lambda *_: made)
+    monkeypatch.setattr(phases, "run_in_phases", lambda *_, **__: made)
     ended = call("run", project / "recipe.yaml", "--out", project / "run")
     assert [line.split() for line in ended.out.splitlines() if "%" in line][:2] == [
         ["generate", "8", "0", "0", "25%"],
@@ -575,5 +739,5 @@ def test_a_run_says_how_many_answers_were_cut(
         "  generate: 2 of 8 answers were cut at max_tokens; raise the stage's sampling.max_tokens, "
         "or ask for shorter answers"
     ]
-    assert "    note, revision-dropped                 3\n" in ended.out
+    assert "    counted: revision-dropped              3\n" in ended.out
     assert "    judges a and b agree on 75% of 8 pairs, kappa 0.50\n" in ended.out

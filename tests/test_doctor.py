@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from factory import doctor, weights
 from factory.doctor import Finding, examine
 from factory.errors import EngineError
+from tests.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +81,35 @@ def test_a_small_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not disk.is_fine
     assert disk.found.startswith("1 GiB free at ")
     assert "FACTORY_CACHE" in disk.remedy
+
+
+def test_in_a_clone_the_first_two_commands_are_told(tmp_path: Path) -> None:
+    told = dict(doctor.in_clone(ROOT))
+    assert set(told) == {"make demo", "make test"}
+    assert doctor.in_clone(tmp_path) == []
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "factory"\n')
+    (tmp_path / "Makefile").write_text("")
+    assert "installs into .venv first" in dict(doctor.in_clone(tmp_path))["make demo"]
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "ready-cpu").write_text("")
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    told = dict(doctor.in_clone(tmp_path))
+    assert told["make demo"].startswith("installs nothing more")
+    assert told["make demo"].endswith("goes on with runs/demo")
+    (tmp_path / "pyproject.toml").write_text("[project\n")
+    assert doctor.in_clone(tmp_path) == []
+
+
+def test_without_the_packages_it_says_how_to_get_them(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-S", "-m", "factory", "doctor"],
+        cwd=ROOT,
+        env={},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "is not installed for" in ended.stderr
+    assert "make install" in ended.stderr
+    assert "Traceback" not in ended.stderr

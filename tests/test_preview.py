@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
-from factory.preview import show, word_diff
 from factory.records import Candidate, Critique, Failure, Sample, StepLabels, Verdict
+from factory.show import show, word_diff
 
 
 def shown(result: Sample | Failure) -> str:

@@ -42,6 +42,25 @@ class Machine:
         self.done.running = len(self.running)
         return self.done
 
+    def work(self, seconds: float) -> None:
+        while self.queue and len(self.running) < self.places:
+            call = heapq.heappop(self.queue)[2]
+            call.left = call.output + (call.prompt - call.cached) * self.prefill * self.speed
+            self.running.append(call)
+        if not self.running:
+            return
+        share = min(1.0, len(self.running) / self.knee)
+        tokens = self.speed * share * seconds / len(self.running)
+        for call in list(self.running):
+            call.left -= tokens
+            if call.left <= 0:
+                self.running.remove(call)
+                self.done.calls += 1
+                self.done.prompt_tokens += call.prompt
+                self.done.cached_tokens += call.cached
+                self.done.output_tokens += call.output
+                call.ended()
+
 
 class Call:
     def __init__(self, prompt: int, cached: int, output: int, ended: Callable[[], None]) -> None:
@@ -137,28 +156,8 @@ def simulate(
     while open_rows:
         clock.now += step
         for machine in machines.values():
-            seconds = step
-            while machine.queue and len(machine.running) < machine.places:
-                call = heapq.heappop(machine.queue)[2]
-                call.left = (
-                    call.output + (call.prompt - call.cached) * machine.prefill * machine.speed
-                )
-                machine.running.append(call)
-            if not machine.running:
-                continue
-            share = min(1.0, len(machine.running) / machine.knee)
-            tokens = machine.speed * share * seconds / len(machine.running)
-            for call in list(machine.running):
-                call.left -= tokens
-                if call.left <= 0:
-                    machine.running.remove(call)
-                    machine.done.calls += 1
-                    machine.done.prompt_tokens += call.prompt
-                    machine.done.cached_tokens += call.cached
-                    machine.done.output_tokens += call.output
-                    call.ended()
-        outlook = forecast.look()
-        yield outlook
+            machine.work(step)
+        yield forecast.look()
 
 
 def worst(outlooks: list[tuple[float, Outlook]], *, begin: float = 0.2) -> float:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from factory.cli import runs, scores, training
+from factory.cli import endings, printing, runs, scores, training
 from factory.cli.options import RecipeArgument, SetOption, load
 from factory.errors import FactoryError
 from factory.paths import user_path
@@ -57,13 +57,16 @@ def _global(
 @app.command()
 def doctor() -> None:
     """Check this machine: Python, packages, GPU, memory, disk, the embedded model."""
-    from factory.doctor import examine
+    from factory.doctor import examine, in_clone
 
     findings = examine()
     for finding in findings:
         print(f"{'ok  ' if finding.is_fine else 'FAIL'}  {finding.what:<16} {finding.found}")
         if finding.remedy:
             print(f"{'':22} {finding.remedy}")
+    for what, does in in_clone(Path.cwd()):
+        print()
+        print("\n".join(printing.wrapped(f"{what} {does}", "")))
     if not all(finding.is_fine for finding in findings):
         raise typer.Exit(1)
 
@@ -78,22 +81,25 @@ def init(
     from factory.project import create
 
     create(folder)
-    print(f"made {folder}/ with constitutions/ and pipelines/; next:")
-    print(f"  edit {folder}/constitutions/helpful-honest-harmless.yaml")
-    print(f"  factory preview {folder}/pipelines/quickstart.yaml")
-    print(f"  factory run {folder}/pipelines/quickstart.yaml")
+    print(f"made {folder}/ with constitutions/ and pipelines/")
+    endings.after_init(folder)
 
 
 @app.command()
 def validate(recipe: RecipeArgument, set_: SetOption = None) -> None:
     """Check a recipe and everything it names, without starting an engine."""
-    from factory.check import check_held_out, check_training, is_at_hand
+    from factory.screen import Screen
 
-    loaded = load(recipe, set_)
-    check_training(loaded)
-    sources = [loaded.source, *([loaded.evaluation.source] if loaded.evaluation else [])]
-    if all(is_at_hand(source, loaded.folder) for source in sources):
-        check_held_out(loaded)
+    with Screen().doing(f"checking {recipe}: names, files, prompts, trainings; no engine starts"):
+        from factory.check import check_held_out, check_training, is_at_hand
+        from factory.check_prompts import check_prompts
+
+        loaded = load(recipe, set_)
+        check_training(loaded)
+        sources = [loaded.source, *([loaded.evaluation.source] if loaded.evaluation else [])]
+        if all(is_at_hand(source, loaded.folder) for source in sources):
+            check_held_out(loaded)
+        remarks = check_prompts(loaded) if is_at_hand(loaded.source, loaded.folder) else []
     print(f"{recipe} is valid")
     print(f"  source        {loaded.source.path}")
     if loaded.evaluation:
@@ -105,9 +111,20 @@ def validate(recipe: RecipeArgument, set_: SetOption = None) -> None:
     print(f"  stages        {' -> '.join(loaded.stage_labels())}")
     print(f"  views         {', '.join(v.name or v.kind for v in loaded.views) or 'none'}")
     print(f"  training      {', '.join(t.kind for t in loaded.training) or 'none'}")
+    for remark in remarks:
+        print("\n".join(printing.wrapped(f"note: {remark}", "  ")))
+    endings.after_validate(recipe)
 
 
-for command in (runs.preview, runs.run, runs.status, runs.export, training.train, training.align):
+for command in (
+    runs.preview,
+    runs.run,
+    runs.status,
+    runs.show,
+    runs.export,
+    training.train,
+    training.align,
+):
     app.command()(command)
 app.command()(scores.score)
 app.add_typer(scores.eval_app, name="eval")

@@ -28,6 +28,16 @@ OutOption = Annotated[
         "--out", "-o", help="The run's folder. Default: runs/<recipe's name>.", parser=user_path
     ),
 ]
+LedgerOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ledger",
+        metavar="FILE",
+        help="Remember calls in FILE, which several runs may share. Default: the one that the run "
+        "began with, else ledger.sqlite in its folder.",
+        parser=user_path,
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -39,8 +49,10 @@ LimitOption = Annotated[
 ]
 
 
-def load(path: Path, overrides: Sequence[str] | None, limit: int | None = None) -> Recipe:
-    """The recipe, checked. Raises `RecipeError`."""
+def load(
+    path: Path, overrides: Sequence[str] | None, limit: int | None = None, *, trains: bool = True
+) -> Recipe:
+    """The recipe, checked. Raises `RecipeError`. `trains`: see `recipe.load`."""
     from factory import recipe
 
-    return recipe.load(path, overrides or (), limit=limit)
+    return recipe.load(path, overrides or (), limit=limit, trains=trains)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from factory.cli.endings import command
 from factory.errors import FactoryError, NothingMade
+from factory.export.doubts import doubts
 from factory.terminal import printable
 
 if TYPE_CHECKING:
@@ -29,6 +33,13 @@ def print_manifest(folder: Path, manifest: Manifest, damaged: Collection[str] = 
         print(
             f"  {label:<14}{count.made:>12,}{count.remembered:>12,}{count.output_tokens:>15,}{cut}"
         )
+    thoughts = {label: count for label, count in manifest.stages.items() if count.reasoning_tokens}
+    if thoughts:
+        shares = ", ".join(
+            f"{label} {count.reasoning_tokens:,} ({count.reasoning_tokens / count.output_tokens:.0%})"
+            for label, count in thoughts.items()
+        )
+        print(f"  of the output tokens, those of thoughts: {shares}")
     made = sum(s.made for s in manifest.stages.values())
     remembered = sum(s.remembered for s in manifest.stages.values())
     print(f"  {'all':<14}{made:>12,}{remembered:>12,}{tokens['output']:>15,}")
@@ -50,26 +61,58 @@ def print_manifest(folder: Path, manifest: Manifest, damaged: Collection[str] = 
         print(f"  all of them: {folder / 'quarantine.jsonl'}")
     print_views(folder, manifest, damaged)
     if manifest.state == "traced":
-        print(f"\n  the datasets are not made yet: factory export {folder}")
+        print(f"\n  the datasets are not made yet: {command('export', folder)}")
 
 
-def print_views(folder: Path, manifest: Manifest, damaged: Collection[str] = ()) -> None:
+def wrapped(text: str, indent: str) -> list[str]:
+    """Lines of a terminal's width, those after the first indented further."""
+    width = max(60, shutil.get_terminal_size().columns)
+    return textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False
+    )
+
+
+def print_views(
+    folder: Path, manifest: Manifest, damaged: Collection[str] = (), to: Path | None = None
+) -> None:
+    """The datasets of the run in `folder`; `to`: written there instead."""
     for view in manifest.views:
-        path = folder / "datasets" / view["view"]
+        path = (to or folder / "datasets") / view["view"]
         if view["view"] in damaged:
-            print(f"\n  {path}: missing, or not as it was made: factory export {folder}")
+            print(f"\n  {path}: missing, or not as it was made: {command('export', folder)}")
             continue
         print(f"\n  {path}: {view['rows']:,} rows")
         for reason, count in sorted(view["drops"].items(), key=lambda item: -item[1]):
-            print(f"    no row, {reason:<24}{count:>8,}")
+            print(f"    dropped: {reason:<24}{count:>7,}")
         for reason, count in view.get("notes", {}).items():
-            print(f"    note, {reason:<26}{count:>8,}")
+            print(f"    counted: {reason:<24}{count:>7,}")
+        for name, judge in view.get("judges", {}).items():
+            print(f"    {printable(_judged(name, judge))}")
         for each in view.get("agreements", ()):
             kappa = "" if each["kappa"] is None else f", kappa {each['kappa']:.2f}"
             print(
                 f"    judges {each['first']} and {each['second']} agree on {each['share']:.0%} of "
                 f"{each['comparisons']:,} pairs{kappa}"
             )
+        for doubt in doubts(view):
+            for line in wrapped(f"note: {printable(doubt)}", "    "):
+                print(line)
+
+
+def _judged(name: str, judge: Mapping[str, Any]) -> str:
+    """What there is to say of a judge, on one line."""
+    import msgspec
+
+    from factory.export.statistics import Reading
+
+    facts = [f"{judge['verdicts']:,} verdicts"]
+    if judge.get("flip_rate") is not None:
+        facts.append(f"{judge['flip_rate']:.0%} change with the order of the answers")
+    if judge["unparsed"]:
+        facts.append(f"{judge['unparsed']:,} unparsed")
+    if (reading := judge.get("reading")) is not None:
+        facts.append(f"read by {msgspec.convert(reading, Reading).text()}")
+    return f"judge {name}: {', '.join(facts)}"
 
 
 def print_next(folder: Path, manifest: Manifest) -> None:
@@ -86,7 +129,8 @@ def print_next(folder: Path, manifest: Manifest) -> None:
             "the above stays until it is whole"
         )
     elif manifest.state == "running" and not is_worked_in:
-        print(f"\n  stopped before its end: run {manifest.recipe_path} again to go on")
+        again = command("run", manifest.recipe_path, "--out", folder)
+        print(f"\n  stopped before its end; go on with: {again}")
 
 
 def refuse_no_rows(folder: Path, manifest: Manifest) -> None:
@@ -119,9 +163,14 @@ def print_evaluation(found: Evaluation, out: Path | None) -> None:
     from factory.runner.shards import write_json
 
     print(printable(found.text()))
-    if out is not None:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(out, found)
-        except OSError as error:
-            raise FactoryError(f"--out {out} cannot be written: {error.strerror}") from error
+    if out is None:
+        print(
+            "\n--out report.json writes this, and more figures, to a file; it makes no call again"
+        )
+        return
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, found)
+    except OSError as error:
+        raise FactoryError(f"--out {out} cannot be written: {error.strerror}") from error
+    print(f"\n{out}: the report, with all figures")

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.cli import printing
-from factory.cli.options import LimitOption, OutOption, RecipeArgument, RunArgument, SetOption, load
+from factory.cli import endings, printing
+from factory.cli.options import (
+    LedgerOption,
+    LimitOption,
+    OutOption,
+    RecipeArgument,
+    RunArgument,
+    SetOption,
+    load,
+)
 from factory.errors import RecipeError
 from factory.paths import user_path
 
@@ -21,6 +29,7 @@ def preview(
     recipe: RecipeArgument,
     count: Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples to show.")] = 3,
     out: OutOption = None,
+    ledger: LedgerOption = None,
     set_: SetOption = None,
 ) -> None:
     """Make a few samples and show them: answer, critique, revision as a diff, verdict.
@@ -28,18 +37,21 @@ def preview(
     Their calls are remembered in the run's folder: the run itself does not make them again.
     """
     from factory.phases import as_far_as_trained
-    from factory.preview import answer_some, show
+    from factory.runner.preview import answer_some
+    from factory.show import show
 
     loaded = load(recipe, set_, count)
     folder = out or _default_out(loaded)
-    for result in answer_some(as_far_as_trained(loaded, folder), folder):
+    for result in answer_some(as_far_as_trained(loaded, folder), folder, ledger=ledger):
         show(result)
+    endings.after_preview(recipe, out, set_ or ())
 
 
 def run(
     recipe: RecipeArgument,
     out: OutOption = None,
     limit: LimitOption = None,
+    ledger: LedgerOption = None,
     set_: SetOption = None,
 ) -> None:
     """Make the data: answers, critiques, revisions, verdicts, datasets.
@@ -51,28 +63,72 @@ def run(
 
     loaded = load(recipe, set_, limit)
     folder = out or _default_out(loaded)
-    manifest = run_in_phases(loaded, folder)
+    manifest = run_in_phases(loaded, folder, ledger=ledger)
     printing.print_manifest(folder, manifest)
     printing.refuse_no_rows(folder, manifest)
+    endings.after_run(folder, manifest, loaded)
 
 
 def status(
     run_folder: RunArgument,
 ) -> None:
-    """Show what a run has made so far, and whether it is all there."""
+    """Show what a run has made so far, while it goes too, and whether it is all there."""
     from factory.alone import is_held
-    from factory.runner import folder
+    from factory.cli import live
+    from factory.runner import folder, pulse
+    from factory.runner import manifest as manifests
 
+    _refuse_file(run_folder)
     folder.recover_if_free(run_folder)
+    is_going = is_held(run_folder)
+    beat = pulse.read(run_folder)
+    begun = manifests.read(run_folder)
+    if beat is not None and (begun is None or (begun.state == "running" and not begun.rows)):
+        live.print_beginning(run_folder, beat, is_going=is_going)
+        return
     manifest = _manifest_of(run_folder)
-    damaged = () if is_held(run_folder) else folder.damaged_views(run_folder, manifest)
+    damaged = () if is_going else folder.damaged_views(run_folder, manifest)
     printing.print_manifest(run_folder, manifest, damaged)
     if not folder.is_quarantine_whole(run_folder, manifest):
         print(
             f"\n  {run_folder / 'quarantine.jsonl'} is not as it was written: run the recipe again"
         )
+    if (beat := pulse.read(run_folder)) is not None:  # again: it may have ended
+        live.print_beat(run_folder, beat, is_going=is_going)
     printing.print_next(run_folder, manifest)
+    if manifest.state == "finished" and not damaged:
+        endings.after_run(run_folder, manifest)
     folder.refuse_if_damaged_at_rest(run_folder, manifest)
+
+
+def show(
+    run_folder: RunArgument,
+    count: Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples to show.")] = 3,
+    id: Annotated[str | None, typer.Option("--id", help="The sample with this id.")] = None,
+    is_flipped: Annotated[
+        bool, typer.Option("--flipped", help="Those whose verdict changed with the order.")
+    ] = False,
+    dropped: Annotated[
+        str | None,
+        typer.Option(
+            "--dropped",
+            metavar="REASON",
+            help="Those of which an answer or a row was dropped, as `truncated`, `tie`, `duplicate`.",
+        ),
+    ] = None,
+) -> None:
+    """Print samples of a run: answers, critiques, revisions, verdicts, and why rows were dropped.
+
+    They come from its traces, while it runs too. Calls no model.
+    """
+    from factory.show import Traces
+    from factory.show import show as print_sample
+
+    manifest = _manifest_of(run_folder)
+    traces = Traces(run_folder, load(run_folder / "recipe.yaml", None, trains=False))
+    for sample in traces.chosen(count, id=id, is_flipped=is_flipped, dropped=dropped):
+        print_sample(sample, fate=traces.told(sample))
+    endings.after_show(run_folder, manifest)
 
 
 def export(
@@ -81,20 +137,55 @@ def export(
         Path | None,
         typer.Option("--recipe", help="Take the views from this recipe instead.", parser=user_path),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Write them to this folder, and leave the run as it is. Default: the run's datasets/; "
+            "with --format jsonl, its jsonl/.",
+            parser=user_path,
+        ),
+    ] = None,
+    file_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="arrow: what datasets.load_from_disk opens; jsonl or parquet: one file a dataset.",
+        ),
+    ] = "arrow",
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Let a dataset that has rows become empty.")
+    ] = False,
     set_: SetOption = None,
 ) -> None:
     """Make the datasets again from a run's traces, with other views if you like. Calls no model."""
-    from factory.alone import alone_in
-    from factory.runner import folder
-    from factory.runner.run import export_again
+    from typing import get_args
 
+    from factory.alone import alone_in
+    from factory.export.write import FileFormat
+    from factory.runner import folder
+    from factory.runner.views import export_again
+
+    if file_format not in (formats := get_args(FileFormat)):
+        raise RecipeError(f"--format {file_format}: expected one of {', '.join(formats)}")
+    if out is None and file_format != "arrow":
+        out = run_folder / file_format
     _manifest_of(run_folder)  # before anything is made in what is no run's folder
     with alone_in(run_folder), folder.writing_in(run_folder):
         folder.recover(run_folder)
         manifest = _manifest_of(run_folder)
-        export_again(load(recipe or run_folder / "recipe.yaml", set_), run_folder, manifest)
-    printing.print_views(run_folder, manifest)
+        loaded = load(recipe or run_folder / "recipe.yaml", set_, trains=False)
+        manifest = export_again(
+            *(loaded, run_folder, manifest, out),
+            file_format=file_format,  # type: ignore[arg-type]  # looked at above
+            may_empty=allow_empty,
+        )
+    printing.print_views(run_folder, manifest, to=out)
     printing.refuse_no_rows(run_folder, manifest)
+    if out is None:
+        endings.after_run(run_folder, manifest)
 
 
 # -- helpers ------------------------------------------------------------------------------------
@@ -104,11 +195,15 @@ def _default_out(recipe: Recipe) -> Path:
     return Path("runs") / recipe.name
 
 
+def _refuse_file(run_folder: Path) -> None:
+    if run_folder.exists() and not run_folder.is_dir():
+        raise RecipeError(f"{run_folder} is a file; name a run's folder, as runs/quickstart")
+
+
 def _manifest_of(run_folder: Path) -> Manifest:
     from factory.runner.manifest import read
 
-    if run_folder.exists() and not run_folder.is_dir():
-        raise RecipeError(f"{run_folder} is a file; name a run's folder, as runs/quickstart")
+    _refuse_file(run_folder)
     manifest = read(run_folder)
     if manifest is None:
         inside = sorted(str(path.parent) for path in run_folder.glob("*/manifest.json"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.cli import printing
+from factory.cli import endings, printing
 from factory.cli.options import LimitOption, SetOption
 from factory.errors import RecipeError
 from factory.paths import user_path
@@ -94,7 +94,9 @@ def score(
 
     scorer = _scorer(model, recipe, set_, stage=stage)
     assert scorer is not None
-    printing.print_scored(out, score_rows(open_rows(data).limited(limit), scorer, out))
+    record = score_rows(open_rows(data).limited(limit), scorer, out)
+    printing.print_scored(out, record)
+    endings.after_score(out, record)
 
 
 @eval_app.command("reward")

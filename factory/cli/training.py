@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from factory.cli import endings
 from factory.cli.options import LimitOption, RecipeArgument, SetOption, load
 from factory.errors import RecipeError
 from factory.paths import user_path
@@ -84,8 +85,7 @@ def train(
     if os.environ.get("RANK", "0") != "0":  # one of several that `accelerate launch` started
         return
     print(f"trained {model} for {result['steps']} steps: {out}")
-    kinds = {"reward": "SequenceClassification", "prm": "TokenClassification"}
-    print(f"load it with AutoModelFor{kinds.get(kind, 'CausalLM')}.from_pretrained('{out}')")
+    endings.after_training(kind, out)
 
 
 def align(
@@ -105,11 +105,15 @@ def align(
 ) -> None:
     """Close the loop: make data, train on it, compare the new model with the old, and again."""
     from factory.align import align as turn
-    from factory.align import table
+    from factory.alignment import examples, table
+    from factory.terminal import printable
 
     loaded = load(recipe, set_, limit)
     folder = out or Path("runs") / f"{loaded.name}-align"
-    print(table(turn(loaded, folder, rounds)))
+    done = turn(loaded, folder, rounds)
+    print(printable(examples(done.rounds[-1].evaluation)))
+    print(table(done))
+    endings.after_align(recipe, folder, done, rounds, loaded.constitution_path)
 
 
 # -- helpers ------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from factory.export.doubts import doubts
 from factory.export.schemas import MEANINGS
 from factory.export.statistics import ViewReport
 from factory.export.view import NOTES, REASONS, View
+from factory.export.write import FileFormat
 
 TITLES = {
     "preference": "pairs of answers, the better one chosen",
@@ -56,7 +57,7 @@ def card(view: View, report: ViewReport, facts: Mapping[str, Any]) -> str:
         _front_matter(report, facts),
         _title(report, facts),
         _doubts(report),
-        _load(report),
+        _load(report, facts.get("file_format", "arrow")),
         _columns(view, facts),
         _rows(report),
         _cut(facts),
@@ -117,12 +118,17 @@ def _doubts(report: ViewReport) -> str:
     return _section("Reasons to doubt it", "\n".join(f"- {line}" for line in safe)) if lines else ""
 
 
-def _load(report: ViewReport) -> str:
-    data = f'data = load_from_disk("{report.view}")  # this folder'
+def _load(report: ViewReport, file_format: FileFormat) -> str:
+    opener, data = "load_from_disk", f'data = load_from_disk("{report.view}")  # this folder'
+    if file_format != "arrow":
+        reader = {"jsonl": "json"}.get(file_format, file_format)
+        files = f"{report.view}/data.{file_format}"
+        opener = "load_dataset"
+        data = f'data = load_dataset("{reader}", data_files="{files}", split="train")'
     trainer, command = TRAINERS.get(report.kind), COMMANDS.get(report.kind)
     train = f"`factory train {command} --data FOLDER --model MODEL --out OUT`"
     if trainer is None:
-        code = _fenced(f"from datasets import load_from_disk\n\n{data}", "python")
+        code = _fenced(f"from datasets import {opener}\n\n{data}", "python")
         if command is None:
             return _section("Load", code)
         return _section("Load and train", f"{code}\n\n{train} trains on it.")
@@ -130,7 +136,7 @@ def _load(report: ViewReport) -> str:
     if report.kind == "grpo":
         function, argument = REWARD_FUNCTION, "\n    reward_funcs=holds_reference,"
     code = f"""\
-from datasets import load_from_disk
+from datasets import {opener}
 from trl import {trainer}Config, {trainer}Trainer
 {function}
 {data}
@@ -252,7 +258,7 @@ def _evidence(report: ViewReport) -> str:
             "Every verdict in the traces, also those that made no row. Each pair is shown in both "
             "orders; a flip is a verdict whose two orders prefer different answers."
         )
-        header = ["judge", "verdicts", "unparsed", "order flips", "mean order gap"]
+        header = ["judge", "verdicts", "unparsed", "order flips", "mean order gap", "read by"]
         rows = [
             [
                 _code(name),
@@ -260,6 +266,7 @@ def _evidence(report: ViewReport) -> str:
                 f"{judge.unparsed:,}",
                 "" if judge.flip_rate is None else f"{judge.flips:,} ({judge.flip_rate:.1%})",
                 "" if judge.mean_order_gap is None else f"{judge.mean_order_gap:.3f}",
+                "" if judge.reading is None else judge.reading.text(),
             ]
             for name, judge in report.judges.items()
         ]
@@ -280,8 +287,16 @@ def _evidence(report: ViewReport) -> str:
         ]
         parts.append(_table(["judges", "pairs", "agreement", "kappa"], rows))
     if report.scores:
-        rows = [[_code(n), f"{s.scores:,}", f"{s.unparsed:,}"] for n, s in report.scores.items()]
-        parts.append(_table(["score", "values", "unparsed"], rows))
+        rows = [
+            [
+                _code(name),
+                f"{score.scores:,}",
+                f"{score.unparsed:,}",
+                "" if score.reading is None else score.reading.text(),
+            ]
+            for name, score in report.scores.items()
+        ]
+        parts.append(_table(["score", "values", "unparsed", "read by"], rows))
     return _section("Quality of the judge", "\n\n".join(parts)) if parts else ""
 
 

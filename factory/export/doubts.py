@@ -64,7 +64,7 @@ def _of_rows(rows: int, agreement: float | None) -> Iterator[str]:
     if 0 < rows < FEW_ROWS:
         yield (
             f"{rows} row{'s' if rows > 1 else ''}, fewer than {FEW_ROWS}: enough to try the pipeline, "
-            "too few to learn from; use more prompts"
+            "few for a model to learn from; use more prompts"
         )
     if agreement is not None and agreement <= COIN + _ROUNDING:
         yield (

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from factory.errors import RecipeError
+from factory.errors import FactoryError, RecipeError
 from factory.export.combine import Combination, Measured, measure, with_combined
 from factory.export.grpo import GrpoView
 from factory.export.kto import KtoView
@@ -24,7 +24,7 @@ from factory.export.schemas import ANSWERS, with_extra, with_thoughts
 from factory.export.sft import SftView
 from factory.export.statistics import EvidenceStatistics, RowStatistics, ViewReport
 from factory.export.view import REASONING, Drop, Note, View, folder_of
-from factory.export.write import DatasetWriter
+from factory.export.write import DatasetWriter, FileFormat, rows_in
 from factory.records import Sample
 from factory.thoughts import Form
 
@@ -57,11 +57,15 @@ def export(
     facts: Mapping[str, Any],
     combinations: Sequence[Combination] = (),
     form: Form | None = None,
+    *,
+    file_format: FileFormat = "arrow",
+    may_empty: bool = True,
 ) -> list[ViewReport]:
     """Writes a dataset for each view into `out`, with rows in the order of `samples()`.
 
     `combinations` are scores that the views see beside those in the samples. `form`: how thoughts
-    stand in the answers of views that keep them; None: between marks.
+    stand in the answers of views that keep them; None: between marks. `may_empty`: a dataset that has
+    rows may be replaced by one that has none; else that raises `FactoryError`, and none is replaced.
 
     `facts` tells the cards where the data comes from; each may be missing: run_name,
     factory_version, constitution {name, version, digest}, models {name: {model, fingerprint}},
@@ -83,7 +87,7 @@ def export(
     exports: list[_Export] = []
     try:
         for view in views:
-            exports.append(_Export(view, out / folder_of(view), form or Form()))
+            exports.append(_Export(view, out / folder_of(view), form or Form(), file_format))
         if any(sample.extra is not None for sample in islice(samples(), _LOOKED_AT)):
             facts = {**facts, "carries": True}
             for each in exports:
@@ -94,6 +98,9 @@ def export(
             for each in exports:
                 each.add(sample)
         reports = [each.finish(evidence, measured) for each in exports]
+        if not may_empty:
+            for each, report in zip(exports, reports, strict=True):
+                each.refuse_to_empty(report)
         for each, report in zip(exports, reports, strict=True):
             each.publish(report, facts)
         return reports
@@ -105,7 +112,7 @@ def export(
 class _Export:
     """One view on its way to disk."""
 
-    def __init__(self, view: View, folder: Path, form: Form) -> None:
+    def __init__(self, view: View, folder: Path, form: Form, file_format: FileFormat) -> None:
         features = view.features()
         self._view = view
         self._form = form if getattr(view, "reasoning", "drop") == "keep" else None
@@ -113,7 +120,8 @@ class _Export:
             features = with_thoughts(features, self._form.key)
         self._features = features
         self._carries = False
-        self._writer = DatasetWriter(folder, features)
+        self._file_format = file_format
+        self._writer = DatasetWriter(folder, features, file_format)
         self._statistics = RowStatistics(features)
 
     def carry(self) -> None:
@@ -174,10 +182,21 @@ class _Export:
             thinking=evidence.thinking() if needs else {},
         )
 
+    def refuse_to_empty(self, report: ViewReport) -> None:
+        """Raises `FactoryError` if rows would be lost and none gained."""
+        before = 0 if report.rows else rows_in(self._writer.folder)
+        if before:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.drops.items())
+            raise FactoryError(
+                f"{self._writer.folder} has {before:,} rows, and this would leave it none "
+                f"({reasons or 'no sample has what the view needs'}); nothing was replaced. Give the "
+                "view another name, or say --allow-empty"
+            )
+
     def publish(self, report: ViewReport, facts: Mapping[str, Any]) -> None:
         from factory.export.card import card
 
-        facts = {**facts, "thoughts": self._form}
+        facts = {**facts, "thoughts": self._form, "file_format": self._file_format}
         self._writer.publish(card(self._view, report, facts))
         if isinstance(self._view, ProcessView):
             self._view.write_beside(self._writer.folder)

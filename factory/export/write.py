@@ -5,6 +5,8 @@
     FOLDER/README.md                   the card
     FOLDER/state.json                  files and fingerprint; written last
 
+or, for other readers, FOLDER/data.jsonl or FOLDER/data.parquet and the card alone.
+
 Rows stream into a hidden sibling folder, which takes the old dataset's place by rename once every
 file is on disk. A reader never sees half a dataset: a crash leaves the old one or the new one; at
 worst, between the two renames, the old one under its hidden name, from where `recover` puts it
@@ -13,13 +15,14 @@ back. The bytes depend on the rows alone. One writer a folder at a time: the run
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from factory.durable import sync
 from factory.errors import FactoryError
@@ -27,6 +30,7 @@ from factory.errors import FactoryError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+FileFormat = Literal["arrow", "jsonl", "parquet"]
 BATCH_ROWS = 1_000
 """Rows a record batch. A memory-mapped reader touches one batch to get at one row."""
 SHARD_BYTES = 500_000_000
@@ -34,7 +38,7 @@ SHARD_BYTES = 500_000_000
 
 # What we write, and what `datasets` keeps beside a dataset that was loaded from there.
 _OURS = re.compile(
-    r"data-\d+(-of-\d+)?\.arrow|dataset_info\.json|state\.json|README\.md|cache-.*|tmp.*|\..*"
+    r"data-\d+(-of-\d+)?\.arrow|data\.(jsonl|parquet)|dataset_info\.json|state\.json|README\.md|cache-.*|tmp.*|\..*"
 )
 
 
@@ -75,6 +79,23 @@ def _holds(held: object, told: object) -> bool:
     return held == told
 
 
+def rows_in(folder: Path) -> int:
+    """Of a dataset that was written here; 0 where there is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if (lines := folder / "data.jsonl").is_file():
+        with lines.open("rb") as file:
+            return sum(1 for _ in file)
+    if (table := folder / "data.parquet").is_file():
+        return int(pq.read_metadata(table).num_rows)
+    rows = 0
+    for shard in folder.glob("data-*.arrow"):
+        with pa.memory_map(str(shard)) as file, pa.ipc.open_stream(file) as stream:
+            rows += sum(batch.num_rows for batch in stream)
+    return rows
+
+
 def recover(datasets: Path) -> None:
     """Makes good what killed writers left in a folder of datasets."""
     for replaced in datasets.glob(".*.old"):
@@ -109,8 +130,11 @@ class HasSchema(Protocol):
 class DatasetWriter:
     """Writes one dataset: `add` every row, then `finish` and `publish`, or `abandon`."""
 
-    def __init__(self, folder: Path, features: HasSchema) -> None:
+    def __init__(
+        self, folder: Path, features: HasSchema, file_format: FileFormat = "arrow"
+    ) -> None:
         self.folder = folder
+        self._format = file_format
         self._schema: pa.Schema = features.arrow_schema
         self._building = folder.with_name(f".{folder.name}.tmp")
         self._replaced = folder.with_name(f".{folder.name}.old")
@@ -149,6 +173,19 @@ class DatasetWriter:
     def publish(self, card: str) -> None:
         """Puts the dataset, with its card, in its place."""
         self._write_text("README.md", card)
+        if self._format == "arrow":
+            self._describe()
+        else:
+            self._convert()
+        sync(self._building)
+        if self.folder.exists():
+            self.folder.rename(self._replaced)
+        self._building.rename(self.folder)
+        sync(self.folder.parent)
+        shutil.rmtree(self._replaced, ignore_errors=True)
+
+    def _describe(self) -> None:
+        """What `load_from_disk` reads beside the rows."""
         info = {"citation": "", "description": "", "homepage": "", "license": ""}
         told = json.loads(self._schema.metadata[b"huggingface"])["info"]
         self._write_text("dataset_info.json", _json(dict(sorted((info | told).items()))))
@@ -162,12 +199,31 @@ class DatasetWriter:
             "_split": None,
         }
         self._write_text("state.json", _json(state))
-        sync(self._building)
-        if self.folder.exists():
-            self.folder.rename(self._replaced)
-        self._building.rename(self.folder)
-        sync(self.folder.parent)
-        shutil.rmtree(self._replaced, ignore_errors=True)
+
+    def _convert(self) -> None:
+        """The rows as one file of the other format, in place of the Arrow files."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self._building / f"data.{self._format}"
+        with contextlib.ExitStack() as opened:
+            if self._format == "parquet":
+                write = opened.enter_context(pq.ParquetWriter(path, self._schema)).write_batch
+            else:
+                file = opened.enter_context(path.open("w", encoding="utf-8"))
+
+                def write(batch: pa.RecordBatch) -> None:
+                    file.writelines(
+                        json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist()
+                    )
+
+            for shard in self._shards:
+                with pa.memory_map(str(shard)) as rows, pa.ipc.open_stream(rows) as stream:
+                    for batch in stream:
+                        write(batch)
+        sync(path)
+        for shard in self._shards:
+            shard.unlink()
 
     def abandon(self) -> None:
         """Leaves everything as it was before. Does nothing after `publish`."""

@@ -11,6 +11,7 @@ wherever a kill stopped it, and the manifest last.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -31,8 +32,11 @@ from factory.runner.shards import TracePart
 NEXT = ".next"
 _READY = ".ready"
 # What a run, a preview or a phase leaves behind when it is killed before there is a manifest.
-_EARLY = re.compile(r"\.lock|logs|models|before-.+|ledger\.sqlite(-\w+)?|manifest\.json\.half")
-_KEPT = ("ledger.sqlite", "traces")
+_EARLY = re.compile(
+    r"\.lock|logs|models|before-.+|ledger\.sqlite(-\w+)?|manifest\.json\.half|progress\.json(\.half)?"
+)
+LEDGER = "ledger.sqlite"
+_KEPT = (LEDGER, "traces")
 _SHOWN = 3
 
 
@@ -69,6 +73,39 @@ def writing_in(out: Path) -> Iterator[None]:
             f"cannot write in {out} ({error}); free some space or mend the folder and run "
             "again: what was done is kept"
         ) from error
+
+
+# Where its calls are remembered ---------------------------------------------------------------------
+
+
+def ledger_of(out: Path) -> Path:
+    """The ledger that the run in `out` began with; of one that has none yet, the folder's own."""
+    manifest = manifests.read(out)
+    return out / (manifest.ledger if manifest and manifest.ledger else LEDGER)
+
+
+def ledger_name(out: Path, ledger: Path) -> str:
+    """What the manifest calls a ledger: nothing, if it is the folder's own; relative, if it moves
+    along when somebody moves the folder that the run is in; else absolute."""
+    ledger, out = (path.absolute().resolve() for path in (ledger, out))
+    if ledger == out / LEDGER:
+        return ""
+    return os.path.relpath(ledger, out) if ledger.is_relative_to(out.parent) else str(ledger)
+
+
+def prepare_ledger(out: Path, named: Path | None) -> None:
+    """Make the folder of a ledger that the user named. If none is named, raises `FactoryError` where
+    the run began with one that is elsewhere and not there any more: to go on without it would make
+    every call again."""
+    if named is not None:
+        named.parent.mkdir(parents=True, exist_ok=True)
+        return
+    ledger = ledger_of(out)
+    if ledger.parent != out and not ledger.is_file():
+        raise FactoryError(
+            f"{out} remembers its calls in {ledger}, which is not there: put it back, or name a "
+            "ledger with --ledger FILE (calls that it does not know are made again)"
+        )
 
 
 # What a kill left ---------------------------------------------------------------------------------

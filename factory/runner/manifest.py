@@ -51,6 +51,8 @@ class Manifest(msgspec.Struct):
     """Quarantine reasons, as `critique: ...`, most common first."""
     stages: dict[str, StageCount] = {}
     restarts: int = 0
+    ledger: str = ""
+    """Where calls are remembered, if not in the run's folder: relative to it, or absolute."""
     seconds: float = 0.0
     """Running time, of all tries together."""
     views: list[dict[str, Any]] = []

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import IO
 
 from factory.engines.base import Engine
 from factory.recipe import Recipe
 from factory.runner.forecast import Forecast, Outlook, StageOutlook
+from factory.runner.pulse import Pulse
 from factory.screen import Screen, View, roughly
 from factory.stages.base import Expected
 
@@ -33,6 +35,18 @@ class Progress(Screen):
     ) -> None:
         super().__init__(is_quiet=is_quiet, stream=stream, clock=clock)
         self._time = clock
+
+    @contextlib.contextmanager
+    def mirrored(self, out: Path, recipe: str) -> Iterator[None]:
+        """Say it in the run's folder too (see `pulse`), for `factory status`. If the block fails, or the
+        process is killed, what was said last stays there."""
+        if self.is_quiet:
+            yield
+            return
+        pulse = Pulse(out, recipe)
+        with self.telling(pulse.beat):
+            yield
+        pulse.end()
 
     @contextlib.contextmanager
     def following(

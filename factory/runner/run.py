@@ -37,7 +37,6 @@ from factory.constitution import Constitution
 from factory.engines import build
 from factory.engines.base import Engine
 from factory.errors import FactoryError, NothingMade, SampleError, TooManyFailures
-from factory.export.export import export
 from factory.ledger import Ledger
 from factory.recipe import Recipe
 from factory.records import BadRow, Failure, Sample
@@ -51,6 +50,7 @@ from factory.runner.progress import Progress
 from factory.runner.schedule import in_order
 from factory.runner.source import Source, open_source
 from factory.runner.template import thoughts_of
+from factory.runner.views import export_views
 from factory.yamlfile import dump
 
 _FAILURES_BEFORE_STOPPING = 20  # samples that must have ended before a rate means anything
@@ -77,7 +77,8 @@ def run(
 ) -> Manifest:
     """Make what the recipe asks for in the folder `out`, or what is missing of it.
 
-    `ledger`: another file to remember calls in than the folder's own. `retries`: in a finished run,
+    `ledger`: another file to remember calls in than the folder's own, or than the run began with;
+    the manifest names it. `retries`: in a finished run,
     try samples again that failed by what may not happen again. Returns the manifest; its
     `state` is `finished`. Raises `FactoryError`; whatever was done stays done. The first Ctrl+C
     stops cleanly with `KeyboardInterrupt`, a second at once.
@@ -122,7 +123,12 @@ async def run_async(
     progress = progress or Progress()
     folder.refuse_others(out)
     manifests.read(out)  # nothing is touched beside a manifest that cannot be read
-    with alone_in(out) as held, folder.writing_in(out), progress.doing("checking what is there"):
+    with (
+        alone_in(out) as held,
+        folder.writing_in(out),
+        progress.mirrored(out, str(recipe.path)),
+        progress.doing("checking what is there"),
+    ):
         folder.recover(out)
         source = open_source(recipe.source, recipe.folder)
         thoughts_of(recipe)  # a template that keeps none is found before the work
@@ -130,12 +136,13 @@ async def run_async(
         engines = engines or ours
         try:
             with contextlib.ExitStack() as opened:
+                path = ledger or folder.ledger_of(out)
 
                 def calls() -> Calls:  # a run in which nothing is to be done needs no ledger
-                    path = ledger or out / "ledger.sqlite"
+                    folder.prepare_ledger(out, ledger)
                     return Calls(opened.enter_context(Ledger(path)), engines)
 
-                run = _Run(recipe, source, engines, held, progress, calls)
+                run = _Run(recipe, source, engines, held, progress, calls, path)
                 manifest = await run.make(out, retries=retries)
         finally:
             progress.now("stopping the engines")
@@ -171,6 +178,7 @@ class _Run:
         held: Held,
         progress: Progress,
         open_calls: Callable[[], Calls],
+        ledger: Path,
     ) -> None:
         self._recipe = recipe
         self._source = source
@@ -178,6 +186,7 @@ class _Run:
         self._held = held
         self._progress = progress
         self._open_calls = open_calls
+        self._ledger = ledger
 
     @cached_property
     def _calls(self) -> Calls:
@@ -283,6 +292,7 @@ class _Run:
             more = f" and {len(carried) - _NAMED} more" if len(carried) > _NAMED else ""
             names = ", ".join(name[:40] for name in carried[:_NAMED])
             self._progress.note(f"carried along from the source, in `extra`: {names}{more}")
+        manifest.ledger = folder.ledger_name(out, self._ledger)
         folder.begin(work, manifest)
         _save_inputs(self._recipe, work, out)
         began = time.monotonic() - manifest.seconds
@@ -364,7 +374,7 @@ async def outcomes(
     """Each row taken through all stages, many at once; in the rows' order. `forecast` is told."""
     labels = recipe.stage_labels()
     has_own_stage = any(":" in stage.kind for stage in recipe.stages)
-    preflight = Preflight(recipe, calls.engines)
+    preflight = Preflight(recipe, calls.engines, calls.judges)
 
     async def told(row: Sample | BadRow) -> Outcome:
         if forecast is None:
@@ -508,47 +518,6 @@ def _stop_if_failing(recipe: Recipe, manifest: Manifest, part: _Part) -> None:
             f"({recipe.max_failure_rate:g}) allows; the commonest reasons:\n{_commonest(reasons)}\n"
             "mend the cause and run again (what succeeded is remembered), or raise max_failure_rate"
         )
-
-
-def export_again(recipe: Recipe, out: Path, manifest: Manifest) -> None:
-    """`export_views`, for who holds the folder of a run that is whole. Raises `FactoryError` if it
-    is not."""
-    if manifest.state == "running":
-        raise FactoryError(f"{out} is not finished: run its recipe again first")
-    folder.refuse_damaged(out, manifest)
-    with folder.writing_in(out):
-        manifest.trace_parts = folder.with_checksums(out, manifest)
-        export_views(recipe, out, manifest)
-
-
-def export_views(recipe: Recipe, out: Path, manifest: Manifest) -> None:
-    """Make the recipe's datasets from the traces in `out`, and mark the run finished."""
-    facts = {
-        "run_name": recipe.name,
-        "factory_version": factory.__version__,
-        "constitution": manifest.constitution,
-        "reproducible": manifest.reproducible,
-        "models": manifest.models,
-        "tokens": manifest.tokens(),
-        "counts": {"samples": manifest.samples, "quarantined": manifest.quarantined},
-        "cut": {stage: [count.cut, count.answers] for stage, count in manifest.stages.items()},
-        "recipe": recipe.text,
-    }
-    written_for = thoughts_of(recipe)
-    facts["thoughts_for"] = written_for.model
-    combinations = [combined for stage in recipe.stages for combined in stage.combinations()]
-    reports = export(
-        recipe.views,
-        lambda: shards.read_samples(out),
-        out / "datasets",
-        facts,
-        combinations,
-        written_for.form,
-    )
-    manifest.views = [msgspec.to_builtins(report) for report in reports]
-    manifest.views_digest = recipe.views_digest()
-    manifest.state = "finished"
-    manifest.save(out)
 
 
 def _save_inputs(recipe: Recipe, work: Path, out: Path) -> None:

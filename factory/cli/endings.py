@@ -1,0 +1,181 @@
+"""What a command says last: the next commands to copy, with the paths of what it has made."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from factory.align import Alignment
+    from factory.recipe import Recipe
+    from factory.runner.manifest import Manifest
+    from factory.scoring.score import Record
+
+_TRAINS = {"preference": "dpo", "kto": "kto", "sft": "sft", "reward": "reward", "process": "prm"}
+"""Kind of view -> kind of training that takes it as it is."""
+_LOADED_AS = {"reward": "SequenceClassification", "prm": "TokenClassification"}
+
+
+def command(*words: object) -> str:
+    """A command of ours as it can be typed here: `.venv/bin/factory run 'my recipe.yaml'`."""
+    return " ".join([_program(), *(shlex.quote(str(word)) for word in words)])
+
+
+def _program() -> str:
+    """How this program was started."""
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py" or started.suffix == ".py" or not started.name:
+        python = shutil.which("python") == sys.executable
+        return "python -m factory" if python else f"{shlex.quote(_near(sys.executable))} -m factory"
+    found = shutil.which(started.name)
+    if found is not None and Path(found).resolve() == started.resolve():
+        return started.name
+    return shlex.quote(_near(str(started)))
+
+
+def _near(path: str) -> str:
+    """As seen from here, if that is shorter."""
+    whole, here = Path(path).absolute(), Path.cwd()
+    return str(whole.relative_to(here)) if whole.is_relative_to(here) else str(whole)
+
+
+def print_commands(*commands: tuple[str, str]) -> None:
+    """`commands`: each with what it is for."""
+    if not commands:
+        return
+    print("\nnext:")
+    for what, text in commands:
+        print(f"  # {what}")
+        print(f"  {text}")
+
+
+def after_init(folder: Path) -> None:
+    recipe = folder / "pipelines" / "quickstart.yaml"
+    print(f"edit the principles in {folder / 'constitutions' / 'one-sentence.yaml'}")
+    print_commands(
+        ("three samples to read", command("preview", recipe)),
+        ("the data", command("run", recipe)),
+    )
+
+
+def after_validate(recipe: Path) -> None:
+    print_commands(
+        ("three samples to read", command("preview", recipe)),
+        ("the data", command("run", recipe)),
+    )
+
+
+def after_preview(recipe: Path, out: Path | None, set_: Sequence[str]) -> None:
+    """The run finds the preview's calls in its folder."""
+    where = [] if out is None else ["--out", out]
+    options = [word for text in set_ for word in ("--set", text)]
+    print_commands(
+        (
+            "the data; what was previewed is not asked again",
+            command("run", recipe, *where, *options),
+        )
+    )
+
+
+def after_show(run: Path, manifest: Manifest) -> None:
+    """What else of the run there is to read."""
+    commands = []
+    drops: Counter[str] = Counter()
+    for view in manifest.views:
+        drops.update(view["drops"])
+    if any(judge["flips"] for view in manifest.views for judge in view.get("judges", {}).values()):
+        what = "verdicts that changed with the order of the answers"
+        commands.append((what, command("show", run, "--flipped")))
+    for reason, count in drops.most_common(1):
+        what = f"what was dropped most: {count:,} for '{reason}'"
+        commands.append((what, command("show", run, "--dropped", reason)))
+    print_commands(*commands)
+
+
+def after_run(folder: Path, manifest: Manifest, recipe: Recipe | None = None) -> None:
+    """What can be trained on what there is; with the recipe, as it says."""
+    rows = {view["view"]: view["rows"] for view in manifest.views}
+    commands: list[tuple[str, str]] = []
+    for training in recipe.training if recipe else ():
+        if training.model is not None and recipe is not None and rows.get(training.view):
+            options = [f"--set={name}={_value(value)}" for name, value in training.config.items()]
+            data, out = folder / "datasets" / training.view, folder / "models" / training.result
+            base = recipe.absolute_model(training.model)
+            words = ["train", training.kind, "--data", data, "--model", base, "--out", out]
+            commands.append(
+                (f"train {training.result} as the recipe says", command(*words, *options))
+            )
+            break
+    if not commands:
+        for view in manifest.views:
+            if view["rows"] and (kind := _TRAINS.get(view.get("kind", ""))) is not None:
+                data, out = folder / "datasets" / view["view"], folder / "models" / kind
+                base = next((model["model"] for model in manifest.models.values()), "MODEL")
+                words = ["train", kind, "--data", data, "--model", base, "--out", out]
+                commands.append(("train a model on it", command(*words)))
+                break
+    if recipe is not None and recipe.evaluation is not None and recipe.training:
+        what = "or: make it, train on it, and compare on held-out prompts, all in one"
+        commands.append((what, command("align", _near(str(recipe.path)))))
+    print_commands(*commands)
+
+
+def _value(value: Any) -> str:
+    import msgspec
+
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def after_score(out: Path, record: Record) -> None:
+    name = next(
+        (c.removeprefix("chosen_") for c in record.columns if c.startswith("chosen_")), None
+    )
+    if name is not None:
+        what = "how often the chosen answer scores higher"
+        print_commands((what, command("eval", "reward", "--data", out, "--score", name)))
+    else:
+        print(f"  load it with datasets.load_from_disk({str(out)!r})")
+
+
+def after_training(kind: str, out: Path) -> None:
+    """What was made, and how to use it."""
+    if (curves := out / "curves.png").exists():
+        print(f"  curves: {curves}; the numbers: {out / 'log.jsonl'}")
+    print(
+        f"  load it with AutoModelFor{_LOADED_AS.get(kind, 'CausalLM')}.from_pretrained({str(out)!r})"
+    )
+    what = {
+        "reward": "how often it prefers the better answer",
+        "prm": "how well it finds wrong steps",
+    }
+    evaluation = {"reward": "reward", "prm": "process"}
+    if kind in evaluation:
+        words = ["eval", evaluation[kind], "--data", "HELD_OUT_DATASET", "--model", out]
+        print_commands((what[kind], command(*words)))
+    else:
+        words = ["preview", "RECIPE", "--set", f"models.policy.model={out.absolute()}"]
+        print_commands(("read its answers, with a recipe whose model is 'policy'", command(*words)))
+
+
+def after_align(
+    recipe: Path, out: Path, done: Alignment, rounds: int, constitution: Path | None
+) -> None:
+    made = out / f"round-{done.rounds[-1].number}" / "run"
+    commands = [("read what became of a few prompts", command("show", made))]
+    if done.best is not None and done.best.round:
+        words = ["preview", recipe, "--set", f"models.policy.model={done.best.model}"]
+        commands.append(("read the best model's answers", command(*words)))
+    if done.stopped is None:
+        words = ["align", recipe, "--out", out, "--rounds", rounds + 1]
+        commands.append(("one more round", command(*words)))
+    if constitution is not None:
+        what = f"edit {_near(str(constitution))}, and see what that changes"
+        commands.append((what, command("align", recipe, "--out", out.with_name(f"{out.name}-2"))))
+    print(f"\n{made / 'datasets'}: what it was trained on, each dataset with a card")
+    print(f"{out / 'align.json'}: all figures")
+    print_commands(*commands)

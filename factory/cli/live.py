@@ -1,0 +1,51 @@
+"""What a run does at this moment, printed by `factory status`. Takes no lock, writes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from pathlib import Path
+
+from factory.cli.endings import command
+from factory.runner import folder
+from factory.runner.pulse import Beat
+from factory.screen import duration
+from factory.terminal import printable
+
+_SILENT = 30.0  # seconds without a sign of life after which we say so
+
+
+def print_beginning(run: Path, beat: Beat, *, is_going: bool) -> None:
+    """Of a run in its first part: its manifest, if there is one yet, counts nothing."""
+    print(f"\n{run}: {'running' if is_going else 'stopped'}; no part of it is whole yet")
+    print_beat(run, beat, is_going=is_going)
+    if not is_going:
+        again = command("run", beat.recipe, "--out", run)
+        print(f"\n  stopped before its end; go on with: {again}")
+
+
+def print_beat(run: Path, beat: Beat, *, is_going: bool) -> None:
+    """What goes on, or went on when it was stopped; beside it, what the ledger holds."""
+    last = time.time() if is_going else beat.seen
+    when = "now" if is_going else "when it was stopped"
+    print(f"\n  {when}, {duration(max(0.0, last - beat.began))} after it began:")
+    print(printable(f"    {beat.doing}"))
+    for line in beat.lines:
+        print(printable(f"    {line}"))
+    path = folder.ledger_of(run)
+    if (held := _calls_in(path)) is not None:
+        print(f"    {held:,} calls remembered in {path}")
+    if is_going and (silent := time.time() - beat.seen) > _SILENT:
+        print(f"    it has given no sign of life for {duration(silent)}")
+
+
+def _calls_in(ledger: Path) -> int | None:
+    """None: there is no ledger yet, or it cannot be read now."""
+    with contextlib.suppress(sqlite3.Error):
+        if ledger.is_file():
+            uri = f"{ledger.absolute().as_uri()}?mode=ro"
+            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=1)) as connection:
+                count: int = connection.execute("SELECT count(*) FROM calls").fetchone()[0]
+                return count
+    return None
