@@ -14,11 +14,12 @@ export TOKENIZERS_PARALLELISM := false
 # Where this is set, every start compiles all of vLLM's and torch's sources again: ten seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo arithmetic test check bench clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo     install, then: prompts -> answers -> critiques -> revisions -> verdicts -> dataset -> DPO"
+	@echo "make demo     install, then: a principle -> verified revisions -> SFT, DPO -> answers before and after"
+	@echo "make arithmetic   install, then: a model learns from its own right sums, and is asked others"
 	@echo "make test     install, then run the tests"
 	@echo "make check    ruff and mypy"
 	@echo "make bench    the benchmarks that need no data (benchmarks/README.md says what each measures)"
@@ -43,10 +44,10 @@ endif
 	@touch $@
 
 demo: install
-	@$(BIN)/factory run pipelines/quickstart.yaml --out runs/demo
-	@$(BIN)/factory preview pipelines/quickstart.yaml --samples 1 --out runs/demo
-	@$(BIN)/factory train dpo --data runs/demo/datasets/preference --model smollm2-135m-instruct \
-	  --out runs/demo/model --set max_steps=10 --set per_device_train_batch_size=2 --set max_length=512
+	@$(BIN)/factory align pipelines/quickstart.yaml --out runs/demo
+
+arithmetic: install
+	@$(BIN)/factory align pipelines/arithmetic.yaml --out runs/arithmetic
 
 test: install
 	@$(BIN)/python -m pytest

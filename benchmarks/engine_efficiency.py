@@ -1,21 +1,26 @@
 """How busy the factory keeps the engine, against bare vLLM with all the work at once.
 
-    python -m benchmarks.engine_efficiency [--samples 128] [--repeats 3]
+    python -m benchmarks.engine_efficiency [--samples 64] [--repeats 3]
 
-Three ways to do the same calls on the same engine, in turn, with an empty prefix cache each time:
+Ways to make the same calls, in turns, with an empty prefix cache each time:
 
-- `factory`: the run, streaming; a critique waits for its answer, a revision for its critique;
-- `floor`:   every call of that run given to vLLM at once, as if no call depended on another;
-- `barrier`: stage by stage, each waiting for the whole stage before it, as batch pipelines do.
+- `factory`: a run, streaming, from recipe to datasets; a critique waits for its answer, a revision
+  for its critique, both orders of the judge for the revision;
+- `floor`:   every call of that run given at once to bare vLLM, as if no call depended on another, at
+  whichever of 16, 32, 64 and 128 sequences is fastest, with the factory's other engine arguments;
+- `barrier`: to that vLLM stage by stage, each waiting for the whole stage before it, as batch
+  pipelines do.
 
-floor and barrier are given the token ids of the factory's prompts and exactly as many output tokens.
-efficiency = floor seconds / factory seconds; 1 would mean that dependencies cost nothing.
+floor and barrier are unseeded and are given the token ids of the factory's prompts and exactly as
+many output tokens. efficiency = floor seconds / factory seconds; 1 would mean that the factory costs
+nothing. Engines start before anything is timed; imports that come later are the factory's cost.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import statistics
 import tempfile
 import time
@@ -25,10 +30,11 @@ from typing import Any
 
 from factory import weights
 from factory.engines.base import Completion, EngineStats, Request
+from factory.engines.render import prompt_ids
 from factory.engines.vllm import VllmConfig, VllmEngine
 from factory.recipe import load
 from factory.runner.progress import Progress
-from factory.runner.run import run_async
+from factory.runner.run import in_loop, run_async
 
 RECIPE = """
 name: efficiency
@@ -42,9 +48,16 @@ stages:
   - {{kind: critique, model: policy, sampling: {{temperature: 0.8, max_tokens: 48}}}}
   - {{kind: revise, model: policy, sampling: {{temperature: 0.8, max_tokens: 64}}}}
   - {{kind: judge, model: policy}}
+views:
+  - {{kind: preference, pairs: revision_vs_initial}}
 """
 PROMPTS = ("everyday", "over-refusal", "red-team")
+SIZES = (16, 32, 64, 128)
+TRIED_ON = 0.4  # of the calls: enough to keep 128 sequences busy
+TWO_ENGINES = 0.5  # of the machine, for each
 _ids = count()
+
+Call = tuple[Request, Completion]
 
 
 class Recording:
@@ -52,11 +65,14 @@ class Recording:
 
     def __init__(self, engine: VllmEngine) -> None:
         self._engine = engine
-        self.calls: list[tuple[Request, Completion]] = []
+        self.calls: list[Call] = []
 
     @property
     def fingerprint(self) -> str:
         return self._engine.fingerprint
+
+    async def thinks(self) -> bool:
+        return await self._engine.thinks()
 
     async def generate(self, request: Request) -> Completion:
         completion = await self._engine.generate(request)
@@ -75,8 +91,9 @@ def stage_of(request: Request) -> int:
     return 3 if request.labels else len(request.messages) // 2
 
 
-async def factory_run(folder: Path, engine: VllmEngine) -> tuple[float, list[Any]]:
+async def factory_run(folder: Path, engine: VllmEngine) -> tuple[float, list[Call]]:
     recording = Recording(engine)
+    await (await engine._running()).reset_prefix_cache()
     with tempfile.TemporaryDirectory() as out:
         began = time.perf_counter()
         await run_async(
@@ -88,36 +105,63 @@ async def factory_run(folder: Path, engine: VllmEngine) -> tuple[float, list[Any
         return time.perf_counter() - began, recording.calls
 
 
-async def bare(engine: VllmEngine, groups: list[list[Any]]) -> float:
+async def bare(engine: VllmEngine, groups: list[list[Call]]) -> float:
     """Seconds vLLM needs for the groups, one after the other, each given at once."""
     from vllm import SamplingParams, TokensPrompt
     from vllm.sampling_params import RequestOutputKind
 
-    prepared = []
+    vllm = await engine._running()
+    tokenizer = vllm.get_tokenizer()
+    prepared: list[list[tuple[Any, Any]]] = []
     for group in groups:
         prepared.append([])
         for request, completion in group:
-            params = engine._sampling_params(request)
-            if not request.labels:
-                params = SamplingParams(
-                    temperature=request.sampling["temperature"],
-                    seed=request.seed,
-                    max_tokens=completion.output_tokens,
-                    min_tokens=completion.output_tokens,
-                    ignore_eos=True,
-                    output_kind=RequestOutputKind.FINAL_ONLY,
-                )
-            prompt = TokensPrompt(prompt_token_ids=engine._prompt_ids(request))
-            prepared[-1].append((prompt, params))
+            if request.labels:
+                labels = [engine._label_id(request.prefix, label) for label in request.labels]
+                asked: dict[str, Any] = {"temperature": 0, "max_tokens": 1}
+                asked |= {"allowed_token_ids": labels, "logprob_token_ids": labels}
+            else:
+                tokens = completion.output_tokens
+                asked = {"temperature": request.sampling["temperature"], "ignore_eos": True}
+                asked |= {"max_tokens": tokens}
+            params = SamplingParams(**asked, output_kind=RequestOutputKind.FINAL_ONLY)
+            ids = prompt_ids(tokenizer, request.messages, {}, request.prefix)
+            prepared[-1].append((TokensPrompt(prompt_token_ids=ids), params))
 
-    async def one(prompt: Any, params: Any) -> None:
-        async for _ in engine._engine.generate(prompt, params, f"bare-{next(_ids)}"):
-            pass
+    async def one(prompt: Any, params: Any) -> int:
+        async for output in vllm.generate(prompt, params, f"bare-{next(_ids)}"):
+            last = output
+        return len(last.outputs[0].token_ids)
 
+    await vllm.reset_prefix_cache()
     began = time.perf_counter()
-    for group in prepared:
-        await asyncio.gather(*(one(*call) for call in group))
-    return time.perf_counter() - began
+    made = [await asyncio.gather(*(one(*call) for call in group)) for group in prepared]
+    seconds = time.perf_counter() - began
+    assert sum(map(sum, made)) == sum(c.output_tokens for group in groups for _, c in group)
+    return seconds
+
+
+async def started(sequences: int | None, share: float = 1.0) -> VllmEngine:
+    """An engine that has answered, and compiled what the first batch compiles. None: as it comes."""
+    config = VllmConfig(model=weights.EMBEDDED, max_model_len=1024, max_num_seqs=sequences)
+    engine = VllmEngine(config, share=share)
+    hello = Request([{"role": "user", "content": "Hi"}], {"temperature": 1.0, "max_tokens": 4})
+    await bare(engine, [[(hello, await engine.generate(hello))]])
+    return engine
+
+
+async def best_size(calls: list[Call]) -> int:
+    """How many sequences at once make bare vLLM fastest."""
+    some = random.Random(0).sample(calls, int(TRIED_ON * len(calls)))
+    seconds = {}
+    for size in SIZES:
+        engine = await started(size, TWO_ENGINES)
+        try:
+            seconds[size] = min([await bare(engine, [some]) for _ in range(2)])
+        finally:
+            await engine.close()
+        print(f"bare vLLM, {size} sequences: {seconds[size]:.1f} s", flush=True)
+    return min(seconds, key=seconds.__getitem__)
 
 
 async def measure(samples: int, repeats: int) -> None:
@@ -127,41 +171,43 @@ async def measure(samples: int, repeats: int) -> None:
     prompts.write_text("".join((shipped / f"{name}.jsonl").read_text() for name in PROMPTS))
     text = RECIPE.format(prompts=prompts, samples=samples, model=weights.EMBEDDED)
     (folder / "recipe.yaml").write_text(text)
-    engine = VllmEngine(VllmConfig(model=weights.EMBEDDED, max_model_len=1024))
-    try:
-        warm = Request(
-            [{"role": "user", "content": "Hi"}], {"temperature": 1.0, "max_tokens": 4}, 1
-        )
-        await engine.generate(warm)
-        ratios: dict[str, list[float]] = {"floor": [], "barrier": []}
-        for repeat in range(repeats):
-            await engine._engine.reset_prefix_cache()
-            ours, calls = await factory_run(folder, engine)
-            by_stage = [[c for c in calls if stage_of(c[0]) == stage] for stage in range(4)]
-            await engine._engine.reset_prefix_cache()
-            floor = await bare(engine, [calls])
-            await engine._engine.reset_prefix_cache()
-            barrier = await bare(engine, by_stage)
-            ratios["floor"].append(floor / ours)
-            ratios["barrier"].append(barrier / ours)
-            tokens = sum(c.output_tokens for _, c in calls)
-            print(
-                f"repeat {repeat + 1}: {len(calls)} calls, {tokens} output tokens; factory "
-                f"{ours:.1f} s, floor {floor:.1f} s, barrier {barrier:.1f} s",
-                flush=True,
-            )
-        print(f"efficiency (floor / factory), median: {statistics.median(ratios['floor']):.3f}")
-        print(f"barrier / factory, median: {statistics.median(ratios['barrier']):.3f}")
-    finally:
-        await engine.close()
+    engine = await started(None, TWO_ENGINES)
+    _, calls = await factory_run(folder, engine)  # warms up, and says what the calls are
+    size = await best_size(calls)
+    floor_engine = await started(size, TWO_ENGINES)
+    ratios: dict[str, list[float]] = {"floor": [], "barrier": []}
+    print(f"| repeat | calls | output tokens | factory | floor ({size} sequences) | barrier |")
+    print("|---|---|---|---|---|---|")
+    for repeat in range(repeats):
+        seconds: dict[str, float] = {}
+        if repeat % 2:  # whichever goes first is not always the same
+            seconds["floor"] = await bare(floor_engine, [calls])
+        seconds["factory"], calls = await factory_run(folder, engine)
+        if not repeat % 2:
+            seconds["floor"] = await bare(floor_engine, [calls])
+        by_stage = [[c for c in calls if stage_of(c[0]) == stage] for stage in range(4)]
+        seconds["barrier"] = await bare(floor_engine, by_stage)
+        for name, all_of_it in ratios.items():
+            all_of_it.append(seconds[name] / seconds["factory"])
+        cells = [f"{seconds[name]:.1f} s" for name in ("factory", "floor", "barrier")]
+        tokens = sum(c.output_tokens for _, c in calls)
+        print(f"| {repeat + 1} | {len(calls)} | {tokens:,} | {' | '.join(cells)} |", flush=True)
+    for each in (engine, floor_engine):
+        await each.close()
+    print(f"efficiency (floor / factory), median: {statistics.median(ratios['floor']):.3f}")
+    print(f"barrier / factory, median: {statistics.median(ratios['barrier']):.3f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=128)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.engine_efficiency",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
-    asyncio.run(measure(given.samples, given.repeats))
+    in_loop(measure(given.samples, given.repeats))
 
 
 if __name__ == "__main__":

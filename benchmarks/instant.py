@@ -14,6 +14,9 @@ class InstantEngine:
     def __init__(self) -> None:
         self._stats = EngineStats()
 
+    async def thinks(self) -> bool:
+        return False
+
     async def generate(self, request: Request) -> Completion:
         logs = {label: -0.5 - i for i, label in enumerate(request.labels)} or None
         text = "" if logs else f"{self.text}{request.draw}"

@@ -2,7 +2,7 @@
 
     python -m benchmarks.overhead
 
-The quickstart recipe (2 answers, critiques, revisions, a judge) over generated prompts: samples a
+A recipe of 2 answers, 2 critiques, 2 revisions and 4 verdicts over generated prompts: samples a
 second from source to datasets, how memory grows from 2,000 to 20,000 samples, and how fast a second
 pass replays all its calls from the ledger.
 """
@@ -24,7 +24,23 @@ from factory.recipe import load
 from factory.runner.progress import Progress
 from factory.runner.run import in_loop, run_async
 
-QUICKSTART = Path(__file__).parents[1] / "pipelines" / "quickstart.yaml"
+RECIPE = """
+name: overhead
+seed: 7
+source: {{path: {source}, system: Answer in one short sentence.}}
+constitution: helpful-honest-harmless
+models:
+  policy: {{engine: vllm, model: smollm2-135m-instruct, max_model_len: 2048}}
+stages:
+  - {{kind: generate, model: policy, n: 2, sampling: {{temperature: 0.7, top_p: 0.95, max_tokens: 96}}}}
+  - {{kind: critique, model: policy, sampling: {{temperature: 0.7, top_p: 0.95, max_tokens: 48}}}}
+  - {{kind: revise, model: policy, sampling: {{temperature: 0.7, top_p: 0.95, max_tokens: 96}}}}
+  - {{kind: filter, duplicates: true}}
+  - {{kind: judge, model: policy}}
+views:
+  - {{kind: preference, pairs: revision_vs_initial}}
+  - {{kind: sft}}
+"""
 REPEATS = 3
 
 
@@ -46,7 +62,8 @@ def measure(samples: int) -> Measured:
                 file.write(
                     json.dumps({"id": f"p{i}", "prompt": f"Question {i}: why is it so?"}) + "\n"
                 )
-        recipe = load(QUICKSTART, [f"source.path={source}", f"source.limit={samples}"])
+        (folder / "recipe.yaml").write_text(RECIPE.format(source=source))
+        recipe = load(folder / "recipe.yaml")
         engines = {"policy": InstantEngine()}
         quiet = Progress(is_quiet=True)
         began = time.perf_counter()

@@ -27,72 +27,30 @@ from typing import Any
 
 import msgspec
 
+from factory.alignment import Alignment, Best, Round, Trained, rate_text, table
 from factory.alone import LOCK, alone_in
 from factory.check import check_held_out, check_training
 from factory.engines.vllm import VllmConfig
 from factory.errors import FactoryError, RecipeError
-from factory.evaluation.bootstrap import Estimate
 from factory.evaluation.rounds import (
     FIRST,
     NEW,
     PREVIOUS,
-    Answers,
-    Change,
     Evaluation,
     evaluate,
     evaluation_recipe,
 )
-from factory.evaluation.win_rate import WinRate
 from factory.phases import model_folder, run_in_phases, waited_for
 from factory.recipe import Recipe, StopRules
 from factory.runner import shards
 from factory.runner.progress import Progress
+from factory.runner.views import why_no_rows
 from factory.training import mentions
 from factory.training.apart import train_apart
 from factory.training.base import WRITERS, TrainingConfig
 from factory.yamlfile import YamlFile
 
 _OURS = (LOCK, "check", "align.json.half")  # beside the rounds, before the first has ended
-
-
-class Trained(msgspec.Struct):
-    """One training of a round."""
-
-    name: str
-    kind: str
-    rows: int
-    """Rows of the dataset that was trained on."""
-    steps: int
-    metrics: dict[str, Any]
-    """The last figures, by the trainer's names."""
-
-
-class Round(msgspec.Struct):
-    """What one turn of the crank made, and how the new model compares with those before."""
-
-    number: int
-    model: str
-    trainings: list[Trained]
-    evaluation: Evaluation
-
-
-class Best(msgspec.Struct, frozen=True):
-    """The model to go on with."""
-
-    round: int
-    """That made it. 0: none, it is the first model."""
-    model: str
-    why: str
-
-
-class Alignment(msgspec.Struct):
-    """What OUT/align.json holds."""
-
-    rounds: list[Round]
-    best: Best | None = None
-    """None: in files from before there was one, and before the first round."""
-    stopped: str | None = None
-    """Why the rounds ended early. None: they did not."""
 
 
 def align(recipe: Recipe, out: Path, rounds: int) -> Alignment:
@@ -156,8 +114,8 @@ def _turn(
         # What a training has begun on stays as it is, also where a sample that failed might not again.
         retries = not (folder / "models").exists()
         manifest = run_in_phases(current, folder / "run", progress=progress, retries=retries)
-        rows = {view["view"]: view["rows"] for view in manifest.views}
-        trained, made = _train(current, name, folder, rows, progress)
+        views = {view["view"]: view for view in manifest.views}
+        trained, made = _train(current, name, folder, views, progress)
         model = made[name]
         for which, training in current.trained_models().items():
             current = current.with_model(which, made[training])
@@ -197,7 +155,7 @@ def _check(recipe: Recipe) -> tuple[str, StopRules]:
     if recipe.evaluation is None:
         raise file.error(
             ("evaluation",),
-            "align needs held-out prompts and a judge; add `evaluation: "
+            "align needs held-out prompts, and a judge or scores; add `evaluation: "
             "{source: {path: prompts/held-out.jsonl}, model: policy, judge: policy}`",
         )
     name = recipe.evaluation.model
@@ -225,7 +183,11 @@ def _trains(training: TrainingConfig, name: str) -> bool:
 
 
 def _train(
-    recipe: Recipe, name: str, folder: Path, rows: Mapping[str, int], progress: Progress
+    recipe: Recipe,
+    name: str,
+    folder: Path,
+    views: Mapping[str, Mapping[str, Any]],
+    progress: Progress,
 ) -> tuple[list[Trained], dict[str, str]]:
     """The round's trainings, and the folder of each result; under `name` the newest weights."""
     trained: list[Trained] = []
@@ -237,13 +199,14 @@ def _train(
             where = model_folder(folder / "run", result)
             record = msgspec.json.decode((where / "training.json").read_bytes())
         else:
-            if not rows[training.view]:
+            view = views[training.view]
+            if not view["rows"]:
                 run = folder / "run"
                 raise FactoryError(
-                    f"{run} made no rows for '{training.view}'; {run}/manifest.json says why by "
-                    "reason; use more prompts, or a judge that can tell the answers apart"
+                    f"{run} made no rows for '{training.view}': {why_no_rows(run, view)}; use more "
+                    "prompts, or a judge that can tell the answers apart"
                 )
-            progress.note(f"training {result} on {rows[training.view]} rows")
+            progress.note(f"training {result} on {view['rows']} rows")
             base = training.model or name
             weights_of = made[name] if base == name else recipe.absolute_model(base)
             where = folder / "models" / result
@@ -255,7 +218,7 @@ def _train(
         made[result] = str(where.absolute())
         if _trains(training, name):
             made[name] = made[result]
-        count = record.get("data", {}).get("rows", rows.get(training.view, 0))
+        count = record.get("data", {}).get("rows", views.get(training.view, {}).get("rows", 0))
         metrics = dict(record.get("metrics") or {})
         trained.append(Trained(result, training.kind, count, record["steps"], metrics))
     return trained, made
@@ -270,7 +233,7 @@ def _reason_to_stop(evaluation: Evaluation, stop: StopRules) -> str | None:
     if not found.wins + found.losses + found.unparsed and stop.win_rate >= 0.5:
         return f"no gain: all {found.ties} comparisons with the model before are ties"
     if found.high is not None and found.high <= stop.win_rate:
-        return f"no gain: a win rate of {_rate(found)} against the model before"
+        return f"no gain: a win rate of {rate_text(found)} against the model before"
     return _past_limit(evaluation, stop)
 
 
@@ -297,87 +260,11 @@ def best(rounds: Sequence[Round], first: str, stop: StopRules) -> Best:
     if not rates:
         return Best(0, first, f"the first model: no round can be compared with it{excluded}")
     number, found = max(rates.items(), key=lambda item: item[1].rate or 0.0)
-    rate = f"round {number}'s win rate against it is {_rate(found)}"
+    rate = f"round {number}'s win rate against it is {rate_text(found)}"
     most = ", the highest" if len(rates) > 1 else ""
     if (found.rate or 0.0) <= 0.5:
         return Best(0, first, f"the first model: {rate}{most}{excluded}")
     unsure = "" if (found.low or 0.0) > 0.5 else ", which does not show that it is better"
     model = next(r.model for r in rounds if r.number == number)
-    why = f"round {number}: a win rate of {_rate(found)} against the first{most}{unsure}{excluded}"
+    why = f"round {number}: a win rate of {rate_text(found)} against the first{most}{unsure}{excluded}"
     return Best(number, model, why)
-
-
-# What is printed ---------------------------------------------------------------------------------
-
-
-def table(done: Alignment) -> str:
-    """The rounds as text."""
-    rounds = done.rounds
-    trained = [", ".join(f"{t.name} {t.steps} steps" for t in r.trainings) for r in rounds]
-    width = max(map(len, ["trained", *trained])) + 2
-    lines = [
-        "",
-        f"{'round':>5}  {'trained':<{width}}{'win rate against the first':<36}"
-        f"{'against the previous':<36}{'longer wins':>11} {'flips':>6}",
-    ]
-    for r, what in zip(rounds, trained, strict=True):
-        first = r.evaluation.against[FIRST]
-        previous = r.evaluation.against.get(PREVIOUS)
-        lines.append(
-            f"{r.number:>5}  {what:<{width}}{_rate(first):<36}{_rate(previous):<36}"
-            f"{_percent(first.longer_wins):>11} {_percent(first.flip_rate):>6}"
-        )
-    names = list(rounds[-1].evaluation.answers[NEW].scores)
-    moved = "KL" if rounds[-1].evaluation.is_kl else "log-ratio"
-    lines += [
-        "",
-        f"{'model':<9}{'prompts':>7}  {'words an answer':<26}{'refusals':>8} {'cut':>5}  {moved:<26}"
-        + "".join(f"{name:<26}" for name in names),
-        _answers("first", rounds[0].evaluation.answers[FIRST], None, names),
-    ]
-    for r in rounds:
-        lines += [
-            _answers(f"round {r.number}", r.evaluation.answers[NEW], r.evaluation.log_ratio, names),
-            _changes(r.evaluation.change, names),
-        ]
-    for r in (r for r in rounds if r.evaluation.left_out):
-        lines += [
-            "",
-            f"round {r.number}: {r.evaluation.left_out} held-out prompts failed and are in no figure; "
-            f"round-{r.number}/evaluation/quarantine.jsonl says why",
-        ]
-    if done.stopped:
-        lines += ["", f"stopped after round {rounds[-1].number}: {done.stopped}"]
-    if done.best:
-        lines += ["", f"the best model: {done.best.model}", f"  {done.best.why}"]
-    if done.best is None or done.best.model != rounds[-1].model:
-        lines += ["", f"the last model: {rounds[-1].model}"]
-    return "\n".join(lines)
-
-
-def _answers(label: str, answers: Answers, moved: Estimate | None, scores: list[str]) -> str:
-    return (
-        f"{label:<9}{answers.prompts:>7}  {answers.words!s:<26}{answers.refusals:>8.0%} "
-        f"{answers.truncated:>5.0%}  {'-' if moved is None else str(moved):<26}"
-        + "".join(f"{answers.scores.get(name, Estimate(None))!s:<26}" for name in scores)
-    ).rstrip()
-
-
-def _changes(change: Change, scores: list[str]) -> str:
-    """The differences to the first model, under the figures that they are of."""
-    return (
-        f"{'  change':<9}{'':>7}  {change.words!s:<26}{'':>8} {'':>5}  {'':<26}"
-        + "".join(f"{change.scores.get(name, Estimate(None))!s:<26}" for name in scores)
-    ).rstrip()
-
-
-def _rate(w: WinRate | None) -> str:
-    if w is None:
-        return "-"
-    if w.rate is None or w.low is None or w.high is None:
-        return "nothing could be read"
-    return f"{w.rate:.0%} of {w.prompts}  (95%: {w.low:.0%} to {w.high:.0%})"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"

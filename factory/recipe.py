@@ -10,10 +10,10 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from factory import check, own_code, weights
 from factory import constitution as constitutions
@@ -65,8 +65,9 @@ class EvaluationConfig(Config):
     """Prompts that the training never saw: `factory align` refuses those that are in `source` too."""
     model: str
     """The model in training, by the recipe's name."""
-    judge: str
-    """The judge, by the recipe's name; its weights stay those of the recipe in every round."""
+    judge: str | None = None
+    """The judge, by the recipe's name; its weights stay those of the recipe in every round. None: the
+    answer with the higher score wins, by the first of `scores`."""
     principles: Annotated[int, Field(ge=1)] | Literal["all"] = 1
     """Principles that each comparison is judged by, each in both orders."""
     sampling: Sampling = Sampling(temperature=0.0)
@@ -74,6 +75,15 @@ class EvaluationConfig(Config):
     scores: list[dict[str, Any]] = []
     """More scoring stages, as `{kind: verify}`: their means are reported by model."""
     stop: StopRules = StopRules()
+
+    @model_validator(mode="after")
+    def _compares_by_something(self) -> Self:
+        if self.judge is None and not self.scores:
+            raise ValueError(
+                "judge: name one of the models, or give `scores` to compare answers by, as "
+                "`scores: [{kind: verify}]`"
+            )
+        return self
 
 
 class PlainFields(Config):
@@ -198,7 +208,8 @@ class Recipe(msgspec.Struct, frozen=True):
             return "none"
         whole, here = path.resolve(), Path.cwd()
         shown = whole.relative_to(here) if whole.is_relative_to(here) else whole
-        return f"{made.name} {made.version}, {len(made.principles)} principles, {shown}"
+        count = len(made.principles)
+        return f"{made.name} {made.version}, {count} principle{'s' * (count > 1)}, {shown}"
 
     def views_digest(self) -> str:
         content: list[Any] = [_dump(view) for view in self.views]
@@ -207,10 +218,13 @@ class Recipe(msgspec.Struct, frozen=True):
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()
 
 
-def load(path: Path, overrides: Sequence[str] = (), *, limit: int | None = None) -> Recipe:
+def load(
+    path: Path, overrides: Sequence[str] = (), *, limit: int | None = None, trains: bool = True
+) -> Recipe:
     """Read and check a recipe.
 
     `overrides` are `--set` texts, as `stages.0.n=4`; `limit` takes the place of `source.limit`.
+    `trains`: its trainings must have what they need, which who makes other views does not care for.
     """
     file = YamlFile(path)
     if "principles" in file.data and "stages" not in file.data:
@@ -263,7 +277,9 @@ def load(path: Path, overrides: Sequence[str] = (), *, limit: int | None = None)
         own_code=[code_of(stage, path.parent) for stage in picked["stages"].values()],
         text=dump(file.data),
     )
-    wrong += [str(file.error(loc, message)) for loc, message in check.problems(recipe)]
+    wrong += [
+        str(file.error(loc, message)) for loc, message in check.problems(recipe, trains=trains)
+    ]
     if wrong:
         raise RecipeError(listed(wrong))
     return recipe

@@ -13,12 +13,13 @@ import pytest
 import yaml
 
 from factory import align as module
-from factory.align import Alignment, Best, Round, align, best, table
+from factory.align import align, best
+from factory.alignment import Alignment, Best, Round, examples, table
 from factory.alone import alone_in
 from factory.errors import FactoryError, RecipeError
 from factory.evaluation import rounds
 from factory.evaluation.bootstrap import Estimate
-from factory.evaluation.rounds import Answers, Change, Evaluation, _answers, _change
+from factory.evaluation.rounds import Answers, Change, Evaluation, _answers, _change, _comparisons
 from factory.evaluation.win_rate import WinRate, win_rate
 from factory.recipe import Recipe, StopRules
 from factory.records import Candidate, Sample, Score
@@ -161,14 +162,52 @@ def test_the_comparison_is_of_the_first_model_with_the_new_one(
     assert done.evaluation.left_out == 0
     assert result.stopped is None  # it was the last round anyway
     text = table(result)
-    assert "50% of 5  (95%: " in text
+    assert "win rate against the first by the judge: 50% of 5 (95%: " in text
+    assert max(map(len, text.splitlines())) <= max(80, len(done.model) + 20)
     assert "5.00 (5.00 to 6.00)" in text
     assert result.best == Best(0, "smollm2-135m-instruct", result.best.why)
     assert "the best model: smollm2-135m-instruct\n  the first model: round 1's win rate" in text
     assert f"the last model: {done.model}" in text
     assert "log-ratio" in text
     assert "KL" not in text  # the answers were greedy
-    assert "dpo 3 steps" in text
+    assert "round 1: dpo 3 steps on " in text
+    shown = done.evaluation.examples
+    assert [e.first == e.new for e in shown] == [True] * 3  # the fake engine again
+    assert examples(done.evaluation).count("held-out prompt: ") == 3
+
+
+def test_without_a_judge_the_higher_score_wins(
+    recipe: Load, trained_on: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    score = "evaluation.scores=[{kind: rule, name: short, rule: {kind: length, target: 3}}]"
+    [done] = align(recipe("evaluation.judge=null", score), tmp_path / "out", 1).rounds
+    assert done.evaluation.compared_by == "short"
+    w = done.evaluation.against["first"]
+    assert (w.wins, w.losses, w.ties, w.flip_rate) == (0, 0, 5, None)
+    assert "by short: 50% of 5" in table(Alignment([done]))
+    written = yaml.safe_load((tmp_path / "out" / "round-1" / "evaluation.yaml").read_text())
+    assert [stage["kind"] for stage in written["stages"]] == ["generate", "generate", "rule"]
+    with pytest.raises(RecipeError, match="judge: name one of the models, or give `scores`"):
+        recipe("evaluation.judge=null")
+
+
+def test_scores_decide_who_wins() -> None:
+    def by_short(new: float | None, old: float | None) -> float | None:
+        sample = Sample(
+            id="p",
+            index=0,
+            prompt=[{"role": "user", "content": "p"}],
+            candidates=[
+                Candidate(index=0, text="a b", origin="generate", model="first", call=""),
+                Candidate(index=1, text="a", origin="generate", model="new", call=""),
+            ],
+            scores=[Score("other", 1, 9.0), Score("short", 0, old), Score("short", 1, new)],
+        )
+        [found] = _comparisons(sample, "first", "short")
+        assert (found.words_new, found.words_old) == (1, 2)
+        return found.p
+
+    assert [by_short(*pair) for pair in [(1, 0), (0, 1), (1, 1), (None, 1)]] == [1, 0, 0.5, None]
 
 
 def test_the_change_is_prompt_by_prompt() -> None:
@@ -238,7 +277,7 @@ def evaluated(
             {"first": rate(0.4, 0.3, 0.5)},
             about(1.0, 0.9),
             None,
-            "no gain: a win rate of 40% of 8  (95%: 30% to 50%) against the model before",
+            "no gain: a win rate of 40% of 8 (95%: 30% to 50%) against the model before",
         ),
         # The round before is what a gain is over.
         ({"first": rate(0.9), "previous": rate(0.2, 0.1, 0.4)}, about(1, 1), None, "no gain"),

@@ -117,7 +117,7 @@ def test_other_data_makes_another_model_beside_the_one_before(
 
 SMALL = {
     "process-reward": [
-        "source.limit=4",
+        "source.limit=10",
         "stages.0.n=2",
         "stages.0.sampling.max_tokens=48",
         "stages.1.truncated=false",

@@ -291,7 +291,7 @@ def test_a_recipe_is_read(folder: Path) -> None:
             "constitution: kind.yaml",
             "constitution: knid.yaml",
             "4 constitution: knid.yaml: no such file; did you mean kind.yaml? "
-            "(shipped: careful-math, concise, harmless, helpful-honest-harmless)",
+            "(shipped: careful-math, concise, harmless, helpful-honest-harmless, one-sentence)",
         ),
         (
             "constitution: kind.yaml",

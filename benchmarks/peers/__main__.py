@@ -62,7 +62,7 @@ def job(url: str, prompts: int) -> dict[str, Any]:
             render(CRITIQUE_REQUEST, instructions=CRITIQUE),
             render(REVISION_REQUEST, instructions=REVISION),
         ],
-        "max_tokens": [64, 48, 64],
+        "max_tokens": [96, 64, 96],
         "temperature": 0.8,
         "extra_body": {"ignore_eos": True},
         "concurrency": SEQUENCES,

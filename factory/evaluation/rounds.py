@@ -1,4 +1,5 @@
-"""A trained model beside those before it: all answer held-out prompts, a judge compares the answers.
+"""A trained model beside those before it: all answer held-out prompts, and their answers are compared,
+by a judge or by a score.
 
 In: a recipe's `evaluation`, and the models by name, first to last. The evaluation is a run like any
 other, so it resumes and is remembered. Out: for each model how its answers are, and of the last one
@@ -30,6 +31,7 @@ from factory.words import words as words_of
 from factory.yamlfile import dump
 
 FIRST, PREVIOUS, NEW = "first", "previous", "new"
+_EXAMPLES = 3
 
 
 class Answers(msgspec.Struct, frozen=True):
@@ -56,6 +58,14 @@ class Change(msgspec.Struct, frozen=True):
     """The new model's words over the first's, in all answers. None: the first wrote none."""
 
 
+class Example(msgspec.Struct, frozen=True):
+    """A held-out prompt's last message, and two models' answers to it."""
+
+    prompt: str
+    first: str
+    new: str
+
+
 class Evaluation(msgspec.Struct, frozen=True):
     """The new model beside the others."""
 
@@ -70,6 +80,10 @@ class Evaluation(msgspec.Struct, frozen=True):
     """The answers were sampled as they are, so that `log_ratio` estimates the KL divergence."""
     left_out: int
     """Prompts that failed, and are in no figure; why stands in evaluation/quarantine.jsonl."""
+    compared_by: str | None = None
+    """The score that decides who wins. None: a judge does."""
+    examples: list[Example] = []
+    """The first few prompts."""
 
 
 class _Remembered(msgspec.Struct):
@@ -87,7 +101,8 @@ def evaluate(
 
     The figures are kept in OUT.json, and taken from there while nothing that decides them changes.
     """
-    manifest = run(evaluation_recipe(recipe, models, out), out, progress=progress)
+    whole = evaluation_recipe(recipe, models, out)
+    manifest = run(whole, out, progress=progress)
     key = [manifest.digest, manifest.source_digest, str(manifest.rows), str(manifest.quarantined)]
     kept = out.with_name(f"{out.name}.json")
     with contextlib.suppress(OSError, msgspec.MsgspecError):
@@ -96,11 +111,14 @@ def evaluate(
             return remembered.evaluation
     samples = list(shards.read_samples(out))
     assert recipe.evaluation is not None
+    scorers = len(recipe.evaluation.scores)
+    is_by_score = recipe.evaluation.judge is None
+    score = str(getattr(whole.stages[-scorers], "name", "")) if is_by_score else None
     evaluation = Evaluation(
         answers={name: _answers(samples, name, recipe.seed) for name in models},
         against={
             name: win_rate(
-                [found for sample in samples for found in _comparisons(sample, name)],
+                [found for sample in samples for found in _comparisons(sample, name, score)],
                 seed=recipe.seed,
             )
             for name in models
@@ -110,6 +128,8 @@ def evaluate(
         log_ratio=_log_ratio(recipe, models, samples, progress),
         is_kl=recipe.evaluation.sampling.is_plain,
         left_out=manifest.quarantined,
+        compared_by=score,
+        examples=[found for s in samples[:_EXAMPLES] if (found := _example(s)) is not None],
     )
     if evaluation.log_ratio is not None:
         shards.write_json(kept, _Remembered(key, evaluation))
@@ -179,7 +199,7 @@ def _data(
         "models": kept | {name: {**of(evaluation.model), "model": m} for name, m in models.items()},
         "stages": [
             *({**generate, "model": name} for name in models),
-            {**judge, "model": evaluation.judge},
+            *([{**judge, "model": evaluation.judge}] if evaluation.judge else []),
             *evaluation.scores,
         ],
     }
@@ -281,12 +301,23 @@ def _share(claims: list[bool]) -> float:
     return sum(claims) / len(claims) if claims else 0.0
 
 
-def _comparisons(sample: Sample, other: str) -> list[Comparison]:
-    """The judge's comparisons of the new model's answer with the other's."""
+def _example(sample: Sample) -> Example | None:
+    texts = {c.model: c.text for c in sample.candidates}
+    if FIRST not in texts or NEW not in texts:
+        return None
+    return Example(sample.prompt[-1]["content"], texts[FIRST], texts[NEW])
+
+
+def _comparisons(sample: Sample, other: str, score: str | None) -> list[Comparison]:
+    """Of the new model's answer with the other's: the judge's, or the one by this score."""
     by_model = {c.model: c for c in sample.candidates}
     if other not in by_model or NEW not in by_model:
         return []
     old, new = by_model[other], by_model[NEW]
+    if score is not None:
+        values = {s.candidate: s.value for s in sample.scores if s.name == score}
+        p = _p_by_score(values.get(new.index), values.get(old.index))
+        return [Comparison(sample.id, p, None, words(new), words(old))]
     return [
         Comparison(
             prompt_id=sample.id,
@@ -298,6 +329,13 @@ def _comparisons(sample: Sample, other: str) -> list[Comparison]:
         for verdict in sample.verdicts
         if {verdict.a, verdict.b} == {old.index, new.index}
     ]
+
+
+def _p_by_score(new: float | None, old: float | None) -> float | None:
+    """1, 0, or 0.5 for equal scores. None: one of them has none."""
+    if new is None or old is None:
+        return None
+    return 0.5 if new == old else float(new > old)
 
 
 def _p_of(verdict: Verdict, index: int) -> float | None:
