@@ -26,9 +26,7 @@ def commands_in(text: str) -> list[list[str]]:
     return [words[words.index("factory") + 1 :] if "factory" in words else words for words in shown]
 
 
-@pytest.mark.parametrize(
-    "arguments", [("status",), ("export",), ("show",), ("show", "--flipped")]
-)
+@pytest.mark.parametrize("arguments", [("status",), ("export",), ("show",), ("show", "--flipped")])
 def test_what_is_named_next_is_a_command_that_takes_it(
     call: Call,  # noqa: F811
     run_folder: Path,  # noqa: F811

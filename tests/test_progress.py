@@ -17,6 +17,7 @@ from factory.stages.critique import Criticise
 from factory.stages.generate import Generate
 from factory.stages.judge_pairwise import PairwiseJudge
 from factory.stages.revise import Revise
+from factory.training.progress import Steps
 
 
 class Clock:
@@ -186,3 +187,24 @@ if __name__ == "__main__":
         print(rows, places)
         looks = run(rows, {"policy": Machine(speed=320, places=places, prefill=1 / 2000)})
         print("worst", worst(looks))
+
+
+# Trainings --------------------------------------------------------------------------------------
+
+
+def test_the_time_left_of_a_training_is_by_its_newer_steps() -> None:
+    """The first step is slow: 10 s here, and 2 s for each after it."""
+    clock = Clock()
+    steps = Steps(clock)
+    steps.begin(0)
+    assert (steps.seconds(), steps.left(10)) == (None, None)
+    assert steps.view(10).facts == "step 0/10"
+    for step, at in enumerate((10, 12, 14, 16), start=1):
+        clock.now = float(at)
+        steps.end(step)
+    assert steps.seconds() == 2.0  # (16 - 12) / 2
+    clock.now = 17.0
+    assert steps.left(10) == 11.0  # 6 steps of 2 s, less the one that passed
+    assert steps.view(10).facts == "step 4/10, 2.0 s/step, about 10 s left"
+    steps.begin(4)  # a training that goes on
+    assert steps.view(10).facts == "step 4/10"

@@ -42,5 +42,7 @@ def train_apart(training: TrainingConfig, data: Path, model: str, out: Path) -> 
         raise KeyboardInterrupt
     if code:
         raise FactoryError(f"the training of {out} failed with exit code {code}; see above")
+    if (curves := out / "curves.png").exists():
+        print(f"  curves: {curves}", file=sys.stderr, flush=True)
     record: dict[str, Any] = msgspec.json.decode((out / "training.json").read_bytes())
     return record
