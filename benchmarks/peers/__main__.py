@@ -136,7 +136,7 @@ CONTESTANTS = {
     "distilabel": Contestant(
         "distilabel 1.5.3",
         script("distilabel_pipeline.py"),
-        ("distilabel[openai]==1.5.3", "requests"),  # which it imports and does not name
+        ("distilabel[openai]==1.5.3", "pillow", "requests"),  # which it imports and does not name
     ),
     "data-designer": Contestant(
         "NeMo Data Designer 0.9.6",

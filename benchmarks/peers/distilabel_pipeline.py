@@ -9,7 +9,7 @@ from pathlib import Path
 
 from distilabel.models import OpenAILLM
 from distilabel.pipeline import Pipeline
-from distilabel.steps import LoadDataFromDicts, StepInput, step
+from distilabel.steps import LoadDataFromDicts, Step, StepInput
 from distilabel.steps.tasks import ChatGeneration
 
 job = json.loads(Path(sys.argv[1]).read_text())
@@ -38,21 +38,38 @@ def task(position: int) -> ChatGeneration:
     )
 
 
-def follow_up(position: int):
-    """A step that lengthens the conversation by an answer and the next request."""
-    column = job["columns"][position]
+class FollowUp(Step):
+    """Lengthens the conversation by an answer and the next request."""
 
-    @step(inputs=["messages", column], outputs=["messages"])
-    def FollowUp(inputs: StepInput):
+    column: str
+    request: str
+
+    @property
+    def inputs(self) -> list[str]:
+        return ["messages", self.column]
+
+    @property
+    def outputs(self) -> list[str]:
+        return ["messages"]
+
+    def process(self, inputs: StepInput):
         for row in inputs:
             row["messages"] = [
                 *row["messages"],
-                {"role": "assistant", "content": row[column].strip()},
-                {"role": "user", "content": job["requests"][position]},
+                {"role": "assistant", "content": row[self.column].strip()},
+                {"role": "user", "content": self.request},
             ]
         yield inputs
 
-    return FollowUp(name=f"after_{column}", input_batch_size=BATCH)
+
+def follow_up(position: int) -> FollowUp:
+    column = job["columns"][position]
+    return FollowUp(
+        name=f"after_{column}",
+        column=column,
+        request=job["requests"][position],
+        input_batch_size=BATCH,
+    )
 
 
 if __name__ == "__main__":
