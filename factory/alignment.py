@@ -10,6 +10,7 @@ import msgspec
 from factory.evaluation.bootstrap import Estimate
 from factory.evaluation.rounds import FIRST, NEW, PREVIOUS, Evaluation
 from factory.evaluation.win_rate import WinRate
+from factory.paths import near
 
 _WIDTH = 78
 _SHOWN_CHARS = 300
@@ -71,9 +72,9 @@ def table(done: Alignment) -> str:
     if done.stopped:
         lines += ["", f"stopped after round {done.rounds[-1].number}: {done.stopped}"]
     if done.best:
-        lines += ["", f"the best model: {done.best.model}", f"  {done.best.why}"]
+        lines += ["", f"the best model: {near(done.best.model)}", f"  {done.best.why}"]
     if done.best is None or done.best.model != done.rounds[-1].model:
-        lines += ["", f"the last model: {done.rounds[-1].model}"]
+        lines += ["", f"the last model: {near(done.rounds[-1].model)}"]
     return "\n".join(lines)
 
 
@@ -81,15 +82,16 @@ def examples(evaluation: Evaluation) -> str:
     """The first held-out prompts with their answers before and after."""
     lines = []
     for each in evaluation.examples:
-        lines += ["", *_wrapped(f"held-out prompt: {each.prompt}", "")]
-        lines += _wrapped(f"before: {each.first}", "  ") + _wrapped(f"after:  {each.new}", "  ")
+        lines += ["", *_wrapped("held-out prompt: ", each.prompt)]
+        lines += _wrapped("  before: ", each.first) + _wrapped("  after:  ", each.new)
     return "\n".join(lines)
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
+def _wrapped(label: str, text: str) -> list[str]:
     whole = " ".join(text.split())
     cut = whole if len(whole) <= _SHOWN_CHARS else f"{whole[:_SHOWN_CHARS].rstrip()} [...]"
-    return textwrap.wrap(cut, _WIDTH, initial_indent=indent, subsequent_indent=f"{indent}        ")
+    indent = " " * 10
+    return textwrap.wrap(cut, _WIDTH, initial_indent=label, subsequent_indent=indent) or [label]
 
 
 def _figures(found: Evaluation) -> list[str]:

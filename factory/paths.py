@@ -18,3 +18,11 @@ def user_path(text: str | Path) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise RecipeError(f"{text}: {error}; write the whole path") from error
+
+
+def near(path: str | Path) -> str:
+    """A path as seen from the working directory if it is below that, else the whole of it."""
+    whole, here = Path(path).absolute(), Path.cwd()
+    # `..` is followed, but the last link is not: what a person calls `.venv/bin/python` stays that.
+    whole = whole.parent.resolve() / whole.name
+    return str(whole.relative_to(here)) if whole.is_relative_to(here) else str(whole)

@@ -25,7 +25,7 @@ from factory.errors import RecipeError
 from factory.export.view import View
 from factory.kinds import pick_engine, pick_stage, pick_training, pick_view
 from factory.override import override
-from factory.paths import user_path
+from factory.paths import near, user_path
 from factory.runner.source import SourceConfig
 from factory.stages.base import Stage
 from factory.training.base import TrainingConfig
@@ -206,10 +206,8 @@ class Recipe(msgspec.Struct, frozen=True):
         made, path = self.constitution, self.constitution_path
         if made is None or path is None:
             return "none"
-        whole, here = path.resolve(), Path.cwd()
-        shown = whole.relative_to(here) if whole.is_relative_to(here) else whole
         count = len(made.principles)
-        return f"{made.name} {made.version}, {count} principle{'s' * (count > 1)}, {shown}"
+        return f"{made.name} {made.version}, {count} principle{'s' * (count > 1)}, {near(path)}"
 
     def views_digest(self) -> str:
         content: list[Any] = [_dump(view) for view in self.views]

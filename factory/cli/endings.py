@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from factory.paths import near
+
 if TYPE_CHECKING:
     from factory.align import Alignment
     from factory.recipe import Recipe
@@ -31,17 +33,11 @@ def _program() -> str:
     started = Path(sys.argv[0])
     if started.name == "__main__.py" or started.suffix == ".py" or not started.name:
         python = shutil.which("python") == sys.executable
-        return "python -m factory" if python else f"{shlex.quote(_near(sys.executable))} -m factory"
+        return "python -m factory" if python else f"{shlex.quote(near(sys.executable))} -m factory"
     found = shutil.which(started.name)
     if found is not None and Path(found).resolve() == started.resolve():
         return started.name
-    return shlex.quote(_near(str(started)))
-
-
-def _near(path: str) -> str:
-    """As seen from here, if that is shorter."""
-    whole, here = Path(path).absolute(), Path.cwd()
-    return str(whole.relative_to(here)) if whole.is_relative_to(here) else str(whole)
+    return shlex.quote(near(started))
 
 
 def print_commands(*commands: tuple[str, str]) -> None:
@@ -121,7 +117,7 @@ def after_run(folder: Path, manifest: Manifest, recipe: Recipe | None = None) ->
                 break
     if recipe is not None and recipe.evaluation is not None and recipe.training:
         what = "or: make it, train on it, and compare on held-out prompts, all in one"
-        commands.append((what, command("align", _near(str(recipe.path)))))
+        commands.append((what, command("align", near(recipe.path))))
     print_commands(*commands)
 
 
@@ -174,7 +170,7 @@ def after_align(
         words = ["align", recipe, "--out", out, "--rounds", rounds + 1]
         commands.append(("one more round", command(*words)))
     if constitution is not None:
-        what = f"edit {_near(str(constitution))}, and see what that changes"
+        what = f"edit {near(constitution)}, and see what that changes"
         commands.append((what, command("align", recipe, "--out", out.with_name(f"{out.name}-2"))))
     print(f"\n{made / 'datasets'}: what it was trained on, each dataset with a card")
     print(f"{out / 'align.json'}: all figures")
