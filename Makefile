@@ -21,7 +21,7 @@ help:
 	@echo "make demo     install, then: a principle -> verified revisions -> SFT, DPO -> answers before and after"
 	@echo "make arithmetic   install, then: a model learns from its own right sums, and is asked others"
 	@echo "make test     install, then run the tests"
-	@echo "make check    ruff and mypy"
+	@echo "make check    ruff, mypy and the layers of imports"
 	@echo "make bench    the benchmarks that need no data (benchmarks/README.md says what each measures)"
 	@echo "make clean    remove .venv and runs/"
 
@@ -56,6 +56,7 @@ check: install
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
 
 bench: install
 	@for b in overhead engine_efficiency scoring kill_resume; do $(BIN)/python -m benchmarks.$$b || exit 1; done

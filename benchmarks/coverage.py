@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from factory.evaluation import bootstrap
-from factory.evaluation.bootstrap import SHARE, interval, interval_of
-from factory.evaluation.ranks import Ranks, auc
+from factory.stats import bootstrap
+from factory.stats.bootstrap import SHARE, interval, interval_of
+from factory.stats.ranks import Ranks, auc
 
 SIZES = (5, 8, 16, 30, 48, 100)
 Draw = Callable[[np.random.Generator, int], Any]

@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from factory import weights
-from factory.evaluation.divergence import answer_ids, compute_in_float32, log_probability
-from factory.training.save import rounded
+from factory.align.divergence import answer_ids, compute_in_float32, log_probability
+from factory.core import weights
+from factory.training.common.save import rounded
 
 PROMPTS = Path(__file__).parents[1] / "pipelines" / "prompts"
 SENTENCES = 6  # of an answer

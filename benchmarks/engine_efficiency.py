@@ -28,13 +28,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from factory import weights
+from factory.core import weights
 from factory.engines.base import Completion, EngineStats, Request
 from factory.engines.render import prompt_ids
 from factory.engines.vllm import VllmConfig, VllmEngine
-from factory.recipe import load
-from factory.runner.progress import Progress
-from factory.runner.run import in_loop, run_async
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import in_loop, run_async
+from factory.recipe.load import load
 
 RECIPE = """
 name: efficiency

@@ -86,9 +86,9 @@ def _import_all() -> None:
 
     for name in (
         "datasets.formatting",
-        "factory.training.kto_trainer",
-        "factory.training.ppo_trainer",
-        "factory.training.sft_trainer",
+        "factory.training.offline.kto_trainer",
+        "factory.training.ppo.trainer",
+        "factory.training.offline.sft_trainer",
         "matplotlib.figure",
         "peft",
         "transformers.models.llama.modeling_llama",
@@ -98,7 +98,7 @@ def _import_all() -> None:
 
 
 def _made(folder: Path) -> tuple[Path, Path]:
-    from factory import weights
+    from factory.core import weights
     from tests.tiny import cut_tokenizer, save, save_llama
 
     tokenizer = cut_tokenizer(weights.embedded_model(), folder / "tokenizer")
@@ -191,7 +191,7 @@ def _in_child(
 
 
 def _trained(train: Callable[[Path, bool], None], out: Path, resume: bool) -> int:
-    from factory.errors import FactoryError
+    from factory.core.errors import FactoryError
 
     try:
         train(out, resume)

@@ -21,8 +21,8 @@ import time
 import traceback
 from pathlib import Path
 
-from factory.errors import FactoryError
-from factory.recipe import load
+from factory.core.errors import FactoryError
+from factory.recipe.load import load
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 1.0  # seconds a case may take

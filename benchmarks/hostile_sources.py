@@ -30,8 +30,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from factory.errors import FactoryError
-from factory.runner.formats.text import MAX_LINE
+from factory.core.errors import FactoryError
+from factory.sources.formats.text import MAX_LINE
 
 LIMIT_S = 20.0
 """Of one reader, on the clock: it hangs. What takes over a second of this process's own is listed."""
@@ -355,8 +355,8 @@ def _damage(rng: random.Random, path: Path) -> None:
 
 
 def read_source(path: Path, rng: random.Random) -> None:
-    from factory.records import Sample
-    from factory.runner.source import Columns, SourceConfig, open_source
+    from factory.core.records import Sample
+    from factory.sources.source import Columns, SourceConfig, open_source
 
     columns = Columns(prompt=rng.choice(("prompt", "question", "chosen")))
     source = open_source(SourceConfig(path=path.name, columns=columns, limit=10**12), path.parent)
@@ -368,8 +368,8 @@ def read_source(path: Path, rng: random.Random) -> None:
 
 
 def read_train(kind: str, path: Path, rng: random.Random) -> None:
-    from factory.training.data import open_dataset, to_messages
-    from factory.training.process_data import open_rows
+    from factory.training.common.data import open_dataset, to_messages
+    from factory.training.offline.process_data import open_rows
 
     if kind == "prm":
         open_rows(path)
@@ -381,8 +381,8 @@ def read_train(kind: str, path: Path, rng: random.Random) -> None:
 
 
 def read_score(path: Path, rng: random.Random) -> None:
+    from factory.evaluation.rows import open_rows, sample_of, shape_of
     from factory.export.write import DatasetWriter
-    from factory.scoring.rows import open_rows, sample_of, shape_of
 
     rows = open_rows(str(path))
     shape = shape_of(rows)
@@ -395,11 +395,11 @@ def read_score(path: Path, rng: random.Random) -> None:
 
 
 def read_eval(path: Path, rng: random.Random) -> None:
-    from factory.evaluation.data import Labels
     from factory.evaluation.eval_judge import comparison, judge_columns
     from factory.evaluation.eval_process import evaluate_process
     from factory.evaluation.eval_reward import evaluate_reward
-    from factory.scoring.rows import open_rows
+    from factory.evaluation.rows import open_rows
+    from factory.sources.benchmarks import Labels
 
     rows = open_rows(str(path)).limited(2**63)
     match rng.randrange(3):

@@ -13,8 +13,8 @@ from itertools import combinations
 
 import numpy as np
 
-from factory.ranking.bradley_terry import bradley_terry
-from factory.ranking.outcome import Outcome
+from factory.stats.bradley_terry import bradley_terry
+from factory.stats.outcome import Outcome
 
 TRIALS = 150
 

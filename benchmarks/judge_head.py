@@ -16,11 +16,11 @@ import math
 import time
 from pathlib import Path
 
-from factory import weights
+from factory.core import weights
 from factory.engines.base import Request
 from factory.engines.vllm import VllmConfig, VllmEngine
+from factory.scorers.judge_pairwise import ANSWER, COMPARISON
 from factory.stages.base import render
-from factory.stages.judge_pairwise import ANSWER, COMPARISON
 
 _PROMPTS = Path(__file__).parents[1] / "pipelines" / "prompts"
 

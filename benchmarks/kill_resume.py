@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from factory.runner import manifest as manifests
+from factory.pipeline import manifest as manifests
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = {

@@ -23,10 +23,10 @@ from typing import Any
 import yaml
 
 from benchmarks.instant import InstantEngine
-from factory.ledger import Ledger
-from factory.recipe import load
-from factory.runner.progress import Progress
-from factory.runner.run import in_loop, run_async
+from factory.pipeline.ledger import Ledger
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import in_loop, run_async
+from factory.recipe.load import load
 
 RECIPE: dict[str, Any] = {
     "name": "ledger-log",

@@ -20,9 +20,9 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.instant import InstantEngine
-from factory.recipe import load
-from factory.runner.progress import Progress
-from factory.runner.run import in_loop, run_async
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import in_loop, run_async
+from factory.recipe.load import load
 
 RECIPE = """
 name: overhead

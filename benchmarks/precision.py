@@ -12,7 +12,7 @@ import argparse
 import statistics
 import time
 
-from factory import weights
+from factory.core import weights
 
 
 def main(repeats: int) -> None:

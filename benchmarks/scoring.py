@@ -20,10 +20,10 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from factory import weights
+from factory.core import weights
+from factory.core.records import Message
 from factory.engines.base import Request, Scoring
 from factory.engines.vllm import VllmConfig, VllmEngine
-from factory.records import Message
 
 BATCH = 16
 STEPS = 8

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from factory import weights
+from factory.core import weights
 from factory.engines.vllm import VllmConfig, VllmEngine
-from factory.recipe import Recipe, load
+from factory.recipe.load import load
+from factory.recipe.recipe import Recipe
 from tests.tiny import cut_tokenizer, save, save_llama
 
 ROOT = Path(__file__).parents[1]

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from factory.constitution import Constitution
+from factory.core.constitution import Constitution
+from factory.core.errors import SampleError
+from factory.core.seeds import derive_seed
 from factory.engines.base import Completion, EngineStats, Request
-from factory.errors import SampleError
-from factory.stages.base import Estimator, Question, Reads, derive_seed
+from factory.stages.base import Estimator, Question, Reads
 
 WORDS = "the a cat dog sat ran on under mat moon green happy then why seven because".split()  # noqa: SIM905
 

@@ -35,13 +35,13 @@ from typing import Any
 import yaml
 
 from factory.cli import runs as commands
-from factory.errors import FactoryError
-from factory.recipe import load
-from factory.runner import folder
-from factory.runner import manifest as manifests
-from factory.runner.progress import Progress
-from factory.runner.run import run_async
-from factory.runner.shards import read_samples
+from factory.core.errors import FactoryError
+from factory.pipeline import folder
+from factory.pipeline import manifest as manifests
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import run_async
+from factory.pipeline.traces import read_samples
+from factory.recipe.load import load
 from tests.conftest import CONSTITUTION, RECIPE
 from tests.fakes import FakeEngine
 

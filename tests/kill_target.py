@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 from factory.engines.base import Completion, Request
-from factory.ledger import call_key
-from factory.recipe import load
-from factory.runner.progress import Progress
-from factory.runner.run import run_async
+from factory.engines.call_key import call_key
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import run_async
+from factory.recipe.load import load
 from tests.fakes import FakeEngine
 
 

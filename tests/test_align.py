@@ -12,21 +12,20 @@ import msgspec
 import pytest
 import yaml
 
-from factory import align as module
-from factory.align import align, best
-from factory.alignment import Alignment, Best, Round, examples, table
-from factory.alone import alone_in
-from factory.errors import FactoryError, RecipeError
-from factory.evaluation import rounds
-from factory.evaluation.bootstrap import Estimate
-from factory.evaluation.rounds import Answers, Change, Evaluation, _answers, _change, _comparisons
-from factory.evaluation.win_rate import WinRate, win_rate
-from factory.recipe import Recipe, StopRules
-from factory.records import Candidate, Sample, Score
-from factory.runner.manifest import Manifest
-from factory.runner.progress import Progress
-from factory.runner.run import run_async
-from factory.training.base import TrainingConfig
+from factory.align import loop as module
+from factory.align.held_out import Answers, Change, Evaluation, _answers, _change, _comparisons
+from factory.align.loop import align, best, rounds
+from factory.align.report import Alignment, Best, Round, examples, table
+from factory.core.errors import FactoryError, RecipeError
+from factory.core.lock import alone_in
+from factory.core.records import Candidate, Sample, Score
+from factory.pipeline.manifest import Manifest
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import run_async
+from factory.recipe.recipe import Recipe, StopRules
+from factory.stats.bootstrap import Estimate
+from factory.stats.win_rate import WinRate, win_rate
+from factory.training.common.base import TrainingConfig
 from tests.fakes import FakeEngine
 
 Load = Callable[..., Recipe]

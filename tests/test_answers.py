@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.answers import How, check, number
+from factory.math.answers import How, check, number
 
 
 @pytest.mark.parametrize(

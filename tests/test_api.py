@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import factory
-from factory.errors import RecipeError
-from factory.recipe import Recipe
-from factory.runner import preview as previews
-from factory.runner import run as runner
+from factory.core.errors import RecipeError
+from factory.pipeline import preview as previews
+from factory.pipeline import run as runner
+from factory.recipe.recipe import Recipe
 from factory.training import TRAINERS
 from tests.fakes import FakeEngine
 

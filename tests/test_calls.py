@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
+from factory.core.errors import EngineError, LedgerError, SampleError
+from factory.core.records import Sample
 from factory.engines.base import Completion, Request, Sampling
-from factory.errors import EngineError, LedgerError, SampleError
-from factory.ledger import Ledger, call_key
-from factory.recipe import Recipe
-from factory.records import Sample
-from factory.runner.calls import Calls, SampleModels, StageCount
-from factory.runner.manifest import Manifest
-from factory.runner.progress import Progress
-from factory.runner.run import run_async
+from factory.engines.call_key import call_key
+from factory.pipeline.calls import Calls, SampleModels, StageCount
+from factory.pipeline.ledger import Ledger
+from factory.pipeline.manifest import Manifest
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import run_async
+from factory.recipe.recipe import Recipe
 from factory.stages.base import Question
 from tests.fakes import FakeEngine, said
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from factory import weights
-from factory.check_prompts import check_prompts
+from factory.core import weights
+from factory.core.errors import RecipeError
 from factory.engines import vllm_names
 from factory.engines.vllm_names import ENGINE_ARGS, SAMPLING_PARAMS, unknown_name
-from factory.errors import RecipeError
-from factory.recipe import Recipe
+from factory.recipe.check_prompts import check_prompts
+from factory.recipe.recipe import Recipe
 
 Load = Callable[..., Recipe]
 

@@ -17,18 +17,21 @@ import typer
 import yaml
 
 import factory
-from factory import doctor, phases, training
+from factory import training
+from factory.cli import doctor
+from factory.cli.doctor import Finding
 from factory.cli.main import app, main
-from factory.doctor import Finding
+from factory.core.errors import EngineError, FactoryError, RecipeError
 from factory.engines.base import Completion, Request
-from factory.errors import EngineError, FactoryError, RecipeError
-from factory.recipe import Recipe, load
-from factory.runner import run as runner
-from factory.runner.calls import StageCount
-from factory.runner.manifest import Manifest
-from factory.runner.manifest import read as load_manifest
-from factory.runner.progress import Progress
-from factory.runner.shards import read_samples
+from factory.pipeline import phases
+from factory.pipeline import run as runner
+from factory.pipeline.calls import StageCount
+from factory.pipeline.manifest import Manifest
+from factory.pipeline.manifest import read as load_manifest
+from factory.pipeline.progress import Progress
+from factory.pipeline.traces import read_samples
+from factory.recipe.load import load
+from factory.recipe.recipe import Recipe
 from tests.conftest import ROOT
 from tests.fakes import FakeEngine
 
@@ -113,7 +116,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_checking_a_recipe_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from pathlib import Path; from factory.recipe import load\n"
+        "import sys; from pathlib import Path; from factory.recipe.recipe import load\n"
         "load(Path('pipelines/quickstart.yaml'))\n"
         f"print([m for m in {HEAVY[:6]} if m in sys.modules])"
     )

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.errors import RecipeError
-from factory.export.combine import Combination, Moments, combine, measure, with_combined
-from factory.export.evidence import scores_of
+from factory.core.errors import RecipeError
+from factory.core.records import Candidate, Combination, Sample, Score
 from factory.export.view import Drop
-from factory.records import Candidate, Sample, Score
+from factory.scorers.combine import Moments, combine, measure, with_combined
+from factory.scorers.comparison import scores_of
 
 HELPFUL, HARMLESS = "reward/helpful", "reward/harmless"
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from factory.constitution import Constitution, load
-from factory.errors import RecipeError
+from factory.core.constitution import Constitution, load
+from factory.core.errors import RecipeError
 from tests.conftest import CONSTITUTION
 
 FILE = """\

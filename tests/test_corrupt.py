@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.errors import SampleError
-from factory.problems.arithmetic import parse
-from factory.problems.faults import Solution, near
-from factory.problems.worked import solve
-from factory.records import Sample
+from factory.core.errors import SampleError
+from factory.core.records import Sample
+from factory.math.arithmetic import parse
+from factory.math.error_injection import Solution, near
+from factory.math.worked import solve
 from factory.stages.corrupt import Corrupt
 from tests.fakes import ScriptedModels
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from factory.training.curves import draw
+from factory.training.common.curves import draw
 
 
 def logged(folder: Path, *lines: dict[str, float | None]) -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from factory.align import divergence
+from factory.align.divergence import answer_ids, log_ratio
 from factory.engines.render import prompt_ids
-from factory.evaluation import divergence
-from factory.evaluation.divergence import answer_ids, log_ratio
 
 ASKED = {"role": "user", "content": "Is 2 a number?"}
 TEXTS = ["Yes, it is.", "", "Yes, and it"]

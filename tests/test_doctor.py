@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from factory import doctor, weights
-from factory.doctor import Finding, examine
-from factory.errors import EngineError
+from factory.cli import doctor
+from factory.cli.doctor import Finding, examine
+from factory.core import weights
+from factory.core.errors import EngineError
 from tests.conftest import ROOT
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from factory.export.doubts import doubts, doubts_of_rows
+from factory.core.records import Candidate, Reading, Sample, Verdict
 from factory.export.export import export
 from factory.export.preference import PreferenceView
-from factory.records import Candidate, Reading, Sample, Verdict
+from factory.stats.noise import doubts, doubts_of_rows
 
 
 def counted(rows: int = 100, **more: Any) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from factory.alignment import Alignment, Best, Round
+from factory.align.held_out import Change, Evaluation
+from factory.align.report import Alignment, Best, Round
 from factory.cli import endings
 from factory.cli.main import app
-from factory.evaluation.bootstrap import Estimate
-from factory.evaluation.rounds import Change, Evaluation
-from factory.runner.manifest import Manifest
+from factory.pipeline.manifest import Manifest
+from factory.stats.bootstrap import Estimate
 from tests.test_cli import Call, call, run_folder  # noqa: F401  # fixtures
 
 

@@ -22,12 +22,13 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
+from factory.core.errors import ContextOverflow, EngineError, SampleError
 from factory.engines import render, routing, vllm_server
 from factory.engines.base import Completion, Request, Sampling, Scoring
-from factory.engines.endpoint import EndpointConfig, EndpointEngine
-from factory.errors import ContextOverflow, EngineError, SampleError
-from factory.ledger import Ledger
-from factory.runner.calls import Calls, StageCount
+from factory.engines.endpoint import EndpointEngine
+from factory.engines.endpoint_config import EndpointConfig
+from factory.pipeline.calls import Calls, StageCount
+from factory.pipeline.ledger import Ledger
 from tests import servers
 from tests.servers import FakeServer, Reply, completion, failure, free_port
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from factory.core.errors import ContextOverflow, EngineError, SampleError
+from factory.core.records import Message
 from factory.engines.base import Completion, Request, Scoring, TextScoring
 from factory.engines.render import conversation_ids, step_ids
-from factory.errors import ContextOverflow, EngineError, SampleError
-from factory.records import Message
 from tests import servers
 from tests.servers import FakeServer, Reply, failure, pooled
 from tests.test_endpoint import VLLM_CARD, Sleeps, ask, config, error_of

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.errors import SampleError
+from factory.core.errors import SampleError
 from factory.evaluation.agreement import JudgedRow, JudgeReport, judge_report, majority
-from factory.evaluation.bootstrap import Estimate
-from factory.evaluation.data import human_label
-from factory.evaluation.kappa import cohen_kappa, fleiss_kappa, pair_agreement
+from factory.sources.benchmarks import human_label
+from factory.stats.bootstrap import Estimate
+from factory.stats.kappa import cohen_kappa, fleiss_kappa, pair_agreement
 
 
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch):
-    monkeypatch.setattr("factory.evaluation.bootstrap._RESAMPLES", 200)
+    monkeypatch.setattr("factory.stats.bootstrap._RESAMPLES", 200)
 
 
 def judged(
@@ -86,7 +86,7 @@ def test_items_may_have_different_numbers_of_labels():
 @settings(max_examples=30, deadline=None)
 def test_kappa_is_symmetric_and_blind_to_the_names_of_labels(pairs):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("factory.evaluation.bootstrap._RESAMPLES", 2)
+        patch.setattr("factory.stats.bootstrap._RESAMPLES", 2)
         clusters = range(len(pairs))
         one, other = zip(*pairs, strict=True)
         found = cohen_kappa(clusters, one, other).value
@@ -242,7 +242,7 @@ def same(one: Estimate, other: Estimate) -> bool:
 @settings(max_examples=25, deadline=None)
 def test_swapping_a_and_b_changes_nothing_but_always_a(rows, tie_band):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("factory.evaluation.bootstrap._RESAMPLES", 5)
+        patch.setattr("factory.stats.bootstrap._RESAMPLES", 5)
         one = judge_report(rows, tie_band=tie_band)
         other = judge_report([swapped(row) for row in rows], tie_band=tie_band)
     for name in ("kappa", "fleiss_kappa", "between_people", "with_one_person"):

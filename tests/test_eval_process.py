@@ -13,17 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.errors import RecipeError
-from factory.evaluation.bootstrap import Estimate
-from factory.evaluation.data import read_processbench
+from factory.core.errors import RecipeError
 from factory.evaluation.first_error import RIGHT, best_threshold, predicted, truth
-from factory.evaluation.process import ProcessReport, ProcessRow, process_report
-from factory.evaluation.ranks import Ranks, auc
+from factory.evaluation.process import ProcessReport, process_report
+from factory.evaluation.step_scores import ProcessRow
+from factory.sources.benchmarks import read_processbench
+from factory.stats.bootstrap import Estimate
+from factory.stats.ranks import Ranks, auc
 
 
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch):
-    monkeypatch.setattr("factory.evaluation.bootstrap._RESAMPLES", 200)
+    monkeypatch.setattr("factory.stats.bootstrap._RESAMPLES", 200)
 
 
 def solution(
@@ -319,7 +320,7 @@ def test_every_solution_is_counted_and_every_report_can_be_written(found):
         for at, (s, labels) in enumerate(zip(*steps, strict=True) for steps in found)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("factory.evaluation.bootstrap._RESAMPLES", 5)
+        patch.setattr("factory.stats.bootstrap._RESAMPLES", 5)
         report = process_report(rows)
     every = report.overall
     assert every.wrong + every.right + every.unscored + every.unlabelled == len(rows)

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.evaluation.bootstrap import Estimate, interval, interval_of, mean_of, weighted_mean
-from factory.evaluation.calibration import calibration
-from factory.evaluation.ranks import Ranks, spearman
 from factory.evaluation.reward import RewardReport, RewardRow, reward_report
 from factory.evaluation.tables import aligned
+from factory.stats.bootstrap import Estimate, interval, interval_of, mean_of, weighted_mean
+from factory.stats.calibration import calibration
+from factory.stats.ranks import Ranks, spearman
 
 
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch):
-    monkeypatch.setattr("factory.evaluation.bootstrap._RESAMPLES", 200)
+    monkeypatch.setattr("factory.stats.bootstrap._RESAMPLES", 200)
 
 
 def pair(
@@ -37,7 +37,7 @@ def pair(
 
 
 def test_with_a_row_a_cluster_it_is_the_interval_of_the_mean(monkeypatch):
-    monkeypatch.setattr("factory.evaluation.bootstrap._RESAMPLES", 2000)
+    monkeypatch.setattr("factory.stats.bootstrap._RESAMPLES", 2000)
     values = list(np.linspace(0, 1, 37) ** 2)
     found = mean_of(range(37), values, seed=3)
     assert found.value == pytest.approx(np.mean(values))
@@ -61,7 +61,7 @@ def test_every_row_counts_once():
 
 
 def test_resamples_in_which_the_statistic_is_undefined_are_left_out_and_counted(monkeypatch):
-    monkeypatch.setattr("factory.evaluation.bootstrap._RESAMPLES", 4000)
+    monkeypatch.setattr("factory.stats.bootstrap._RESAMPLES", 4000)
     found = interval_of(["a", "b"], lambda w: float(w[0]) if w[1] else None)
     assert found.undefined / 4000 == pytest.approx(1 / 4, abs=0.03)  # a, a
     assert (found.value, found.low, found.high) == (1.0, 0.0, 1.0)
@@ -311,7 +311,7 @@ def invariants(rows: list[RewardRow]) -> None:
 @settings(max_examples=25, deadline=None)
 def test_swapping_chosen_and_rejected_turns_accuracy_and_leaves_length_bias(rows):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("factory.evaluation.bootstrap._RESAMPLES", 5)
+        patch.setattr("factory.stats.bootstrap._RESAMPLES", 5)
         invariants(rows)
 
 

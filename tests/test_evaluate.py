@@ -11,15 +11,15 @@ import pytest
 import yaml
 from datasets import Dataset
 
+from factory.core.errors import RecipeError
+from factory.core.weights import EMBEDDED
 from factory.engines.base import Completion, Request
-from factory.errors import RecipeError
 from factory.evaluation.eval_judge import evaluate_judge
 from factory.evaluation.eval_process import evaluate_process
 from factory.evaluation.eval_reward import evaluate_reward
 from factory.evaluation.evaluate import Evaluation, work_folder
-from factory.scoring.rows import open_rows
-from factory.scoring.scorer import Scorer, from_recipe, judge_of
-from factory.weights import EMBEDDED
+from factory.evaluation.rows import open_rows
+from factory.evaluation.scorer import Scorer, from_recipe, judge_of
 from tests.fakes import FakeEngine, labelled
 
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from factory.evaluation.bootstrap import _tail, interval, mean_of
-from factory.evaluation.win_rate import Comparison, win_rate
+from factory.stats.bootstrap import _tail, interval, mean_of
+from factory.stats.win_rate import Comparison, win_rate
 
 
 def compare(
@@ -99,7 +99,7 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
 def test_drawing_in_blocks_changes_nothing(monkeypatch):
     values = list(np.linspace(0, 1, 50))
     whole = interval(values)
-    monkeypatch.setattr("factory.evaluation.bootstrap._BLOCK", 1)
+    monkeypatch.setattr("factory.stats.bootstrap._BLOCK", 1)
     assert interval(values) == whole
 
 

@@ -14,16 +14,16 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from factory.errors import FactoryError, RecipeError
+from factory.core.errors import FactoryError, RecipeError
+from factory.core.records import Candidate, Critique, Message, Sample, Score, Verdict
 from factory.export import write
-from factory.export.evidence import rank
 from factory.export.export import VIEWS, export
 from factory.export.kto import KtoView
 from factory.export.preference import PreferenceView
 from factory.export.sft import SftView
 from factory.export.statistics import Numbers, RowStatistics
 from factory.export.view import NOTES, REASONS, Drop, Note, View
-from factory.records import Candidate, Critique, Message, Sample, Score, Verdict
+from factory.scorers.comparison import rank
 
 PROMPT: list[Message] = [{"role": "user", "content": "Can I freeze rice?"}]
 

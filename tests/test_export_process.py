@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from factory.core.records import Candidate, Sample, StepLabels
 from factory.export.export import export
 from factory.export.process import ProcessView
 from factory.export.schemas import MEANINGS
 from factory.export.view import REASONS, Drop
-from factory.records import Candidate, Sample, StepLabels
 
 
 def labelled(

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from factory.export.combine import Combination
+from factory.core.records import Candidate, Combination, Message, Sample, Score, StepLabels
 from factory.export.export import VIEWS, export
 from factory.export.grpo import GrpoView
 from factory.export.kto import KtoView
@@ -20,7 +20,6 @@ from factory.export.process import ProcessView
 from factory.export.reward import RewardView
 from factory.export.sft import SftView
 from factory.export.view import REASONS, Drop, Note, View
-from factory.records import Candidate, Message, Sample, Score, StepLabels
 
 PROMPT: list[Message] = [{"role": "user", "content": "Can I freeze rice?"}]
 PARTS = ("reward/helpful", "reward/harmless")

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from factory.evaluation.evaluate import number
-from factory.finite import finite
+from factory.stats.finite import finite
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.hostile_recipes import CONSTITUTION, EVERYTHING, bombs, case, outcome
-from factory.errors import RecipeError
+from factory.core.errors import RecipeError
+from factory.core.yamlfile import YamlFile
 from factory.stages.base import template_problem
-from factory.yamlfile import YamlFile
 
 PATIENCE = 10.0  # seconds: a busy machine is no hang
 
@@ -93,7 +93,7 @@ def test_many_errors_are_cut_to_twenty(tmp_path: Path) -> None:
     text = EVERYTHING.replace("views:", "  - {kind: nothing}\n" * 50 + "views:")
     (tmp_path / "recipe.yaml").write_text(text)
     (tmp_path / "constitution.yaml").write_text(CONSTITUTION)
-    from factory.recipe import load
+    from factory.recipe.load import load
 
     with pytest.raises(RecipeError) as caught:
         load(tmp_path / "recipe.yaml")
@@ -118,7 +118,7 @@ def test_counts_have_an_end_and_truth_is_no_number(
     (tmp_path / "recipe.yaml").write_text(EVERYTHING)
     (tmp_path / "constitution.yaml").write_text(CONSTITUTION)
     (tmp_path / "prompts.jsonl").write_text('{"question": "Hi?", "prompt": "Hi?"}\n')
-    from factory.recipe import load
+    from factory.recipe.load import load
 
     with pytest.raises(RecipeError) as caught:
         load(tmp_path / "recipe.yaml", [override])
@@ -131,7 +131,7 @@ def test_counts_have_an_end_and_truth_is_no_number(
 def test_a_key_in_a_url_that_was_set_is_not_shown(tmp_path: Path, url: str) -> None:
     (tmp_path / "recipe.yaml").write_text(EVERYTHING)
     (tmp_path / "constitution.yaml").write_text(CONSTITUTION)
-    from factory.recipe import load
+    from factory.recipe.load import load
 
     with pytest.raises(RecipeError) as caught:
         load(tmp_path / "recipe.yaml", [f"models.far.base_url={url}"])

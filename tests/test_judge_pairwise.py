@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.constitution import Constitution
+from factory.core.constitution import Constitution
+from factory.core.records import Candidate, Critique, Reading, Sample, Verdict
 from factory.engines.base import Completion
-from factory.records import Candidate, Critique, Reading, Sample, Verdict
+from factory.scorers.judge_pairwise import PairwiseJudge, verdict
 from factory.stages.base import Question
-from factory.stages.judge_pairwise import PairwiseJudge, verdict
 from tests.conftest import CONSTITUTION
 from tests.fakes import ScriptedModels, labelled, said
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from factory.core.records import Candidate, Sample, Score
 from factory.engines.base import Completion
-from factory.records import Candidate, Sample, Score
-from factory.stages.judge_pointwise import PointwiseJudge, expected_score
+from factory.scorers.judge_pointwise import PointwiseJudge, expected_score
 from tests.fakes import ScriptedModels, labelled, said
 
 UNREAD = labelled(_0=0.001, _1=0.001, _2=0.001, _3=0.001, _4=0.001, _5=0.001)

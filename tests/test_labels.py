@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import pytest
 
+from factory.core.records import Message
 from factory.engines.base import Completion
 from factory.engines.reasoning import CLOSE, begun
-from factory.records import Message
-from factory.stages.labels import Asking, Label, ask_labels, leaning, read_labels, verdict_in
+from factory.scorers.labels import Asking, Label, ask_labels, leaning, read_labels, verdict_in
 from tests.fakes import ScriptedModels, labelled, said
 
 AB = ("A", "B")

@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from factory.core.errors import LedgerError
 from factory.engines.base import Completion, Request, Scoring
-from factory.errors import LedgerError
-from factory.ledger import Ledger, call_key
+from factory.engines.call_key import call_key
+from factory.pipeline.ledger import Ledger
 
 DONE = Completion("hello", "stop", 10, 3, 2, {"A": -0.5})
 
@@ -127,7 +128,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from factory.engines.base import Completion
-from factory.ledger import Ledger
+from factory.pipeline.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]))
 i = 0
 while True:
@@ -162,8 +163,8 @@ FILLER = """
 import sys, resource, signal
 from pathlib import Path
 from factory.engines.base import Completion
-from factory.errors import LedgerError
-from factory.ledger import Ledger
+from factory.core.errors import LedgerError
+from factory.pipeline.ledger import Ledger
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 ledger = Ledger(Path(sys.argv[1]))
 ledger.put(b"first" + b"0" * 11, Completion("x", "stop", 1, 0, 1)); ledger.flush()
@@ -205,8 +206,8 @@ def test_look_ups_see_every_commit(tmp_path: Path) -> None:
 def test_the_log_stays_short_while_calls_are_looked_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("factory.ledger._LOG_BYTES", 1 << 20)
-    monkeypatch.setattr("factory.ledger._TRANSACTION_BYTES", 1 << 18)
+    monkeypatch.setattr("factory.pipeline.ledger._LOG_BYTES", 1 << 20)
+    monkeypatch.setattr("factory.pipeline.ledger._TRANSACTION_BYTES", 1 << 18)
     path = tmp_path / "l"
     peak = 0
     with Ledger(path) as ledger:
@@ -225,7 +226,7 @@ def test_the_log_stays_short_while_calls_are_looked_up(
 def test_another_program_that_reads_all_the_while_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("factory.ledger._LOG_BYTES", 1 << 16)
+    monkeypatch.setattr("factory.pipeline.ledger._LOG_BYTES", 1 << 16)
     path = tmp_path / "l"
     with Ledger(path) as ledger, sqlite3.connect(path, isolation_level=None) as other:
         other.execute("BEGIN")
@@ -295,8 +296,8 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from factory.engines.base import Completion
-from factory.errors import LedgerError
-from factory.ledger import Ledger
+from factory.core.errors import LedgerError
+from factory.pipeline.ledger import Ledger
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 refused = 0
@@ -411,7 +412,7 @@ def no_log(monkeypatch: pytest.MonkeyPatch) -> None:
     def dotfile(path: Path, **options: Any) -> sqlite3.Connection:
         return really(f"file:{path}?vfs=unix-dotfile", uri=True, **options)
 
-    monkeypatch.setattr("factory.ledger.sqlite3.connect", dotfile)
+    monkeypatch.setattr("factory.pipeline.ledger.sqlite3.connect", dotfile)
 
 
 @pytest.mark.parametrize("how", ["shared memory", "answer"])

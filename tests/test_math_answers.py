@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.answers import check
+from factory.math.answers import check
 
 RIGHT = [
     (

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from factory import math_check
-from factory.answers import check, check_aside
-from factory.math_check import Pool
+from factory.math import math_check
+from factory.math.answers import check, check_aside
+from factory.math.math_check import Pool
 
 HARD = "9^{9^{9^x}}"
 
@@ -78,7 +78,7 @@ def test_a_script_without_a_main_guard_and_its_fork_both_get_answers(tmp_path: P
     script = tmp_path / "script.py"
     script.write_text(
         "import os\n"
-        "from factory.answers import check\n"
+        "from factory.math.answers import check\n"
         "def told(reference):\n"
         "    print(check('$2\\\\sqrt{2}$', reference, 'math')[0], flush=True)\n"
         "told('\\\\sqrt{8}')\n"

@@ -17,25 +17,26 @@ import msgspec
 import pytest
 import yaml
 
-from factory.align import align
-from factory.alone import alone_in
+from factory.align.loop import align
 from factory.cli import runs as commands
+from factory.cli.init import create
 from factory.cli.scores import _report_path
+from factory.core.errors import EngineError, FactoryError, NothingMade, RecipeError, TooManyFailures
+from factory.core.lock import alone_in
+from factory.core.records import Failure, Sample
 from factory.engines.base import Completion, Request
-from factory.errors import EngineError, FactoryError, NothingMade, RecipeError, TooManyFailures
-from factory.ledger import Ledger
-from factory.phases import run_in_phases
-from factory.project import create
-from factory.recipe import Recipe, load
-from factory.records import Failure, Sample
-from factory.runner import manifest as manifests
-from factory.runner import shards
-from factory.runner.folder import NEXT
-from factory.runner.manifest import Manifest
-from factory.runner.preview import answer_some
-from factory.runner.progress import Progress
-from factory.runner.run import reason_of, run_async
-from factory.runner.shards import part_path, read_samples
+from factory.pipeline import manifest as manifests
+from factory.pipeline import traces as shards
+from factory.pipeline.folder import NEXT
+from factory.pipeline.ledger import Ledger
+from factory.pipeline.manifest import Manifest
+from factory.pipeline.phases import run_in_phases
+from factory.pipeline.preview import answer_some
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import reason_of, run_async
+from factory.pipeline.traces import part_path, read_samples
+from factory.recipe.load import load
+from factory.recipe.recipe import Recipe
 from tests.conftest import ROOT
 from tests.fakes import FakeEngine
 from tests.test_run import contents, go, made

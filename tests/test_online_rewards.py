@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from factory.core.errors import RecipeError
 from factory.engines.render import NEXT_TURN, conversation_ids
-from factory.errors import RecipeError
-from factory.training.rewards import build_rewards, parse_rewards
-from factory.training.rewards.local import LocalScorer
+from factory.training.online.rewards import build_rewards, parse_rewards
+from factory.training.online.rewards.local import LocalScorer
 from tests.conftest import CONSTITUTION
 from tests.servers import FakeServer, completion
 from tests.tiny import save_llama

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from factory.check import check_held_out
-from factory.errors import RecipeError
-from factory.recipe import load
-from factory.runner.overlap import shared_prompts
-from factory.runner.source import Source, SourceConfig, open_source
+from factory.core.errors import RecipeError
+from factory.recipe.check import check_held_out
+from factory.recipe.load import load
+from factory.sources.overlap import shared_prompts
+from factory.sources.source import Source, SourceConfig, open_source
 
 
 def source(folder: Path, name: str, *prompts: Any) -> Source:

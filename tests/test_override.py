@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from factory.errors import RecipeError
-from factory.override import override
-from factory.yamlfile import Loc
+from factory.core.errors import RecipeError
+from factory.core.override import override
+from factory.core.yamlfile import Loc
 
 DATA: dict[str, Any] = {"seed": 7, "stages": [{"n": 1}, {"n": 2}], "empty": None, "none": []}
 

@@ -9,20 +9,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from factory import phases
-from factory.check import first_use
-from factory.errors import RecipeError
-from factory.phases import (
+from factory.core.errors import RecipeError
+from factory.pipeline import phases
+from factory.pipeline.manifest import Manifest
+from factory.pipeline.phases import (
     as_far_as_trained,
     before,
     model_folder,
     run_in_phases,
     waited_for,
 )
-from factory.recipe import Recipe, load
-from factory.runner.manifest import Manifest
-from factory.runner.shards import read_samples
-from factory.training.base import TrainingConfig
+from factory.pipeline.traces import read_samples
+from factory.recipe.check import first_use
+from factory.recipe.load import load
+from factory.recipe.recipe import Recipe
+from factory.training.common.base import TrainingConfig
 from tests.conftest import ROOT
 
 

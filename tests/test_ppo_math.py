@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from factory.training import ppo_math
-from factory.training.ppo_math import KlController
+from factory.training.ppo import math as ppo_math
+from factory.training.ppo.math import KlController
 
 ALL = torch.ones(1, 3, dtype=torch.bool)
 REWARDS = torch.tensor([[1.0, 0.0, 2.0]])

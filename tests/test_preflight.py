@@ -10,19 +10,20 @@ from typing import Any
 
 import pytest
 
+from factory.core.errors import EngineError, FactoryError, RecipeError
 from factory.engines import build
 from factory.engines.base import Request, Sampling
-from factory.engines.endpoint import EndpointConfig, EndpointEngine
+from factory.engines.endpoint import EndpointEngine
+from factory.engines.endpoint_config import EndpointConfig
 from factory.engines.vllm import VllmEngine
-from factory.errors import EngineError, FactoryError, RecipeError
-from factory.recipe import Recipe
-from factory.runner.judging import Judges
-from factory.runner.manifest import Manifest
-from factory.runner.preflight import Preflight
-from factory.runner.progress import Progress
-from factory.runner.run import run_async
-from factory.runner.shards import read_samples
-from factory.stages import STAGES
+from factory.pipeline.manifest import Manifest
+from factory.pipeline.preflight import Preflight
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import run_async
+from factory.pipeline.traces import read_samples
+from factory.recipe.recipe import Recipe
+from factory.recipe.registry import STAGES
+from factory.scorers.judging import Judges
 from factory.stages.base import Stage
 from tests.fakes import FakeEngine
 from tests.servers import FakeServer, Reply, completion, failure, free_port

@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
-from factory.records import Candidate, Critique, Failure, Sample, StepLabels, Verdict
-from factory.show import show, word_diff
+from factory.cli.show import show, word_diff
+from factory.core.records import Candidate, Critique, Failure, Sample, StepLabels, Verdict
 
 
 def shown(result: Sample | Failure) -> str:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory import prm800k
-from factory.errors import RecipeError, SourceError
-from factory.prm800k import BadLine, Dropped, ProcessRow, from_view, is_prm800k, read, write
+from factory.core.errors import RecipeError, SourceError
+from factory.sources import prm800k
+from factory.sources.prm800k import BadLine, Dropped, ProcessRow, from_view, is_prm800k, read, write
 
 REAL = Path(__file__).parents[2] / "shared/data/process/prm_steps_dev.jsonl"
 

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.answers import check
-from factory.errors import SourceError
-from factory.problems.arithmetic import decimal, parse, value, write
-from factory.problems.equations import equations, number_in, put, without_annotations
-from factory.problems.worked import solve, sum_of
-from factory.records import BadRow, Sample
-from factory.runner.overlap import shared_prompts
-from factory.runner.problems import Problems
-from factory.runner.source import SourceConfig, open_source
+from factory.core.errors import SourceError
+from factory.core.records import BadRow, Sample
+from factory.math.answers import check
+from factory.math.arithmetic import decimal, parse, value, write
+from factory.math.equations import equations, number_in, put, without_annotations
+from factory.math.worked import solve, sum_of
+from factory.sources.overlap import shared_prompts
+from factory.sources.reasoning_gym import Problems
+from factory.sources.source import SourceConfig, open_source
 
 needs_package = pytest.mark.skipif(
     not pytest.importorskip("importlib.util").find_spec("reasoning_gym"),

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from factory.core.errors import EngineError, SampleError
+from factory.core.records import Candidate, Message, Sample, Score, StepLabels
 from factory.engines.base import Completion, Request, Scoring, TextScoring
+from factory.engines.call_key import call_key
 from factory.engines.render import step_ids
-from factory.errors import EngineError, SampleError
-from factory.ledger import call_key
-from factory.records import Candidate, Message, Sample, Score, StepLabels
-from factory.stages.process import ProcessReward, aggregated, correct
+from factory.scorers.process_reward import ProcessReward, aggregated, correct
 from tests.fakes import ScriptedModels
 from tests.tiny import sentencepiece_tokenizer
 

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from factory.engines.base import EngineStats, Sampling
-from factory.kinds import pick_stage  # noqa: F401
-from factory.runner.calls import StageCount
-from factory.runner.forecast import Forecast, Outlook
+from factory.pipeline.calls import StageCount
+from factory.pipeline.forecast import Forecast, Outlook
+from factory.recipe.registry import pick_stage  # noqa: F401
+from factory.scorers.judge_pairwise import PairwiseJudge
 from factory.stages.base import Stage
 from factory.stages.critique import Criticise
 from factory.stages.generate import Generate
-from factory.stages.judge_pairwise import PairwiseJudge
 from factory.stages.revise import Revise
-from factory.training.progress import Steps
+from factory.training.common.progress import Steps
 
 
 class Clock:

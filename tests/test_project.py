@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from factory.errors import FactoryError, RecipeError
-from factory.project import create
-from factory.recipe import load
+from factory.cli.init import create
+from factory.core.errors import FactoryError, RecipeError
+from factory.recipe.load import load
 from tests.conftest import ROOT
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from factory.errors import SampleError
+from factory.core.errors import SampleError
+from factory.core.records import Candidate, Sample, Score, Verdict
 from factory.export.pairs import Pair, PairRules
-from factory.ranking.bradley_terry import bradley_terry
-from factory.ranking.outcome import Outcome
-from factory.records import Candidate, Sample, Score, Verdict
-from factory.stages.rank import Rank
+from factory.scorers.rank import Rank
+from factory.stats.bradley_terry import bradley_terry
+from factory.stats.outcome import Outcome
 from tests.fakes import ScriptedModels
 
 LOG3 = math.log(3)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.intervals import coverage
-from factory.ranking.bradley_terry import bradley_terry, relative_length
-from factory.ranking.elo import elo
-from factory.ranking.outcome import Outcome
+from factory.stats.bradley_terry import bradley_terry, relative_length
+from factory.stats.elo import elo
+from factory.stats.outcome import Outcome
 
 LOG3 = math.log(3)  # the difference at which a preference is 0.75
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from factory import weights
+from factory.core import weights
+from factory.core.records import Sample
 from factory.engines.reasoning import (
     CLOSE,
     HARMONY,
@@ -24,11 +25,10 @@ from factory.engines.reasoning import (
     thinks,
     thought_tokens,
 )
-from factory.recipe import Recipe
-from factory.records import Sample
-from factory.runner.progress import Progress
-from factory.runner.run import run
-from factory.runner.shards import read_samples
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import run
+from factory.pipeline.traces import read_samples
+from factory.recipe.recipe import Recipe
 from tests import servers
 from tests.thinking import ANSWER, TEMPLATE, THOUGHT, save_thinker, thinking_tokenizer
 from tests.tiny import cut_tokenizer

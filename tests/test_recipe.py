@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from factory.errors import RecipeError
-from factory.recipe import Recipe, load, shipped_file
+from factory.core.assets import shipped_file
+from factory.core.errors import RecipeError
+from factory.recipe.load import load
+from factory.recipe.recipe import Recipe
 from tests.conftest import CONSTITUTION, ROOT
 
 # The line numbers in the tests below are of this text.

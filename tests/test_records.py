@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.records import (
+from factory.core.records import (
     Candidate,
     Critique,
     Reading,

@@ -13,17 +13,17 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.core.errors import EngineError
+from factory.core.records import Candidate, Combination, Sample, Score
 from factory.engines.base import Completion, Request, Scoring
-from factory.errors import EngineError
-from factory.export.combine import Combination
-from factory.recipe import Recipe, load
-from factory.records import Candidate, Sample, Score
-from factory.runner.progress import Progress
-from factory.runner.run import run_async
-from factory.runner.shards import read_samples
-from factory.stages import STAGES
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import run_async
+from factory.pipeline.traces import read_samples
+from factory.recipe.load import load
+from factory.recipe.recipe import Recipe
+from factory.recipe.registry import STAGES
+from factory.scorers.reward_model import Reward, reward
 from factory.stages.base import Question
-from factory.stages.reward import Reward, reward
 from tests.fakes import FakeEngine, ScriptedModels
 
 TWO = {"helpful": "rm1", "harmless": "rm2"}

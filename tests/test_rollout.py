@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
+from factory.core.errors import SampleError
+from factory.core.records import Candidate, Sample
 from factory.engines.base import Completion, Sampling
-from factory.errors import SampleError
-from factory.records import Candidate, Sample
-from factory.stages.base import Question, render
-from factory.stages.first_error import (
+from factory.scorers.first_error import (
     agreed,
     binary_search,
     every_step,
@@ -19,8 +18,9 @@ from factory.stages.first_error import (
     share_right,
     until_first_error,
 )
-from factory.stages.rollout import Rollout
-from factory.stages.step_judge import QUESTION
+from factory.scorers.rollout import Rollout
+from factory.scorers.step_judge import QUESTION
+from factory.stages.base import Question, render
 from tests.fakes import ScriptedModels, labelled, said
 
 RIGHT, WRONG, UNREAD = said("so\n#### 72"), said("so\n#### 7"), said("I give up")

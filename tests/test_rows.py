@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 from benchmarks import hostile_sources
-from factory.conversation import countable, read_exchange, read_prompt
-from factory.errors import RecipeError, SampleError
-from factory.evaluation.data import Labels, parse_labels
-from factory.runner.formats.table import Table, conformed, types_of
-from factory.runner.formats.text import split_cell
-from factory.scoring.rows import open_rows, sample_of, shape_of
-from factory.training.data import Opened, open_dataset, to_messages
-from factory.training.rows import read_row
-from factory.training.rows import shape_of as training_shape
+from factory.core.errors import RecipeError, SampleError
+from factory.evaluation.rows import open_rows, sample_of, shape_of
+from factory.sources.benchmarks import Labels, parse_labels
+from factory.sources.conversation import countable, read_exchange, read_prompt
+from factory.sources.formats.table import Table, conformed, types_of
+from factory.sources.formats.text import split_cell
+from factory.training.common.data import Opened, open_dataset, to_messages
+from factory.training.common.rows import read_row
+from factory.training.common.rows import shape_of as training_shape
 
 PUBLIC = Path(__file__).parents[2] / "shared" / "data"
 PAIR = ("prompt", "chosen", "rejected")

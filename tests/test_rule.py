@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from factory.records import Candidate, Sample
-from factory.stages.rule import RuleScore
+from factory.core.records import Candidate, Sample
+from factory.scorers.rule import RuleScore
 from tests.fakes import ScriptedModels
 
 

@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from factory.alone import alone_in
-from factory.errors import FactoryError, TooManyFailures
-from factory.recipe import Recipe
-from factory.runner import manifest as manifests
-from factory.runner.manifest import Manifest
-from factory.runner.progress import Progress
-from factory.runner.run import run_async
-from factory.runner.shards import read_samples
+from factory.core.errors import FactoryError, TooManyFailures
+from factory.core.lock import alone_in
+from factory.pipeline import manifest as manifests
+from factory.pipeline.manifest import Manifest
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import run_async
+from factory.pipeline.traces import read_samples
+from factory.recipe.recipe import Recipe
 from tests.conftest import ROOT
 from tests.fakes import FakeEngine
 
@@ -97,7 +97,7 @@ def test_a_run_takes_every_prompt_through_every_stage(recipe: Load, tmp_path: Pa
 def test_every_number_in_a_trace_leads_to_the_call_that_made_it(
     recipe: Load, tmp_path: Path
 ) -> None:
-    from factory.ledger import Ledger
+    from factory.pipeline.ledger import Ledger
 
     go(recipe(), tmp_path / "run")
     with Ledger(tmp_path / "run" / "ledger.sqlite") as ledger:

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from factory.runner.schedule import in_order
+from factory.pipeline.window import in_order
 
 
 class Doors:

@@ -11,15 +11,15 @@ import pytest
 import yaml
 from datasets import Dataset, List, Value, load_from_disk
 
+from factory.core.errors import EngineError, RecipeError
+from factory.core.records import BadRow
+from factory.core.weights import EMBEDDED
 from factory.engines.base import Completion, Request
-from factory.errors import EngineError, RecipeError
-from factory.records import BadRow
-from factory.runner import shards
-from factory.runner.progress import Progress
-from factory.scoring.rows import labels_of, open_rows, sample_of, shape_of
-from factory.scoring.score import Record, score_async
-from factory.scoring.scorer import Scorer, from_model, from_recipe
-from factory.weights import EMBEDDED
+from factory.evaluation.rows import labels_of, open_rows, sample_of, shape_of
+from factory.evaluation.score import Record, score_async
+from factory.evaluation.scorer import Scorer, from_model, from_recipe
+from factory.pipeline import traces as shards
+from factory.pipeline.progress import Progress
 from tests.fakes import FakeEngine
 
 REWARD = {"kind": "reward", "model": "rm"}

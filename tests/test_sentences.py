@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from factory.constitution import Constitution
-from factory.records import Candidate, Critique, Sample
-from factory.rules import Sentences
-from factory.sentences import has_ended, sentences
+from factory.core.constitution import Constitution
+from factory.core.records import Candidate, Critique, Sample
+from factory.core.sentences import has_ended, sentences
+from factory.scorers.rules import Sentences
 from factory.stages.filter import Filter
 from tests.conftest import CONSTITUTION
 from tests.fakes import ScriptedModels

@@ -13,10 +13,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from factory.errors import FactoryError, SampleError
-from factory.records import Candidate, Critique, Message, Reading, Sample, Score, Verdict, to_row
-from factory.runner import shards
-from factory.runner.shards import (
+from factory.core.errors import FactoryError, SampleError
+from factory.core.records import (
+    Candidate,
+    Critique,
+    Message,
+    Reading,
+    Sample,
+    Score,
+    Verdict,
+    to_row,
+)
+from factory.pipeline import traces as shards
+from factory.pipeline.traces import (
     check_storable,
     drop_parts_from,
     part_path,

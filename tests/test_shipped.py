@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from factory import constitution
-from factory.recipe import load, shipped_file
-from factory.records import Sample
-from factory.runner.source import SourceConfig, open_source
+from factory.core import constitution
+from factory.core.assets import shipped_file
+from factory.core.records import Sample
+from factory.recipe.load import load
+from factory.sources.source import SourceConfig, open_source
 from tests.conftest import ROOT
 
 CONSTITUTIONS = sorted((ROOT / "constitutions").glob("*.yaml"))

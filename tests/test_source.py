@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.errors import SourceError
-from factory.records import BadRow, Sample, from_row
-from factory.runner.source import Columns, Source, SourceConfig, open_source
+from factory.core.errors import SourceError
+from factory.core.records import BadRow, Sample, from_row
+from factory.sources.source import Columns, Source, SourceConfig, open_source
 
 PUBLIC = Path(__file__).parents[2] / "shared" / "data" / "prompts"
 needs_public_data = pytest.mark.skipif(not PUBLIC.is_dir(), reason="no shared/data")
@@ -407,7 +407,7 @@ def test_json_nested_too_deeply(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_is_one_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("factory.runner.formats.text.MAX_LINE", 2**20)
+    monkeypatch.setattr("factory.sources.formats.text.MAX_LINE", 2**20)
     first, second = read(raw(tmp_path, b"x" * 2**22 + b'\n{"prompt": "a"}\n'))
     expected = "1 MiB or longer: newlines are missing, or a quote is not closed"
     assert bad(first).error == expected
@@ -565,7 +565,7 @@ def every_format(folder: Path) -> list[Path]:
 
 
 def test_reading_can_start_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("factory.runner.formats.arrow.BATCH_ROWS", 2)
+    monkeypatch.setattr("factory.sources.formats.arrow.BATCH_ROWS", 2)
     for path in every_format(tmp_path):
         source = opened(path)
         everything = list(source)

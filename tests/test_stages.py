@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from factory.constitution import Constitution
-from factory.errors import SampleError
-from factory.records import Candidate, Message, Sample
-from factory.stages.base import Stage, derive_seed, render
+from factory.core.constitution import Constitution
+from factory.core.errors import SampleError
+from factory.core.records import Candidate, Message, Sample
+from factory.core.seeds import derive_seed
+from factory.stages.base import Stage, render
 from factory.stages.critique import Criticise
 from factory.stages.filter import Filter
 from factory.stages.generate import Generate

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.steps import Split, joined, split_steps
+from factory.math.steps import Split, joined, split_steps
 
 
 def test_lines_are_steps_and_blank_ones_are_none() -> None:

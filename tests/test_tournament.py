@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.stages.tournament import Pair, next_round, swiss_rounds
+from factory.scorers.tournament import Pair, next_round, swiss_rounds
 
 Credit = Callable[[int, int], float]
 

@@ -14,18 +14,20 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
-from factory.alone import alone_in
+from factory.core.errors import FactoryError, RecipeError
+from factory.core.lock import alone_in
 from factory.engines.render import transcript
-from factory.errors import FactoryError, RecipeError
-from factory.training import TRAINERS, dpo, options, trackers
-from factory.training.base import TrainingConfig
-from factory.training.folder import Job, TrainingFolder
-from factory.training.mentions import contents
-from factory.training.options import resolve
-from factory.training.progress import make_progress, progress_line
-from factory.training.save import rounded
-from factory.training.session import _in_plain_words
-from factory.training.tokenizer import transcript_template
+from factory.training import TRAINERS
+from factory.training.common import options, trackers
+from factory.training.common.base import TrainingConfig
+from factory.training.common.folder import Job, TrainingFolder
+from factory.training.common.mentions import contents
+from factory.training.common.options import resolve
+from factory.training.common.progress import make_progress, progress_line
+from factory.training.common.save import rounded
+from factory.training.common.session import _in_plain_words
+from factory.training.common.tokenizer import transcript_template
+from factory.training.offline import dpo
 from tests.tiny import dataset, killed_at, logged, save, stopped_at, weights_of
 
 CONFIG = {"max_steps": 6, "learning_rate": 3e-3, "save_steps": 2, "logging_steps": 1}
@@ -194,7 +196,7 @@ def test_a_tracker_is_told_what_the_log_says(tiny, preferences, tmp_path, tracke
 
 
 def test_a_tracker_of_ppo_is_told_too(tiny, preferences, tmp_path, tracked):
-    from factory.training import ppo
+    from factory.training.ppo import ppo
 
     config = {"max_steps": 2, "report_to": "noting", "run_name": "mine", "rollout_batch_size": 2}
     config |= {"rewards": [{"kind": "length", "target": 2}], "max_completion_length": 4}
@@ -351,8 +353,8 @@ def test_going_on_with_another_batch_is_refused(tiny, preferences, tmp_path, mon
 def test_a_training_does_not_outlive_the_process_that_waits_for_it(tiny, preferences, tmp_path):
     program = (
         "import sys; from pathlib import Path; "
-        "from factory.training.apart import train_apart; "
-        "from factory.training.base import TrainingConfig; "
+        "from factory.training.common.apart import train_apart; "
+        "from factory.training.common.base import TrainingConfig; "
         "config = {'max_steps': 100000, 'logging_steps': 1, 'save_strategy': 'no'}; "
         "training = TrainingConfig(kind='dpo', config=config); "
         "train_apart(training, Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))"
@@ -614,7 +616,9 @@ def test_running_out_of_memory_says_what_to_lower():
 
 def test_importing_the_trainers_is_instant():
     heavy = "{'torch', 'trl', 'transformers', 'datasets', 'peft', 'numpy', 'pyarrow'}"
-    code = f"import sys, factory.training, factory.evaluation.win_rate; print({heavy} & set(sys.modules))"
+    code = (
+        f"import sys, factory.training, factory.stats.win_rate; print({heavy} & set(sys.modules))"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from factory.errors import FactoryError
-from factory.training import checkpoints, ppo, sft
+from factory.core.errors import FactoryError
+from factory.training.common import checkpoints
+from factory.training.offline import sft
+from factory.training.ppo import ppo
 from tests.tiny import logged, save, stopped_at, weights_of
 
 CONFIG = {
@@ -196,7 +198,7 @@ def test_ppo_goes_on_from_the_checkpoint_before_too(tiny, prompts, tmp_path):
 @contextmanager
 def stopped_gathering(at: int) -> Iterator[None]:
     """ppo stops before it gathers for step `at`, as by Ctrl+C."""
-    from factory.training.experience import Experience
+    from factory.training.ppo.experience import Experience
 
     gather = Experience.gather
 

@@ -8,9 +8,9 @@ import re
 import pytest
 import torch
 
-from factory.errors import RecipeError
-from factory.training import dpo, listwise
-from factory.training import preference_losses as losses
+from factory.core.errors import RecipeError
+from factory.training.offline import dpo, listwise
+from factory.training.offline import preference_losses as losses
 from tests.tiny import dataset, logged, save, stopped_at, weights_of
 
 CONFIG = {"max_steps": 8, "learning_rate": 3e-3, "save_strategy": "no", "logging_steps": 1}
@@ -270,7 +270,7 @@ def test_the_names_of_losses_are_those_that_trl_knows():
 
     import trl
 
-    from factory.training.dpo_trainer import TRL_LOSSES
+    from factory.training.offline.dpo_trainer import TRL_LOSSES
 
     source = inspect.getsource(trl.DPOTrainer)
     [names] = re.findall(r"Should be one of \[(.*?)\]", re.sub(r'"\s*f?"', "", source))
@@ -282,7 +282,7 @@ def test_the_names_of_losses_are_those_that_trl_knows():
 
 
 def test_all_losses_of_trl_train_on_our_pairs(tiny, tmp_path):
-    from factory.training.dpo_trainer import TRL_LOSSES
+    from factory.training.offline.dpo_trainer import TRL_LOSSES
 
     every = {"loss_type": list(TRL_LOSSES), "loss_weights": [1 / len(TRL_LOSSES)] * len(TRL_LOSSES)}
     data = save(PAIRS, tmp_path / "d.jsonl")

@@ -6,10 +6,11 @@ import copy
 
 import pytest
 
-from factory.training import dpo, grpo, kto, reward, rloo, sft
-from factory.training.endings import unended_ids
-from factory.training.quality import condition
-from factory.training.session import Session
+from factory.training.common.endings import unended_ids
+from factory.training.common.session import Session
+from factory.training.offline import dpo, kto, reward, sft
+from factory.training.offline.quality import condition
+from factory.training.online import grpo, rloo
 from tests.test_training_sft import asks, options, says
 from tests.tiny import dataset, save
 
@@ -48,7 +49,7 @@ def trainer_of(monkeypatch, tiny, tmp_path):
         raise Made(trainer)
 
     monkeypatch.setattr(Session, "fit", fit)
-    monkeypatch.setattr("factory.training.session._in_plain_words", lambda error, *_: error)
+    monkeypatch.setattr("factory.training.common.session._in_plain_words", lambda error, *_: error)
     count = 0
 
     def make(module, rows, model=tiny, **config):

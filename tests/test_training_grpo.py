@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from factory.errors import RecipeError
-from factory.training import TRAINERS, grpo, online
-from factory.training import options as training_options
-from factory.training.grpo_presets import PRESETS, describe, settings
+from factory.core.errors import RecipeError
+from factory.training import TRAINERS
+from factory.training.common import options as training_options
+from factory.training.online import grpo, online
+from factory.training.online.grpo_presets import PRESETS, describe, settings
 from tests.tiny import logged, save, stopped_at, weights_of
 
 ONE_STEP = {"max_steps": 1, "save_strategy": "no", "max_completion_length": 8}
@@ -37,7 +38,7 @@ def make_trainer(tiny, tokenizer, tmp_path_factory):
     """Trainers with a preset's settings, made as `grpo.train` makes them."""
     from datasets import Dataset
 
-    from factory.training.grpo_trainer import GmpoTrainer, GrpoConfig, GrpoTrainer
+    from factory.training.online.grpo_trainer import GmpoTrainer, GrpoConfig, GrpoTrainer
 
     def make(preset: str, **given):
         given = {"preset": preset, "max_completion_length": MAX_LENGTH, "use_cpu": True, **given}
@@ -201,7 +202,7 @@ def test_gfpo_learns_from_the_kept_alone(make_trainer, by, expected):
 def test_the_best_are_kept_and_never_one_without_a_reward():
     import torch
 
-    from factory.training.grpo_trainer import filtered
+    from factory.training.online.grpo_trainer import filtered
 
     total = torch.tensor([1.0, torch.nan, 1.0, 1.0, torch.nan, torch.nan, 0.0, torch.nan])
     tokens = torch.tensor([2, 1, 2, 2, 1, 1, 9, 1])
@@ -212,7 +213,7 @@ def test_the_best_are_kept_and_never_one_without_a_reward():
 def test_a_group_is_flat_without_two_different_rewards():
     import torch
 
-    from factory.training.grpo_trainer import flat_groups, totals
+    from factory.training.online.grpo_trainer import flat_groups, totals
 
     nan = torch.nan
     groups = [[1, 1, 1], [1, 0, 1], [nan, 1, 1], [nan, nan, 1], [nan, nan, nan], [nan, 0, 1]]
@@ -398,7 +399,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(tiny, prompts, tmp_path)
 def test_a_training_stopped_between_two_drawings_goes_on_at_the_same_prompts(
     tiny, prompts, tmp_path, monkeypatch
 ):
-    from factory.training.grpo_trainer import GrpoTrainer
+    from factory.training.online.grpo_trainer import GrpoTrainer
 
     drawn = []
     original = GrpoTrainer._generate_and_score_completions
@@ -426,7 +427,7 @@ def test_a_training_stopped_between_two_drawings_goes_on_at_the_same_prompts(
 def test_a_group_of_cut_completions_teaches_nothing_where_they_are_masked():
     import torch
 
-    from factory.training.grpo_trainer import all_cut_masked, flat_groups
+    from factory.training.online.grpo_trainer import all_cut_masked, flat_groups
 
     total = torch.tensor([0.0, 1.0, 0.0, 1.0])
     cut = torch.tensor([True, True, True, False])
@@ -442,7 +443,7 @@ def test_the_policys_own_reward_is_logged_beside_that_of_the_kept(tiny, prompts,
 
 
 def test_a_text_is_the_users_message(tiny, tmp_path, monkeypatch):
-    from factory.training.grpo_trainer import GrpoTrainer
+    from factory.training.online.grpo_trainer import GrpoTrainer
 
     seen = []
     original = GrpoTrainer._generate

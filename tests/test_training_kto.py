@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from factory.errors import RecipeError
-from factory.training import kto
+from factory.core.errors import RecipeError
+from factory.training.offline import kto
 from tests.tiny import logged, save
 
 CONFIG = {

@@ -8,12 +8,14 @@ import msgspec
 import pytest
 
 from factory.cli.training import _lora
-from factory.errors import FactoryError, RecipeError
-from factory.training import TRAINERS, options, sft
-from factory.training.folder import Job
-from factory.training.options import build_lora, describe_lora
-from factory.training.plain_words import in_plain_words
-from factory.training.session import Session
+from factory.core.errors import FactoryError, RecipeError
+from factory.training import TRAINERS
+from factory.training.common import options
+from factory.training.common.folder import Job
+from factory.training.common.options import build_lora, describe_lora
+from factory.training.common.plain_words import in_plain_words
+from factory.training.common.session import Session
+from factory.training.offline import sft
 from tests.tiny import save
 
 ROWS = [{"prompt": f"Is {n} a number?", "completion": " Yes, it is."} for n in range(4)]

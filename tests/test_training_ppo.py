@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from factory.core.errors import FactoryError, RecipeError
 from factory.engines.render import conversation_ids, prompt_ids
-from factory.errors import FactoryError, RecipeError
-from factory.training import ppo
-from factory.training.experience import Experience, Prompt, prompts_of
-from factory.training.ppo_config import PpoConfig
-from factory.training.ppo_trainer import PpoTrainer
-from factory.training.rewards import Scored, build_rewards
-from factory.training.rollouts import Rollouts, completed, pad_prompts, read, sample
-from factory.training.value_head import shared
+from factory.training.online.rewards import Scored, build_rewards
+from factory.training.ppo import ppo
+from factory.training.ppo.config import PpoConfig
+from factory.training.ppo.experience import Experience, Prompt, prompts_of
+from factory.training.ppo.rollouts import Rollouts, completed, pad_prompts, read, sample
+from factory.training.ppo.trainer import PpoTrainer
+from factory.training.ppo.value_head import shared
 from tests.tiny import logged, save, save_llama, stopped_at, weights_of
 
 WORDS = ["user", "assistant", ":", "say", "please", "one", "two", "three", "four", "five", "six"]

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from factory.errors import RecipeError, SampleError
-from factory.prm800k import ProcessRow, write
-from factory.training import prm, process_data
-from factory.training.process_data import Layout, encode, encode_row
+from factory.core.errors import RecipeError, SampleError
+from factory.sources.prm800k import ProcessRow, write
+from factory.training.offline import prm, process_data
+from factory.training.offline.process_data import Layout, encode, encode_row
 from tests.tiny import dataset, logged, save, stopped_at, weights_of
 
 CONFIG = {"max_steps": 8, "learning_rate": 1e-2, "logging_steps": 1, "save_strategy": "no"}
@@ -218,7 +218,7 @@ def loss_of(logits: list[Any], labels: list[Any], weights: list[float], count: i
 
     import torch
 
-    from factory.training.step_trainer import StepLoss
+    from factory.training.offline.step_trainer import StepLoss
 
     loss = StepLoss(weights)
     outputs = SimpleNamespace(logits=torch.tensor(logits))
@@ -248,7 +248,7 @@ def test_three_classes():
 
 
 def test_class_weights():
-    from factory.training.step_trainer import weights_of
+    from factory.training.offline.step_trainer import weights_of
 
     assert weights_of(None, [1, 3]) == [1.0, 1.0]
     assert weights_of([2, 1], [1, 3]) == [2.0, 1.0]
@@ -259,7 +259,7 @@ def test_class_weights():
 
 
 def test_accuracies():
-    from factory.training.step_trainer import accuracies
+    from factory.training.offline.step_trainer import accuracies
 
     assert accuracies([[0, 2], [0, 6]]) == {"accuracy": 0.75, "balanced_accuracy": 0.5}
     assert accuracies([[0, 0], [1, 3]]) == {"accuracy": 0.75, "balanced_accuracy": 0.75}
@@ -314,7 +314,7 @@ def test_the_saved_model_is_the_trained_one(tiny, view, tmp_path, monkeypatch):
     import torch
     from transformers import AutoModelForTokenClassification
 
-    from factory.training.session import Session
+    from factory.training.common.session import Session
 
     ids, kept = torch.tensor([[1, 5, 9, 200]]), []
     fit = Session.fit

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factory.core.errors import RecipeError
 from factory.engines.render import conversation_ids, transcript
-from factory.errors import RecipeError
-from factory.training import reward, reward_losses
-from factory.training.reward_rows import encode_lists, encode_pairs, split_transcript
+from factory.training.offline import reward, reward_losses
+from factory.training.offline.reward_rows import encode_lists, encode_pairs, split_transcript
 from tests.tiny import dataset, logged, save, save_llama, stopped_at, weights_of
 
 CONFIG = {"max_steps": 12, "learning_rate": 3e-3, "save_strategy": "no", "logging_steps": 1}
@@ -185,7 +185,7 @@ def trainers(tiny, tokenizer, tmp_path):
     from transformers import AutoModelForSequenceClassification
     from trl.trainer.reward_trainer import DataCollatorForPreference
 
-    from factory.training.reward_trainer import Collator, RewardConfig, RewardTrainer
+    from factory.training.offline.reward_trainer import Collator, RewardConfig, RewardTrainer
 
     torch.manual_seed(4)
     model = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1).train()
@@ -242,7 +242,7 @@ def test_the_lm_loss_is_the_base_models_on_the_answer(tokenizer, tmp_path, is_ti
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from factory.training.reward_trainer import Collator, RewardConfig, RewardTrainer
+    from factory.training.offline.reward_trainer import Collator, RewardConfig, RewardTrainer
 
     tiny = save_llama(tmp_path / "tiny", tokenizer, tie_word_embeddings=is_tied)
     causal = AutoModelForCausalLM.from_pretrained(tiny)
@@ -458,7 +458,7 @@ def test_without_a_padding_token_of_its_own_the_end_is_still_read_right(
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from factory.training.reward_trainer import Collator
+    from factory.training.offline.reward_trainer import Collator
 
     base = Path(shutil.copytree(tiny, tmp_path / "base"))
     bare = AutoTokenizer.from_pretrained(tiny)
@@ -726,7 +726,7 @@ def test_a_regulariser_needs_a_head(tokenizer, tmp_path):
 
 
 def test_each_kind_has_its_own_view():
-    from factory.training.base import TrainingConfig
+    from factory.training.common.base import TrainingConfig
 
     views = {kind: TrainingConfig(kind=kind).view for kind in ("dpo", "reward", "prm")}
     assert views == {"dpo": "preference", "reward": "preference", "prm": "process"}
@@ -736,7 +736,7 @@ def test_each_kind_has_its_own_view():
 def test_transformers_own_config_takes_loading_options_too(tmp_path):
     from transformers import TrainingArguments
 
-    from factory.training import options
+    from factory.training.common import options
 
     given = {"use_cpu": True, "model_init_kwargs": {"revision": "main"}}
     resolved = options.resolve(TrainingArguments, {"learning_rate": 1e-5}, given, is_lora=False)

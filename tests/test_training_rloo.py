@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from factory.errors import RecipeError
-from factory.training import TRAINERS, rloo
-from factory.training import options as training_options
+from factory.core.errors import RecipeError
+from factory.training import TRAINERS
+from factory.training.common import options as training_options
+from factory.training.online import rloo
 from tests.test_training_grpo import ADVANTAGES, ONE_STEP, RATIOS, SHORT, clipped, rows
 from tests.tiny import logged, save
 
@@ -19,8 +20,8 @@ def make_trainer(tiny, tokenizer, tmp_path_factory):
     """Trainers made as `rloo.train` makes them."""
     from datasets import Dataset
 
-    from factory.training.online import sizes
-    from factory.training.rloo_trainer import RlooConfig, RlooTrainer
+    from factory.training.online.online import sizes
+    from factory.training.online.rloo_trainer import RlooConfig, RlooTrainer
 
     def make(**given):
         given = {"use_cpu": True, **given}

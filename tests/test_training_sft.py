@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from factory.errors import RecipeError
-from factory.training import sft
-from factory.training.quality import condition, last_user_asks, quantiles
+from factory.core.errors import RecipeError
+from factory.training.offline import sft
+from factory.training.offline.quality import condition, last_user_asks, quantiles
 from tests.tiny import dataset, logged, save, save_llama
 
 CONFIG = {"max_steps": 8, "learning_rate": 3e-3, "save_strategy": "no", "logging_steps": 1}
@@ -38,7 +38,7 @@ LISTS = [
 
 
 def options(**given: object):
-    from factory.training.sft_trainer import SFTConfig
+    from factory.training.offline.sft_trainer import SFTConfig
 
     return SFTConfig(output_dir="out", use_cpu=True, bf16=False, report_to="none", **given)
 

@@ -10,7 +10,7 @@ import pytest
 
 from factory.engines.render import conversation_ids, plain_ids, prompt_ids
 from factory.training import TRAINERS
-from factory.training.session import Session
+from factory.training.common.session import Session
 from tests.test_render import HOSTILE, NO_END, appending_eos, said
 from tests.tiny import save, save_llama
 

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, StringConstraints, field_validator
 
-from factory.config import Config
-from factory.errors import RecipeError
-from factory.validation import validate
-from factory.yamlfile import YamlFile
+from factory.core.config import Config
+from factory.core.errors import RecipeError
+from factory.core.validation import validate
+from factory.core.yamlfile import YamlFile
 
 
 class Inner(Config):

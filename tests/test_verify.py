@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from factory.errors import SampleError
-from factory.records import Candidate, Sample, Score
-from factory.stages.verify import Verify
+from factory.core.errors import SampleError
+from factory.core.records import Candidate, Sample, Score
+from factory.scorers.verify import Verify
 from tests.fakes import ScriptedModels
 
 

@@ -14,20 +14,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from factory.core.errors import ContextOverflow, EngineError, RecipeError
+from factory.core.records import Message
 from factory.engines import build
 from factory.engines.base import Completion, Request
 from factory.engines.render import transcript
 from factory.engines.vllm import VllmConfig, VllmEngine, _spare_the_compiler
-from factory.errors import ContextOverflow, EngineError, RecipeError
-from factory.recipe import Recipe
-from factory.records import Message
-from factory.runner.manifest import Manifest
-from factory.runner.progress import Progress
-from factory.runner.run import run_async
-from factory.runner.shards import read_samples
+from factory.pipeline.manifest import Manifest
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import run_async
+from factory.pipeline.traces import read_samples
+from factory.recipe.recipe import Recipe
+from factory.scorers.judge_pairwise import ANSWER, COMPARISON, LABELS, PLAIN_QUESTION
+from factory.scorers.labels import read_labels
 from factory.stages.base import render
-from factory.stages.judge_pairwise import ANSWER, COMPARISON, LABELS, PLAIN_QUESTION
-from factory.stages.labels import read_labels
 
 pytestmark = pytest.mark.engine
 CATS: list[Message] = [{"role": "user", "content": "Tell me about cats."}]

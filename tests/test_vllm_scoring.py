@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from factory.core.errors import ContextOverflow, EngineError, RecipeError
+from factory.core.records import Message
 from factory.engines.base import Completion, Request, Scoring, TextScoring
 from factory.engines.render import conversation_ids, step_ids
 from factory.engines.vllm import VllmConfig, VllmEngine
-from factory.errors import ContextOverflow, EngineError, RecipeError
-from factory.records import Message
 from tests.tiny import save_llama, sentencepiece_tokenizer
 
 pytestmark = pytest.mark.engine

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from factory import weights
+from factory.core import weights
+from factory.core.errors import EngineError, RecipeError
 from factory.engines.vllm import VllmConfig, VllmEngine
-from factory.errors import EngineError, RecipeError
 from tests.conftest import ROOT
 
 # Converts by writing a file that says who did it; waits for a line on stdin in between.
@@ -167,7 +167,7 @@ def test_a_file_swapped_for_one_of_the_same_size_and_time_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FACTORY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("factory.weights._SETTLED", -1)
+    monkeypatch.setattr("factory.core.weights._SETTLED", -1)
     model = tmp_path / "model"
     model.mkdir()
     file = model / "model.safetensors"

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import factory
-from factory.records import Candidate, Sample
-from factory.rules import Length
+from factory.core.records import Candidate, Sample
+from factory.core.words import composed, spelling, words
+from factory.scorers.rules import Length
 from factory.stages.filter import Filter
-from factory.words import composed, spelling, words
 from tests.fakes import ScriptedModels
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from factory.errors import RecipeError
-from factory.yamlfile import YamlFile, closest, describe, dotted, dump, missing_file, parse
+from factory.core.errors import RecipeError
+from factory.core.yamlfile import YamlFile, closest, describe, dotted, dump, missing_file, parse
 
 
 def file(folder: Path, text: str | bytes) -> YamlFile:

@@ -28,10 +28,10 @@ from typing import Any, NamedTuple
 
 from benchmarks.peers import server
 from benchmarks.peers.environments import Absent, python_of
+from factory.core.yamlfile import dump
 from factory.stages.base import render
 from factory.stages.critique import CRITIQUE_REQUEST
 from factory.stages.revise import REVISION_REQUEST
-from factory.yamlfile import dump
 
 HERE = Path(__file__).parent
 PROMPTS = HERE.parents[1] / "pipelines" / "prompts" / "everyday.jsonl"

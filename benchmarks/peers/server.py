@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from factory import weights
+from factory.core import weights
 
 MODEL = "smollm2"
 _START_WITHIN = 240  # seconds

@@ -1,1 +1,4 @@
-"""The command line. `main` has the commands that make data and train, `scores` those that score."""
+"""The command line: each command loads, calls one function, and prints. READ FIRST `main.py`.
+
+May import everything.
+"""

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.paths import near
+from factory.core.paths import near
 
 if TYPE_CHECKING:
-    from factory.align import Alignment
-    from factory.recipe import Recipe
-    from factory.runner.manifest import Manifest
-    from factory.scoring.score import Record
+    from factory.align.loop import Alignment
+    from factory.evaluation.score import Record
+    from factory.pipeline.manifest import Manifest
+    from factory.recipe.recipe import Recipe
 
 _TRAINS = {"preference": "dpo", "kto": "kto", "sft": "sft", "reward": "reward", "process": "prm"}
 """Kind of view -> kind of training that takes it as it is."""

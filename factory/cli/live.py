@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 from factory.cli.endings import command
-from factory.runner import folder
-from factory.runner.pulse import Beat
-from factory.screen import duration
-from factory.terminal import printable
+from factory.core.screen import duration
+from factory.core.terminal import printable
+from factory.pipeline import folder
+from factory.pipeline.pulse import Beat
 
 _SILENT = 30.0  # seconds without a sign of life after which we say so
 

@@ -10,9 +10,9 @@ import typer
 
 from factory.cli import endings, printing, runs, scores, training
 from factory.cli.options import RecipeArgument, SetOption, load
-from factory.errors import FactoryError
-from factory.paths import user_path
-from factory.terminal import printable
+from factory.core.errors import FactoryError
+from factory.core.paths import user_path
+from factory.core.terminal import printable
 
 app = typer.Typer(
     name="factory",
@@ -48,16 +48,16 @@ def _global(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
-        import factory
+        from factory.core.version import __version__
 
-        print(f"factory {factory.__version__}")
+        print(f"factory {__version__}")
         raise typer.Exit
 
 
 @app.command()
 def doctor() -> None:
     """Check this machine: Python, packages, GPU, memory, disk, the embedded model."""
-    from factory.doctor import examine, in_clone
+    from factory.cli.doctor import examine, in_clone
 
     findings = examine()
     for finding in findings:
@@ -78,7 +78,7 @@ def init(
     ] = Path("my-project"),
 ) -> None:
     """Copy the shipped recipes, prompts and constitutions into FOLDER, for you to edit."""
-    from factory.project import create
+    from factory.cli.init import create
 
     create(folder)
     print(f"made {folder}/ with constitutions/ and pipelines/")
@@ -88,11 +88,11 @@ def init(
 @app.command()
 def validate(recipe: RecipeArgument, set_: SetOption = None) -> None:
     """Check a recipe and everything it names, without starting an engine."""
-    from factory.screen import Screen
+    from factory.core.screen import Screen
 
     with Screen().doing(f"checking {recipe}: names, files, prompts, trainings; no engine starts"):
-        from factory.check import check_held_out, check_training, is_at_hand
-        from factory.check_prompts import check_prompts
+        from factory.recipe.check import check_held_out, check_training, is_at_hand
+        from factory.recipe.check_prompts import check_prompts
 
         loaded = load(recipe, set_)
         check_training(loaded)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.paths import user_path
+from factory.core.paths import user_path
 
 if TYPE_CHECKING:
-    from factory.recipe import Recipe
+    from factory.recipe.recipe import Recipe
 
 RecipeArgument = Annotated[
     Path,
@@ -52,7 +52,7 @@ LimitOption = Annotated[
 def load(
     path: Path, overrides: Sequence[str] | None, limit: int | None = None, *, trains: bool = True
 ) -> Recipe:
-    """The recipe, checked. Raises `RecipeError`. `trains`: see `recipe.load`."""
-    from factory import recipe
+    """The recipe, checked. Raises `RecipeError`. `trains`: see `factory.recipe.load`."""
+    from factory.recipe import load as reading
 
-    return recipe.load(path, overrides or (), limit=limit, trains=trains)
+    return reading.load(path, overrides or (), limit=limit, trains=trains)

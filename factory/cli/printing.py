@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.cli.endings import command
-from factory.errors import FactoryError, NothingMade
-from factory.export.doubts import doubts
-from factory.terminal import printable
+from factory.core.errors import FactoryError, NothingMade
+from factory.core.terminal import printable
+from factory.stats.noise import doubts
 
 if TYPE_CHECKING:
     from factory.evaluation.evaluate import Evaluation
-    from factory.runner.manifest import Manifest
-    from factory.scoring.score import Record
+    from factory.evaluation.score import Record
+    from factory.pipeline.manifest import Manifest
 
 
 def print_manifest(folder: Path, manifest: Manifest, damaged: Collection[str] = ()) -> None:
@@ -117,9 +117,9 @@ def _judged(name: str, judge: Mapping[str, Any]) -> str:
 
 def print_next(folder: Path, manifest: Manifest) -> None:
     """Of a run that is whole: what is being made to take its place."""
-    from factory.alone import is_held
-    from factory.runner import manifest as manifests
-    from factory.runner.folder import NEXT
+    from factory.core.lock import is_held
+    from factory.pipeline import manifest as manifests
+    from factory.pipeline.folder import NEXT
 
     is_worked_in = is_held(folder)
     if (coming := manifests.read(folder / NEXT)) is not None:
@@ -160,7 +160,7 @@ def print_scored(out: Path, record: Record) -> None:
 
 
 def print_evaluation(found: Evaluation, out: Path | None) -> None:
-    from factory.runner.shards import write_json
+    from factory.pipeline.traces import write_json
 
     print(printable(found.text()))
     if out is None:

@@ -17,12 +17,12 @@ from factory.cli.options import (
     SetOption,
     load,
 )
-from factory.errors import RecipeError
-from factory.paths import user_path
+from factory.core.errors import RecipeError
+from factory.core.paths import user_path
 
 if TYPE_CHECKING:
-    from factory.recipe import Recipe
-    from factory.runner.manifest import Manifest
+    from factory.pipeline.manifest import Manifest
+    from factory.recipe.recipe import Recipe
 
 
 def preview(
@@ -36,9 +36,9 @@ def preview(
 
     Their calls are remembered in the run's folder: the run itself does not make them again.
     """
-    from factory.phases import as_far_as_trained
-    from factory.runner.preview import answer_some
-    from factory.show import show
+    from factory.cli.show import show
+    from factory.pipeline.phases import as_far_as_trained
+    from factory.pipeline.preview import answer_some
 
     loaded = load(recipe, set_, count)
     folder = out or _default_out(loaded)
@@ -59,7 +59,7 @@ def run(
     Run it again to go on after a stop, to extend it, or after an edit: only calls that were never
     made are made.
     """
-    from factory.phases import run_in_phases
+    from factory.pipeline.phases import run_in_phases
 
     loaded = load(recipe, set_, limit)
     folder = out or _default_out(loaded)
@@ -73,10 +73,10 @@ def status(
     run_folder: RunArgument,
 ) -> None:
     """Show what a run has made so far, while it goes too, and whether it is all there."""
-    from factory.alone import is_held
     from factory.cli import live
-    from factory.runner import folder, pulse
-    from factory.runner import manifest as manifests
+    from factory.core.lock import is_held
+    from factory.pipeline import folder, pulse
+    from factory.pipeline import manifest as manifests
 
     _refuse_file(run_folder)
     folder.recover_if_free(run_folder)
@@ -121,8 +121,8 @@ def show(
 
     They come from its traces, while it runs too. Calls no model.
     """
-    from factory.show import Traces
-    from factory.show import show as print_sample
+    from factory.cli.show import Traces
+    from factory.cli.show import show as print_sample
 
     manifest = _manifest_of(run_folder)
     traces = Traces(run_folder, load(run_folder / "recipe.yaml", None, trains=False))
@@ -163,10 +163,10 @@ def export(
     """Make the datasets again from a run's traces, with other views if you like. Calls no model."""
     from typing import get_args
 
-    from factory.alone import alone_in
+    from factory.core.lock import alone_in
     from factory.export.write import FileFormat
-    from factory.runner import folder
-    from factory.runner.views import export_again
+    from factory.pipeline import folder
+    from factory.pipeline.views import export_again
 
     if file_format not in (formats := get_args(FileFormat)):
         raise RecipeError(f"--format {file_format}: expected one of {', '.join(formats)}")
@@ -201,7 +201,7 @@ def _refuse_file(run_folder: Path) -> None:
 
 
 def _manifest_of(run_folder: Path) -> Manifest:
-    from factory.runner.manifest import read
+    from factory.pipeline.manifest import read
 
     _refuse_file(run_folder)
     manifest = read(run_folder)

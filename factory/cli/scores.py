@@ -12,12 +12,12 @@ import typer
 
 from factory.cli import endings, printing
 from factory.cli.options import LimitOption, SetOption
-from factory.errors import RecipeError
-from factory.paths import user_path
+from factory.core.errors import RecipeError
+from factory.core.paths import user_path
 
 if TYPE_CHECKING:
-    from factory.scoring.rows import Rows
-    from factory.scoring.scorer import Scorer
+    from factory.evaluation.rows import Rows
+    from factory.evaluation.scorer import Scorer
 
 eval_app = typer.Typer(help="Measure a scorer against data that is known.", no_args_is_help=True)
 
@@ -89,8 +89,8 @@ def score(
 
     Run it again to go on after a stop: only calls that were never made are made.
     """
-    from factory.scoring.rows import open_rows
-    from factory.scoring.score import score as score_rows
+    from factory.evaluation.rows import open_rows
+    from factory.evaluation.score import score as score_rows
 
     scorer = _scorer(model, recipe, set_, stage=stage)
     assert scorer is not None
@@ -192,9 +192,9 @@ def eval_judge(
     set_: SetOption = None,
 ) -> None:
     """Does a judge prefer the answers that people prefer? Knows PandaLM's columns by their names."""
-    from factory.evaluation.data import parse_labels
     from factory.evaluation.eval_judge import evaluate_judge
-    from factory.scoring.scorer import judge_of
+    from factory.evaluation.scorer import judge_of
+    from factory.sources.benchmarks import parse_labels
 
     given = {
         "prompt": prompt,
@@ -213,7 +213,7 @@ def eval_judge(
 
 
 def _rows(data: str, limit: int | None) -> Rows:
-    from factory.scoring.rows import open_rows
+    from factory.evaluation.rows import open_rows
 
     return open_rows(data).limited(limit)
 
@@ -227,7 +227,7 @@ def _scorer(
     score: str | None = None,
 ) -> Scorer | None:
     """None: there is a score in the data, and nothing to make it with."""
-    from factory.scoring.scorer import from_model, from_recipe
+    from factory.evaluation.scorer import from_model, from_recipe
 
     if model is not None and recipe is not None:
         raise RecipeError("--model and --recipe both say what scores; give one of them")

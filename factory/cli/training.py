@@ -10,12 +10,12 @@ import typer
 
 from factory.cli import endings
 from factory.cli.options import LimitOption, RecipeArgument, SetOption, load
-from factory.errors import RecipeError
-from factory.paths import user_path
+from factory.core.errors import RecipeError
+from factory.core.paths import user_path
 
 
 def _print_presets(is_asked: bool) -> None:
-    from factory.training.grpo_presets import describe
+    from factory.training.online.grpo_presets import describe
 
     if is_asked:
         print(describe())
@@ -69,9 +69,9 @@ def train(
     sft, dpo, kto train on answers and pairs; grpo, rloo, ppo on prompts and rewards; reward and prm
     make models that score.
     """
-    from factory.override import override
+    from factory.core.override import override
+    from factory.core.yamlfile import YamlFile, nearest
     from factory.training import TRAINERS
-    from factory.yamlfile import YamlFile, nearest
 
     if kind not in TRAINERS:
         raise RecipeError(
@@ -104,9 +104,9 @@ def align(
     set_: SetOption = None,
 ) -> None:
     """Close the loop: make data, train on it, compare the new model with the old, and again."""
-    from factory.align import align as turn
-    from factory.alignment import examples, table
-    from factory.terminal import printable
+    from factory.align.loop import align as turn
+    from factory.align.report import examples, table
+    from factory.core.terminal import printable
 
     loaded = load(recipe, set_, limit)
     folder = out or Path("runs") / f"{loaded.name}-align"
@@ -123,7 +123,7 @@ def _lora(text: str | None) -> dict[str, Any] | None:
     """`16` or `{r: 16, lora_alpha: 32}`."""
     import yaml
 
-    from factory.yamlfile import parse
+    from factory.core.yamlfile import parse
 
     if text is None:
         return None

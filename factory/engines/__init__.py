@@ -1,16 +1,20 @@
-"""Where tokens come from. The table is the registry; `build` makes a recipe's engines."""
+"""Where tokens come from: vLLM in process, OpenAI-compatible endpoints, chat templates, thoughts.
+
+`ENGINES` is the registry; `build` makes a recipe's engines. May import core.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from factory import weights
-from factory.config import Config
+from factory.core import weights
+from factory.core.config import Config
+from factory.core.errors import RecipeError
 from factory.engines.base import Engine
-from factory.engines.endpoint import EndpointConfig, EndpointEngine
+from factory.engines.endpoint import EndpointEngine
+from factory.engines.endpoint_config import EndpointConfig
 from factory.engines.vllm import VllmConfig, VllmEngine
-from factory.errors import RecipeError
 
 EngineConfig = VllmConfig | EndpointConfig
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
+from factory.core.errors import EngineError, SampleError
 from factory.engines.routing import Server
-from factory.errors import EngineError, SampleError
 
 if TYPE_CHECKING:
     from openai import APIError

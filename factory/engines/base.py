@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 from pydantic import Field, field_validator
 
-from factory.config import Config
-from factory.errors import EngineError
-from factory.records import Message
+from factory.core.config import Config
+from factory.core.errors import EngineError
+from factory.core.records import Message
 
 Task = Literal["generate", "classify", "token_classify"]
 """What a model is served for, in vLLM's words: to write; to score a conversation (a reward model);

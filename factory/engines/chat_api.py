@@ -17,16 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from factory.core.errors import SampleError
 from factory.engines.base import Completion, Request, Sampling, ended
+from factory.engines.endpoint_config import EndpointConfig
 from factory.engines.http import post
 from factory.engines.reasoning import CLOSE, Said, Where, cut, marks_before
 from factory.engines.routing import Server
-from factory.errors import SampleError
-
-if TYPE_CHECKING:
-    from factory.engines.endpoint import EndpointConfig
 
 TOP_LOGPROBS = 20  # the most that the OpenAI API gives
 _LEAST = -9999.0  # how that API writes a log-probability of next to nothing; JSON has no -inf

@@ -18,28 +18,23 @@ import json
 import logging
 import os
 import random
-import re
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import TypeVar
 
 import msgspec
-from pydantic import Field, field_validator
 
-from factory.config import Config
+from factory.core.errors import ContextOverflow, EngineError, SampleError
 from factory.engines import api_errors, chat_api, vllm_server
 from factory.engines.base import (
     Completion,
     EngineStats,
     Request,
-    Task,
     refuse_other_task,
-    without_secrets,
 )
 from factory.engines.control_tokens import broken
+from factory.engines.endpoint_config import EndpointConfig
 from factory.engines.http import client_for
 from factory.engines.routing import Router, Server
-from factory.errors import ContextOverflow, EngineError, SampleError
 
 # Seconds before retry i: uniform in [0, min(_LONGEST_WAIT, 2**i)], on top of any Retry-After. Eight
 # retries last a minute and a half on average, which is a server's restart.
@@ -47,66 +42,6 @@ _LONGEST_WAIT = 60.0
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-
-class EndpointConfig(Config):
-    """A model that somebody serves over HTTP."""
-
-    engine: Literal["endpoint"]
-    model: str
-    """The served model's name. Serve new weights under a new name: the ledger knows them by it."""
-    base_url: str | list[str] = Field(min_length=1)
-    """As `http://localhost:8000/v1`. Several URLs must serve the same model."""
-    task: Task = "generate"
-    """What the server serves the model for. `classify` (a reward model) and `token_classify` (a
-    process reward model) need a vLLM server started with `--runner pooling`."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the key. Local servers need none."""
-    concurrency: int = Field(64, ge=1, le=1000)
-    """Calls in flight per URL. 1000 is all that the HTTP client can hold."""
-    timeout: float = Field(600.0, gt=0)
-    """Seconds to wait for a whole answer, in each try."""
-    max_retries: int = Field(8, ge=0)
-    """Further tries after a failure that may pass: 408, 409, 429, 5xx, no connection, no answer."""
-    chat_template_kwargs: dict[str, Any] = {}
-    """Passed to the chat template, as `{enable_thinking: false}`, by servers that take it."""
-
-    @field_validator("base_url")
-    @classmethod
-    def _check_urls(cls, value: str | list[str]) -> str | list[str]:
-        for url in [value] if isinstance(value, str) else value:
-            # The secret first: what it is in is not shown.
-            if "@" in re.split("[/?#]", url.split("://", 1)[-1])[0]:
-                raise ValueError("a URL in a recipe holds no user or password; use api_key_env")
-            if "?" in url or "#" in url:
-                raise ValueError(
-                    "a URL in a recipe holds nothing after a '?' or '#', where keys are put and "
-                    "from where they come into cards; use api_key_env"
-                )
-            if not _is_http(url):
-                raise ValueError(f"'{url}' is not an http:// or https:// URL")
-        return value
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _check_key_name(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-            raise ValueError(
-                "expected the name of an environment variable, as OPENAI_API_KEY, and not the key "
-                "itself"
-            )
-        return value
-
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _check_kwargs(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return without_secrets(value)
-
-    @property
-    def urls(self) -> list[str]:
-        """Each URL once, in order, without a slash at its end."""
-        urls = [self.base_url] if isinstance(self.base_url, str) else self.base_url
-        return list(dict.fromkeys(url.rstrip("/") for url in urls))
 
 
 class EndpointEngine:
@@ -306,16 +241,6 @@ def _wants(request: Request) -> str:
     if request.labels:
         wanted += (" and " if wanted else "") + "give log-probabilities (logprobs, top_logprobs)"
     return f"; it must {wanted}, as vLLM does: name another server or model for this stage"
-
-
-def _is_http(url: str) -> bool:
-    if not url.isprintable() or " " in url:
-        return False
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none, a half of an IPv6 address
-        return False
 
 
 def _key(variable: str) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from factory.core.errors import SampleError
 from factory.engines.routing import Server
-from factory.errors import SampleError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from factory.core.errors import EngineError, SampleError
+from factory.core.records import Message
 from factory.engines.base import Scoring, TextScoring
 from factory.engines.control_tokens import broken, control_names, joint_ids, joint_texts, kept
 from factory.engines.reasoning import Piece
-from factory.errors import EngineError, SampleError
-from factory.records import Message
 
 NEXT_TURN = "\n\nHuman:"
 """Where a model without a chat template stops: it would go on with the other's turn."""

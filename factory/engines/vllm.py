@@ -31,8 +31,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from factory import weights
-from factory.config import Config
+from factory.core import weights
+from factory.core.config import Config
+from factory.core.errors import ContextOverflow, EngineError, RecipeError, SampleError
 from factory.engines.admission import Admission
 from factory.engines.base import (
     LABEL_CONTEXT,
@@ -49,7 +50,6 @@ from factory.engines.reasoning import OFF, Where, marks_in
 from factory.engines.render import NEXT_TURN, conversation_ids, prompt_ids, step_ids
 from factory.engines.vllm_names import ENGINE_ARGS, parser_problem, unknown_name
 from factory.engines.vllm_reasoning import Thoughts, template_of, tokenizer_thinks
-from factory.errors import ContextOverflow, EngineError, RecipeError, SampleError
 
 _MAX_DEATHS = 4  # of the engine in a row without one call completed, or under one call
 _CPU_SEQUENCES = 64  # throughput on CPUs is flat beyond

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from factory.core.errors import RecipeError
 from factory.engines.control_tokens import named
 from factory.engines.reasoning import (
     OFF,
@@ -26,7 +27,6 @@ from factory.engines.reasoning import (
     thought_tokens,
 )
 from factory.engines.render import laid_out, plain_ids
-from factory.errors import RecipeError
 
 _END = 16  # tokens at a prompt's end, in which a mark is if it ends with one
 

@@ -18,8 +18,10 @@ import asyncio
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
+from factory.core.errors import ContextOverflow, EngineError, SampleError
+from factory.core.records import Message
 from factory.engines import chat_api
 from factory.engines.api_errors import may_pass, no_model, words
 from factory.engines.base import (
@@ -31,6 +33,7 @@ from factory.engines.base import (
     label_token,
 )
 from factory.engines.control_tokens import broken, joint_ids, joint_texts, kept, lookalikes, named
+from factory.engines.endpoint_config import EndpointConfig
 from factory.engines.http import get, post
 from factory.engines.reasoning import KNOWN, OFF, Marks, Where, marks_after, thinks
 from factory.engines.render import (
@@ -43,11 +46,6 @@ from factory.engines.render import (
     whole_text,
 )
 from factory.engines.routing import Server
-from factory.errors import ContextOverflow, EngineError, SampleError
-from factory.records import Message
-
-if TYPE_CHECKING:
-    from factory.engines.endpoint import EndpointConfig
 
 _REMEMBERED_TEXTS = 4096  # prefixes, labels and tags whose token ids are kept
 _LONG = 512  # characters of a text that will not come again

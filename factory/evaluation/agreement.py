@@ -20,9 +20,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from factory.evaluation.bootstrap import DIFFERENCE, SHARE, Estimate, mean_of
-from factory.evaluation.kappa import cohen_kappa, fleiss_kappa, pair_agreement
 from factory.evaluation.tables import aligned, few_prompts
+from factory.stats.bootstrap import DIFFERENCE, SHARE, Estimate, mean_of
+from factory.stats.kappa import cohen_kappa, fleiss_kappa, pair_agreement
 
 TIE, A, B = 0, 1, 2
 

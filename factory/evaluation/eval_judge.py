@@ -13,18 +13,18 @@ from typing import Any
 
 import msgspec
 
-from factory.conversation import read_messages, read_prompt
+from factory.core.errors import RecipeError, SampleError
+from factory.core.records import BadRow, Message, Sample
+from factory.core.words import words
 from factory.engines.base import Engine
-from factory.errors import RecipeError, SampleError
 from factory.evaluation.agreement import JudgedRow, judge_report
-from factory.evaluation.data import Labels
 from factory.evaluation.evaluate import Evaluation, about, evaluation, score_each, work_folder
-from factory.records import BadRow, Message, Sample
-from factory.runner.run import reason_of
-from factory.scoring.results import Result
-from factory.scoring.rows import Rows, bad_row, made_sample
-from factory.scoring.scorer import Scorer
-from factory.words import words
+from factory.evaluation.results import Result
+from factory.evaluation.rows import Rows, bad_row, made_sample
+from factory.evaluation.scorer import Scorer
+from factory.pipeline.run import reason_of
+from factory.sources.benchmarks import Labels
+from factory.sources.conversation import read_messages, read_prompt
 
 _PANDALM = ("instruction", "response1", "response2")
 _ANNOTATOR = "annotator"

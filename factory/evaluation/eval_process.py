@@ -13,9 +13,11 @@ from typing import Any
 
 import msgspec
 
-from factory import prm800k
+from factory.core.errors import RecipeError, SampleError
+from factory.core.records import Sample
+from factory.core.words import words
 from factory.engines.base import Engine
-from factory.errors import RecipeError, SampleError
+from factory.evaluation.columns import steps_scored
 from factory.evaluation.evaluate import (
     Evaluation,
     about,
@@ -26,16 +28,15 @@ from factory.evaluation.evaluate import (
     unread,
     work_folder,
 )
-from factory.evaluation.process import ProcessRow, process_report
-from factory.records import Sample
-from factory.runner.run import reason_of
-from factory.scoring.columns import steps_scored
-from factory.scoring.results import Result
-from factory.scoring.rows import Rows, labels_of, sample_of, shape_of, steps_of
-from factory.scoring.score import for_shape
-from factory.scoring.scorer import Scorer
-from factory.stages.process import ProcessReward
-from factory.words import words
+from factory.evaluation.process import process_report
+from factory.evaluation.results import Result
+from factory.evaluation.rows import Rows, labels_of, sample_of, shape_of, steps_of
+from factory.evaluation.score import for_shape
+from factory.evaluation.scorer import Scorer
+from factory.evaluation.step_scores import ProcessRow
+from factory.pipeline.run import reason_of
+from factory.scorers.process_reward import ProcessReward
+from factory.sources import prm800k
 
 _ALTERNATIVE = "an alternative step of PRM800K, which is no solution"
 

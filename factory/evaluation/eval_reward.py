@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from factory.core.errors import RecipeError
+from factory.core.records import Sample
+from factory.core.words import words
 from factory.engines.base import Engine
-from factory.errors import RecipeError
 from factory.evaluation.evaluate import (
     Evaluation,
     about,
@@ -20,13 +22,11 @@ from factory.evaluation.evaluate import (
     unread,
     work_folder,
 )
+from factory.evaluation.results import Result
 from factory.evaluation.reward import RewardRow, reward_report
-from factory.records import Sample
-from factory.runner.run import reason_of
-from factory.scoring.results import Result
-from factory.scoring.rows import Rows, sample_of, shape_of
-from factory.scoring.scorer import Scorer
-from factory.words import words
+from factory.evaluation.rows import Rows, sample_of, shape_of
+from factory.evaluation.scorer import Scorer
+from factory.pipeline.run import reason_of
 
 
 def evaluate_reward(

@@ -19,18 +19,18 @@ from typing import Any, Protocol
 
 import msgspec
 
-from factory.alone import alone_in
+from factory.core.errors import RecipeError
+from factory.core.lock import alone_in
+from factory.core.records import BadRow, Sample
 from factory.engines.base import Engine
-from factory.errors import RecipeError
-from factory.finite import finite
-from factory.recipe import Recipe
-from factory.records import BadRow, Sample
-from factory.runner.progress import Progress
-from factory.runner.run import in_loop
-from factory.scoring.results import Result, Results, opened
-from factory.scoring.rows import Rows, Shape, sample_of
-from factory.scoring.scorer import Scorer
-from factory.stages.process import NOT_FINITE
+from factory.evaluation.results import Result, Results, opened
+from factory.evaluation.rows import Rows, Shape, sample_of
+from factory.evaluation.scorer import Scorer
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import in_loop
+from factory.recipe.recipe import Recipe
+from factory.scorers.process_reward import NOT_FINITE
+from factory.stats.finite import finite
 
 
 class Report(Protocol):

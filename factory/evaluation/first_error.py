@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from factory.evaluation.bootstrap import weighted_mean
+from factory.stats.bootstrap import weighted_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

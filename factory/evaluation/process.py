@@ -21,28 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from factory.evaluation.bootstrap import SHARE, Estimate, interval_of, mean_of
 from factory.evaluation.first_error import RIGHT, best_threshold, f1, predicted, truth
-from factory.evaluation.step_scores import Outcomes, Steps, outcomes_of, steps_of
+from factory.evaluation.step_scores import Outcomes, ProcessRow, Steps, outcomes_of, steps_of
 from factory.evaluation.tables import aligned, few_prompts
+from factory.stats.bootstrap import SHARE, Estimate, interval_of, mean_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-class ProcessRow(msgspec.Struct, frozen=True):
-    """One solution. Lists run over its steps, at least one."""
-
-    prompt_id: str
-    scores: list[float | None]
-    """P(the step is correct), in [0, 1]. None, NaN, infinite: unscored."""
-    labels: list[bool | None]
-    """True: correct. None: unknown, as of steps after the first error."""
-    subset: str | None = None
-    words: list[int] = []
-    """Length of each step, for a baseline. Empty: unknown."""
-    is_right: bool | None = None
-    """Its final answer is correct. None: unknown."""
 
 
 class FirstErrors(msgspec.Struct, frozen=True):

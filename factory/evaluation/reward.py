@@ -20,10 +20,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from factory.evaluation.bootstrap import DIFFERENCE, SHARE, Estimate, interval_of, mean_of
-from factory.evaluation.calibration import Calibration, calibration
-from factory.evaluation.ranks import Ranks, spearman
 from factory.evaluation.tables import aligned, few_prompts
+from factory.stats.bootstrap import DIFFERENCE, SHARE, Estimate, interval_of, mean_of
+from factory.stats.calibration import Calibration, calibration
+from factory.stats.ranks import Ranks, spearman
 
 
 class RewardRow(msgspec.Struct, frozen=True):

@@ -13,13 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from factory.evaluation.bootstrap import SHARE, Estimate, interval_of, mean_of, weighted_mean
-from factory.evaluation.ranks import Ranks, auc
+from factory.stats.bootstrap import SHARE, Estimate, interval_of, mean_of, weighted_mean
+from factory.stats.ranks import Ranks, auc
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from factory.evaluation.process import ProcessRow
+
+class ProcessRow(msgspec.Struct, frozen=True):
+    """One solution. Lists run over its steps, at least one."""
+
+    prompt_id: str
+    scores: list[float | None]
+    """P(the step is correct), in [0, 1]. None, NaN, infinite: unscored."""
+    labels: list[bool | None]
+    """True: correct. None: unknown, as of steps after the first error."""
+    subset: str | None = None
+    words: list[int] = []
+    """Length of each step, for a baseline. Empty: unknown."""
+    is_right: bool | None = None
+    """Its final answer is correct. None: unknown."""
 
 
 class Steps(msgspec.Struct, frozen=True):

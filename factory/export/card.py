@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 import yaml
 
-from factory.export.doubts import doubts
 from factory.export.schemas import MEANINGS
 from factory.export.statistics import ViewReport
 from factory.export.view import NOTES, REASONS, View
 from factory.export.write import FileFormat
+from factory.stats.noise import doubts
 
 TITLES = {
     "preference": "pairs of answers, the better one chosen",

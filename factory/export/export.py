@@ -13,8 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from factory.errors import FactoryError, RecipeError
-from factory.export.combine import Combination, Measured, measure, with_combined
+from factory.core.errors import FactoryError, RecipeError
+from factory.core.records import Combination, Sample
+from factory.engines.thought_form import Form
 from factory.export.grpo import GrpoView
 from factory.export.kto import KtoView
 from factory.export.preference import PreferenceView
@@ -25,8 +26,7 @@ from factory.export.sft import SftView
 from factory.export.statistics import EvidenceStatistics, RowStatistics, ViewReport
 from factory.export.view import REASONING, Drop, Note, View, folder_of
 from factory.export.write import DatasetWriter, FileFormat, rows_in
-from factory.records import Sample
-from factory.thoughts import Form
+from factory.scorers.combine import Measured, measure, with_combined
 
 _LOOKED_AT = 1000
 """Samples of which one must have `extra`, that there is a column of it."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from factory.config import Config
+from factory.core.config import Config
+from factory.core.records import Sample
 from factory.export import schemas
 from factory.export.view import Drop, FolderName
-from factory.records import Sample
 
 if TYPE_CHECKING:
     from factory.export.features import Features

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+from factory.core.records import Candidate, Sample
 from factory.export import schemas
-from factory.export.evidence import scores_of
 from factory.export.pairs import Pair, PairRules, same_answer
 from factory.export.view import Drop, FolderName, Note, answer, unfit
-from factory.records import Candidate, Sample
+from factory.scorers.comparison import scores_of
 
 if TYPE_CHECKING:
     from factory.export.features import Features

@@ -13,10 +13,10 @@ from typing import Literal, Self
 import msgspec
 from pydantic import Field, model_validator
 
-from factory.config import Config
-from factory.export.evidence import DECIMALS, Ranking, compare, rank
+from factory.core.config import Config
+from factory.core.records import Candidate, Sample
 from factory.export.view import Drop, Note, Reasoning, Truncated, unfit
-from factory.records import Candidate, Sample
+from factory.scorers.comparison import DECIMALS, Ranking, compare, rank
 
 
 class Pair(msgspec.Struct, frozen=True):

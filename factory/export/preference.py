@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+from factory.core.records import Sample
 from factory.export import schemas
 from factory.export.pairs import Pair, PairRules, same_answer
 from factory.export.view import Drop, FolderName, Note, answer
-from factory.records import Sample
 
 if TYPE_CHECKING:
     from factory.export.features import Features

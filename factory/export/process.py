@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from factory.config import Config
+from factory.core.config import Config
+from factory.core.records import Candidate, Sample, StepLabels
 from factory.export import schemas
-from factory.export.evidence import is_known
 from factory.export.view import Drop, FolderName, Truncated, unfit
-from factory.records import Candidate, Sample, StepLabels
+from factory.scorers.comparison import is_known
 
 if TYPE_CHECKING:
     from factory.export.features import Features
@@ -74,7 +74,7 @@ class ProcessView(Config):
             return
         from datasets import load_from_disk
 
-        from factory import prm800k
+        from factory.sources import prm800k
 
         rows = (prm800k.from_view(row) for row in load_from_disk(str(folder)))
         prm800k.write(rows, folder.with_name(f"{folder.name}.prm800k.jsonl"))

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from factory.config import Config
+from factory.core.config import Config
+from factory.core.records import Candidate, Sample
 from factory.export import schemas
-from factory.export.evidence import scores_of
 from factory.export.view import Drop, FolderName, Note, Truncated, unfit
-from factory.records import Candidate, Sample
+from factory.scorers.comparison import scores_of
 
 if TYPE_CHECKING:
     from factory.export.features import Features

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import model_validator
 
-from factory.config import Config
+from factory.core.config import Config
+from factory.core.records import Candidate, Sample
 from factory.export import schemas
-from factory.export.evidence import rank
 from factory.export.view import Drop, FolderName, Note, Reasoning, Truncated, answer, unfit
-from factory.records import Candidate, Sample
+from factory.scorers.comparison import rank
 
 if TYPE_CHECKING:
     from factory.export.features import Features

@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from factory.export.combine import Measured
-from factory.export.evidence import DECIMALS, is_known
+from factory.core.records import Candidate, Sample
+from factory.core.words import words
 from factory.export.features import Features, List, Value
 from factory.export.view import REASONING
-from factory.records import Candidate, Sample
-from factory.words import words
+from factory.scorers.combine import Measured
+from factory.scorers.comparison import DECIMALS, is_known
 
 RESERVOIR = 100_000
 """Values kept for quartiles: exact up to here, beyond it within about 0.3 percentiles (2 s.d.)."""

@@ -12,7 +12,7 @@ its thought ended is no answer, and makes no row in any case.
 
 What a model thought before its answer is left out, unless a view says `reasoning: keep`: then its
 rows hold it in the message's key `REASONING`, and `export` puts it into the form that the model's
-own chat template trains (`factory.thoughts`).
+own chat template trains (`factory.engines.thought_form`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import msgspec
 from pydantic import Field
 
-from factory.records import Candidate, Sample
+from factory.core.records import Candidate, Drop, Sample
 
 if TYPE_CHECKING:
     from factory.export.features import Features
@@ -70,13 +70,6 @@ Truncated = Literal["drop", "keep"]
 Reasoning = Literal["drop", "keep"]
 REASONING = "reasoning"
 """Key of the thought in a view's messages, where it keeps them."""
-
-
-class Drop(msgspec.Struct, frozen=True):
-    """A row that was considered and not made."""
-
-    reason: str
-    """A key of `REASONS` (a user's own view may have others)."""
 
 
 class Note(msgspec.Struct, frozen=True):

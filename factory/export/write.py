@@ -24,8 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from factory.durable import sync
-from factory.errors import FactoryError
+from factory.core.errors import FactoryError
+from factory.core.files import sync
 
 if TYPE_CHECKING:
     import pyarrow as pa

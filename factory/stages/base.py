@@ -8,19 +8,14 @@ recipe by its path, `kind: my_module:MyStage`.
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
-from factory.config import Config
-from factory.constitution import Constitution, Principle
+from factory.core.config import Config
+from factory.core.constitution import Constitution, Principle
+from factory.core.records import Combination, Message, Sample
 from factory.engines.base import Completion, Sampling, Scoring, Task
-from factory.records import Message, Sample
-
-if TYPE_CHECKING:
-    from factory.export.combine import Combination
-    from factory.stages.labels import Judging
 
 
 class Asked(Protocol):
@@ -64,6 +59,25 @@ class Models(Protocol):
     async def reads(self, model: str, estimator: Estimator, example: Question) -> Reads:
         """How the model is read when it judges; the same for all of a run, and of those that go on
         with its ledger. `example`: a question for labels such as it is to be asked."""
+        ...
+
+
+class Judging(Protocol):
+    """How a stage's judge is asked, about a conversation such as it will be asked about
+    (`factory.scorers.labels`)."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def estimator(self) -> Estimator: ...
+
+    def question(self) -> Question:
+        """For the label at once."""
+        ...
+
+    def examples(self, read: Reads) -> list[Question]:
+        """A question of each kind that is asked of a judge that is read so."""
         ...
 
 
@@ -179,12 +193,6 @@ class Stage(Config):
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         raise TypeError(f"{type(self).__name__} does not define __call__")
-
-
-def derive_seed(*salt: object) -> int:
-    """A seed in [0, 2**31), a pure function of `salt`."""
-    text = "\x1f".join(map(str, salt)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
 
 
 def render(template: str, /, **values: Any) -> str:

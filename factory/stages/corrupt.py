@@ -2,8 +2,8 @@
 asked, so scorers can be trained and measured on labels without doubt.
 
 In: `Sample.reference`, a solution of one step a line that ends with `#### <answer>` (GSM8K's form).
-Out: the solution itself as a candidate, then copies with one error each (`factory/problems/faults.py`) at a
-step drawn evenly from those that can hold one, no two copies alike. A step's label is True before the
+Out: the solution itself as a candidate, then copies with one error each (`factory/math/error_injection.py`)
+at a step drawn evenly from those that can hold one, no two copies alike. A step's label is True before the
 error, False at it and None after it, where right and wrong no longer have a meaning; the answer's line
 is the last step. The score of a copy is 0: its reasoning is wrong, even where its answer is right, as
 after a skipped step. Labels of the solution itself are as good as the reference is.
@@ -16,13 +16,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from factory.answers import MARK, final_line
-from factory.errors import SampleError
-from factory.problems.equations import without_annotations
-from factory.problems.faults import Error, Solution
-from factory.records import Candidate, Sample, Score, StepLabels
+from factory.core.errors import SampleError
+from factory.core.records import Candidate, Sample, Score, StepLabels
+from factory.math.answers import MARK, final_line
+from factory.math.equations import without_annotations
+from factory.math.error_injection import Error, Solution
+from factory.math.steps import split_steps
 from factory.stages.base import Expected, Models, Stage
-from factory.steps import split_steps
 
 
 class Corrupt(Stage):

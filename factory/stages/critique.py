@@ -15,10 +15,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from factory.constitution import Constitution, Principle
+from factory.core.constitution import Constitution, Principle
+from factory.core.errors import SampleError
+from factory.core.records import Critique, Message, Sample
 from factory.engines.base import Sampling
-from factory.errors import SampleError
-from factory.records import Critique, Message, Sample
 from factory.stages.base import (
     EXAMPLE_PRINCIPLE,
     Expected,

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from factory.constitution import Constitution
-from factory.records import Candidate, Sample
+from factory.core.constitution import Constitution
+from factory.core.records import Candidate, Sample
+from factory.core.words import spelling, words
 from factory.stages.base import Models, Stage
-from factory.words import spelling, words
 
 _CANNOT = (
     r"(can(no|['’])t|can not|won['’]t|will not|( am|['’]m) (unable|not (able|going|allowed)) to)"
@@ -42,7 +42,7 @@ class Filter(Stage):
     kind: Literal["filter"] = "filter"
     min_words: int = Field(1, ge=0)
     max_words: int | None = Field(None, ge=1)
-    """Words as `factory/words.py` counts them, in any script."""
+    """Words as `factory/core/words.py` counts them, in any script."""
     truncated: bool = False
     """Drop answers cut at max_tokens."""
     refusals: bool = False

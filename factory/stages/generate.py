@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from factory.core.records import Candidate, Sample
 from factory.engines.base import Sampling
-from factory.records import Candidate, Sample
 from factory.stages.base import Expected, Models, Question, Stage
 
 

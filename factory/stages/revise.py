@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from factory.constitution import Principle
+from factory.core.constitution import Principle
+from factory.core.errors import SampleError
+from factory.core.records import Candidate, Message, Sample
 from factory.engines.base import Sampling
-from factory.errors import SampleError
-from factory.records import Candidate, Message, Sample
 from factory.stages.base import (
     EXAMPLE_PRINCIPLE,
     Expected,

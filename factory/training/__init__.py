@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from factory.training import dpo, grpo, kto, ppo, prm, reward, rloo, sft
-from factory.training.base import Trainer
+from factory.training.common.base import Trainer
+from factory.training.offline import dpo, kto, prm, reward, sft
+from factory.training.online import grpo, rloo
+from factory.training.ppo import ppo
 
 TRAINERS: dict[str, Trainer] = {
     "dpo": dpo,

@@ -1,0 +1,347 @@
+"""A trained model beside those before it: all answer held-out prompts, and their answers are compared,
+by a judge or by a score.
+
+In: a recipe's `evaluation`, and the models by name, first to last. The evaluation is a run like any
+other, so it resumes and is remembered. Out: for each model how its answers are, and of the last one
+how often it is preferred to each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from factory.align.divergence import log_ratio
+from factory.core import own_code, weights
+from factory.core.errors import RecipeError
+from factory.core.files import replace
+from factory.core.records import Candidate, Sample, Score, Verdict
+from factory.core.words import words as words_of
+from factory.core.yamlfile import dump
+from factory.pipeline import traces as shards
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import run
+from factory.recipe.load import load
+from factory.recipe.recipe import EvaluationConfig, Recipe
+from factory.stages.filter import REFUSAL
+from factory.stats.bootstrap import DIFFERENCE, SHARE, Estimate, Range, interval_of, mean_of
+from factory.stats.win_rate import Comparison, WinRate, win_rate
+
+FIRST, PREVIOUS, NEW = "first", "previous", "new"
+_EXAMPLES = 3
+
+
+class Answers(msgspec.Struct, frozen=True):
+    """One model's answers to the held-out prompts; shares in [0, 1]."""
+
+    prompts: int
+    words: Estimate
+    """Mean words an answer."""
+    refusals: float
+    truncated: float
+    """Share that was cut at max_tokens."""
+    scores: dict[str, Estimate]
+    """Mean of each score of `evaluation.scores`, over the answers that could be scored."""
+    unscored: dict[str, int]
+
+
+class Change(msgspec.Struct, frozen=True):
+    """The new model's figures less the first's, prompt by prompt: what both vary in together cancels
+    out. Over the prompts of which both have the figure."""
+
+    words: Estimate
+    scores: dict[str, Estimate]
+    length_ratio: Estimate = Estimate(None)
+    """The new model's words over the first's, in all answers. None: the first wrote none."""
+
+
+class Example(msgspec.Struct, frozen=True):
+    """A held-out prompt's last message, and two models' answers to it."""
+
+    prompt: str
+    first: str
+    new: str
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """The new model beside the others."""
+
+    answers: dict[str, Answers]
+    """By model: `first`, `new`, and from the second round on `previous`."""
+    against: dict[str, WinRate]
+    """The new model's win rate against each other one."""
+    change: Change
+    log_ratio: Estimate | None
+    """Of the new model's answers, new to first, in nats an answer. None: it could not be computed."""
+    is_kl: bool
+    """The answers were sampled as they are, so that `log_ratio` estimates the KL divergence."""
+    left_out: int
+    """Prompts that failed, and are in no figure; why stands in evaluation/quarantine.jsonl."""
+    compared_by: str | None = None
+    """The score that decides who wins. None: a judge does."""
+    examples: list[Example] = []
+    """The first few prompts."""
+
+
+class _Remembered(msgspec.Struct):
+    """What round-N/evaluation.json holds."""
+
+    key: list[str]
+    """What decides the figures."""
+    evaluation: Evaluation
+
+
+def evaluate(
+    recipe: Recipe, models: Mapping[str, str], out: Path, progress: Progress
+) -> Evaluation:
+    """`models`: `first`, perhaps `previous`, and `new`; as names that hold from any folder.
+
+    The figures are kept in OUT.json, and taken from there while nothing that decides them changes.
+    """
+    whole = evaluation_recipe(recipe, models, out)
+    manifest = run(whole, out, progress=progress)
+    key = [manifest.digest, manifest.source_digest, str(manifest.rows), str(manifest.quarantined)]
+    kept = out.with_name(f"{out.name}.json")
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        remembered = msgspec.json.decode(kept.read_bytes(), type=_Remembered)
+        if remembered.key == key:
+            return remembered.evaluation
+    samples = list(shards.read_samples(out))
+    assert recipe.evaluation is not None
+    scorers = len(recipe.evaluation.scores)
+    is_by_score = recipe.evaluation.judge is None
+    score = str(getattr(whole.stages[-scorers], "name", "")) if is_by_score else None
+    evaluation = Evaluation(
+        answers={name: _answers(samples, name, recipe.seed) for name in models},
+        against={
+            name: win_rate(
+                [found for sample in samples for found in _comparisons(sample, name, score)],
+                seed=recipe.seed,
+            )
+            for name in models
+            if name != NEW
+        },
+        change=_change(samples, recipe.seed),
+        log_ratio=_log_ratio(recipe, models, samples, progress),
+        is_kl=recipe.evaluation.sampling.is_plain,
+        left_out=manifest.quarantined,
+        compared_by=score,
+        examples=[found for s in samples[:_EXAMPLES] if (found := _example(s)) is not None],
+    )
+    if evaluation.log_ratio is not None:
+        shards.write_json(kept, _Remembered(key, evaluation))
+    return evaluation
+
+
+def _log_ratio(
+    recipe: Recipe, models: Mapping[str, str], samples: list[Sample], progress: Progress
+) -> Estimate | None:
+    assert recipe.evaluation is not None
+    config = recipe.models[recipe.evaluation.model]
+    answers = [(s, c) for s in samples for c in s.candidates if c.model == NEW]
+    try:
+        with progress.doing(f"measuring how far {len(answers)} answers are from the first model's"):
+            return log_ratio(
+                weights.resolve(models[FIRST]),
+                weights.resolve(models[NEW]),
+                [sample.conversation(candidate) for sample, candidate in answers],
+                [candidate.finish_reason == "length" for _, candidate in answers],
+                config.chat_template_kwargs,
+                trust_remote_code=getattr(config, "trust_remote_code", False),
+                seed=recipe.seed,
+            )
+    except Exception as error:  # of a model's own code any
+        # A figure beside the others: hours of training are not lost for it.
+        progress.note(f"no log-ratio to the first model: {type(error).__name__}: {error}")
+        return None
+
+
+def evaluation_recipe(recipe: Recipe, models: Mapping[str, str], out: Path) -> Recipe:
+    """The recipe of the evaluation, written beside `out` and checked as any recipe is."""
+    evaluation = recipe.evaluation
+    if evaluation is None:
+        raise RecipeError(f"{recipe.path} evaluation: there is none")
+    written = out.with_name(f"{out.name}.yaml")
+    written.parent.mkdir(parents=True, exist_ok=True)
+    kinds = [str(config.get("kind")) for config in evaluation.scores]
+    own_code.copy_along(kinds, recipe.folder, written.parent)
+    half = written.with_suffix(".half")
+    half.write_text(dump(_data(recipe, evaluation, models)), encoding="utf-8")
+    replace(half, written)
+    return load(written)
+
+
+def _data(
+    recipe: Recipe, evaluation: EvaluationConfig, models: Mapping[str, str]
+) -> dict[str, Any]:
+    source = evaluation.source.model_dump(mode="json", exclude_defaults=True)
+    if (recipe.folder / source["path"]).exists():
+        source["path"] = str((recipe.folder / source["path"]).resolve())
+
+    def of(name: str) -> dict[str, Any]:
+        config = recipe.models[name]
+        dumped = config.model_dump(mode="json", exclude_defaults=True)
+        dumped.pop("memory_fraction", None)  # other engines than the recipe's: they share evenly
+        return {"engine": config.engine, **dumped, "model": recipe.absolute_model(name)}
+
+    generate = {"kind": "generate", "sampling": evaluation.sampling.changed}
+    judge = {"kind": "judge", "pairs": "all_pairs", "principles": evaluation.principles}
+    kept = {name: of(name) for name in recipe.models if name not in models}
+    data: dict[str, Any] = {
+        "name": f"{recipe.name}-evaluation",
+        "seed": recipe.seed,
+        "max_failure_rate": recipe.max_failure_rate,
+        "part_size": recipe.part_size,
+        "source": source,
+        "models": kept | {name: {**of(evaluation.model), "model": m} for name, m in models.items()},
+        "stages": [
+            *({**generate, "model": name} for name in models),
+            *([{**judge, "model": evaluation.judge}] if evaluation.judge else []),
+            *evaluation.scores,
+        ],
+    }
+    if recipe.constitution_path:
+        data["constitution"] = str(recipe.constitution_path.resolve())
+    return data
+
+
+def _answers(samples: list[Sample], model: str, seed: int) -> Answers:
+    found = [c for s in samples for c in s.candidates if c.model == model]
+    values, unscored = _words(samples, model), _unscored(samples, model)
+    return Answers(
+        prompts=len(values),
+        words=_mean(values, seed),
+        refusals=_share([REFUSAL.search(c.text[:300]) is not None for c in found]),
+        truncated=_share([c.finish_reason == "length" for c in found]),
+        scores={
+            name: _mean(of, seed, SHARE if _are_claims(of) else None)
+            for name, of in _scores(samples, model).items()
+        },
+        unscored=unscored,
+    )
+
+
+def _change(samples: list[Sample], seed: int) -> Change:
+    def less(new: Mapping[str, float], first: Mapping[str, float]) -> Estimate:
+        are_claims = _are_claims(new) and _are_claims(first)
+        differences = {id: new[id] - first[id] for id in new if id in first}
+        return _mean(differences, seed, DIFFERENCE if are_claims else None)
+
+    first = _scores(samples, FIRST)
+    words = _words(samples, NEW), _words(samples, FIRST)
+    return Change(
+        words=less(*words),
+        scores={
+            name: less(values, first.get(name, {}))
+            for name, values in _scores(samples, NEW).items()
+        },
+        length_ratio=_length_ratio(*words, seed),
+    )
+
+
+def _length_ratio(new: Mapping[str, float], first: Mapping[str, float], seed: int) -> Estimate:
+    import numpy as np
+
+    both = [id for id in new if id in first]
+    above, below = (np.array([of[id] for id in both]) for of in (new, first))
+
+    def ratio(weights: Any) -> float | None:
+        total = float(weights @ below)
+        return float(weights @ above) / total if total else None
+
+    return interval_of(both, ratio, seed=seed)
+
+
+def _mean(values: Mapping[str, float], seed: int, range_of_values: Range | None = None) -> Estimate:
+    """Over prompts."""
+    return mean_of([*values], [*values.values()], range_of_values=range_of_values, seed=seed)
+
+
+def _are_claims(values: Mapping[str, float]) -> bool:
+    """Each is 1 or 0, as right or wrong: the mean is a share."""
+    return {*values.values()} <= {0.0, 1.0}
+
+
+def _words(samples: list[Sample], model: str) -> dict[str, float]:
+    """Words of a model's answer, by prompt."""
+    return {s.id: float(words(c)) for s in samples for c in s.candidates if c.model == model}
+
+
+def _scores(samples: list[Sample], model: str) -> dict[str, dict[str, float]]:
+    """By score and prompt; answers that could not be scored are not there."""
+    found: dict[str, dict[str, float]] = {}
+    for sample, score in _scores_of(samples, model):
+        values = found.setdefault(score.name, {})
+        if score.value is not None:
+            values[sample.id] = score.value
+    return found
+
+
+def _unscored(samples: list[Sample], model: str) -> dict[str, int]:
+    return dict(Counter(s.name for _, s in _scores_of(samples, model) if s.value is None))
+
+
+def _scores_of(samples: list[Sample], model: str) -> list[tuple[Sample, Score]]:
+    return [
+        (sample, score)
+        for sample in samples
+        for score in sample.scores
+        if sample.candidates[score.candidate].model == model
+    ]
+
+
+def words(candidate: Candidate) -> int:
+    return words_of(candidate.text)
+
+
+def _share(claims: list[bool]) -> float:
+    return sum(claims) / len(claims) if claims else 0.0
+
+
+def _example(sample: Sample) -> Example | None:
+    texts = {c.model: c.text for c in sample.candidates}
+    if FIRST not in texts or NEW not in texts:
+        return None
+    return Example(sample.prompt[-1]["content"], texts[FIRST], texts[NEW])
+
+
+def _comparisons(sample: Sample, other: str, score: str | None) -> list[Comparison]:
+    """Of the new model's answer with the other's: the judge's, or the one by this score."""
+    by_model = {c.model: c for c in sample.candidates}
+    if other not in by_model or NEW not in by_model:
+        return []
+    old, new = by_model[other], by_model[NEW]
+    if score is not None:
+        values = {s.candidate: s.value for s in sample.scores if s.name == score}
+        p = _p_by_score(values.get(new.index), values.get(old.index))
+        return [Comparison(sample.id, p, None, words(new), words(old))]
+    return [
+        Comparison(
+            prompt_id=sample.id,
+            p=_p_of(verdict, new.index),
+            is_consistent=verdict.is_consistent if verdict.readings else None,
+            words_new=words(new),
+            words_old=words(old),
+        )
+        for verdict in sample.verdicts
+        if {verdict.a, verdict.b} == {old.index, new.index}
+    ]
+
+
+def _p_by_score(new: float | None, old: float | None) -> float | None:
+    """1, 0, or 0.5 for equal scores. None: one of them has none."""
+    if new is None or old is None:
+        return None
+    return 0.5 if new == old else float(new > old)
+
+
+def _p_of(verdict: Verdict, index: int) -> float | None:
+    """P(the answer `index` is better)."""
+    if verdict.p is None:
+        return None
+    return verdict.p if verdict.a == index else 1 - verdict.p

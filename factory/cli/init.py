@@ -1,0 +1,40 @@
+"""`factory init`: the shipped recipes, prompts and constitutions as files of the user's own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from factory.core.assets import shipped_file
+from factory.core.errors import FactoryError, RecipeError
+
+_NAMES = ("constitutions", "pipelines")
+_HALF = ".half"  # what is being copied; gone once all is there
+
+
+def create(folder: Path) -> None:
+    """Copy `constitutions/` and `pipelines/` into a new or empty folder; never overwrites. What was
+    stopped half way is brought to its end."""
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"{folder} is a file; choose a new folder")
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if names and not (_HALF in names and names <= {_HALF, *_NAMES}):
+        raise RecipeError(f"{folder} is not empty; choose a new folder")
+    half = folder / _HALF
+    for name in _NAMES:
+        source = shipped_file(name)
+        if source is None:
+            raise FactoryError(f"this installation lacks its {name}; install factory again")
+        if (folder / name).exists():
+            continue
+        try:
+            shutil.rmtree(half / name, ignore_errors=True)
+            shutil.copytree(source, half / name)
+            (half / name).replace(folder / name)
+        except OSError as error:
+            raise FactoryError(
+                f"cannot write {folder / name}: {error}; mend that and do it again, or choose "
+                "another folder"
+            ) from error
+    if half.exists():
+        half.rmdir()

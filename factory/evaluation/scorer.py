@@ -1,0 +1,262 @@
+"""What scores a dataset: the scoring stages of a recipe, or one stage made for a model.
+
+A scorer is a `Recipe` of which only models, stages, constitution and seed mean anything: its stages
+need answers and make none. A recipe's other stages are left out, and so are its source, views and
+training, which need not even be there.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from pydantic import Field
+
+from factory.core import constitution as constitutions
+from factory.core import weights
+from factory.core.config import Config
+from factory.core.errors import RecipeError
+from factory.core.override import override
+from factory.core.validation import validate
+from factory.core.yamlfile import YamlFile, dump, nearest
+from factory.engines import EngineConfig
+from factory.engines.base import Task
+from factory.recipe.check import lacking, stage_problems
+from factory.recipe.load import find_constitution
+from factory.recipe.recipe import PlainFields, Recipe, code_of
+from factory.recipe.registry import pick_engine, pick_stage
+from factory.scorers.judge_pairwise import PairwiseJudge
+from factory.scorers.process_reward import trained_layout
+from factory.sources.source import SourceConfig
+from factory.stages.base import Stage
+
+ModelStage = Literal["reward", "process"]
+_HEADS: dict[str, ModelStage] = {
+    "ForSequenceClassification": "reward",
+    "ForTokenClassification": "process",
+    "ForRewardModel": "reward",
+    "ForProcessRewardModel": "process",
+}
+_TASKS: dict[ModelStage, Task] = {"reward": "classify", "process": "token_classify"}
+MODEL = "scorer"
+"""What `--set models.scorer.dtype=float32` calls the model of `--model`."""
+_MAKES_ANSWERS = frozenset({"candidates", "critiques", "revisions"})
+
+
+class Scorer(msgspec.Struct, frozen=True):
+    """Stages that score answers that are there."""
+
+    recipe: Recipe
+    """Its stages are the scoring ones alone, its models those that they use."""
+    positions: list[int]
+    """Of each stage in the file it comes from, for `--set stages.N`."""
+    skipped: list[str]
+    """Kinds of the file's other stages."""
+
+    def scores(self) -> dict[str, int]:
+        """Name of each score that is made -> position of its stage. Combined scores among them."""
+        made: dict[str, int] = {}
+        for stage, position in zip(self.recipe.stages, self.positions, strict=True):
+            for name in scores_made(stage):
+                if name in made:
+                    raise RecipeError(
+                        f"stages {made[name]} and {position} both make a score named '{name}'; "
+                        f"give one another name: --set stages.{position}.name=other"
+                    )
+                made[name] = position
+        return made
+
+    def main_score(self, name: str | None) -> str:
+        """The score to evaluate: `name`, or the only one, a combined one before its parts."""
+        have = self.scores()
+        if name is not None:
+            if name not in have:
+                raise RecipeError(
+                    f"--score {name}: the scorer makes no such score{nearest(name, have)} "
+                    f"(have: {', '.join(have) or 'none'})"
+                )
+            return name
+        combined = {c.name for stage in self.recipe.stages for c in stage.combinations()}
+        parts = {p for stage in self.recipe.stages for c in stage.combinations() for p in c.parts}
+        whole = [score for score in have if score in combined or score not in parts]
+        if len(whole) != 1:
+            raise RecipeError(
+                f"the scorer makes {len(whole)} scores ({', '.join(whole) or 'none'}); "
+                "name the one to evaluate with --score"
+            )
+        return whole[0]
+
+
+def scores_made(stage: Stage) -> list[str]:
+    facts = sorted(stage.facts_made())
+    return [fact.removeprefix("score:") for fact in facts if fact.startswith("score:")]
+
+
+def from_model(model: str, stage: str | None = None, overrides: Sequence[str] = ()) -> Scorer:
+    """One reward or process stage for a trained scoring model; `overrides` may change its options.
+
+    Raises `RecipeError` if the model's configuration does not say which of the two, or it is none.
+    """
+    named = None if stage is None else _stage_named(stage)
+    folder = weights.resolve(model)
+    kind = named or _stage_for(model, folder)
+    options: dict[str, Any] = {"kind": kind, "model": MODEL}
+    if kind == "process":
+        options |= trained_layout(folder)
+    shown = str(folder) if weights.local_folder(model) else model
+    data = {"models": {MODEL: {"model": shown, "task": _TASKS[kind]}}, "stages": [options]}
+    with tempfile.TemporaryDirectory() as made:  # only to be read by those who read recipes
+        path = Path(made) / "model.yaml"
+        path.write_text(dump(data), encoding="utf-8")
+        return _load(path, overrides, Path())
+
+
+def _stage_named(name: str) -> ModelStage:
+    for kind in _TASKS:
+        if kind == name:
+            return kind
+    raise RecipeError(f"--stage {name}: expected {' or '.join(_TASKS)}")
+
+
+def from_recipe(path: Path, overrides: Sequence[str] = ()) -> Scorer:
+    """The scoring stages of a recipe. Raises `RecipeError` if there are none, or one is wrong."""
+    return _load(path, overrides, path.parent)
+
+
+def judge_of(path: Path, overrides: Sequence[str] = ()) -> Scorer:
+    """The first pairwise judge of a recipe, set to compare all answers there are."""
+    file, data = _read(path, overrides)
+    for position, entry in enumerate(data.stages):
+        if not (isinstance(entry, dict) and entry.get("kind") == "judge"):
+            continue
+        if entry.get("mode", "pairwise") != "pairwise":
+            continue
+        stage = pick_stage(file, ("stages", position), entry)
+        if isinstance(stage, PairwiseJudge):
+            principles = 1 if stage.principles == "same" else stage.principles  # no revisions here
+            changed = {"pairs": "all_pairs", "rounds": None, "principles": principles}
+            compares = stage.model_copy(update=changed)
+            return _scorer(file, data, path.parent, {position: compares}, [])
+    raise RecipeError(f"{path} has no pairwise judge; add {{kind: judge, model: NAME}}")
+
+
+def _stage_for(model: str, folder: Path) -> ModelStage:
+    try:
+        names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RecipeError(
+            f"--model {model}: {folder}/config.json cannot be read: {error}"
+        ) from error
+    for head, stage in _HEADS.items():
+        if any(name.endswith(head) for name in names or ()):
+            return stage
+    raise RecipeError(
+        f"--model {model} ({', '.join(names or ['no architecture'])}) is neither a reward model "
+        "(...ForSequenceClassification) nor a process reward model (...ForTokenClassification); "
+        "to judge with a model that writes, give --recipe FILE with a judge stage"
+    )
+
+
+# From the file -----------------------------------------------------------------------------------
+
+
+class _Parts(Config):
+    """What a scorer needs of a recipe."""
+
+    name: str = "score"
+    seed: int = Field(0, ge=0)
+    reproducible: bool = False
+    constitution: str | None = None
+    models: dict[str, Any] = {}
+    stages: list[Any] = Field(min_length=1)
+
+
+def _read(path: Path, overrides: Sequence[str]) -> tuple[YamlFile, _Parts]:
+    file = YamlFile(path)
+    for text in overrides:
+        file.overridden(override(file.data, text), text)
+    known = PlainFields.model_fields
+    for field in file.data:
+        if field not in known:
+            have = f"(known: {', '.join(known)})"
+            raise file.error((field,), f"unknown field{nearest(str(field), known)} {have}")
+    parts = {field: file.data[field] for field in _Parts.model_fields if field in file.data}
+    return file, validate(_Parts, file, parts)
+
+
+def _load(path: Path, overrides: Sequence[str], folder: Path) -> Scorer:
+    file, data = _read(path, overrides)
+    scoring: dict[int, Stage] = {}
+    skipped: list[str] = []
+    for position, entry in enumerate(data.stages):
+        stage = pick_stage(file, ("stages", position), entry)
+        if _is_scoring(stage):
+            scoring[position] = stage
+        else:
+            skipped.append(stage.kind)
+    if not scoring:
+        raise RecipeError(
+            f"{path} has no stage that scores answers (it has: {', '.join(skipped)}); add "
+            "{kind: reward, model: NAME} or {kind: judge, mode: pointwise, model: NAME}"
+        )
+    return _scorer(file, data, folder, scoring, skipped)
+
+
+def _is_scoring(stage: Stage) -> bool:
+    made = stage.facts_made()
+    says = any(fact.startswith(("score:", "verdicts:")) for fact in made)
+    return says and not made & _MAKES_ANSWERS
+
+
+def _scorer(
+    file: YamlFile, data: _Parts, folder: Path, stages: dict[int, Stage], skipped: list[str]
+) -> Scorer:
+    wrong: list[str] = []
+    found = find_constitution(file)
+    configs: dict[str, EngineConfig] = {}
+    for name in {m: None for stage in stages.values() for m in stage.models_used().values()}:
+        if name in data.models:
+            configs[name] = pick_engine(file, ("models", name), data.models[name])
+    recipe = Recipe(
+        path=folder.absolute() / file.path.name,
+        name=data.name,
+        seed=data.seed,
+        reproducible=data.reproducible,
+        max_failure_rate=1.0,
+        part_size=1,
+        source=SourceConfig(path=""),
+        evaluation=None,
+        constitution=constitutions.load(found) if found else None,
+        constitution_path=found,
+        models=configs,
+        stages=list(stages.values()),
+        views=[],
+        training=[],
+        own_code=[code_of(stage, folder) for stage in stages.values()],
+        text=dump(file.data),
+    )
+    for name, config in configs.items():
+        if config.model.startswith(weights.TRAINED):
+            what = f"'{config.model}' is made by a training of the recipe's runs; name its folder"
+            wrong.append(str(file.error(("models", name, "model"), what)))
+    facts = {"candidates"}
+    for position, stage in stages.items():
+        for loc, message in stage_problems(recipe, stage):
+            wrong.append(str(file.error(("stages", position, *loc), message)))
+        for need in lacking(stage.facts_needed(), facts):
+            wrong.append(str(file.error(("stages", position), _lack(stage, need, position))))
+        facts |= stage.facts_made()
+    if wrong:
+        raise RecipeError("\n".join(wrong))
+    return Scorer(recipe, list(stages), skipped)
+
+
+def _lack(stage: Stage, need: str, position: int) -> str:
+    remedy = "leave the stage out"
+    if isinstance(stage, PairwiseJudge):
+        remedy = f"--set stages.{position}.pairs=all_pairs compares the answers of a row"
+    return f"needs {need}, which a dataset does not have; {remedy}"

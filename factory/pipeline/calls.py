@@ -1,0 +1,278 @@
+"""Every model call of a run goes through here: remembered, in flight already, or made.
+
+`SampleModels` is what a stage sees. It turns a `Question` into a `Request` with the draw and the
+priority of its sample; `Calls` answers it from the ledger if it can, joins a call that is in flight
+if there is one, and otherwise asks the engine and remembers the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import msgspec
+
+from factory.core.constitution import Constitution
+from factory.core.errors import SampleError
+from factory.core.records import Sample
+from factory.core.seeds import derive_seed
+from factory.engines.base import Completion, Engine, Request
+from factory.engines.call_key import call_key
+from factory.pipeline.ledger import Ledger
+from factory.scorers.judging import Judges
+from factory.stages.base import Asked, Estimator, Question, Reads
+
+
+class Answer:
+    """A completion and the ledger key of its call."""
+
+    __slots__ = ("completion", "key")
+
+    def __init__(self, key: bytes, completion: Completion) -> None:
+        self.key = key
+        self.completion = completion
+
+    @property
+    def call(self) -> str:
+        return self.key.hex()
+
+
+class StageCount(msgspec.Struct):
+    """What a stage asked for. Tokens are those of all its calls, made or remembered."""
+
+    made: int = 0
+    remembered: int = 0
+    """Answered from the ledger, or by a call of the same content already in flight."""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt tokens, those from the engine's prefix cache when the call was made."""
+    output_tokens: int = 0
+    seconds: float = 0.0
+    """Waiting of all samples added up; samples wait at the same time."""
+    answers: int = 0
+    """Texts that models wrote: all calls but those that read labels or scores."""
+    cut: int = 0
+    """Of the answers, those cut at max_tokens."""
+    reasoning_tokens: int = 0
+    """Of the output tokens, those of thoughts."""
+
+    def add(self, other: StageCount) -> None:
+        self.made += other.made
+        self.remembered += other.remembered
+        self.prompt_tokens += other.prompt_tokens
+        self.cached_tokens += other.cached_tokens
+        self.output_tokens += other.output_tokens
+        self.answers += other.answers
+        self.cut += other.cut
+        self.reasoning_tokens += other.reasoning_tokens
+        self.seconds += other.seconds
+
+
+class Calls:
+    """The ledger in front of the engines."""
+
+    def __init__(self, ledger: Ledger, engines: Mapping[str, Engine]) -> None:
+        self.engines = engines
+        self._ledger = ledger
+        self._fingerprints: dict[str, str] = {}
+        self._in_flight: dict[bytes, asyncio.Future[Completion | None]] = {}
+        self._look_ups: list[tuple[list[bytes], asyncio.Future[dict[bytes, Completion]]]] = []
+        self.judges = Judges(engines, ledger)
+
+    async def answer(
+        self,
+        model: str,
+        requests: Sequence[Request],
+        count: StageCount,
+        before: Callable[[], Awaitable[None]] | None = None,
+    ) -> list[Asked]:
+        """Answer all requests, in their order. One that fails fails all, when all have ended.
+
+        `before` is awaited first if there is one that the ledger does not know.
+        """
+        fingerprint = self._fingerprints.get(model)
+        if fingerprint is None:
+            fingerprint = self._fingerprints[model] = self.engines[model].fingerprint
+        keys = [call_key(fingerprint, request) for request in requests]
+        remembered = await self._remembered(keys)
+        answers = [remembered.get(key) for key in keys]
+        count.remembered += sum(found is not None for found in answers)
+        missing = [i for i, found in enumerate(answers) if found is None]
+        if missing and before is not None:
+            await before()
+        engine = self.engines[model]
+        if len(missing) == 1:
+            only = missing[0]
+            answers[only] = await self._make(engine, keys[only], requests[only], count)
+        elif missing:
+            made = await asyncio.gather(
+                *(self._make(engine, keys[i], requests[i], count) for i in missing),
+                return_exceptions=True,
+            )
+            failures: list[BaseException] = []
+            for i, result in zip(missing, made, strict=True):
+                if isinstance(result, BaseException):
+                    failures.append(result)
+                else:
+                    answers[i] = result
+            if failures:  # one that stops the run before one that is only this sample's
+                raise min(failures, key=lambda failure: isinstance(failure, SampleError))
+        asked: list[Asked] = []
+        for key, completion in zip(keys, answers, strict=True):
+            assert completion is not None
+            count.prompt_tokens += completion.prompt_tokens
+            count.cached_tokens += completion.cached_tokens
+            count.output_tokens += completion.output_tokens
+            count.reasoning_tokens += completion.reasoning_tokens
+            asked.append(Answer(key, completion))
+        return asked
+
+    def commit(self) -> None:
+        """Return when every call that was answered is on disk: what names one is written after."""
+        self._ledger.flush()
+
+    async def _remembered(self, keys: list[bytes]) -> dict[bytes, Completion]:
+        """What the ledger holds of these calls. All samples that ask in one turn of the event loop
+        share one query: the trip to the file costs more than what it fetches."""
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[dict[bytes, Completion]] = loop.create_future()
+        if not self._look_ups:
+            loop.call_soon(self._look_up)
+        self._look_ups.append((keys, found))
+        return await found
+
+    def _look_up(self) -> None:
+        asked, self._look_ups = self._look_ups, []
+        try:
+            held = self._ledger.get_many([key for keys, _ in asked for key in keys])
+        except Exception as error:
+            for _, found in asked:
+                if not found.done():
+                    found.set_exception(error)
+            return
+        for _, found in asked:
+            if not found.done():  # done: its sample was cancelled
+                found.set_result(held)
+
+    async def _make(
+        self, engine: Engine, key: bytes, request: Request, count: StageCount
+    ) -> Completion:
+        while (others := self._in_flight.get(key)) is not None:
+            if (completion := await asyncio.shield(others)) is not None:
+                count.remembered += 1
+                return completion
+            # Whoever made the call was cancelled or failed: make it ourselves.
+        if (just_made := self._ledger.just_put(key)) is not None:  # since we looked it up
+            count.remembered += 1
+            return just_made
+        ours: asyncio.Future[Completion | None] = asyncio.get_running_loop().create_future()
+        self._in_flight[key] = ours
+        completion = None
+        try:
+            answered = await engine.generate(request)
+            self._remember(key, answered)
+            completion = answered
+            count.made += 1
+            return completion
+        finally:
+            del self._in_flight[key]
+            ours.set_result(completion)
+
+    def _remember(self, key: bytes, completion: Completion) -> None:
+        """Raises `SampleError` for what the ledger, a trace or the manifest could not hold."""
+        try:
+            completion.text = _encodable(completion.text)
+            if completion.reasoning is not None:
+                completion.reasoning = _encodable(completion.reasoning)
+            self._ledger.put(key, completion)
+        except (msgspec.MsgspecError, TypeError, ValueError, AttributeError) as error:
+            raise SampleError(
+                f"the model's answer cannot be kept ({error}): {completion!r:.500}; mend the engine "
+                "or server it comes from: the next run asks again"
+            ) from error
+
+
+def request_of(
+    question: Question, draw: int = 0, priority: int = 0, seed: int | None = None
+) -> Request:
+    return Request(
+        messages=question.messages,
+        sampling=question.sampling.changed,
+        draw=draw,
+        prefix=question.prefix,
+        labels=question.labels,
+        scoring=question.scoring,
+        priority=priority,
+        seed=seed,
+    )
+
+
+def is_sampled(question: Question) -> bool:
+    """Asking again may be answered otherwise."""
+    return bool(question.sampling.temperature) and not question.labels and not question.scoring
+
+
+def _encodable(text: str) -> str:
+    """Half a surrogate pair is valid in JSON, where a server may cut an answer, but not in UTF-8,
+    which everything we write is: it becomes U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+class SampleModels:
+    """The recipe's models for one sample at one stage (`stages.base.Models`). `count` adds up what
+    the stage asks for; `before` is awaited before it makes a call; `is_reproducible`: draws
+    seed the engine."""
+
+    __slots__ = (
+        *("_before", "_calls", "_is_reproducible", "_priority", "_sample_id", "_seed"),
+        *("constitution", "count"),
+    )
+
+    def __init__(
+        self,
+        calls: Calls,
+        constitution: Constitution | None,
+        sample: Sample,
+        seed: int,
+        count: StageCount,
+        before: Callable[[], Awaitable[None]] | None = None,
+        *,
+        is_reproducible: bool = False,
+    ) -> None:
+        self._calls = calls
+        self._is_reproducible = is_reproducible
+        self._before = before
+        self.constitution = constitution
+        self._sample_id = sample.id
+        # Older samples first. Within a sample later stages come after earlier ones anyway, so a
+        # conversation that has begun goes before one that has not, while its KV cache is hot.
+        self._priority = sample.index
+        self._seed = seed
+        self.count = count
+
+    def seed(self, *salt: object) -> int:
+        return derive_seed(self._seed, self._sample_id, *salt)
+
+    async def ask(self, model: str, questions: Sequence[Question]) -> list[Asked]:
+        requests = [self._request(question) for question in questions]
+        asked = await self._calls.answer(model, requests, self.count, self._before)
+        for request, answer in zip(requests, asked, strict=True):
+            if not request.labels and request.scoring is None:
+                self.count.answers += 1
+                self.count.cut += answer.completion.finish_reason == "length"
+        return asked
+
+    async def reads(self, model: str, estimator: Estimator, example: Question) -> Reads:
+        request = request_of(example)
+        return await self._calls.judges.reads(model, estimator, request, self._before)
+
+    def _request(self, question: Question) -> Request:
+        if not is_sampled(question):
+            return request_of(question, priority=self._priority)
+        draw = self.seed(*question.salt)
+        seed = draw if self._is_reproducible else None
+        return request_of(question, draw, self._priority, seed)

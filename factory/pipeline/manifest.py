@@ -1,0 +1,136 @@
+"""The manifest: what a run has done so far, and how to go on. Written whole, after every part.
+
+It is the commit point: a part, and the lines of the quarantine that belong to it, count only once
+the manifest says so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from factory.core.errors import FactoryError
+from factory.pipeline.calls import StageCount
+from factory.pipeline.traces import TracePart, write_json
+
+FORMAT = 1
+
+
+class Manifest(msgspec.Struct):
+    """A run's state. `digest` decides whether the parts on disk are still what the recipe asks."""
+
+    digest: str
+    """Of stages, constitution, models and seed (`Recipe.digest`)."""
+    source_digest: str
+    part_size: int
+    views_digest: str = ""
+    limit: int | None = None
+    format: int = FORMAT
+    state: str = "running"
+    """`running` (or killed while running), `traced` (the datasets are owed) or `finished`."""
+    recipe_path: str = ""
+    versions: dict[str, str] = {}
+    models: dict[str, dict[str, str]] = {}
+    """Recipe name -> model, fingerprint."""
+    constitution: dict[str, str] | None = None
+    reproducible: bool = False
+    """Every call of this folder was made with its draw as the engine's seed."""
+    parts: int = 0
+    rows: int = 0
+    """Source rows in those parts: samples and quarantined."""
+    samples: int = 0
+    quarantined: int = 0
+    failed: int = 0
+    """Of those, samples that failed in a stage (the rest were no prompts to begin with)."""
+    retriable: int = 0
+    """Quarantined by a failure that may not happen again: the next run tries them again."""
+    quarantine_bytes: int = 0
+    reasons: dict[str, int] = {}
+    """Quarantine reasons, as `critique: ...`, most common first."""
+    stages: dict[str, StageCount] = {}
+    restarts: int = 0
+    ledger: str = ""
+    """Where calls are remembered, if not in the run's folder: relative to it, or absolute."""
+    seconds: float = 0.0
+    """Running time, of all tries together."""
+    views: list[dict[str, Any]] = []
+    trace_parts: list[TracePart] = []
+    """Rows and checksum of each part. Empty in manifests that were written before parts had one."""
+
+    def cached_share(self) -> float:
+        """Share of prompt tokens that came from prefix caches, in [0, 1]."""
+        cached = sum(s.cached_tokens for s in self.stages.values())
+        return cached / max(1, self.tokens()["prompt"])
+
+    def tokens(self) -> dict[str, int]:
+        """Tokens of all calls behind the traces, whenever they were made."""
+        return {
+            "prompt": sum(s.prompt_tokens for s in self.stages.values()),
+            "output": sum(s.output_tokens for s in self.stages.values()),
+        }
+
+    def save(self, run: Path) -> None:
+        write_json(run / "manifest.json", self)
+
+
+_COUNTS = ("parts", "rows", "samples", "quarantined", "failed", "retriable", "quarantine_bytes")
+
+
+def _contradiction(m: Manifest) -> str:
+    """What cannot be true in a manifest, in words; empty: nothing."""
+    if m.part_size < 1:
+        return f"part_size: {m.part_size}"
+    for name in _COUNTS:
+        if getattr(m, name) < 0:
+            return f"{name}: {getattr(m, name)}"
+    if m.rows != m.samples + m.quarantined:
+        return f"{m.rows} rows, but {m.samples} samples and {m.quarantined} quarantined"
+    if not (m.parts - 1) * m.part_size < m.rows <= m.parts * m.part_size and (m.parts or m.rows):
+        return f"{m.rows} rows in {m.parts} parts of {m.part_size}"
+    if m.quarantine_bytes and not m.quarantined:
+        return f"{m.quarantined} quarantined, in {m.quarantine_bytes} bytes"
+    if m.trace_parts and len(m.trace_parts) != m.parts:
+        return f"{m.parts} parts, but trace_parts tells of {len(m.trace_parts)}"
+    if m.trace_parts and (held := sum(part.samples for part in m.trace_parts)) != m.samples:
+        return f"{m.samples} samples, but {held} in trace_parts"
+    for i, view in enumerate(m.views):
+        for field, kind in (("view", str), ("rows", int), ("drops", dict)):
+            if not isinstance(view.get(field), kind):
+                return f"views[{i}] lacks {field!r}, or it is no {kind.__name__}"
+    return ""
+
+
+def may_be_ours(run: Path) -> bool:
+    """False: the folder's manifest.json is whole and another program's."""
+    try:
+        held = msgspec.json.decode((run / "manifest.json").read_bytes())
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
+        return True  # `read` says what is wrong with it
+    return isinstance(held, dict) and {"digest", "source_digest"} <= held.keys()
+
+
+def read(run: Path) -> Manifest | None:
+    """The manifest of a run; None: there is none yet. Raises `FactoryError` if it is unreadable."""
+    path = run / "manifest.json"
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise FactoryError(
+            f"{path} cannot be read ({error}); move it away, and the next run goes through the "
+            "source again, answering from the ledger what it can"
+        ) from error
+    if manifest.format == FORMAT and (wrong := _contradiction(manifest)):
+        raise FactoryError(
+            f"{path} contradicts itself ({wrong}); move it away, and the next run goes through the "
+            "source again, answering from the ledger what it can"
+        )
+    if manifest.format != FORMAT:
+        raise FactoryError(
+            f"{path} has format {manifest.format}, this version of factory reads {FORMAT}; "
+            "use another --out, or the version of factory that wrote it"
+        )
+    return manifest

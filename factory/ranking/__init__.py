@@ -1,1 +1,0 @@
-"""From comparisons of two to a strength of each: pure arithmetic, no models and no samples."""

@@ -1,0 +1,353 @@
+"""How a judge that answers with one of a few labels is read, and how well that is known.
+
+Two estimators. `logprob`: the answer's first words are put into the judge's mouth, so that the next
+token is the label, and its probabilities are read. A judge that thinks is read after its thought; with
+`thinks_aloud` one that does not is asked to, in words of ours. `sampled`, for a model that shows no
+log-probabilities: it is asked to end its reply with those words and a label, a few times, and each
+reply is a verdict.
+
+Of several draws, thoughts or verdicts, the mean counts, and the variance of that mean is known: the
+draws' own variance over their number. A thought that never ended, and a reply without a verdict or
+that was cut, are unparsed: they enter no mean.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from factory.core.records import Message
+from factory.engines.base import Completion, Sampling
+from factory.engines.reasoning import CLOSE, begun
+from factory.stages.base import Estimator, Models, Question, Reads
+
+MIN_MASS = 0.01
+"""Labels that together get less probability than this were not an answer: unparsed."""
+DECIMALS = 6
+"""Kept of probabilities and of means over them. Below is float noise, which would make a winner of
+a tie."""
+REASON = "Let us think step by step:"
+LABEL_CALL = Sampling(temperature=0.0, max_tokens=1)
+SAMPLES = 4
+"""Verdicts drawn where nobody says how many."""
+DRAWN = Sampling(max_tokens=2048)
+"""How thoughts and verdicts are drawn where nobody says: from the model's own distribution, as that of
+log-probabilities is."""
+Value = Callable[[Mapping[str, float]], float]
+"""Of the labels' probabilities, the number that is wanted."""
+_CLOSERS = {"(": ")", '"': '"', "[": "]"}
+"""What ends words that a label follows, by their last character."""
+
+
+class Asking(NamedTuple):
+    """What a stage wants of its judge."""
+
+    estimator: Estimator = "auto"
+    samples: int | None = None
+    """Draws, of verdicts or thoughts. None: `SAMPLES` verdicts, one thought."""
+    sampling: Sampling | None = None
+    """Of what is drawn. None: `aloud` for thinking in words of ours, else `DRAWN`."""
+    thinks_aloud: bool = False
+    aloud: Sampling = DRAWN
+
+    def problem(self) -> tuple[str, str] | None:
+        """(field, what is wrong with it)."""
+        if (self.samples or 1) > 1 and self.sampling is not None and not self.sampling.temperature:
+            return "samples", (
+                f"at temperature 0 all {self.samples} are the same; set samples: 1, or a temperature"
+            )
+        return None
+
+    def drawn(self, read: Reads) -> Sampling:
+        in_our_words = self.thinks_aloud and read.estimator == "logprob" and not read.thinks
+        return self.sampling or (self.aloud if in_our_words else DRAWN)
+
+    def draws(self, read: Reads) -> int:
+        """1 where all would be the same."""
+        is_drawn = read.estimator == "sampled" or read.thinks or self.thinks_aloud
+        if not is_drawn or not self.drawn(read).temperature:
+            return 1
+        return self.samples or (SAMPLES if read.estimator == "sampled" else 1)
+
+
+class Draw(NamedTuple):
+    """One reading of a judge, of which there may be several to a question."""
+
+    probabilities: dict[str, float] | None
+    """Of each label, in [0, 1], summing to 1; a verdict has 1 for its own. None: unparsed."""
+    mass: float
+    """Probability of all labels together, in [0, 1]; of a verdict 1, and 0 if it could not be read."""
+    call: str = ""
+    """The call that read the label, or that replied. Empty: the thought never ended."""
+    reasoning: str = ""
+    """What was thought; of a verdict, what was thought and replied."""
+    reasoning_call: str = ""
+    """The call that thought, where another reads the label."""
+
+
+class Label(NamedTuple):
+    """A judge's answer to one conversation."""
+
+    draws: list[Draw]
+    """At least one."""
+    read: Reads
+
+    @property
+    def mass(self) -> float:
+        """Mean over draws, in [0, 1]; of verdicts the share that was read."""
+        return sum(draw.mass for draw in self.draws) / len(self.draws)
+
+    @property
+    def reasoning(self) -> str:
+        return "\n\n".join(draw.reasoning for draw in self.draws if draw.reasoning)
+
+    @property
+    def calls(self) -> list[str]:
+        """In the order in which they were made for each draw."""
+        both = (call for draw in self.draws for call in (draw.reasoning_call, draw.call))
+        return [call for call in both if call]
+
+    def mean(self, value: Value) -> float | None:
+        """Of what `value` makes of each draw. None: unparsed, none could be read."""
+        values = self._values(value)
+        return sum(values) / len(values) if values else None
+
+    def variance(self, value: Value) -> float | None:
+        """Of that mean: the draws' own variance over their number. None: of fewer than two nothing
+        is known."""
+        values = self._values(value)
+        if (count := len(values)) < 2:
+            return None
+        mean = sum(values) / count
+        return sum((v - mean) ** 2 for v in values) / (count - 1) / count
+
+    def _values(self, value: Value) -> list[float]:
+        return [value(d.probabilities) for d in self.draws if d.probabilities is not None]
+
+
+class Judging(NamedTuple):
+    """How a stage's judge is asked, about a conversation such as it will be asked about."""
+
+    model: str
+    messages: list[Message]
+    labels: tuple[str, ...]
+    prefix: str
+    asking: Asking
+
+    @property
+    def estimator(self) -> Estimator:
+        return self.asking.estimator
+
+    def question(self) -> Question:
+        """For the label at once."""
+        return _label_question(self.messages, self.prefix, self.labels)
+
+    def examples(self, read: Reads) -> list[Question]:
+        """A question of each kind that `ask_labels` asks of a judge that is read so."""
+        drawing = _drawing(self.messages, self.labels, self.prefix, self.asking, read, ())
+        if drawing is None:
+            return [self.question()]
+        if read.estimator == "sampled":
+            return [drawing]
+        words = begun("I see.", self.prefix) if read.thinks else _aloud("I see.", self.prefix)
+        return [drawing, _label_question(self.messages, words, self.labels)]
+
+    def calls(self) -> int:
+        """For each conversation, as far as one can say before it is known how the judge is read."""
+        is_sampled = self.asking.estimator == "sampled"
+        read = Reads("sampled" if is_sampled else "logprob", thinks=False)
+        return self.asking.draws(read) * len(self.examples(read))
+
+
+async def ask_labels(
+    models: Models,
+    model: str,
+    conversations: Sequence[list[Message]],
+    labels: tuple[str, ...],
+    *,
+    prefix: str,
+    asking: Asking,
+    salt: Callable[[int, int], tuple[object, ...]],
+) -> list[Label]:
+    """The label that follows `prefix` in each conversation. `salt`: of (a conversation's place, the
+    draw), what tells a call that draws from the others."""
+    if not conversations:
+        return []
+    read = await models.reads(
+        model, asking.estimator, _label_question(conversations[0], prefix, labels)
+    )
+    count = asking.draws(read)
+    messages = [given for given in conversations for _ in range(count)]
+    salts = [salt(i, k) for i in range(len(conversations)) for k in range(count)]
+    questions = [
+        _drawing(given, labels, prefix, asking, read, its)
+        for given, its in zip(messages, salts, strict=True)
+    ]
+    asked = [question for question in questions if question is not None]
+    answers = await models.ask(model, asked) if asked else []
+    drawn = [(answer.completion, answer.call) for answer in answers]
+    if read.estimator == "sampled":
+        draws = [_verdict(completion, call, labels, prefix) for completion, call in drawn]
+    else:
+        thoughts = [_thought(*each, prefix, read) for each in drawn] or [_Thought(prefix)]
+        thoughts = thoughts if drawn else thoughts * len(messages)
+        draws = await _after(models, model, messages, labels, thoughts)
+    return [Label(draws[i : i + count], read) for i in range(0, len(draws), count)]
+
+
+class _Thought(NamedTuple):
+    """What stands before a label."""
+
+    words: str | None
+    """In the judge's mouth, with what it thought. None: the thought never ended."""
+    text: str = ""
+    call: str = ""
+
+
+def _label_question(messages: list[Message], words: str, labels: tuple[str, ...]) -> Question:
+    return Question(messages, LABEL_CALL, prefix=words, labels=labels)
+
+
+def _drawing(
+    messages: list[Message],
+    labels: tuple[str, ...],
+    prefix: str,
+    asking: Asking,
+    read: Reads,
+    salt: tuple[object, ...],
+) -> Question | None:
+    """What is asked for a thought or a verdict. None: the label is read at once."""
+    sampling = asking.drawn(read)
+    if read.estimator == "sampled":
+        said = _to_reply(messages, labels, prefix, thinks_aloud=asking.thinks_aloud)
+        return Question(said, sampling, salt=salt)
+    if read.thinks:
+        stop = list(dict.fromkeys([*sampling.stop, CLOSE]))
+        return Question(messages, sampling.model_copy(update={"stop": stop}), salt=salt)
+    if asking.thinks_aloud:
+        return Question(messages, sampling, salt=salt, prefix=REASON)
+    return None
+
+
+def _thought(completion: Completion, call: str, prefix: str, read: Reads) -> _Thought:
+    if not read.thinks:
+        said = completion.text.strip()
+        return _Thought(_aloud(said, prefix), said, call)
+    thought = completion.reasoning
+    if thought is None:  # this once it did not think
+        return _Thought(prefix, "", call)
+    is_open = completion.finish_reason == "length" and not completion.text
+    return _Thought(None if is_open else begun(thought, prefix), thought, call)
+
+
+def _aloud(said: str, prefix: str) -> str:
+    """What a judge that thought in our words has said, up to the label."""
+    return f"{REASON} {said}\n{prefix}"
+
+
+async def _after(
+    models: Models,
+    model: str,
+    messages: Sequence[list[Message]],
+    labels: tuple[str, ...],
+    thoughts: Sequence[_Thought],
+) -> list[Draw]:
+    """The label after each thought."""
+    asked = await models.ask(
+        model,
+        [
+            _label_question(given, thought.words, labels)
+            for given, thought in zip(messages, thoughts, strict=True)
+            if thought.words is not None
+        ],
+    )
+    answers = iter(asked)
+    draws = []
+    for words, text, call in thoughts:
+        if words is None:
+            draws.append(Draw(None, 0.0, "", text, call))
+            continue
+        answer = next(answers)
+        draws.append(Draw(*read_labels(answer.completion, labels), answer.call, text, call))
+    return draws
+
+
+def _to_reply(
+    messages: list[Message], labels: tuple[str, ...], prefix: str, *, thinks_aloud: bool
+) -> list[Message]:
+    """The conversation, with the form of a reply from which a verdict is read."""
+    first, last = ", ".join(labels[:-1]), labels[-1]
+    form = f"{prefix.strip()}X" if prefix.strip()[-1:] in _CLOSERS else f"{prefix.strip()} X"
+    asked = (
+        f"{'First think step by step. ' if thinks_aloud else ''}End your reply with this line, where X "
+        f"is {first} or {last}:\n{form}{_CLOSERS.get(prefix.strip()[-1:], '')}"
+    )
+    told = messages[-1]
+    return [*messages[:-1], {"role": told["role"], "content": f"{told['content']}\n\n{asked}"}]
+
+
+def _verdict(completion: Completion, call: str, labels: tuple[str, ...], prefix: str) -> Draw:
+    replied = [text.strip() for text in (completion.reasoning or "", completion.text)]
+    said = "\n\n".join(text for text in replied if text)
+    found = None
+    if completion.finish_reason != "length":
+        found = verdict_in(completion.text, labels, prefix)
+    if found is None:
+        return Draw(None, 0.0, call, said)
+    return Draw({label: float(label == found) for label in labels}, 1.0, call, said)
+
+
+def verdict_in(reply: str, labels: Sequence[str], prefix: str) -> str | None:
+    """The label that a reply ends with: the last one after the words of `prefix`, or one that stands
+    alone on the last line. None: there is none.
+
+    >>> verdict_in("Both are kind.\\n**The better answer is (B).**", ("A", "B"), "The better answer is (")
+    'B'
+    >>> verdict_in("(A)", ("A", "B"), "The better answer is (")
+    'A'
+    >>> verdict_in("The better answer is a matter of taste.", ("A", "B"), "The better answer is (")
+    """
+    # Longer labels are words, which may be written in any case; "a" is not A.
+    one = "|".join(
+        re.escape(label) if len(label) == 1 else f"(?i:{re.escape(label)})"
+        for label in sorted(labels, key=len, reverse=True)
+    )
+    label = rf"(?P<label>{one})(?![\w]|[.,]\d)"
+    words = re.escape(prefix.strip().rstrip("".join(_CLOSERS)).strip()).replace(r"\ ", r"\s+")
+    found = [*re.finditer(rf"(?i:{words})[\W_]*{label}", reply)]
+    if not found:
+        lines = reply.strip().splitlines() or [""]
+        alone = re.fullmatch(rf"[\W_]*{label}[\W_]*", lines[-1])
+        found = [alone] if alone else []
+    if not found:
+        return None
+    said = found[-1]["label"]
+    return next(label for label in labels if label.lower() == said.lower())
+
+
+def leaning(p: float | None) -> bool | None:
+    """Which way a probability leans: above one half, or below. None: it is unknown, or a tie, which
+    is neither; of float noise no tie is broken."""
+    if p is None or round(p, DECIMALS) == 0.5:
+        return None
+    return p > 0.5
+
+
+def read_labels(
+    completion: Completion, labels: tuple[str, ...]
+) -> tuple[dict[str, float] | None, float]:
+    """(probability of each label, normalised to 1; probability of all labels together, in [0, 1]).
+
+    The first is None, unparsed, when a label's log-probability is missing or not finite or the
+    labels' mass is below `MIN_MASS`.
+    """
+    logprobs = completion.label_logprobs or {}
+    known = [logprobs[label] for label in labels if math.isfinite(logprobs.get(label, math.nan))]
+    weights = [math.exp(min(logprob, 0.0)) for logprob in known]
+    total = sum(weights)
+    mass = min(total, 1.0)
+    if len(weights) < len(labels) or mass < MIN_MASS:
+        return None, mass
+    return {label: weight / total for label, weight in zip(labels, weights, strict=True)}, mass

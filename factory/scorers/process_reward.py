@@ -1,0 +1,201 @@
+r"""Score each step of each candidate with a process reward model, in one prefill a solution.
+
+The candidate's text is cut into steps, laid out as the model was trained to see them
+(`engines.base.Scoring`), and the model's logits are read at the end of each step. P(the step is
+correct) is their softmax: over two columns (wrong, right), over three (PRM800K's ratings -1, 0,
++1), or a sigmoid of a single one. Qwen2.5-Math-PRM, and models that `factory train prm` makes with
+a tag, are asked so:
+
+    {kind: process, model: prm, split: blank_line, separator: "", tag: "<extra_0>"}
+
+Models that say it with a token are the same to this stage: the engine reads the logits of the two
+tokens at each tag. Math-Shepherd's model, which says "+" or "-" after each line, reads prompt and
+solution as one text, and its scores are those of the code on its model card:
+
+    models:
+      shepherd: {model: PATH, task: token_classify, label_tokens: ["▁+", "▁-"]}
+    stages:
+      - {kind: process, model: shepherd, layout: text, tag: "ки", good: first, aggregate: minimum}
+
+(Label tokens are named as the vocabulary has them: in SentencePiece's "▁+" is a plus after a space.)
+
+A solution's score is the product of its steps' P (Lightman et al. 2305.20050, where the neutral
+rating counts as correct), or the least, the last or the mean of them. Models trained on Monte Carlo
+labels do better with the last one, those trained on human labels with product or minimum.
+
+A step is labelled correct above one half, wrong below it; at one half exactly it is neither (None).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from factory.core.errors import EngineError
+from factory.core.records import Candidate, Sample, Score, StepLabels
+from factory.engines.base import Completion, Sampling, Scoring, Task, TextScoring
+from factory.math.steps import Split, split_steps
+from factory.scorers.labels import DECIMALS, leaning
+from factory.stages.base import EXAMPLE_PROMPT, EXAMPLE_STEP, Models, Question, Stage
+
+Aggregate = Literal["product", "minimum", "last", "mean"]
+
+NO_STEPS = "no steps"
+NOT_FINITE = "not finite"
+"""Details of scores that are None. The second: the model put out NaN or infinity, as one does whose
+precision is too small for it (float16), or with broken weights."""
+SCORING_CALL = Sampling(temperature=0.0, max_tokens=1)
+
+
+class ProcessReward(Stage):
+    """Score each step with a process reward model."""
+
+    kind: Literal["process"] = "process"
+    name: str = "process"
+    """Names the score and the steps' labels, for views: `score: process`, `steps: process`."""
+    model: str
+    split: Split = "newline"
+    """Where the candidate's text is cut into steps."""
+    steps: str | None = None
+    """Instead of cutting the text: score the steps of the step labels with this name."""
+    layout: Literal["chat", "text"] = "chat"
+    """What the model reads. `chat`: the prompt by the chat template, then the steps, each tokenised
+    by itself. `text`: prompt and steps as one text, tokenised whole: a space after the prompt, a
+    space and the tag after each step, the separator between steps."""
+    separator: str = "\n"
+    """Follows each step. Without a tag, the step is read at its last token."""
+    tag: str = ""
+    """A single token of the model that follows each step and at which the step is read."""
+    good: Literal["last", "first"] = "last"
+    """The column that means "right", of two or three. Ours, and Qwen's, have it last."""
+    neutral_is_good: bool = True
+    """Of three columns: the middle one, PRM800K's rating 0, counts as correct."""
+    aggregate: Aggregate = "product"
+    """From P(correct) of the steps to the solution's score, in [0, 1]."""
+
+    def facts_made(self) -> frozenset[str]:
+        return frozenset({f"score:{self.name}", f"steps:{self.name}", "ranking"})
+
+    def facts_needed(self) -> frozenset[str]:
+        return frozenset({"candidates", *([f"steps:{self.steps}"] if self.steps else [])})
+
+    def task(self) -> Task:
+        return "token_classify"
+
+    def problem(self) -> tuple[str, str] | None:
+        if not self.separator and not self.tag:
+            return "separator", "steps are read at the separator or at the tag: set one of them"
+        if self.layout == "text" and not self.tag.strip():
+            return (
+                "tag",
+                "layout: text reads steps at the tag; set the one the model was trained with",
+            )
+        return None
+
+    def examples(self) -> list[tuple[str, Question]]:
+        scoring = self._scoring([EXAMPLE_STEP])
+        return [(self.model, Question(EXAMPLE_PROMPT, SCORING_CALL, scoring=scoring))]
+
+    async def __call__(self, sample: Sample, models: Models) -> Sample:
+        solutions = [(c, self._steps(sample, c)) for c in sample.answered()]
+        asked = await models.ask(
+            self.model,
+            [
+                Question(sample.prompt, SCORING_CALL, scoring=self._scoring(steps))
+                for _, steps in solutions
+                if steps
+            ],
+        )
+        answers = iter(asked)
+        for candidate, steps in solutions:
+            if not steps:
+                sample.scores.append(Score(self.name, candidate.index, None, NO_STEPS))
+                continue
+            answer = next(answers)
+            ps = self._probabilities(steps, answer.completion)
+            scores = [None if p is None else round(p, DECIMALS) for p in ps]
+            labels = [leaning(p) for p in ps]
+            calls = [answer.call]
+            sample.step_labels.append(
+                StepLabels(self.name, candidate.index, steps, scores, labels, calls)
+            )
+            known = [p for p in ps if p is not None]
+            if len(known) == len(ps):
+                value = aggregated(known, self.aggregate)
+                sample.scores.append(Score(self.name, candidate.index, value, calls=calls))
+            else:
+                sample.scores.append(Score(self.name, candidate.index, None, NOT_FINITE, calls))
+        return sample
+
+    def _scoring(self, steps: Sequence[str]) -> Scoring:
+        made = TextScoring if self.layout == "text" else Scoring
+        return made(tuple(steps), self.separator, self.tag)
+
+    def _steps(self, sample: Sample, candidate: Candidate) -> list[str]:
+        if self.steps is None:
+            return split_steps(candidate.text, self.split)
+        of_it = (x for x in sample.step_labels if x.candidate == candidate.index)
+        return next((x.steps for x in of_it if x.name == self.steps), [])
+
+    def _probabilities(self, steps: list[str], completion: Completion) -> list[float | None]:
+        """P(correct) of each step. None: the model's outputs were not finite."""
+        rows = completion.scores or []
+        if len(rows) != len(steps):
+            raise EngineError(
+                f"the model '{self.model}' gave outputs for {len(rows)} steps where {len(steps)} "
+                "were asked: it is not served as a process reward model"
+            )
+        for logits in rows:
+            if not 1 <= len(logits) <= 3:
+                raise EngineError(
+                    f"the model '{self.model}' has {len(logits)} labels a step; a process reward "
+                    "model has 2 (wrong, right), 3 (ratings -1, 0, +1) or 1 (a logit): "
+                    "name another model"
+                )
+        return [
+            correct(logits, good=self.good, neutral_is_good=self.neutral_is_good)
+            if all(map(math.isfinite, logits))
+            else None
+            for logits in rows
+        ]
+
+
+def correct(
+    logits: Sequence[float], *, good: Literal["last", "first"], neutral_is_good: bool
+) -> float:
+    """P(the step is correct), in [0, 1]: one finite logit's sigmoid, or the good columns' softmax."""
+    if len(logits) == 1:
+        logits = (0.0, logits[0])  # the sigmoid is the softmax against 0
+    elif good == "first":
+        logits = logits[::-1]
+    highest = max(logits)
+    weights = [math.exp(logit - highest) for logit in logits]
+    return sum(weights[1:] if neutral_is_good else weights[-1:]) / sum(weights)
+
+
+def aggregated(ps: Sequence[float], how: Aggregate) -> float:
+    """The solution's score, in [0, 1], from at least one step's. It has six significant digits, not
+    decimals: the product of many steps is small and still ranks solutions."""
+    match how:
+        case "product":
+            value = math.prod(ps)
+        case "minimum":
+            value = min(ps)
+        case "last":
+            value = ps[-1]
+        case "mean":
+            value = sum(ps) / len(ps)
+    return float(f"{value:.{DECIMALS}g}")
+
+
+def trained_layout(folder: Path) -> dict[str, str]:
+    """`separator` and `tag` that `factory train prm` trained a model with, if it made this one."""
+    try:
+        record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        steps = record["steps_as"]
+        return {"separator": str(steps["separator"]), "tag": str(steps["tag"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

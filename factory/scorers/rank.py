@@ -1,0 +1,128 @@
+"""Rank a sample's candidates by the verdicts it holds, and score each by its strength. No calls.
+
+Each verdict that was read is one comparison, with the judge's P as a soft outcome; unparsed ones are
+left out, and so are verdicts on dropped candidates. Strengths are comparable within one sample only:
+each sample's are centred on their own mean. By Bradley-Terry they are fair to whom a candidate
+happened to meet, as in a Swiss tournament, which a mean of P is not; by Elo they depend on the order
+of the verdicts (see `factory.stats`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Literal
+
+from pydantic import Field
+
+from factory.core.errors import SampleError
+from factory.core.records import Sample, Score
+from factory.core.words import words
+from factory.scorers.labels import DECIMALS
+from factory.stages.base import Models, Stage
+from factory.stats.bradley_terry import MIN_REGULARISATION, REGULARISATION, bradley_terry
+from factory.stats.elo import elo
+from factory.stats.outcome import Outcome, Strengths
+
+
+class Rank(Stage):
+    """Score candidates by their verdicts against each other."""
+
+    kind: Literal["rank"] = "rank"
+    name: str = "rank"
+    """Names the score, for views: `score: rank`. Without it views go by the verdicts themselves."""
+    method: Literal["bradley_terry", "elo"] = "bradley_terry"
+    judge: str | None = None
+    """Use the verdicts of the judge of this name alone. None: of all judges, alike."""
+    regularisation: float = Field(REGULARISATION, ge=MIN_REGULARISATION)
+    """Pull of strengths to 0, in comparisons; smaller trusts few verdicts more. Bradley-Terry's."""
+    length_control: bool = False
+    """Take out of the strengths what longer answers win by length. Bradley-Terry's."""
+    gamma: float | None = None
+    """The length's effect, as known from elsewhere; > 0: longer wins. None: fitted to each sample,
+    for which a sample's few verdicts are weak evidence."""
+    resamples: int = Field(200, ge=0, le=100_000)
+    """0: scores without an interval. Else with: Bradley-Terry's 95% interval, which is computed
+    whatever the number, or the central 95% of so many of Elo's replays, which is none."""
+
+    def facts_needed(self) -> frozenset[str]:
+        named = set() if self.judge is None else {f"judge:{self.judge}"}
+        return frozenset({"candidates", "verdicts:*", *named})
+
+    def facts_made(self) -> frozenset[str]:
+        return frozenset({f"score:{self.name}", "ranking"})
+
+    def problem(self) -> tuple[str, str] | None:
+        if self.length_control and self.method == "elo":
+            return "length_control", "Elo does not control for length; use method: bradley_terry"
+        if self.gamma is not None and not self.length_control:
+            return "gamma", f"gamma {self.gamma} does nothing without length_control: true"
+        return None
+
+    async def __call__(self, sample: Sample, models: Models) -> Sample:
+        compared, outcomes = self._outcomes(sample)
+        found = self._strengths(sample, compared, outcomes, models)
+        met = Counter(player for outcome in outcomes for player in outcome[:2])
+        values = [_rounded(value) for value in found.values]
+        for candidate in sample.answered():
+            if candidate.index not in compared:
+                sample.scores.append(Score(self.name, candidate.index, None, "not compared"))
+                continue
+            player = compared[candidate.index]
+            place = 1 + sum(other > values[player] for other in values)
+            verdicts = f"{met[player]} verdict{'s' if met[player] > 1 else ''}"
+            sample.scores.append(
+                Score(
+                    name=self.name,
+                    candidate=candidate.index,
+                    value=values[player],
+                    detail=f"rank {place} of {len(compared)}, {verdicts}",
+                    low=_rounded(found.low[player]) if found.low else None,
+                    high=_rounded(found.high[player]) if found.high else None,
+                )
+            )
+        return sample
+
+    def _outcomes(self, sample: Sample) -> tuple[dict[int, int], list[Outcome]]:
+        """(index of each candidate with a verdict -> its number as a player, the outcomes)."""
+        kept = {candidate.index for candidate in sample.answered()}
+        read = [
+            (v.a, v.b, v.p)
+            for v in sample.verdicts
+            if (self.judge is None or v.judge == self.judge)
+            and {v.a, v.b} <= kept
+            and v.p is not None
+            and math.isfinite(v.p)
+        ]
+        for a, b, p in read:
+            if a == b or not 0 <= p <= 1:  # a user's own judge may have made it
+                raise SampleError(
+                    f"a verdict on candidates {a} and {b} has p {p}; expected two candidates and "
+                    "a probability, in [0, 1]: correct the stage that judged",
+                    is_permanent=True,
+                )
+        indices = sorted({index for a, b, _ in read for index in (a, b)})
+        players = {index: player for player, index in enumerate(indices)}
+        return players, [Outcome(players[a], players[b], p) for a, b, p in read]
+
+    def _strengths(
+        self, sample: Sample, players: dict[int, int], outcomes: list[Outcome], models: Models
+    ) -> Strengths:
+        seed = models.seed("rank", self.name)
+        if self.method == "elo":
+            return elo(len(players), outcomes, resamples=self.resamples, seed=seed)
+        lengths = [words(sample.candidates[index].text) for index in players]
+        return bradley_terry(
+            len(players),
+            outcomes,
+            regularisation=self.regularisation,
+            lengths=lengths if self.length_control else None,
+            gamma=self.gamma,
+            resamples=self.resamples,
+            seed=seed,
+        )
+
+
+def _rounded(value: float) -> float:
+    """To the decimals of the records, and never -0.0."""
+    return round(value, DECIMALS) + 0.0

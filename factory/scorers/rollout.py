@@ -1,0 +1,241 @@
+"""Label the steps of solutions with no human and no process reward model: complete them and see.
+
+From the end of each step the policy completes the solution `n` times, and each answer is checked
+against the reference. The share of right answers is the step's score, in [0, 1] ("soft"); any right
+answer makes its label True, none makes it False ("hard"; Math-Shepherd, Wang et al. 2312.08935).
+`method: binary_search` looks for the first wrong step alone, by halving (OmegaPRM, Luo et al.
+2406.06592). The last step's beginning is the whole solution: its own answer is checked and nothing
+is completed, unless it has none.
+
+What the authors of Qwen's process reward models learned (Zhang et al. 2501.07301) is followed so:
+a step is wrong only if all completions fail; labels stop after the first error; and with `judge`
+they are kept as far as a model that reads the steps puts the first error in the same place, which
+left about 40% of their rows. Without a judge, a right answer reached by wrong steps passes as right.
+
+A model that thinks goes on without a thought, after an empty one: with one it would solve the problem
+anew, and its answers would say nothing of the steps. The candidate's own thought is not shown to it
+either, since the answer may stand in it.
+
+Not read is not wrong: a completion whose answer cannot be read, or that was cut at max_tokens
+before the right answer, is not counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from factory.core.errors import SampleError
+from factory.core.records import Candidate, Sample, Score, StepLabels
+from factory.engines.base import Sampling
+from factory.math.answers import How, check_aside
+from factory.math.steps import Split, joined, split_steps
+from factory.scorers.first_error import agreed, binary_search, every_step, settled, share_right
+from factory.scorers.labels import DECIMALS, Asking, Judging
+from factory.scorers.process_reward import NO_STEPS
+from factory.scorers.step_judge import QUESTION, ask_steps, question_problem, steps_judging
+from factory.stages.base import (
+    EXAMPLE_PROMPT,
+    EXAMPLE_STEP,
+    Estimator,
+    Expected,
+    Models,
+    Question,
+    Stage,
+)
+
+_STEPS = 4
+"""Of a solution, before any was seen."""
+
+
+class Rollout(Stage):
+    """Label each step by completing the solution from there."""
+
+    kind: Literal["rollout"] = "rollout"
+    name: str = "rollout"
+    """Names the score and the steps' labels, for views: `score: rollout`, `steps: rollout`. The
+    score is the share of steps before the first wrong one, in [0, 1]; None: not settled."""
+    model: str
+    """Completes the solutions. Steps are as good as it can make of them: best the policy itself."""
+    n: int = Field(8, ge=1, le=10_000)
+    """Completions from each step."""
+    split: Split = "newline"
+    separator: str = "\n"
+    """Stands between the steps, and after the last one, when the model is asked to go on."""
+    sampling: Sampling = Sampling(max_tokens=512)
+    """Of the rest of the solution."""
+    how: How = "math"
+    """How an answer is found in a solution and checked against the reference (factory/math/answers.py).
+    `exact` is for solutions that end with a line `#### answer`."""
+    pattern: str | None = None
+    """With `how: pattern`: the regular expression that finds the answer."""
+    method: Literal["every_step", "binary_search"] = "every_step"
+    """`every_step`: n x (steps - 1) completions a solution. `binary_search`: at most
+    n x log2(steps), none for solutions that end right; scores of steps it skipped are None."""
+    judge: str | None = None
+    """A model that reads each step and says whether it is correct. Labels are kept as far as it
+    puts the first error in the same place."""
+    estimator: Estimator = "auto"
+    """How the judge is read: see `judge`."""
+    samples: int | None = Field(None, ge=1, le=10_000)
+    """Verdicts or thoughts of the judge on each step, where it is not read at once: see `judge`."""
+    template: str = QUESTION
+    """The judge's question. Can use: conversation (text), prompt (messages), steps (up to the one
+    asked about), reference; with `{{ step | quoted }}` each line of a text begins with "> "."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+
+    def facts_made(self) -> frozenset[str]:
+        return frozenset({f"score:{self.name}", f"steps:{self.name}", "ranking"})
+
+    def models_used(self) -> dict[str, str]:
+        judge = {"judge": self.judge} if self.judge is not None else {}
+        return {"model": self.model, **judge}
+
+    def judges(self) -> frozenset[str]:
+        return frozenset() if self.judge is None else frozenset({self.judge})
+
+    def problem(self) -> tuple[str, str] | None:
+        if self.n > 1 and not self.sampling.temperature:
+            return "sampling", f"at temperature 0 all {self.n} completions are the same; set n: 1"
+        if not self.separator:
+            return "separator", "without one, steps run into each other; the default is a newline"
+        if (self.how == "pattern") != (self.pattern is not None):
+            return "pattern", "a pattern and `how: pattern` go together"
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            return "pattern", f"'{self.pattern}' is not a regular expression: {error}"
+        if (odd := self._asking().problem()) is not None:
+            return odd
+        wrong = question_problem(self.template)
+        return ("template", wrong) if wrong else None
+
+    def examples(self) -> list[tuple[str, Question]]:
+        begun = EXAMPLE_STEP + self.separator
+        return [(self.model, Question(EXAMPLE_PROMPT, self.sampling, prefix=begun))]
+
+    def judging(self) -> Judging | None:
+        if self.judge is None:
+            return None
+        return steps_judging(self.judge, self.template, self._asking())
+
+    def _asking(self) -> Asking:
+        return Asking(self.estimator, self.samples)
+
+    def expected_calls(self, sample: Expected) -> float:
+        judging = self.judging()
+        of_judge = 0 if judging is None else judging.calls() * _STEPS
+        asked = _STEPS - 1 if self.method == "every_step" else _STEPS.bit_length()
+        return sample.texts * (self.n * asked + of_judge)
+
+    async def __call__(self, sample: Sample, models: Models) -> Sample:
+        if not (sample.reference or "").strip():
+            raise SampleError(
+                "the sample has no reference answer to check completions against; give the "
+                "source's rows one, or name its column in `source.columns.reference`",
+                is_permanent=True,
+            )
+        for candidate in sample.answered():
+            steps = split_steps(candidate.text, self.split)
+            if steps:
+                await self._label(sample, candidate, steps, models)
+            else:
+                sample.scores.append(Score(self.name, candidate.index, None, NO_STEPS))
+        return sample
+
+    async def _label(
+        self, sample: Sample, candidate: Candidate, steps: list[str], models: Models
+    ) -> None:
+        calls: list[str] = []
+
+        async def probe(kept: Sequence[int]) -> list[float | None]:
+            return await self._shares(sample, candidate.index, steps, kept, models, calls)
+
+        search = every_step if self.method == "every_step" else binary_search
+        whole = [(candidate.text, candidate.finish_reason)]
+        [ends_right] = await self._are_right(sample, whole)
+        shares, labels = await search(len(steps), ends_right, probe)
+        value = share_right(labels)
+        detail = "unparsed" if value is None else ""
+        known = settled(labels)
+        if self.judge is not None and known:
+            opinion = await ask_steps(
+                *(models, self.judge, self.template, sample, steps[:known]),
+                asking=self._asking(),
+                salt=(self.name, "judge", candidate.index),
+            )
+            calls += opinion.calls
+            labels = agreed(labels, opinion.is_correct)
+            value = share_right(labels)
+            if (same := settled(labels)) < known:
+                if opinion.is_correct[same] is not None:
+                    detail = "disagree"
+                else:
+                    detail = "judge unparsed" if opinion.ps[same] is None else "judge undecided"
+        sample.step_labels.append(
+            StepLabels(self.name, candidate.index, steps, shares, labels, calls)
+        )
+        if value is not None:
+            value = round(value, DECIMALS)
+        sample.scores.append(Score(self.name, candidate.index, value, detail, calls))
+
+    async def _shares(
+        self,
+        sample: Sample,
+        candidate: int,
+        steps: list[str],
+        kept: Sequence[int],
+        models: Models,
+        calls: list[str],
+    ) -> list[float | None]:
+        """For each number of steps kept, the share of right completions; `first_error.Probe`."""
+        begun = {k: joined(steps[:k], self.separator) + self.separator for k in kept}
+        asked = await models.ask(
+            self.model,
+            [
+                Question(
+                    sample.prompt,
+                    self.sampling,
+                    salt=(self.name, candidate, k, i),
+                    prefix=begun[k],
+                )
+                for k in kept
+                for i in range(self.n)
+            ],
+        )
+        calls += [answer.call for answer in asked]
+        beginnings = [begun[k] for k in kept for _ in range(self.n)]
+        solutions = [
+            (beginning + answer.completion.text, answer.completion.finish_reason)
+            for beginning, answer in zip(beginnings, asked, strict=True)
+        ]
+        found = await self._are_right(sample, solutions)
+        return [share(found[i : i + self.n]) for i in range(0, len(found), self.n)]
+
+    async def _are_right(
+        self, sample: Sample, solutions: Sequence[tuple[str, str]]
+    ) -> list[bool | None]:
+        """Of each (text, finish reason): whether its answer is right. None: it could not be read,
+        or what was read may not be the last word."""
+        reference = sample.reference or ""
+
+        try:
+            checks = [
+                await check_aside(text, reference, self.how, self.pattern) for text, _ in solutions
+            ]
+        except ValueError as error:
+            raise SampleError(f"{error} (how: {self.how})", is_permanent=True) from error
+        return [
+            None if is_right is False and reason == "length" else is_right
+            for (is_right, _), (_, reason) in zip(checks, solutions, strict=True)
+        ]
+
+
+def share(found: Sequence[bool | None]) -> float | None:
+    """Of right answers among those that could be read, in [0, 1]; None: none could."""
+    read = [is_right for is_right in found if is_right is not None]
+    return round(sum(read) / len(read), DECIMALS) if read else None

@@ -1,0 +1,80 @@
+"""Check each candidate's answer against the sample's reference. No model is asked.
+
+A score of 1: right; 0: wrong; None: no answer could be read, which is not a wrong one.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from factory.core.errors import SampleError
+from factory.core.records import Sample, Score
+from factory.math.answers import How, check_aside
+from factory.stages.base import Models, Stage
+
+SHOWN_CHARS = 200
+"""Of what was read, in a score's detail."""
+
+
+class Verify(Stage):
+    """Check answers against the reference."""
+
+    kind: Literal["verify"] = "verify"
+    name: str = Field("verify", min_length=1)
+    """Names the score, for views: `score: verify`."""
+    how: How = "math"
+    """`math`: the final answer, worked out, is the reference. `gsm8k`: the same number after `####`.
+    `exact`: the same words. `pattern`: what `pattern` finds last is the reference."""
+    pattern: str | None = None
+    """A regular expression for `how: pattern`; its first group, if it has one, is the answer."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+
+    def facts_made(self) -> frozenset[str]:
+        return frozenset({f"score:{self.name}", "ranking"})
+
+    def problem(self) -> tuple[str, str] | None:
+        if self.how == "pattern" and not self.pattern:
+            return "pattern", "how: pattern needs one, such as 'answer is (\\w+)'"
+        if self.how != "pattern" and self.pattern is not None:
+            return "pattern", f"how: {self.how} does not use it; set how: pattern"
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            return "pattern", f"'{self.pattern}' is not a regular expression: {error}"
+        return None
+
+    async def __call__(self, sample: Sample, models: Models) -> Sample:
+        if sample.reference is None or not sample.reference.strip():
+            raise SampleError(
+                "no reference answer to check against; set source.columns.reference to the field "
+                "that holds it",
+                is_permanent=True,
+            )
+        for candidate in sample.answered():
+            is_right, read = await self._check(candidate.text, sample.reference)
+            is_cut = is_right is False and candidate.finish_reason == "length"
+            if is_cut:  # what was read last may be no answer yet
+                is_right = None
+            word = {True: "correct", False: "wrong", None: "unparsed"}[is_right]
+            sample.scores.append(
+                Score(
+                    name=self.name,
+                    candidate=candidate.index,
+                    value=None if is_right is None else float(is_right),
+                    detail=f"{word}{', cut' if is_cut else ''}: {read[:SHOWN_CHARS]}"
+                    if read
+                    else word,
+                )
+            )
+        return sample
+
+    async def _check(self, answer: str, reference: str) -> tuple[bool | None, str]:
+        try:
+            return await check_aside(answer, reference, self.how, self.pattern)
+        except ValueError as error:
+            remedy = f"{error} (how: {self.how}; source.columns.reference names its field)"
+            raise SampleError(remedy, is_permanent=True, raw=reference) from error

@@ -1,0 +1,77 @@
+"""How the rows of each kind of source are read. The table is the registry.
+
+In: a file, a folder saved by `datasets`, or a Hub dataset. Out: one `Row` for every row there is,
+in the source's order; what cannot be read as a row says why in `Row.error`, and the next follows.
+Which fields make a prompt is not known here. A source that cannot be read raises `SourceError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from factory.core.errors import SourceError
+from factory.sources.formats.arrow import ArrowFile, Parquet, SavedDataset
+from factory.sources.formats.base import Reader, readable, refuse_special
+from factory.sources.formats.text import Delimited, Json, JsonLines
+
+FILE_READERS: dict[str, Callable[[Path], Reader]] = {
+    ".json": Json,
+    ".json.gz": Json,
+    ".jsonl": JsonLines,
+    ".jsonl.gz": JsonLines,
+    ".csv": lambda path: Delimited(path, ","),
+    ".csv.gz": lambda path: Delimited(path, ","),
+    ".tsv": lambda path: Delimited(path, "\t"),
+    ".tsv.gz": lambda path: Delimited(path, "\t"),
+    ".parquet": Parquet,
+    ".arrow": ArrowFile,
+}
+
+SUPPORTED = f"{', '.join(FILE_READERS)}, or a folder saved by datasets.save_to_disk"
+
+
+def extension(path: Path) -> str:
+    """The file name's last suffix, in small letters, with the one before `.gz`."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
+
+
+def open_local(path: Path, split: str = "train") -> Reader:
+    """The reader of a file or folder that exists."""
+    refuse_special(path)
+    if path.is_dir():
+        return SavedDataset(_split_folder(path, split))
+    reader = FILE_READERS.get(extension(path))
+    if reader is None:
+        raise SourceError(
+            f"{path}: unknown kind of file {extension(path)!r}; supported: {SUPPORTED}"
+        )
+    return reader(path)
+
+
+class _Splits(msgspec.Struct):
+    splits: list[str]
+
+
+def _split_folder(path: Path, split: str) -> Path:
+    """The folder of one dataset in a saved folder: itself, or the split's."""
+    if (path / "state.json").is_file():
+        return path
+    if not (path / "dataset_dict.json").is_file():
+        with readable(path):
+            inside = sorted(p.name for p in path.iterdir() if extension(p) in FILE_READERS)
+        remedy = f"name one of its files ({', '.join(inside[:5])})" if inside else "name a file"
+        raise SourceError(
+            f"{path}: a folder, but not one saved by datasets.save_to_disk (it has no state.json "
+            f"or dataset_dict.json); {remedy}"
+        )
+    with readable(path, ValueError):
+        have = msgspec.json.decode((path / "dataset_dict.json").read_bytes(), type=_Splits).splits
+    if split not in have:
+        raise SourceError(f"{path}: no split {split!r} (have: {', '.join(have)}); set source.split")
+    if Path(split).name != split:
+        raise SourceError(f"{path}: the split {split!r} is no name of a folder; rename it")
+    return path / split

@@ -1,0 +1,199 @@
+"""Parquet, Arrow and folders saved by `datasets`: read by batches, memory flat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from factory.core.errors import SourceError
+from factory.sources.formats.base import Row, readable, refuse_special
+
+BATCH_ROWS = 256
+BLOCK_BYTES = 2**20
+
+
+class Parquet:
+    """A Parquet file. Only the columns wanted are read."""
+
+    has_schema = True
+    version = ""
+
+    def __init__(self, path: Path) -> None:
+        self.files = [path]
+        with self._open() as file:
+            self.schema = file.schema_arrow
+            self.columns = list(file.schema_arrow.names)
+            groups = range(file.metadata.num_row_groups)
+            self._group_rows = [file.metadata.row_group(group).num_rows for group in groups]
+
+    def count(self, limit: int | None) -> int:
+        return sum(self._group_rows)
+
+    def rows(self, start: int, columns: list[str]) -> Iterator[Row]:
+        first = 0
+        while first < len(self._group_rows) and start >= self._group_rows[first]:
+            start -= self._group_rows[first]
+            first += 1
+        groups = list(range(first, len(self._group_rows)))
+        with self._open() as file:
+            wanted = [name for name in self.columns if name in columns]
+            for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=wanted):
+                yield from _arrow_rows(batch.slice(start))
+                start = max(0, start - batch.num_rows)
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        # By default a whole column of a row group, of any size, is read at once.
+        buffered = {"buffer_size": BLOCK_BYTES, "pre_buffer": False}
+        path = self.files[0]
+        with (
+            readable(path, pa.ArrowException, ValueError),
+            pq.ParquetFile(path, **buffered) as file,
+        ):
+            yield file
+
+
+class ArrowFile:
+    """An Arrow IPC file or stream, memory-mapped."""
+
+    has_schema = True
+    version = ""
+
+    def __init__(self, path: Path) -> None:
+        self.files = [path]
+        with self._open() as reader:
+            self.schema = reader.schema
+            self.columns = list(reader.schema.names)
+
+    def count(self, limit: int | None) -> int:
+        with self._open() as reader:
+            return sum(batch.num_rows for batch in _batches(reader))
+
+    def rows(self, start: int, columns: list[str]) -> Iterator[Row]:
+        wanted = [name for name in self.columns if name in columns]
+        with self._open() as reader:
+            for batch in _batches(reader):
+                if start < batch.num_rows:
+                    yield from _mapped_rows(batch.select(wanted).slice(start))
+                start = max(0, start - batch.num_rows)
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        import pyarrow as pa
+
+        # Whole batches, because leaving columns out would copy the others out of the mapped file.
+        path = self.files[0]
+        with readable(path, pa.ArrowException, ValueError), pa.memory_map(str(path)) as mapped:
+            is_file = mapped.read(6) == b"ARROW1"
+            mapped.seek(0)
+            with (pa.ipc.open_file if is_file else pa.ipc.open_stream)(mapped) as reader:
+                yield reader
+
+
+class SavedDataset:
+    """One dataset that `datasets.save_to_disk` wrote.
+
+    It is the Arrow streams that its `state.json` names, one after the other, which is also all
+    that `datasets.load_from_disk` makes of them; importing `datasets` for it would take seconds.
+    """
+
+    has_schema = True
+    version = ""
+
+    def __init__(self, folder: Path) -> None:
+        with readable(folder, ValueError):
+            state = msgspec.json.decode((folder / "state.json").read_bytes(), type=_State)
+        names = [file.filename for file in state.data_files]
+        if strange := [name for name in names if Path(name).name != name or "\0" in name]:
+            raise SourceError(
+                f"{folder}: state.json names {strange[0]!r}, which is no file of the folder; write "
+                "the dataset again"
+            )
+        self.files = [folder / name for name in names]
+        for file in self.files:
+            refuse_special(file)
+        self._parts = [ArrowFile(file) for file in self.files]
+        self.schema = self._parts[0].schema
+        self.columns = self._parts[0].columns
+
+    def count(self, limit: int | None) -> int:
+        return sum(part.count(None) for part in self._parts)
+
+    def rows(self, start: int, columns: list[str]) -> Iterator[Row]:
+        for part in self._parts:
+            yield from part.rows(start, columns)
+            start = max(0, start - part.count(None)) if start else 0
+
+
+class _DataFile(msgspec.Struct):
+    filename: str
+
+
+class _State(msgspec.Struct):
+    data_files: Annotated[list[_DataFile], msgspec.Meta(min_length=1)] = msgspec.field(
+        name="_data_files"
+    )
+
+
+def _batches(reader: Any) -> Iterator[Any]:
+    """The record batches of an IPC file, which is indexed, or of a stream, which is not."""
+    if hasattr(reader, "get_batch"):
+        return (reader.get_batch(index) for index in range(reader.num_record_batches))
+    return iter(reader)
+
+
+def _mapped_rows(batch: Any) -> Iterator[Row]:
+    """Rows of a batch as it lies in its file. Damaged offsets, if followed, can kill the process."""
+    read = _arrow_rows if _is_sound(batch) else _single_rows
+    for offset in range(0, batch.num_rows, BATCH_ROWS):
+        yield from read(batch.slice(offset, BATCH_ROWS))
+
+
+def _is_sound(batch: Any) -> bool:
+    """False: some texts are damaged, each its own row's error. Other damage is `ArrowInvalid`."""
+    import pyarrow as pa
+
+    batch.validate()
+    is_sound = True
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            if column.type not in (pa.string(), pa.large_string()):
+                raise
+            is_sound = False
+    return is_sound
+
+
+def _arrow_rows(batch: Any) -> Iterator[Row]:
+    """Rows of a batch. One value that Python cannot hold spoils them all: then they go singly."""
+    try:
+        rows = batch.to_pylist()
+    except (ValueError, OverflowError):
+        yield from _single_rows(batch)
+        return
+    for fields in rows:
+        yield Row(None, fields)
+
+
+def _single_rows(batch: Any) -> Iterator[Row]:
+    for index in range(batch.num_rows):
+        row = Row(None, {})
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                value = column.slice(index, 1)
+                value.validate()
+                row.fields[name] = value.to_pylist()[0]
+            except UnicodeDecodeError as error:
+                byte = f"byte 0x{error.object[error.start]:02x} at byte offset {error.start}"
+                row.unread[name] = f"not UTF-8: {byte} of a field"
+            except (ValueError, OverflowError) as error:
+                row.unread[name] = f"a value cannot be read: {error}"
+        yield row

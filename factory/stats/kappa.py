@@ -1,0 +1,69 @@
+"""Agreement beyond chance: Cohen's kappa of two labellers, Fleiss' kappa of many.
+
+kappa = (agreement - chance) / (1 - chance): 1, perfect; 0, as by chance; below 0, worse. It is
+undefined (None) where all labels are the same, for chance alone then agrees on everything. Intervals
+resample the clusters; everything is recomputed on each resample, chance too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from factory.stats.bootstrap import Estimate, interval_of, weighted_mean
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def cohen_kappa(
+    clusters: Sequence[Hashable], first: Sequence[int], second: Sequence[int], *, seed: int = 0
+) -> Estimate:
+    """Cohen (1960): chance gives each label as often as each labeller does. One label an item."""
+    import numpy as np
+
+    labels = sorted({*first, *second})
+    one = np.asarray(first)[:, None] == labels  # [item, label]
+    other = np.asarray(second)[:, None] == labels
+    agrees = np.asarray(first) == np.asarray(second)
+
+    def kappa(weights: NDArray[Any]) -> float | None:
+        total = weights.sum()
+        chance = float((weights @ one / total) @ (weights @ other / total))
+        return _beyond(weighted_mean(agrees, weights), chance)
+
+    return interval_of(clusters, kappa, seed=seed)
+
+
+def fleiss_kappa(
+    clusters: Sequence[Hashable], items: Sequence[Sequence[int]], *, seed: int = 0
+) -> Estimate:
+    """Fleiss (1971), with as many labels an item as there are, at least two.
+
+    He has equally many for each. Otherwise every item counts once in the agreement, and every label
+    once in chance.
+    """
+    import numpy as np
+
+    labels = sorted({label for item in items for label in item})
+    counts = np.array([[list(item).count(label) for label in labels] for item in items])
+    agreement = np.array([pair_agreement(item) for item in items])
+
+    def kappa(weights: NDArray[Any]) -> float | None:
+        given = weights @ counts
+        return _beyond(weighted_mean(agreement, weights), float(((given / given.sum()) ** 2).sum()))
+
+    return interval_of(clusters, kappa, seed=seed)
+
+
+def pair_agreement(labels: Sequence[int]) -> float:
+    """Share of the pairs of labels that are equal, in [0, 1]; at least two labels."""
+    n = len(labels)
+    return sum(k * (k - 1) for k in map(labels.count, set(labels))) / (n * (n - 1))
+
+
+def _beyond(agreement: float | None, chance: float) -> float | None:
+    # 1 - chance of one label only is zero, or a rounding error of it.
+    if agreement is None or 1 - chance < 1e-12:
+        return None
+    return (agreement - chance) / (1 - chance)

@@ -1,0 +1,104 @@
+"""Answers that were cut: they are trained on without an end, so that no model learns to stop there.
+
+A row says of its answers how they ended, in the columns `REASONS`: `stop`, or `length` where the limit of
+tokens came first. Of a `length` the ids end with the answer's own text: neither the template's end of
+a turn nor an end-of-text token follows. A row without the column, or with anything else in it, ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from factory.core.records import Message
+from factory.engines.render import conversation_ids, prompt_ids
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+REASONS = {
+    "completion": "finish_reason",
+    "chosen": "chosen_finish_reason",
+    "rejected": "rejected_finish_reason",
+    "responses": "finish_reasons",
+}
+"""Of a column of answers, the column that says how they ended."""
+
+
+def is_cut(reason: Any) -> bool:
+    return bool(reason == "length")
+
+
+def reasons_of(given: Any, count: int) -> list[Any]:
+    """How each of `count` responses ended, of a row's `finish_reasons`; None: nobody says."""
+    return given if isinstance(given, list) and len(given) == count else [None] * count
+
+
+def unended_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Ids of a conversation up to the last character of its last message."""
+    if tokenizer.chat_template is None:
+        return prompt_ids(tokenizer, list(messages), {})
+    apply = tokenizer.apply_chat_template
+    try:
+        return list(apply(messages, continue_final_message=True, return_dict=False))
+    except ValueError:  # the template changes the answer, as one that takes its thought away
+        return prompt_ids(tokenizer, list(messages[:-1]), {}, messages[-1]["content"])
+
+
+def scored_ids(tokenizer: Any, messages: Sequence[Message], reason: Any) -> list[int]:
+    """What a reward model reads of a conversation whose last answer ended by `reason`."""
+    if is_cut(reason):
+        return unended_ids(tokenizer, messages)
+    return conversation_ids(tokenizer, messages, {})
+
+
+def with_answer(tokenizer: Any, prompt: Any, answer: Any) -> list[int]:
+    """Ids of a prompt and a cut answer, both messages or both text: TRL's, less the end."""
+    if isinstance(prompt, str):
+        text = prompt + answer.removesuffix(tokenizer.eos_token or "")  # which TRL has put there
+        ids: list[int] = tokenizer(text)["input_ids"]
+        return ids
+    return unended_ids(tokenizer, [*prompt, *answer])
+
+
+def without_ends(rows: Dataset, tokenizer: Any, ids_of: Mapping[str, str]) -> Dataset:
+    """Rows that TRL tokenised, `prompt_ids` and others, with the ends of cut answers taken away.
+    `ids_of`: of each column of answers that of its ids."""
+    known = {answer: ids for answer, ids in ids_of.items() if REASONS[answer] in rows.column_names}
+    if not known:
+        return rows
+
+    def trim(row: dict[str, Any]) -> dict[str, Any]:
+        trimmed = {}
+        for answer, ids in known.items():
+            trimmed[ids] = row[ids]
+            if is_cut(row[REASONS[answer]]):
+                whole = with_answer(tokenizer, row["prompt"], row[answer])
+                trimmed[ids] = whole[len(row["prompt_ids"]) :]
+        return trimmed
+
+    return rows.map(trim)
+
+
+def labels_without_ends(rows: Dataset, tokenizer: Any) -> Dataset:
+    """The same of rows with `input_ids` and `labels`."""
+    if REASONS["completion"] not in rows.column_names:
+        return rows
+
+    def trim(row: dict[str, Any]) -> dict[str, Any]:
+        ids, labels = row["input_ids"], row["labels"]
+        if is_cut(row[REASONS["completion"]]):
+            whole = with_answer(tokenizer, row["prompt"], row["completion"])
+            same = common(ids, whole)
+            ids, labels = whole, [*labels[:same], *whole[same:]]
+        return {"input_ids": ids, "labels": labels}
+
+    return rows.map(trim)
+
+
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens they share from the start."""
+    shared = 0
+    while shared < min(len(one), len(other)) and one[shared] == other[shared]:
+        shared += 1
+    return shared

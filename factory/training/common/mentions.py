@@ -1,0 +1,88 @@
+"""What a training's config mentions: files, models, and what other trainings make.
+
+A config is the user's mapping, of any depth. Every text in it has a place, as `rewards.0.model`, and a
+field, the last name on the way there (of models by name, as `models: {a: DIR}`, the field is `model`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from factory.core import weights
+from factory.core.paths import user_path
+
+PATHS = ("model", "reward_model", "constitution")
+"""Fields that may name a file, or a model's folder."""
+
+
+def changed(
+    config: Any, change: Callable[[str, str, str], Any], place: str = "", field: str = ""
+) -> Any:
+    """The config with `change(place, field, text)` in place of each text."""
+    if isinstance(config, str):
+        return change(place, field, config)
+    inside = f"{place}." if place else ""
+    if isinstance(config, Mapping):
+        return {
+            name: changed(
+                value, change, f"{inside}{name}", "model" if field == "models" else str(name)
+            )
+            for name, value in config.items()
+        }
+    if isinstance(config, list):
+        return [changed(value, change, f"{inside}{i}", field) for i, value in enumerate(config)]
+    return config
+
+
+def trainings(config: Any) -> set[str]:
+    """Names of the trainings whose results it uses, as `trained:NAME`."""
+    found: set[str] = set()
+
+    def look(place: str, field: str, text: str) -> str:
+        if text.startswith(weights.TRAINED):
+            found.add(text.removeprefix(weights.TRAINED))
+        return text
+
+    changed(config, look)
+    return found
+
+
+def filled(config: Any, made: Mapping[str, str], folder: Path) -> Any:
+    """With the folders of `made` in place of `trained:NAME`, and paths, which start at `folder`,
+    absolute."""
+
+    def fill(place: str, field: str, text: str) -> str:
+        if text.startswith(weights.TRAINED):
+            return made[text.removeprefix(weights.TRAINED)]
+        if field not in PATHS:
+            return text
+        path = folder / user_path(text)
+        return str(path.resolve()) if path.exists() else text
+
+    return changed(config, fill)
+
+
+def contents(config: Any) -> dict[str, str]:
+    """Place -> hash of the file or the model's folder that it names."""
+    found: dict[str, str] = {}
+
+    def look(place: str, field: str, text: str) -> str:
+        if field not in PATHS:
+            return text
+        path = user_path(text)
+        if path.is_file():
+            found[place] = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        elif (path / "config.json").is_file():
+            found[place] = weights.fingerprint(path)
+        return text
+
+    changed(config, look)
+    return found
+
+
+def without(config: Any, places: Mapping[str, str]) -> Any:
+    """With None in place of the texts at these places."""
+    return changed(config, lambda place, field, text: None if place in places else text)

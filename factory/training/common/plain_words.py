@@ -1,0 +1,119 @@
+"""What stopped a training, in plain language, with what to change."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from factory.core.errors import FactoryError, RecipeError
+from factory.training.common import checkpoints
+
+_ACCUMULATE = " and double gradient_accumulation_steps"
+_SMALLER = {
+    "kto": f"{_ACCUMULATE} (4 at least: its KL estimate is over a batch)",
+    "ppo": " (the same training)",
+}
+_LESS_MEMORY = {
+    "dpo": "set precompute_ref_log_probs: true (no reference model in memory); ",
+    "grpo": "lower num_generations; ",
+    "rloo": "lower num_generations; ",
+    "ppo": "use value: shared; lower rollout_batch_size; ",
+}
+
+# Those of a disk that is full, broken or closed to us. Others are of a path that is wrong.
+_DISK = {
+    getattr(errno, name)
+    for name in ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EFBIG", "ESTALE", "EACCES", "EPERM", "ENODEV")
+    if hasattr(errno, name)
+}
+# What safetensors and torch say of it, whose errors are no OSError: Rust's words, torch's archive.
+_DISK_WORDS = ("I/O error", "os error", "inline_container", "PytorchStreamWriter", "iostream error")
+
+
+def in_plain_words(
+    error: Exception,
+    model: str,
+    config: Mapping[str, Any],
+    kind: str = "dpo",
+    out: Path | None = None,
+) -> Exception:
+    """The error to raise instead. `out`: the training's folder."""
+    from jinja2 import TemplateError
+
+    text = str(error)
+    is_out_of_memory = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    if is_out_of_memory or "DefaultCPUAllocator" in text:
+        return _out_of_memory(error, config, kind)
+    if isinstance(error, TemplateError):
+        return FactoryError(
+            f"the chat template of {model} refused a conversation: {text}; look for roles it does "
+            "not take (system) or two messages of one role in a row"
+        )
+    if disk := next(filter(_is_of_disk, _chain(error)), None):
+        return FactoryError(f"{_first_line(disk)}. {_how_to_go_on(out)}")
+    if type(error).__name__ == "SafetensorError":
+        return FactoryError(
+            f"a file of weights is no whole safetensors file ({text}); look at {model} and get its "
+            "weights again"
+        )
+    if isinstance(error, OSError):
+        return FactoryError(f"{type(error).__name__}: {text}")
+    library = "transformers" if kind in ("prm", "ppo") else "TRL"
+    if isinstance(error, ValueError | NotImplementedError):
+        return RecipeError(f"{library} refused this training: {text}")
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" at {Path(frame[0].filename).name}:{frame[0].lineno}" if frame else ""
+    given = ", ".join(f"{name}: {value!r:.60}" for name, value in config.items()) or "the defaults"
+    return FactoryError(
+        f"{library} could not do this training: {_first_line(error)}{place}. Look for a wrong value "
+        f"in the config ({given}), then in the data and in the model {model}"
+    )
+
+
+def _out_of_memory(error: Exception, config: Mapping[str, Any], kind: str) -> FactoryError:
+    batch = config.get("per_device_train_batch_size", "default")
+    length = "max_completion_length" if kind in ("grpo", "rloo", "ppo") else "max_length"
+    lines = str(error).splitlines()
+    return FactoryError(
+        f"out of memory (batch {batch}, {length} {config.get(length, 'default')}). "
+        "In this order: halve per_device_train_batch_size"
+        f"{_SMALLER.get(kind, f'{_ACCUMULATE} (the same training)')}; lower {length}; "
+        f"{_LESS_MEMORY.get(kind, '')}train an adapter, "
+        f"lora: {{r: 16}}. It said: {lines[0] if lines else type(error).__name__}"
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it came from: libraries wrap what a disk said."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_of_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _DISK
+    return any(word in str(error) for word in _DISK_WORDS)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _how_to_go_on(out: Path | None) -> str:
+    """What to do about a disk, and where the training then goes on."""
+    if out is None:
+        return "Make room or mend the disk, then add --resume"
+    with_parents = (out, *out.absolute().parents)
+    free = shutil.disk_usage(next(path for path in with_parents if path.exists())).free
+    checkpoint, _ = checkpoints.newest(out / "checkpoints", reads=False)
+    where = f"goes on from {checkpoint.name}" if checkpoint else "starts again"
+    return (
+        f"Make room where {out} is ({free / 1e9:.1f} GB are free there) or mend the disk; then the same "
+        f"command with --resume {where}"
+    )

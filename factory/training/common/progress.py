@@ -1,0 +1,193 @@
+"""What a training says while it runs: how far it is, one plain line a logging step with the time left,
+and the same in log.jsonl.
+
+It also seals checkpoints, and stops a training whose loss is no longer a number: what it would learn
+from there on is nothing, and the weights are spoilt already.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from factory.core.errors import FactoryError
+from factory.core.files import sync
+from factory.core.screen import Screen, View, roughly
+from factory.training.common import checkpoints
+
+# TRL's name, ours, and how it is shown. Those a trainer does not log are left out.
+_SHOWN = (
+    ("loss", "loss", "{:.4f}"),
+    ("rewards/margins", "margin", "{:+.3f}"),
+    ("rewards/accuracies", "acc", "{:.2f}"),
+    ("margin", "margin", "{:+.3f}"),
+    ("accuracy", "acc", "{:.2f}"),
+    ("balanced_accuracy", "balanced", "{:.2f}"),
+    ("objective/scores", "score", "{:+.3f}"),
+    ("objective/kl", "kl", "{:.3f}"),
+    ("val/explained_variance", "explained", "{:+.2f}"),
+    ("reward", "reward", "{:+.3f}"),
+    ("policy_reward", "policy", "{:+.3f}"),
+    ("reward_std", "std", "{:.3f}"),
+    ("kl", "kl", "{:.4f}"),
+    ("completions/mean_length", "length", "{:.0f}"),
+    ("completions/clipped_ratio", "cut", "{:.2f}"),
+)
+
+
+def say(text: str) -> None:
+    """A line for the person who waits. Standard output is left to results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Steps:
+    """How long steps take, and how long those that are left will. `clock`: seconds that only grow."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        """Training begins after so many steps."""
+        self.step = step
+        self._ended = [self._clock()]
+
+    def end(self, step: int) -> None:
+        self.step = step
+        self._ended.append(self._clock())
+
+    def seconds(self) -> float | None:
+        """Of a step, by the newer half of them: the first one is slow. None: none has ended."""
+        newer = len(self._ended) // 2
+        return (self._ended[-1] - self._ended[-1 - newer]) / newer if newer else None
+
+    def left(self, steps: int) -> float | None:
+        """Seconds until the last of `steps` ends. None: unknown yet."""
+        seconds = self.seconds()
+        if seconds is None:
+            return None
+        whole = (steps - self.step) * seconds
+        return max(0.0, whole - (self._clock() - self._ended[-1]))
+
+    def view(self, steps: int) -> View:
+        facts = [f"step {self.step}/{steps}"]
+        if (seconds := self.seconds()) is not None and (left := self.left(steps)) is not None:
+            facts += [f"{seconds:.1f} s/step", f"{roughly(left)} left"]
+        return View("training", ", ".join(facts))
+
+
+def make_progress(log: Path, keep: int | None = None, screen: Screen | None = None) -> Any:
+    """A `TrainerCallback`. transformers is slow to import, so the class is made in here. `keep`: how
+    many checkpoints stay; None: all. `screen`: where it is shown."""
+    from transformers import TrainerCallback
+
+    class Progress(TrainerCallback):  # type: ignore[misc]
+        """`metrics`: what TRL logged last, which is at the last step. None: not a finite number."""
+
+        def __init__(self) -> None:
+            self.metrics: dict[str, float | None] = {}
+            self.first_step = 0
+            self._steps = Steps()
+            self._screen = screen or Screen()
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.first_step = state.global_step
+            self._steps.begin(state.global_step)
+            self._screen.now(lambda: self._steps.view(state.max_steps))
+            if state.is_world_process_zero:
+                keep_until(log, state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self._steps.end(state.global_step)
+            if state.global_step >= state.max_steps:
+                control.should_log = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()  # each process writes its own random state
+            if state.is_world_process_zero:
+                folder = Path(args.output_dir)
+                if log.exists():
+                    sync(log)
+                checkpoints.seal(folder / f"checkpoint-{state.global_step}")
+                checkpoints.keep_newest(folder, keep)
+
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any
+        ) -> None:
+            if "loss" not in logs:  # the summary at the end
+                return
+            self.metrics = {key: _finite(float(value)) for key, value in logs.items()}
+            step = state.global_step
+            if state.is_world_process_zero:
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": step, **self.metrics}) + "\n")
+                seconds, left = self._steps.seconds(), self._steps.left(state.max_steps)
+                self._screen.note(progress_line(step, state.max_steps, logs, seconds, left))
+            if not math.isfinite(float(logs["loss"])):
+                raise FactoryError(
+                    f"the loss was {logs['loss']} at step {step} (learning_rate "
+                    f"{args.learning_rate:g}), so the training was stopped and no model written; "
+                    "lower learning_rate, set max_grad_norm below "
+                    f"{args.max_grad_norm:g}{', use bf16 in place of fp16' if args.fp16 else ''}, "
+                    "or look for broken rows in the data"
+                )
+
+    return Progress()
+
+
+def progress_line(
+    step: int,
+    steps: int,
+    logs: dict[str, Any],
+    seconds: float | None,
+    left: float | None = None,
+) -> str:
+    """`seconds`: a step's. `left`: until the last one ends.
+
+    >>> progress_line(5, 20, {"loss": 0.6931, "rewards/margins": 0.002}, 3.14, 47.1)
+    'step 5/20  loss 0.6931  margin +0.002  3.1 s/step  about 45 s left'
+    """
+    parts = [f"step {step}/{steps}"]
+    parts += [
+        f"{name} {form.format(float(logs[key]))}" for key, name, form in _SHOWN if key in logs
+    ]
+    if seconds is not None:
+        parts.append(f"{seconds:.1f} s/step")
+    if left is not None and step < steps:
+        parts.append(f"{roughly(left)} left")
+    return "  ".join(parts)
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no word for the others."""
+    return value if math.isfinite(value) else None
+
+
+def last_metrics(log: Path) -> dict[str, float | None]:
+    """What the log's last line says; nothing if there is none."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    last: dict[str, float | None] = json.loads(lines[-1]) if lines else {}
+    return {name: value for name, value in last.items() if name != "step"}
+
+
+def keep_until(log: Path, step: int) -> None:
+    """Drop lines that a killed training wrote after the checkpoint it is resumed from."""
+    if not log.exists():
+        return
+    kept = []
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:  # the line the kill cut short
+            break
+    half = log.with_name(f".{log.name}")
+    half.write_text("".join(kept), encoding="utf-8")
+    half.replace(log)

@@ -1,0 +1,175 @@
+"""The rows that trainers read, in one form whatever form they came in.
+
+In: rows of a dataset, as written. Out: the same rows with their conversations as `{role, content}`
+messages, prompt and answers apart; or, where every row of a dataset has a prompt and answers that
+are plain texts, as those texts, since a model without a chat template is trained on them as they
+are. What is read as what stands in `factory.sources.conversation`. A row that cannot be trained on raises
+`SampleError`, whose message is one of a few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from factory.core.errors import SampleError
+from factory.core.records import Message
+from factory.sources.conversation import (
+    is_transcript,
+    read_exchange,
+    read_prompt,
+    read_text,
+    wrong_type,
+)
+from factory.sources.formats.base import text_of
+
+ROLES = ("system", "user", "assistant", "tool")
+"""A template decides what it makes of the last."""
+
+TEXT, TRANSCRIPT, MESSAGES = "strings", "Human/Assistant transcripts", "messages"
+"""Forms that a row's conversations come in."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Which columns of a dataset hold conversations, and how."""
+
+    pairs: bool = False
+    """chosen and rejected."""
+    lists: bool = False
+    """responses and their scores, single answers to one prompt, as texts."""
+    completion: bool = False
+    steps: bool = False
+    """completions, the steps of one solution, and labels."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of conversations."""
+        named = {
+            "chosen": self.pairs,
+            "rejected": self.pairs,
+            "completion": self.completion,
+            "responses": self.lists,
+        }
+        return ("prompt", *(name for name, is_there in named.items() if is_there))
+
+
+def shape_of(kind: str, columns: Collection[str]) -> Shape:
+    """What a training of this kind reads of a dataset with these columns."""
+    has_pairs = {"chosen", "rejected"} <= set(columns) and kind in ("dpo", "reward", "sft")
+    has_lists = {"responses", "scores"} <= set(columns) and kind in ("dpo", "reward", "sft")
+    has_completion = "completion" in columns and kind in ("sft", "kto")
+    if kind == "prm":
+        return Shape(steps=True)
+    if has_completion:
+        return Shape(completion=True)
+    return Shape(pairs=has_pairs, lists=has_lists)
+
+
+def read_row(row: Mapping[str, Any], shape: Shape) -> tuple[Row, str]:
+    """The row with its conversations as messages, and the form they were in."""
+    made: Row = {**row}
+    if shape.pairs:
+        prompt, made["chosen"] = read_exchange(row, row.get("chosen"), "chosen", roles=ROLES)
+        other, made["rejected"] = read_exchange(row, row.get("rejected"), "rejected", roles=ROLES)
+        if prompt != other:
+            raise SampleError("chosen and rejected do not follow the same conversation")
+    elif shape.completion:
+        prompt, made["completion"] = read_exchange(
+            row, row.get("completion"), "completion", roles=ROLES
+        )
+    elif shape.lists:
+        prompt, made["responses"] = _responses(row)
+    else:
+        prompt = read_prompt(row.get("prompt"), "prompt", roles=ROLES)
+    if shape.pairs and shape.lists:
+        _, made["responses"] = _responses(row)
+    if shape.steps:
+        _check_steps(row)
+    made["prompt"] = prompt
+    _read_values(made)
+    return made, _form(row, shape)
+
+
+def _responses(row: Mapping[str, Any]) -> tuple[list[Message], list[str]]:
+    answers, scores = row.get("responses"), row.get("scores")
+    for name, value in (("responses", answers), ("scores", scores)):
+        if not isinstance(value, list):
+            raise wrong_type(value, name, "a list")
+    if not answers:
+        raise SampleError("field 'responses' is an empty list")
+    if len(answers) != len(scores or ()):
+        found = f"{len(answers)} responses, {len(scores or ())} scores"
+        raise SampleError(f"not as many scores as responses: {found}")
+    read = [read_exchange(row, answer, "responses", roles=ROLES) for answer in answers]
+    prompt = read[0][0]
+    if any(other != prompt or len(turns) != 1 for other, turns in read):
+        raise SampleError("the responses do not follow the same conversation")
+    return prompt, [turns[0]["content"] for _, turns in read]
+
+
+def _check_steps(row: Mapping[str, Any]) -> None:
+    """Their types; what makes no sense of them is counted where they are encoded."""
+    steps, labels = row.get("completions"), row.get("labels")
+    if not isinstance(steps, list) or not isinstance(labels, list) or len(steps) != len(labels):
+        raise SampleError("no completions, or not as many labels")
+    for step in steps:
+        if step is not None:
+            read_text(step, "completions[0]")
+    for label in labels:
+        if label is not None and (not isinstance(label, int) or label not in (-1, 0, 1)):
+            raise SampleError("a label other than true, false, null, -1, 0 and 1")
+
+
+def _form(row: Mapping[str, Any], shape: Shape) -> str:
+    values: list[Any] = []
+    for name in shape.columns:
+        value = row.get(name)
+        values += value if name == "responses" and isinstance(value, list) else [value]
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) < sum(value is not None for value in values):
+        return MESSAGES
+    is_whole = row.get("prompt") is None or any(map(is_transcript, texts))
+    return TRANSCRIPT if is_whole else TEXT
+
+
+def _number(value: object) -> object:
+    """Of a cell. What is no number stays: who needs one refuses it, naming the row."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value) if value.strip() else None
+    except ValueError:
+        return value
+
+
+def _reference(value: object) -> object:
+    text = text_of(value)
+    return value if text is None else text
+
+
+def _label(value: object) -> object:
+    """Of kto. What is none stays: the trainer refuses it."""
+    if isinstance(value, str):
+        return _TRUTHS.get(value.strip().lower(), value)
+    return bool(value) if isinstance(value, int | float) and value in (0, 1) else value
+
+
+_TRUTHS = {"true": True, "false": False, "1": True, "0": False, "": None}
+# Numbers in cells are text, and a reference is text in every format.
+VALUES: dict[str, Callable[[object], object]] = {
+    "preference": _number,
+    "margin": _number,
+    "score": _number,
+    "reference": _reference,
+    "label": _label,
+}
+
+
+def _read_values(row: Row) -> None:
+    for name, read in VALUES.items():
+        if name in row:
+            row[name] = read(row[name])

@@ -1,0 +1,429 @@
+"""One training with a trainer of TRL or transformers, from the command to the finished folder.
+
+What is cheap to find wrong is found first: the data's columns, the folder, the options; then the
+weights load. Whatever stops the training is said in plain language, with what to change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from factory.core import weights
+from factory.core.errors import FactoryError, RecipeError, SampleError
+from factory.core.paths import user_path
+from factory.core.screen import Screen
+from factory.core.terminal import printable
+from factory.core.version import __version__
+from factory.engines.render import NEXT_TURN
+from factory.stats.noise import doubts_of_rows
+from factory.training.common import checkpoints, mentions, options, trackers
+from factory.training.common.curves import draw
+from factory.training.common.data import Opened, no_progress_bars, open_dataset, to_messages
+from factory.training.common.folder import Job, TrainingFolder
+from factory.training.common.plain_words import in_plain_words as _in_plain_words
+from factory.training.common.progress import keep_until, last_metrics, make_progress, say
+from factory.training.common.rows import MESSAGES
+from factory.training.common.save import save_model, saved_dtype
+from factory.training.common.tokenizer import end_answers, load_tokenizer, transcript_template
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class Session:
+    """What the trainers' modules share. They make the trainer out of `args`, `dataset`, `model_dir`,
+    `tokenizer` and `lora`, with `progress` as a callback, and give it to `fit`."""
+
+    def __init__(
+        self,
+        kind: str,
+        columns: tuple[str, ...],
+        data: Path | str,
+        model: Path | str,
+        out: Path,
+        lora: Mapping[str, Any] | None,
+        config: Mapping[str, Any],
+        resume: bool,
+        *,
+        opened: Opened | None = None,
+    ) -> None:
+        """Opens the data, unless it is `opened` already (as `open_dataset` returns it), and looks at
+        the folder; loads no weights and writes nothing."""
+        self._start = time.monotonic()
+        self.screen = Screen(is_quiet=os.environ.get("RANK", "0") != "0")
+        out = user_path(out)
+        self._config = _as_json(config, "config")
+        with self.screen.doing(f"reading {data}"):
+            self._opened = opened or open_dataset(data, kind, columns)
+        self.dataset = self._opened.dataset
+        self._left_out: dict[str, int] = dict(self._opened.left_out)
+        self.model_dir = weights.resolve(str(model))
+        self._job = Job(
+            kind=kind,
+            data=str(data),
+            data_fingerprint=self._opened.fingerprint,
+            model=str(model),
+            model_fingerprint=weights.fingerprint(self.model_dir),
+            lora=None if lora is None else _as_json(options.with_alpha(lora), "lora"),
+            config=self._config,
+            contents=mentions.contents(self._config),
+        )
+        self._folder = TrainingFolder(out, self._job)
+        self.record = self._folder.record()
+        """training.json, if there is nothing left to do."""
+        if self.record is not None:
+            say(f"{out}: this training is finished ({self.record['steps']} steps), nothing to do")
+            return
+        self._checkpoint = self._find_checkpoint(resume)
+
+    def _find_checkpoint(self, resume: bool) -> Path | None:
+        checkpoint, broken = checkpoints.newest(self._folder.checkpoints)
+        for path, reason in broken.items():
+            say(f"{path} is not whole ({reason}): it is passed over")
+        if checkpoint and not resume:
+            raise FactoryError(
+                f"--out {self._folder.path} holds this training, unfinished, with a checkpoint "
+                f"at step {checkpoint.name.removeprefix('checkpoint-')}; add --resume to go on "
+                "from there, or delete the folder to start again"
+            )
+        if checkpoint:
+            say(f"resuming from {checkpoint}")
+        elif resume and self._folder.checkpoints.exists():
+            say(f"no whole checkpoint in {self._folder.checkpoints}: starting from the beginning")
+        return checkpoint
+
+    def prepare(
+        self,
+        config_type: type,
+        defaults: Mapping[str, Any],
+        lora_task: options.LoraTask = "CAUSAL_LM",
+    ) -> None:
+        """Set `args` (a `config_type`, of TRL or transformers), `model_options` (how to load the
+        weights, for `from_pretrained`), `lora` and `tokenizer`."""
+        is_lora = self._job.lora is not None
+        self._options = options.resolve(config_type, defaults, self._config, is_lora=is_lora)
+        self.args = options.build(config_type, self._options, self._folder.checkpoints)
+        self._folder.job = msgspec.structs.replace(self._job, batch=self._sequences_a_step())
+        self._refuse_precomputing()
+        trackers.check(self.args.report_to)
+        self.args.run_name = self.args.run_name or self._folder.path.name
+        if getattr(self.args, "n_gpu", 1) > 1:
+            say(f"one of {self.args.n_gpu} GPUs; for all: accelerate launch -m factory train ...")
+            self.args._n_gpu = 1  # else transformers uses DataParallel, which TRL does not survive
+        self.lora = options.build_lora(self._job.lora, lora_task)
+        if self.lora is not None:
+            say(options.describe_lora(self.lora))
+        trust = bool(self._options.get("trust_remote_code", False))
+        self.model_options: dict[str, Any] = {
+            "trust_remote_code": trust,
+            **self._options["model_init_kwargs"],
+        }
+        self.tokenizer = load_tokenizer(self.model_dir, trust_remote_code=trust)
+        self._own_template = self.tokenizer.chat_template
+        self._say_form()
+        if self._opened.is_plain and self._own_template is not None:
+            self.dataset = to_messages(self.dataset, self._job.kind)
+        # Scoring models read what `engines.render` makes, which needs no template.
+        generates = lora_task == "CAUSAL_LM"
+        is_chat = generates and not isinstance(self.dataset[0]["prompt"], str)
+        if self._own_template is None and is_chat:
+            self.tokenizer.chat_template = transcript_template(self.tokenizer)
+            say(f"{self._job.model} has no chat template: training on Human/Assistant transcripts")
+        if generates and self.tokenizer.chat_template is not None:
+            written = end_answers(self.tokenizer, self.model_dir)
+            if written is not None and is_chat and self._job.kind not in _WITHOUT_ANSWERS:
+                say(
+                    f"the chat template of {self._job.model} writes {written!r} after an answer, "
+                    f"which ends no generation: {self.tokenizer.eos_token} is put there"
+                )
+        self.progress = make_progress(self._folder.log, self.args.save_total_limit, self.screen)
+        # Checkpoints go when a newer one is sealed; transformers would delete them before.
+        self.args.save_total_limit = None
+        name = Path(self._job.model).name
+        self.screen.now(f"loading {name} and tokenising {len(self.dataset):,} rows")
+
+    @property
+    def stop(self) -> str | None:
+        """Where an engine stops the model besides its end tokens."""
+        return NEXT_TURN if self._own_template is None else None
+
+    def _say_form(self) -> None:
+        """What the rows looked like, what is made of them, and which are not among them."""
+        forms = " and ".join(f"{count} {form}" for form, count in self._opened.forms.items())
+        made = ""
+        if self._opened.is_plain and self._own_template is None:
+            made = ", trained on as they are: the model has no chat template"
+        elif set(self._opened.forms) - {MESSAGES}:
+            made = ", read as user and assistant turns"
+            made += ", given the model's chat template" if self._own_template else ""
+        say(f"rows: {forms or len(self.dataset)}{made}")
+        total = len(self.dataset) + sum(self._opened.left_out.values())
+        for reason, count in self._opened.left_out.items():
+            say(f"{count} of {total} rows left out: {reason}")
+        for doubt in doubts_of_rows(self.dataset):
+            say(f"note: {printable(doubt)}")
+
+    def _sequences_a_step(self) -> int | None:
+        accumulation = getattr(self.args, "gradient_accumulation_steps", None)
+        if accumulation is None:  # ppo's batch is memory's alone
+            return None
+        return int(self.args.world_size * self.args.per_device_train_batch_size * accumulation)
+
+    def _refuse_precomputing(self) -> None:
+        """TRL hands the reference's log-probabilities from process to process in a cache file of
+        `datasets`, and we write none beside the user's data."""
+        if getattr(self.args, "world_size", 1) > 1 and self._options.get(
+            "precompute_ref_log_probs"
+        ):
+            raise RecipeError(
+                "config.precompute_ref_log_probs: true works in one process only; unset it"
+            )
+
+    def leave_out(self, reasons: Mapping[str, int]) -> None:
+        """Say how many rows are not trained on, by reason (`over 1024 tokens`), and record it."""
+        found = {reason: count for reason, count in reasons.items() if count}
+        self._left_out = self._opened.left_out | found
+        for reason, count in found.items():
+            say(f"{count} of {len(self.dataset)} rows left out: {reason}")
+
+    def fit(
+        self, trainer: Any, *, rows_cut: int = 0, more: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Train, save, and return training.json. `rows_cut`: rows used, but not to their end.
+        `more`: what else to record."""
+        from transformers import PrinterCallback
+
+        self._leave_out_unknown_ids(trainer)
+        self._check(trainer, rows_cut)
+        trainer.remove_callback(PrinterCallback)  # it would print every log as a dict
+        is_main = trainer.is_world_process_zero()  # of those that `accelerate launch` started
+        with self._folder.held() if is_main else contextlib.nullcontext():
+            # Another process may have finished it while this one loaded.
+            return self._folder.record() or self._fit(trainer, rows_cut, more or {})
+
+    def _fit(self, trainer: Any, rows_cut: int, more: Mapping[str, Any]) -> dict[str, Any]:
+        if trainer.is_world_process_zero():
+            begin = checkpoints.step_of(self._checkpoint) if self._checkpoint else 0
+            checkpoints.delete_after(self._folder.checkpoints, begin)
+        steps = self._steps_of_finished(trainer)
+        if steps is None:
+            resume = str(self._checkpoint) if self._checkpoint else None
+            steps = trainer.train(resume_from_checkpoint=resume).global_step
+        record: dict[str, Any] = {
+            "kind": self._job.kind,
+            "data": {
+                "path": self._job.data,
+                "fingerprint": self._job.data_fingerprint,
+                "rows": len(self.dataset) + sum(self._opened.left_out.values()),
+                "rows_used": len(trainer.train_dataset),
+                "rows_cut": rows_cut,
+                "rows_left_out": self._left_out,
+                "forms": self._opened.forms,
+            },
+            "base_model": {"name": self._job.model, "fingerprint": self._job.model_fingerprint},
+            "lora": self._job.lora,
+            "config": self._options,
+            "seed": self.args.seed,
+            "steps": steps,
+            "resumed_at_step": self.progress.first_step or None,
+            "metrics": self.progress.metrics or last_metrics(self._folder.log),
+            **more,
+        }
+        self.screen.now("saving the model")
+        if trainer.is_world_process_zero():
+            record |= self._save(trainer)
+            draw(self._folder.log, self._folder.path)
+            self._folder.finish(record, keep_checkpoints="save_total_limit" in self._config)
+            say(f"{self._folder.path}: {steps} steps in {record['seconds']:.0f} s")
+        return record
+
+    def vocabulary(self) -> int | None:
+        """Token ids that the model has embeddings for, from 0. None: its config does not say."""
+        from transformers import AutoConfig
+
+        trust = self.model_options["trust_remote_code"]
+        config = AutoConfig.from_pretrained(self.model_dir, trust_remote_code=trust)
+        size: int | None = getattr(config.get_text_config(), "vocab_size", None)
+        return size
+
+    def _leave_out_unknown_ids(self, trainer: Any) -> None:
+        """Rows with a token that the model does not know, as where the tokenizer was given new ones."""
+        import datasets
+
+        rows, size = trainer.train_dataset, self.vocabulary()
+        if not isinstance(rows, datasets.Dataset) or size is None:
+            return
+        unknown = _rows_beyond(rows, size)
+        if not unknown:
+            return
+        reason = beyond_embeddings(size)
+        if len(unknown) == len(rows):
+            raise RecipeError(
+                f"none of the {len(rows)} rows is left: {reason}; is the tokenizer another model's?"
+            )
+        say(f"{len(unknown)} of {len(self.dataset)} rows left out: {reason}")
+        self._left_out = self._left_out | {reason: len(unknown)}
+        trainer.train_dataset = rows.select([i for i in range(len(rows)) if i not in unknown])
+
+    def _steps_of_finished(self, trainer: Any) -> int | None:
+        """If the checkpoint is of the last step (the kill came while the result was saved): its
+        steps, with its weights loaded. transformers would make one step more."""
+        if self._checkpoint is None:
+            return None
+        state = json.loads((self._checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        steps: int = state.get("global_step", 0)
+        if not state.get("max_steps") or steps < state["max_steps"]:
+            return None
+        trainer._load_from_checkpoint(str(self._checkpoint))
+        self.progress.first_step = steps
+        if trainer.is_world_process_zero():
+            keep_until(self._folder.log, steps)
+        return steps
+
+    def _check(self, trainer: Any, cut: int) -> None:
+        rows, used = len(self.dataset), len(trainer.train_dataset)
+        length = getattr(self.args, "max_length", None)
+        if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+            raise RecipeError("config: sharded training (DeepSpeed, FSDP) is not supported")
+        if used == 0:
+            raise RecipeError(
+                f"none of the {rows} rows is left: every prompt alone fills max_length "
+                f"({length} tokens); raise config.max_length"
+            )
+        if used < rows and self._left_out == self._opened.left_out:
+            say(f"{rows - used} of {rows} rows left out: the prompt alone fills {length} tokens")
+        if cut:
+            say(f"{cut} of {rows} rows cut to max_length, {length} tokens")
+
+    def _save(self, trainer: Any) -> dict[str, Any]:
+        dtype = saved_dtype(self.model_dir, self._config)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        self.tokenizer.chat_template = self._own_template
+        with self._folder.publishing() as temporary:
+            save_model(model, temporary, dtype, self.args.seed)
+            self.tokenizer.save_pretrained(temporary)
+            weights_files = sorted(temporary.rglob("*.safetensors"))
+            sizes = {str(f.relative_to(temporary)): f.stat().st_size for f in weights_files}
+        return {
+            "weights_bytes": sizes,
+            "saved_dtype": str(dtype).removeprefix("torch."),
+            "seconds": round(time.monotonic() - self._start, 1),
+            "versions": {
+                "factory": __version__,
+                **{name: version(name) for name in ("torch", "transformers", "trl", "peft")},
+            },
+        }
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Around all that touches the libraries: keeps them quiet, puts their errors plainly."""
+        try:
+            with (
+                self.screen.doing("loading torch and trl"),
+                _quiet_libraries(),
+                trackers.files_in(self._folder.path),
+            ):
+                yield
+        except FactoryError:
+            raise
+        except SampleError as error:  # a conversation that cannot become tokens
+            raise FactoryError(str(error)) from error
+        except KeyboardInterrupt:
+            if checkpoint := checkpoints.newest(self._folder.checkpoints, reads=False)[0]:
+                say(f"stopped; --resume goes on from {checkpoint}")
+            raise
+        except Exception as error:
+            raise _in_plain_words(
+                error, self._job.model, self._config, self._job.kind, self._folder.path
+            ) from error
+
+
+def beyond_embeddings(size: int) -> str:
+    """The reason for leaving out a text with a token that the model lacks."""
+    return f"a token id beyond the model's {size} embeddings"
+
+
+def _rows_beyond(rows: Dataset, size: int) -> set[int]:
+    """Places of rows with a token id of `size` or more in a column whose name ends in `ids`."""
+    from pyarrow import compute
+
+    columns = [name for name in rows.column_names if name.endswith("ids")]
+    found: set[int] = set()
+    first = 0
+    for batch in rows.with_format("arrow").iter(batch_size=1000) if columns else ():
+        for name in columns:
+            flat = batch[name].combine_chunks()
+            if (compute.max(compute.list_flatten(flat, recursive=True)).as_py() or 0) < size:
+                continue
+            places = list(range(first, first + len(flat)))
+            while hasattr(flat.type, "value_type"):
+                places = [places[i] for i in compute.list_parent_indices(flat).to_pylist()]
+                flat = compute.list_flatten(flat)
+            is_beyond = compute.greater_equal(flat, size)
+            found.update(places[i] for i in compute.indices_nonzero(is_beyond).to_pylist())
+        first += batch.num_rows
+    return found
+
+
+def only(dataset: Dataset, *columns: str) -> Dataset:
+    """Those of the columns that there are. TRL changes what it trains on for others by their mere
+    presence: text, input_ids, labels, completion_mask, images, tools, chat_template_kwargs."""
+    return dataset.select_columns([name for name in columns if name in dataset.column_names])
+
+
+def _as_json(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The options as they come back from job.json, so that the two can be compared."""
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"{where}: expected a mapping of options, found {given!r:.80}")
+    plain: dict[str, Any] = {}
+    for name, value in given.items():
+        if not isinstance(name, str):
+            raise RecipeError(f"{where}: expected the name of an option, found {name!r:.80}")
+        try:
+            json.dumps(value, allow_nan=False, default=str)  # msgspec makes null of NaN
+            plain[name] = msgspec.json.decode(msgspec.json.encode(value))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise RecipeError(
+                f"{where}.{name}: expected numbers, text, lists or mappings, found {value!r:.80} "
+                f"({error})"
+            ) from error
+    return plain
+
+
+_WITHOUT_ANSWERS = ("grpo", "rloo", "ppo")  # they learn from what the model itself writes
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """No progress bars, no report home (TRL sends one by default), no cache files written beside
+    the user's data (`Dataset.map` writes them there)."""
+    import datasets
+    from huggingface_hub import constants
+    from transformers.utils import logging
+
+    had_bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    had_caching, had_telemetry = datasets.is_caching_enabled(), constants.HF_HUB_DISABLE_TELEMETRY
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    datasets.disable_caching()
+    if "HF_HUB_DISABLE_TELEMETRY" not in os.environ:
+        constants.HF_HUB_DISABLE_TELEMETRY = True
+    try:
+        with no_progress_bars():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        constants.HF_HUB_DISABLE_TELEMETRY = had_telemetry
+        if had_caching:
+            datasets.enable_caching()
+        if had_bar:
+            logging.enable_progress_bar()

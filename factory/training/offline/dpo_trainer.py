@@ -1,0 +1,243 @@
+"""TRL's DPO trainer with what it lacks: soft labels, losses over more than two answers, cut answers.
+
+Imports torch and TRL at the top, so it is itself imported inside functions only. The classes stand
+at module level because checkpoints pickle the config.
+
+Soft labels on a pair are the InfoNCA loss of a list of two, so one override of the loss serves all.
+TRL's own losses are its own: `PairsTrainer` changes no more than the rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import trl
+from torch import Tensor
+from trl.trainer.utils import pad
+
+from factory.core.yamlfile import nearest
+from factory.training.common import endings
+from factory.training.offline import listwise
+from factory.training.offline import preference_losses as losses
+
+# TRL looks at the name only when the weights are in memory.
+TRL_LOSSES = (
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+)
+
+# What changes TRL's own losses and has no meaning, or no code, in ours; with TRL's default.
+TRL_ONLY = {
+    "ld_alpha": None,
+    "f_divergence_type": "reverse_kl",
+    "use_weighting": False,
+    "label_smoothing": 0.0,
+    "loss_weights": None,
+    "truncation_mode": "keep_start",
+}
+
+
+@dataclass
+class DPOConfig(trl.DPOConfig):  # type: ignore[misc]
+    """TRL's options and these. `loss_type` also takes `listwise.LOSSES`."""
+
+    soft_labels: bool = False
+    """The column `preference`, P(chosen is better) in [0, 1], is the target instead of 1."""
+    score_temperature: float = 1.0
+    """infonca, nca: the targets are softmax(score / this) over a prompt's answers, in the scores'
+    units; the papers' alpha. Small: only the best answer counts."""
+    rank_weight: float = 1.0
+    """rrhf: weight of the ranking loss beside the imitation of the best answer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = ", ".join(self.loss_type)
+        have = [*TRL_LOSSES, *listwise.LOSSES]
+        for name in self.loss_type:
+            if name not in have:
+                hint = f"{nearest(name, have)} (have: {', '.join(have)})"
+                raise ValueError(f"no loss_type '{name}'{hint}")
+        ours = [name for name in self.loss_type if name in listwise.LOSSES]
+        if ours and len(self.loss_type) > 1:
+            raise ValueError(f"loss_type is {names}, but {ours[0]} stands alone")
+        if self.soft_labels and self.loss_type != ["sigmoid"]:
+            raise ValueError(f"soft_labels is for loss_type sigmoid, not {names}")
+        if not self.score_temperature > 0:
+            raise ValueError(f"score_temperature is {self.score_temperature}; it must be above 0")
+        if not self.rank_weight >= 0:
+            raise ValueError(f"rank_weight is {self.rank_weight}; it must be 0 or more")
+        for name, wanted in (("score_temperature", ("infonca", "nca")), ("rank_weight", ("rrhf",))):
+            if getattr(self, name) != 1.0 and not set(self.loss_type) & set(wanted):
+                raise ValueError(f"{name} is for loss_type {' or '.join(wanted)}, not {names}")
+        if self.is_ours:
+            for name, default in TRL_ONLY.items():
+                if getattr(self, name) != default:
+                    what = "soft_labels" if self.soft_labels else f"loss_type {names}"
+                    raise ValueError(f"{name} does not go with {what}; unset it")
+        if not self.needs_reference and self.sync_ref_model:
+            raise ValueError("sync_ref_model has no effect: rrhf has no reference model; unset it")
+
+    @property
+    def is_listwise(self) -> bool:
+        """Whether it trains on a reward view."""
+        return bool(self.loss_type[0] in listwise.LOSSES)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the loss is `AnswersTrainer`'s and not TRL's."""
+        return bool(self.soft_labels or self.is_listwise)
+
+    @property
+    def needs_reference(self) -> bool:
+        return bool(self.loss_type != ["rrhf"])
+
+
+class PairsTrainer(trl.DPOTrainer):  # type: ignore[misc]
+    """For TRL's own losses, with cut answers trained without an end."""
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
+    ) -> Any:
+        rows = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        ids = {"chosen": "chosen_ids", "rejected": "rejected_ids"}
+        return endings.without_ends(rows, processing_class, ids)
+
+
+class Collator:
+    """A batch of all the answers of some prompts: rows of `listwise.Encoded` in, tensors out.
+
+    `input_ids`, `attention_mask` and `completion_mask` (1 on the answer), padded on the right, hold
+    the answers prompt by prompt; `scores`, and `ref_logps` where known, one number each; `sizes`
+    how many answers each prompt has.
+    """
+
+    def __init__(self, pad_token_id: int, pad_to_multiple_of: int | None = None) -> None:
+        self._pad_token_id = pad_token_id
+        self._multiple = pad_to_multiple_of
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        pairs = [(row["prompt_ids"], answer) for row in rows for answer in row["answer_ids"]]
+        masks = [[0] * len(prompt) + [1] * len(answer) for prompt, answer in pairs]
+        batch = {
+            "input_ids": self._padded([p + a for p, a in pairs], self._pad_token_id),
+            "attention_mask": self._padded([[1] * len(mask) for mask in masks], 0),
+            "completion_mask": self._padded(masks, 0),
+            "sizes": [len(row["answer_ids"]) for row in rows],
+        }
+        for name in ("scores", "ref_logps"):
+            if name in rows[0]:
+                batch[name] = torch.tensor([value for row in rows for value in row[name]])
+        return batch
+
+    def _padded(self, lists: list[list[int]], value: int) -> Tensor:
+        return pad(
+            [torch.tensor(ids) for ids in lists],
+            padding_value=value,
+            padding_side="right",
+            pad_to_multiple_of=self._multiple,
+        )
+
+
+class AnswersTrainer(trl.DPOTrainer):  # type: ignore[misc]
+    """Takes `listwise.Encoded.rows` and a `Collator`. The logged rewards are beta * log(pi / ref), of
+    rrhf the mean log-probability; chosen is a prompt's best answer and rejected its worst."""
+
+    def __init__(self, *, args: DPOConfig, **options: Any) -> None:
+        if not args.needs_reference:
+            args.precompute_ref_log_probs = True  # then TRL loads no reference model
+        super().__init__(args=args, **options)
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = list(self.train_dataset.column_names)
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        if not self.args.needs_reference:
+            return dataset
+        column: list[list[float]] = []
+        for start in range(0, len(dataset), batch_size):
+            rows = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+            batch = self._prepare_inputs(self.data_collator(rows))
+            column += [logps.tolist() for logps in self._ref_logps(batch).split(batch["sizes"])]
+        return dataset.add_column("ref_logps", column)
+
+    def _ref_logps(self, inputs: dict[str, Any]) -> Tensor:
+        """Of each answer, by the model as it was at the start."""
+        if "ref_logps" in inputs:
+            known: Tensor = inputs["ref_logps"]
+            return known
+        names = ("input_ids", "attention_mask", "completion_mask")
+        sequences = {name: inputs[name] for name in names}
+        # In two parts, as if they were chosen and rejected.
+        return torch.cat(self.compute_ref_log_probs(self.ref_model or self.model, sequences))
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        """The loss of a batch of `Collator`: the mean over its prompts."""
+        ids, mask = inputs["input_ids"], inputs["completion_mask"]
+        more = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        outputs = model(
+            input_ids=ids,
+            attention_mask=inputs["attention_mask"],
+            labels=ids.masked_fill(mask == 0, -100),
+            use_cache=False,
+            fused_lm_head=True,
+            **more,
+        )
+        # From the right: prompt-learning adapters put positions of their own before the prompt's.
+        logps_N = outputs.log_probs[:, -(ids.shape[1] - 1) :].sum(1)
+        if self.args.needs_reference:
+            values_N = self.beta * (logps_N - self._ref_logps(inputs))
+        else:
+            values_N = logps_N / mask[:, 1:].sum(1).clamp(min=1)
+        split = (values_N.split(inputs["sizes"]), inputs["scores"].split(inputs["sizes"]))
+        prompts = list(zip(*split, strict=True))
+        loss = torch.stack([self._loss(*prompt) for prompt in prompts]).mean()
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss
+            self._note({"aux_loss": outputs.aux_loss})
+        best, worst = (torch.stack([values[place] for values, _ in prompts]) for place in (0, -1))
+        self._note(
+            {
+                "rewards/chosen": best.mean(),
+                "rewards/rejected": worst.mean(),
+                "rewards/margins": (best - worst).mean(),
+                "rewards/accuracies": (best > worst).float().mean(),
+            }
+        )
+        return (loss, outputs) if return_outputs else loss
+
+    def _loss(self, values_K: Tensor, scores_K: Tensor) -> Tensor:
+        """`values_K`: of rrhf mean log-probabilities, else rewards."""
+        if self.args.soft_labels:
+            return losses.contrast(values_K, scores_K)
+        if not self.args.needs_reference:
+            return losses.rank_and_imitate(values_K, scores_K, self.args.rank_weight)
+        targets_K = losses.targets(scores_K, self.args.score_temperature)
+        if self.args.loss_type == ["nca"]:
+            return losses.noise_contrast(values_K, targets_K)
+        return losses.contrast(values_K, targets_K)
+
+    def _note(self, values: dict[str, Tensor]) -> None:
+        """For the log, which has the mean since the last."""
+        mode = "train" if self.model.training else "eval"
+        for name, value in values.items():
+            self._metrics[mode][name].append(
+                self.accelerator.gather_for_metrics(value.detach()).mean().item()
+            )

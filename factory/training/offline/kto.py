@@ -1,0 +1,137 @@
+"""Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306), by `trl.KTOTrainer`.
+
+In: a kto view: answers, each labelled good or bad; no pairs needed. With r = log pi/ref of an answer
+and z the batch's estimate of KL(pi || ref), at least 0, the loss is
+
+    desirable_weight * (1 - s(beta (r - z)))      of a good answer,
+    undesirable_weight * (1 - s(beta (z - r)))    of a bad one.
+
+The paper wants (desirable_weight * good) / (undesirable_weight * bad) in [1, 4/3]. Where the counts
+are outside and neither weight is set, the rarer label's weight is raised to the middle of that.
+
+TRL estimates z from each answer beside its neighbour's prompt in the batch, in the order of the
+dataset. A kto view has a prompt's answers side by side, which are no mismatch, so rows are shuffled
+once, by `seed`. Use a batch of 4 and more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from factory.core.errors import RecipeError
+from factory.training.common import options
+from factory.training.common.progress import say
+from factory.training.common.session import Session, only
+from factory.training.offline.dpo import count_cut
+
+COLUMNS: tuple[str, ...] = ("prompt", "completion", "label")
+
+_USED = (*COLUMNS, "finish_reason")
+
+# TRL's own, stated because they decide the result and must not change under a user. `max_length`
+# is in tokens, prompt and answer together. The KL estimate is a mean over the batch, so that it is no
+# machine's default.
+_DEFAULTS = {
+    "beta": 0.1,
+    "learning_rate": 1e-6,
+    "max_length": 1024,
+    "per_device_train_batch_size": 4,
+}
+# An adapter starts from nothing and needs larger steps (TRL's advice: ten times).
+_LORA_DEFAULTS = _DEFAULTS | {"learning_rate": 1e-5}
+
+_LOW, _HIGH = 1.0, 4 / 3
+_WEIGHTS = ("desirable_weight", "undesirable_weight")
+
+
+def check(config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> None:
+    """Raise `RecipeError` if an option is misspelt or of the wrong type. Imports TRL: seconds."""
+    from trl import KTOConfig
+
+    options.check(KTOConfig, config)
+    options.build_lora(lora)
+
+
+def train(
+    data: Path | str,
+    model: Path | str,
+    out: Path,
+    *,
+    lora: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any],
+    resume: bool = False,
+) -> dict[str, Any]:
+    """See `factory.training.common.base.Trainer.train`. Without adapter, policy and reference are both in
+    memory, unless `precompute_ref_log_probs` is set."""
+    session = Session("kto", COLUMNS, data, model, out, lora, config, resume)
+    if session.record is not None:
+        return session.record
+    with session.running():
+        from trl import KTOConfig
+
+        from factory.training.offline.kto_trainer import KTOTrainer
+
+        session.prepare(KTOConfig, _DEFAULTS if lora is None else _LORA_DEFAULTS)
+        args = session.args
+        labels = _labels(session.dataset["label"][:])
+        places = [i for i, label in enumerate(labels) if label is not None]
+        counts = Counter(label for label in labels if label is not None)
+        good, bad = counts[True], counts[False]
+        if not any(name in config for name in _WEIGHTS):
+            args.desirable_weight, args.undesirable_weight = balanced(good, bad)
+        say(_balance(good, bad, args.desirable_weight, args.undesirable_weight))
+        rows = only(session.dataset, *_USED).select(places).shuffle(seed=args.seed)
+        trainer = KTOTrainer(
+            model=str(session.model_dir),
+            args=args,
+            train_dataset=rows,
+            processing_class=session.tokenizer,
+            peft_config=session.lora,
+            callbacks=[session.progress],
+        )
+        too_long = f"the prompt alone fills {args.max_length} tokens"
+        long = len(rows) - len(trainer.train_dataset)
+        session.leave_out({"no label": len(labels) - len(places), too_long: long})
+        cut = count_cut(trainer.train_dataset, args.max_length, ("completion_ids",))
+        more = {"labels": {"good": good, "bad": bad}, **{n: getattr(args, n) for n in _WEIGHTS}}
+        return session.fit(trainer, rows_cut=cut, more=more)
+
+
+def balanced(good: int, bad: int) -> tuple[float, float]:
+    """The weights of good and bad answers, 1 for both where that will do.
+
+    >>> balanced(7, 6), balanced(21, 9), balanced(7, 12)
+    ((1.0, 1.0), (1.0, 2.0), (2.0, 1.0))
+    """
+    middle = (_LOW + _HIGH) / 2
+    if not good or not bad or _LOW <= good / bad <= _HIGH:
+        return 1.0, 1.0
+    if good < bad:
+        return round(middle * bad / good, 4), 1.0
+    return 1.0, round(good / (middle * bad), 4)
+
+
+def _balance(good: int, bad: int, good_weight: float, bad_weight: float) -> str:
+    """What to tell about labels and weights."""
+    line = f"{good} good and {bad} bad answers, weights {good_weight:g} and {bad_weight:g}"
+    if not good or not bad:
+        return f"{line}: with one label only, there is nothing to tell apart"
+    ratio = good * good_weight / (bad * bad_weight) if bad_weight else float("inf")
+    if not _LOW - 1e-3 <= ratio <= _HIGH + 1e-3:
+        line += (
+            f": weighed, good to bad is {ratio:.2f}, outside the 1 to 1.33 that KTO wants; "
+            "change desirable_weight or undesirable_weight, or unset both"
+        )
+    return line
+
+
+def _labels(given: list[Any]) -> list[bool | None]:
+    for index, label in enumerate(given):
+        if label not in (True, False, None):
+            raise RecipeError(f"row {index} label: expected true or false, found {label!r}")
+    if all(label is None for label in given):
+        raise RecipeError(f"none of the {len(given)} rows has a label")
+    return [None if label is None else bool(label) for label in given]

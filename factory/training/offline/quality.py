@@ -1,0 +1,257 @@
+"""Quality-conditioned training data: every answer is kept, and the user's text says how good it is.
+
+Asked for the best quality afterwards, a model gives answers like the best it saw; learning from the
+others costs it nothing, since they stand under another name. In: a dataset; out: rows of prompt and
+completion, where a *prefix* ends the last user message, after an empty line (in a prompt that is
+plain text it ends the text, and a newline follows), so that a chat model reads it right before it
+answers. Prefixes are words, not new tokens: no embedding grows. The loss never falls on them.
+
+- `good_bad`: a preference view; chosen after "A good answer:", rejected after "A bad answer:". After
+  Chain of Hindsight (Liu et al. 2023, arXiv 2302.02676), which puts both answers into one sequence;
+  here they are two rows, so the answer to ask for needs no bad one before it.
+- `quantile`: scored answers; "Quality k of n:", k = ceil(n * share of the scores that are at most
+  this one), so that the best are always n and equal scores have one prefix. After Quark (Lu et al.
+  2022, arXiv 2205.13635), without its KL penalty and its rounds of fresh samples.
+- `score`: answers with whole scores; "Score s of max:".
+
+Scored answers are rows of prompt, completion and `score`, or a reward view's responses and scores.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.core.errors import RecipeError
+from factory.core.files import write_whole
+from factory.stats.finite import finite
+from factory.training.common.endings import REASONS, reasons_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from factory.training.offline.sft_trainer import SFTConfig
+
+FILE = "quality.json"
+NO_SCORE = "no score"
+
+_SEPARATOR = "\n\n"
+_QUANTILE = "Quality {} of {}:"
+_SCORE = "Score {} of {}:"
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """The rows to train on, and how to ask the model afterwards."""
+
+    answers: Dataset
+    """A row for each answer in the data, with a score or without."""
+    rows: Dataset
+    """prompt, with its prefix, and completion; one for each answer that has a score."""
+    left_out: dict[str, int]
+    quality: dict[str, Any]
+    """What quality.json holds: `append` to the last user message to ask for the best; `prefixes`, and
+    of each how many answers stand under it and between which scores."""
+
+
+def condition(dataset: Dataset, args: SFTConfig) -> Conditioned:
+    """Raises `RecipeError` for a dataset that has not what `args.quality` needs."""
+    if args.quality == "good_bad":
+        return _good_bad(dataset, args)
+    answers = _scored(dataset, args.quality)
+    known = answers.filter(lambda row: row["score"] is not None)
+    scores: list[float] = known["score"][:]
+    if len(set(scores)) < 2:
+        found = f"all {len(scores)} scores are {scores[0]:g}" if scores else "no answer has a score"
+        raise RecipeError(f"config.quality {args.quality}: {found}: there is nothing to tell apart")
+    prefixes = _quantiles(scores, args) if args.quality == "quantile" else _scores(scores, args)
+    best = prefixes[scores.index(max(scores))]
+    rows, record = _asked(known, prefixes, best, args.quality, scores)
+    return Conditioned(answers, rows, {NO_SCORE: len(answers) - len(known)}, record)
+
+
+def last_user_asks(prompt: Any, prefix: str, index: int = 0) -> Any:
+    """`prompt`, messages or text, with `prefix` as the last thing the user says.
+
+    >>> last_user_asks([{"role": "user", "content": "Why?"}], "A good answer:")
+    [{'role': 'user', 'content': 'Why?\\n\\nA good answer:'}]
+    """
+    if isinstance(prompt, str):
+        return f"{prompt}{_appended(prompt, prefix)}"
+    places = [place for place, message in enumerate(prompt) if message["role"] == "user"]
+    if not places:
+        raise RecipeError(f"row {index}: no user message to put '{prefix}' into")
+    last = prompt[places[-1]]
+    asked = last | {"content": last["content"] + _appended(prompt, prefix)}
+    return [*prompt[: places[-1]], asked, *prompt[places[-1] + 1 :]]
+
+
+def save(out: Path, quality: Mapping[str, Any]) -> None:
+    """Put quality.json into the model's folder, if it is not there."""
+    if not (out / FILE).exists():
+        write_whole(out / FILE, quality)
+
+
+def quantiles(scores: Sequence[float], parts: int) -> list[int]:
+    """Of each score its part, 1 (worst) to `parts`.
+
+    >>> quantiles([0.1, 0.4, 0.2, 0.3], 2)
+    [1, 2, 1, 2]
+    """
+    ordered = sorted(scores)
+    return [-(-parts * bisect_right(ordered, score) // len(scores)) for score in scores]
+
+
+def _appended(prompt: Any, prefix: str) -> str:
+    return f"{_SEPARATOR}{prefix}\n" if isinstance(prompt, str) else f"{_SEPARATOR}{prefix}"
+
+
+def _good_bad(dataset: Dataset, args: SFTConfig) -> Conditioned:
+    _need(dataset, "good_bad", ("prompt", "chosen", "rejected"))
+
+    def split(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        found = []
+        for place, index in enumerate(indices):
+            for side in ("chosen", "rejected"):
+                reason = batch[REASONS[side]][place] if REASONS[side] in batch else None
+                found.append((batch["prompt"][place], batch[side][place], None, reason, index))
+        return _columns(found)
+
+    answers = _split(dataset, split)
+    prefixes = [args.good_prefix, args.bad_prefix] * len(dataset)
+    rows, record = _asked(answers, prefixes, args.good_prefix, "good_bad", ())
+    return Conditioned(answers, rows, {}, record)
+
+
+def _scored(dataset: Dataset, quality: str) -> Dataset:
+    """A row for each answer: prompt, completion, score, which may be null."""
+    if {"responses", "scores"} <= set(dataset.column_names):
+        answers, scores = "responses", "scores"
+    else:
+        _need(dataset, quality, ("prompt", "completion", "score"))
+        answers, scores = "completion", "score"
+
+    def split(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        found = []
+        ended = batch.get(REASONS[answers], [None] * len(indices))
+        for prompt, given, marks, end, index in zip(
+            batch["prompt"], batch[answers], batch[scores], ended, indices, strict=True
+        ):
+            many, each, ends = [given], [marks], [end]
+            if answers == "responses":
+                many, each, ends = given, marks, reasons_of(end, len(given))
+            if len(many) != len(each):
+                raise RecipeError(f"row {index} has {len(many)} responses, {len(each)} scores")
+            found += [
+                (prompt, a, _number(s, index), reason, index)
+                for a, s, reason in zip(many, each, ends, strict=True)
+            ]
+        return _columns(found)
+
+    return _split(dataset, split)
+
+
+def _columns(found: Sequence[tuple[Any, Any, float | None, Any, int]]) -> dict[str, list[Any]]:
+    return {
+        "prompt": [_plain(prompt) for prompt, *_ in found],
+        "completion": [_completion(prompt, answer, i) for prompt, answer, *_, i in found],
+        "score": [score for _, _, score, _, _ in found],
+        "finish_reason": [reason for _, _, _, reason, _ in found],
+    }
+
+
+def _split(dataset: Dataset, split: Any) -> Dataset:
+    import datasets
+
+    text = datasets.Value("string")
+    is_text = isinstance(dataset[0]["prompt"], str)
+    side = text if is_text else datasets.List({"role": text, "content": text})
+    features = {"prompt": side, "completion": side, "score": datasets.Value("float64")}
+    features |= {"finish_reason": text}
+    answers = dataset.map(
+        split,
+        batched=True,
+        with_indices=True,
+        remove_columns=dataset.column_names,
+        features=datasets.Features(features),
+    )
+    says_ends = bool(set(REASONS.values()) & set(dataset.column_names))
+    return answers if says_ends else answers.remove_columns("finish_reason")
+
+
+def _asked(
+    answers: Dataset, prefixes: Sequence[str], best: str, quality: str, scores: Sequence[float]
+) -> tuple[Dataset, dict[str, Any]]:
+    """The answers under their prefixes, and what to record of it."""
+
+    def ask(row: dict[str, Any], index: int) -> dict[str, Any]:
+        return {"prompt": last_user_asks(row["prompt"], prefixes[index], index)}
+
+    asked = answers.remove_columns("score")
+    rows = asked.map(ask, with_indices=True, features=asked.features)
+    said: dict[str, dict[str, Any]] = {p: {"answers": n} for p, n in Counter(prefixes).items()}
+    for prefix, score in zip(prefixes, scores, strict=False):
+        low, high = said[prefix].get("scores", (score, score))
+        said[prefix]["scores"] = (min(low, score), max(high, score))
+    prompt = answers[0]["prompt"]
+    record = {
+        "quality": quality,
+        "best": best,
+        "append": _appended(prompt, best),
+        "to": "the prompt" if isinstance(prompt, str) else "the last user message",
+        "prefixes": dict(sorted(said.items())),
+    }
+    return rows, record
+
+
+def _quantiles(scores: Sequence[float], args: SFTConfig) -> list[str]:
+    return [_QUANTILE.format(part, args.quantiles) for part in quantiles(scores, args.quantiles)]
+
+
+def _scores(scores: Sequence[float], args: SFTConfig) -> list[str]:
+    highest = max(scores) if args.max_score is None else args.max_score
+    for score in scores:
+        if not score.is_integer():
+            raise RecipeError(
+                f"config.quality score needs whole scores, found {score:g}; use quality: quantile"
+            )
+        if score > highest:
+            raise RecipeError(f"config.max_score is {highest:g}, but there is a score {score:g}")
+    return [_SCORE.format(int(score), int(highest)) for score in scores]
+
+
+def _need(dataset: Dataset, quality: str, columns: Sequence[str]) -> None:
+    if set(columns) <= set(dataset.column_names):
+        return
+    other = "" if quality == "good_bad" else ", or a reward view's prompt, responses, scores"
+    raise RecipeError(
+        f"config.quality {quality} needs columns {', '.join(columns)}{other} "
+        f"(the dataset has: {', '.join(dataset.column_names)})"
+    )
+
+
+def _plain(prompt: Any) -> Any:
+    """Messages without what no template reads, so that all rows have one type."""
+    if isinstance(prompt, str):
+        return prompt
+    return [{"role": message["role"], "content": message["content"]} for message in prompt]
+
+
+def _completion(prompt: Any, answer: Any, index: int) -> Any:
+    if isinstance(prompt, str) and not isinstance(answer, str):
+        raise RecipeError(f"row {index}: the prompt is text, but an answer is {answer!r:.60}")
+    if isinstance(answer, str) and not isinstance(prompt, str):
+        return [{"role": "assistant", "content": answer}]
+    return _plain(answer)
+
+
+def _number(value: Any, index: int) -> float | None:
+    if value is None:
+        return None
+    if (number := finite(value)) is None:
+        raise RecipeError(f"row {index}: expected a finite number as score, found {value!r:.80}")
+    return number

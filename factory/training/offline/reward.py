@@ -1,0 +1,224 @@
+"""Reward models: a number for an answer, learned from preferences or scores.
+
+In: a preference view (prompt, chosen, rejected, and perhaps preference and margin; without a prompt
+column chosen and rejected are whole conversations), or a reward view (prompt, responses, scores).
+Out: a sequence classifier with one label, whose raw output at the last token of a conversation is
+the reward; higher is better. It starts from the base model with a random head of mean 0 and the
+model's own `initializer_range`.
+
+Losses (`loss_type`), formulas in `reward_losses`: `pairwise` is `trl.RewardTrainer`'s own; with
+soft labels, an LM regulariser, or as `listwise` or `pointwise` it is our subclass of that. A list is
+one element of a batch, so `per_device_train_batch_size: 2` of 9 answers each is 18 sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.core.errors import RecipeError
+from factory.training.common import options
+from factory.training.common.data import open_dataset
+from factory.training.common.progress import say
+from factory.training.common.session import Session
+
+if TYPE_CHECKING:
+    from factory.training.offline.reward_rows import Encoded
+    from factory.training.offline.reward_trainer import RewardConfig
+
+COLUMNS: tuple[str, ...] = ("chosen", "rejected")
+_LIST_COLUMNS = ("prompt", "responses", "scores")
+
+# `max_length` is in tokens, prompt and answer together. TRL's learning rate, 1e-4, is an adapter's;
+# InstructGPT trained all weights with 9e-6.
+_DEFAULTS = {"learning_rate": 1e-5, "max_length": 1024}
+_LORA_DEFAULTS = _DEFAULTS | {"learning_rate": 1e-4}
+
+# What some models do to the logits after the LM head; a regulariser that did not would be wrong.
+_BENT_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+def check(config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> None:
+    """Raise `RecipeError` if an option is misspelt or wrong. Imports TRL: seconds."""
+    import trl
+
+    from factory.training.offline.reward_trainer import FIXED, RewardConfig
+
+    checked = options.check(RewardConfig, config)
+    options.build_lora(lora, "SEQ_CLS")
+    own = _fields(RewardConfig) - _fields(trl.RewardConfig)
+    own |= {"center_rewards_coefficient", *FIXED}
+    here = {"use_cpu": True, "bf16": False, "report_to": "none"}
+    options.build(RewardConfig, here | {n: v for n, v in checked.items() if n in own}, Path())
+
+
+def _fields(config_class: Any) -> set[str]:
+    return set(config_class.__dataclass_fields__)
+
+
+def train(
+    data: Path | str,
+    model: Path | str,
+    out: Path,
+    *,
+    lora: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any],
+    resume: bool = False,
+) -> dict[str, Any]:
+    """See `factory.training.common.base.Trainer.train`."""
+    opened = open_dataset(data, "reward", COLUMNS, _LIST_COLUMNS)
+    session = Session("reward", COLUMNS, data, model, out, lora, config, resume, opened=opened)
+    if session.record is not None:
+        return session.record
+    with session.running():
+        from factory.training.offline.reward_trainer import RewardConfig
+
+        session.prepare(RewardConfig, _DEFAULTS if lora is None else _LORA_DEFAULTS, "SEQ_CLS")
+        session.args.loss_type = _loss_type(session.args, session.dataset.column_names)
+        if session.tokenizer.pad_token is None:  # conversation_ids must know it
+            session.tokenizer.pad_token = session.tokenizer.eos_token
+        encoded = _encode(session)
+        rows, scale = _standardised(encoded.rows, session.args)
+        trainer = _trainer(session, rows)
+        more = {
+            "loss_type": session.args.loss_type,
+            "answers_left_out": encoded.answers_left_out,
+            "labels_missing": encoded.missing,
+            **scale,
+        }
+        return session.fit(trainer, more=more)
+
+
+def _loss_type(args: RewardConfig, columns: list[str]) -> str:
+    """The loss to use. Raises `RecipeError` if the dataset has not what the options ask for."""
+    has_pairs = set(COLUMNS) <= set(columns)
+    has_lists = set(_LIST_COLUMNS) <= set(columns)
+    loss = args.loss_type or ("pairwise" if has_pairs else "listwise")
+    found = f"(the dataset has: {', '.join(columns)})"
+    if loss == "pairwise" and not has_pairs:
+        raise RecipeError(
+            f"config.loss_type pairwise needs columns chosen and rejected {found}; listwise is the "
+            "pairwise loss over all pairs of a prompt's responses"
+        )
+    if loss != "pairwise" and not has_lists:
+        raise RecipeError(
+            f"config.loss_type {loss} needs columns prompt, responses, scores {found}"
+        )
+    for option, column in (("soft_labels", "preference"), ("use_margin", "margin")):
+        if getattr(args, option) and (loss != "pairwise" or column not in columns):
+            raise RecipeError(
+                f"config.{option} needs the pairwise loss, here {loss}, and a column {column} {found}"
+            )
+    return loss
+
+
+def _encode(session: Session) -> Encoded:
+    """The tokenised dataset. Raises `RecipeError` if nothing of it can be trained on."""
+    from factory.training.offline import reward_rows
+
+    args, dataset, tokenizer = session.args, session.dataset, session.tokenizer
+    finds_answer = args.lm_weight > 0
+    if args.loss_type == "pairwise":
+        weigh = "preference" if args.soft_labels else "margin" if args.use_margin else None
+        encoded = reward_rows.encode_pairs(
+            dataset, tokenizer, args.max_length, weigh=weigh, finds_answer=finds_answer
+        )
+        if encoded.missing:
+            means = "1 is used" if args.soft_labels else "0 is used"
+            say(f"{encoded.missing} of {len(dataset)} rows have no {weigh}: {means}")
+    else:
+        needs_pair = args.loss_type == "listwise"
+        encoded = reward_rows.encode_lists(
+            dataset, tokenizer, args.max_length, needs_pair=needs_pair, finds_answer=finds_answer
+        )
+    session.leave_out(encoded.rows_left_out)
+    for reason, count in encoded.answers_left_out.items():
+        say(f"{count} answers of the other rows left out: {reason}")
+    if len(encoded.rows) == 0:
+        why = "; ".join(f"{count} {reason}" for reason, count in encoded.rows_left_out.items())
+        remedy = ""
+        if args.max_length is not None and encoded.longest > args.max_length:
+            remedy = f"; raise config.max_length to {encoded.longest} to take all of them"
+        raise RecipeError(f"none of the {len(dataset)} rows is left: {why}{remedy}")
+    return encoded
+
+
+def _standardised(rows: Any, args: RewardConfig) -> tuple[Any, dict[str, float]]:
+    """Pointwise targets with mean 0 and standard deviation 1, and what they had: a score is
+    reward * score_std + score_mean."""
+    import numpy as np
+
+    if args.loss_type != "pointwise" or not args.standardise_scores:
+        return rows, {}
+    scores = np.concatenate([np.asarray(row) for row in rows["scores"]])
+    mean, std = float(scores.mean()), float(scores.std())
+    if std == 0:
+        raise RecipeError(
+            f"all {len(scores)} scores are {mean}: there is nothing to learn; "
+            "look at what made the column 'scores'"
+        )
+
+    def standardise(row: dict[str, Any]) -> dict[str, Any]:
+        return {"scores": [(score - mean) / std for score in row["scores"]]}
+
+    return rows.map(standardise, features=rows.features), {"score_mean": mean, "score_std": std}
+
+
+def _trainer(session: Session, rows: Any) -> Any:
+    import trl
+
+    from factory.training.offline.reward_trainer import Collator, RewardTrainer
+
+    args = session.args
+    common = {
+        "model": str(session.model_dir),
+        "args": args,
+        "processing_class": session.tokenizer,
+        "peft_config": session.lora,
+        "callbacks": [session.progress],
+    }
+    if args.loss_type == "pairwise" and not args.soft_labels and args.lm_weight == 0:
+        # A column `margin` goes into TRL's loss by its mere presence.
+        columns = ["chosen_ids", "rejected_ids", *(["margin"] if args.use_margin else [])]
+        trainer = trl.RewardTrainer(train_dataset=rows.select_columns(columns), **common)
+    else:
+        head = _lm_head(session) if args.lm_weight > 0 else None
+        collator = Collator(session.tokenizer.pad_token_id, args.pad_to_multiple_of)
+        trainer = RewardTrainer(train_dataset=rows, data_collator=collator, **common)
+        if head is not None:
+            trainer.lm_head = head.to(trainer.accelerator.device)
+    if session.lora is not None and (args.bf16 or args.fp16):
+        for (
+            weight
+        ) in trainer.model.parameters():  # peft leaves the head in the base's half precision
+            if weight.requires_grad:
+                weight.data = weight.data.float()
+    return trainer
+
+
+def _lm_head(session: Session) -> Any:
+    """The base model's output matrix, [V, hidden]; None if it is the input embeddings."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    trust = session.model_options["trust_remote_code"]
+    config = AutoConfig.from_pretrained(session.model_dir, trust_remote_code=trust)
+    config = config.get_text_config()
+    if bent := [name for name in _BENT_LOGITS if getattr(config, name, None) not in (None, 1.0)]:
+        raise RecipeError(
+            f"config.lm_weight does not work with {config.model_type} models, which change their "
+            f"logits after the head ({', '.join(bent)}); set it to 0"
+        )
+    if config.tie_word_embeddings:
+        return None
+    causal, info = AutoModelForCausalLM.from_pretrained(
+        session.model_dir, output_loading_info=True, **session.model_options
+    )
+    head = causal.get_output_embeddings()
+    name = next(name for name, module in causal.named_modules() if module is head)
+    if f"{name}.weight" in info["missing_keys"]:
+        raise RecipeError(
+            "config.lm_weight needs a base model with a language-model head, which this one lacks; "
+            "start from a causal language model, or set it to 0"
+        )
+    return head.weight.detach()

@@ -1,0 +1,237 @@
+"""From rows of a preference or reward view to token ids for the reward trainer.
+
+What is fed is `engines.render.conversation_ids`, the very tokens that the engines score; a cut answer
+has no end (see `endings`). No row vanishes: one that cannot be trained on has a reason, and `Encoded`
+counts them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from factory.core.errors import RecipeError
+from factory.core.records import Message
+from factory.engines.render import prompt_ids
+from factory.sources.conversation import split_transcript
+from factory.stats.finite import finite
+from factory.training.common.endings import REASONS, reasons_of, scored_ids
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SAME = "both answers are the same"
+NO_PAIR = "no two answers with different scores"
+NO_SCORE = "no score"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tokenised dataset, and what is not in it."""
+
+    rows: Dataset
+    """Of pairs: chosen_ids, rejected_ids, preference, margin. Of lists: ids, scores, best (an index
+    into them). Both: answer_start, the token at which the last message of the best answer begins."""
+    rows_left_out: dict[str, int]
+    answers_left_out: dict[str, int]
+    """Single answers of lists whose other answers are used."""
+    missing: int
+    """Rows used whose preference or margin, though asked for, was null."""
+    longest: int
+    """Tokens of the longest answer with its prompt, left out or not."""
+
+
+def encode_pairs(
+    dataset: Dataset,
+    tokenizer: Any,
+    max_length: int | None,
+    *,
+    weigh: str | None,
+    finds_answer: bool,
+) -> Encoded:
+    """`weigh`: the column that is asked for, `preference` (null: 1) or `margin` (null: 0).
+    `finds_answer`: fill `answer_start`, else 0."""
+    import datasets
+
+    def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
+        chosen, rejected = (_conversation(row, row[n], n, index) for n in ("chosen", "rejected"))
+        chosen_ids = scored_ids(tokenizer, chosen, row.get(REASONS["chosen"]))
+        rejected_ids = scored_ids(tokenizer, rejected, row.get(REASONS["rejected"]))
+        longest = max(len(chosen_ids), len(rejected_ids))
+        reason = ""
+        if max_length is not None and longest > max_length:
+            reason = too_long(max_length)
+        elif chosen_ids == rejected_ids:
+            reason = SAME
+        weight = None if weigh is None else _number(row[weigh], weigh, index)
+        if weigh == "preference" and weight is not None and not 0 <= weight <= 1:
+            raise RecipeError(f"row {index} preference: expected 0 to 1, found {weight}")
+        return {
+            "chosen_ids": chosen_ids,
+            "rejected_ids": rejected_ids,
+            "preference": 1.0 if weigh != "preference" or weight is None else weight,
+            "margin": 0.0 if weigh != "margin" or weight is None else weight,
+            "answer_start": _answer_start(tokenizer, chosen, chosen_ids) if finds_answer else 0,
+            "reason": reason,
+            "answer_reasons": [],
+            "is_missing": weigh is not None and weight is None,
+            "longest": longest,
+        }
+
+    ids = datasets.List(datasets.Value("int32"))
+    columns = {"chosen_ids": ids, "rejected_ids": ids}
+    columns |= {name: datasets.Value("float64") for name in ("preference", "margin")}
+    return _encoded(dataset, encode, columns)
+
+
+def encode_lists(
+    dataset: Dataset,
+    tokenizer: Any,
+    max_length: int | None,
+    *,
+    needs_pair: bool,
+    finds_answer: bool,
+) -> Encoded:
+    """`needs_pair`: a prompt whose answers all have one score is left out. `finds_answer`: fill
+    `answer_start`, else 0."""
+    import datasets
+
+    def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
+        responses, scores = row["responses"], row["scores"]
+        if not isinstance(responses, list) or not isinstance(scores, list):
+            raise RecipeError(f"row {index}: expected lists of responses and of scores")
+        if len(responses) != len(scores):
+            raise RecipeError(f"row {index} has {len(responses)} responses, {len(scores)} scores")
+        kept, reasons, longest = [], [], 0
+        endings = reasons_of(row.get(REASONS["responses"]), len(responses))
+        for response, given, ending in zip(responses, scores, endings, strict=True):
+            answer = _conversation(row, response, "responses", index)
+            ids = scored_ids(tokenizer, answer, ending)
+            longest = max(longest, len(ids))
+            score = _number(given, "scores", index)
+            if score is None:
+                reasons.append(NO_SCORE)
+            elif max_length is not None and len(ids) > max_length:
+                reasons.append(too_long(max_length))
+            else:
+                kept.append((ids, score, answer))
+        reason = ""
+        if len({score for _, score, _ in kept}) < (2 if needs_pair else 1):
+            reason = NO_PAIR if needs_pair else NO_SCORE
+            if max_length is not None and too_long(max_length) in reasons:
+                reason = too_long(max_length)
+        # The first of the best.
+        best = max(range(len(kept)), key=lambda i: kept[i][1], default=0)
+        start = 0
+        if kept and finds_answer:
+            start = _answer_start(tokenizer, kept[best][2], kept[best][0])
+        return {
+            "ids": [ids for ids, _, _ in kept],
+            "scores": [score for _, score, _ in kept],
+            "best": best,
+            "answer_start": start,
+            "reason": reason,
+            "answer_reasons": [] if reason else reasons,
+            "is_missing": False,
+            "longest": longest,
+        }
+
+    columns = {
+        "ids": datasets.List(datasets.List(datasets.Value("int32"))),
+        "scores": datasets.List(datasets.Value("float64")),
+        "best": datasets.Value("int32"),
+    }
+    return _encoded(dataset, encode, columns)
+
+
+def too_long(max_length: int) -> str:
+    return f"longer than max_length, {max_length} tokens"
+
+
+def _encoded(
+    dataset: Dataset, encode: Callable[[dict[str, Any], int], dict[str, Any]], columns: Any
+) -> Encoded:
+    import datasets
+
+    notes = {
+        "reason": datasets.Value("string"),
+        "answer_reasons": datasets.List(datasets.Value("string")),
+        "is_missing": datasets.Value("bool"),
+        "longest": datasets.Value("int32"),
+    }
+    features = datasets.Features(**columns, answer_start=datasets.Value("int32"), **notes)
+    table = dataset.map(
+        encode, with_indices=True, remove_columns=dataset.column_names, features=features
+    )
+    reasons = table["reason"][:]
+    used = table.select([i for i, reason in enumerate(reasons) if not reason])
+    return Encoded(
+        rows=used.remove_columns(list(notes)),
+        rows_left_out=dict(Counter(reason for reason in reasons if reason)),
+        answers_left_out=dict(Counter(r for rs in used["answer_reasons"] for r in rs)),
+        missing=sum(used["is_missing"]),
+        longest=max(table["longest"]),
+    )
+
+
+def _conversation(row: Mapping[str, Any], answer: Any, column: str, index: int) -> list[Message]:
+    """Prompt and answer, or without a prompt column the conversation that the answer is."""
+    prompt = row.get("prompt")
+    messages: Any = None
+    if prompt is None:
+        messages = split_transcript(answer) if isinstance(answer, str) else answer
+    else:
+        before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        after = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+        if _are_messages(before) and _are_messages(after):
+            repeats = len(after) > len(before) and after[: len(before)] == before
+            messages = after if repeats else [*before, *after]  # UltraFeedback repeats the prompt
+    if not _are_messages(messages):
+        raise RecipeError(
+            f"row {index} {column}: expected text, or messages with role and content, after a "
+            f"prompt of either kind; found {_short(prompt)} and {_short(answer)}"
+        )
+    if messages[-1]["role"] != "assistant":
+        raise RecipeError(
+            f"row {index} {column} does not end with the assistant's answer: {_short(answer)}; "
+            "without a prompt column it must be messages, or a transcript with Human: and "
+            "Assistant: turns"
+        )
+    return [{"role": m["role"], "content": m["content"]} for m in messages]
+
+
+def _are_messages(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(m, dict)
+            and isinstance(m.get("role"), str)
+            and isinstance(m.get("content"), str)
+            for m in value
+        )
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _number(value: Any, column: str, index: int) -> float | None:
+    if value is None:
+        return None
+    if (number := finite(value)) is None:
+        raise RecipeError(f"row {index} {column}: expected a finite number, found {_short(value)}")
+    return number
+
+
+def _answer_start(tokenizer: Any, messages: Sequence[Message], ids: Sequence[int]) -> int:
+    """The first token that the messages before the last do not already decide."""
+    before = prompt_ids(tokenizer, messages[:-1], {}) if len(messages) > 1 else []
+    same = 0
+    while same < min(len(before), len(ids) - 1) and before[same] == ids[same]:
+        same += 1
+    return same

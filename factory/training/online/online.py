@@ -1,0 +1,186 @@
+"""What the trainers by trial and reward share: sizes, the prompts that can be used, what is counted.
+
+In: a grpo view (prompt, and reference where a reward checks against it). A prompt that leaves no
+room for an answer, or has no reference where one is needed, is left out and counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from factory.core.errors import RecipeError
+from factory.engines.vllm_reasoning import answer_reader
+from factory.training.common.session import beyond_embeddings
+from factory.training.online.rewards import Rewards, build_rewards
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from factory.training.common.session import Session
+
+COLUMNS: tuple[str, ...] = ("prompt",)
+
+_USED = ("prompt", "reference")
+"""All that a reward reads; TRL hands every other column to the rewards, and `images`, `tools` and
+`chat_template_kwargs` to the template."""
+
+NO_REFERENCE = "no reference answer"
+
+# Completions are drawn one token at a time by transformers: on a CPU few and short ones.
+_CPU = {"num_generations": 4, "max_completion_length": 64}
+_GPU = {"num_generations": 8, "max_completion_length": 512}
+
+# With one of these the user decides how many completions a batch has.
+BATCHES = (
+    "per_device_train_batch_size",
+    "generation_batch_size",
+    "steps_per_generation",
+    "gradient_accumulation_steps",
+)
+
+
+def sizes(config: Mapping[str, Any], generations: int | None = None) -> dict[str, Any]:
+    """Defaults for this machine: completions a prompt (`generations`, if the method says it), their
+    length in tokens, and a batch of one prompt's completions, which TRL needs whole."""
+    import torch
+
+    on_gpu = torch.cuda.is_available() and not config.get("use_cpu", False)
+    defaults: dict[str, Any] = dict(_GPU if on_gpu else _CPU)
+    if generations is not None:
+        defaults["num_generations"] = generations
+    if not any(name in config for name in BATCHES):
+        group = config.get("num_generations", defaults["num_generations"])
+        defaults["per_device_train_batch_size"] = group
+    elif (
+        "per_device_train_batch_size" not in config
+    ):  # so that the check sees what the training does
+        defaults["per_device_train_batch_size"] = 8 if on_gpu else 2
+    return defaults
+
+
+def rewards_for(session: Session) -> Rewards:
+    """The rewards of the session's config, their weights handed to TRL.
+
+    Raises `RecipeError` if the dataset lacks the column that one of them needs.
+    """
+    args = session.args
+    rewards = build_rewards(args.rewards, device=str(args.device))
+    rewards.stop = session.stop
+    rewards.answer = answer_reader(session.tokenizer, args.chat_template_kwargs or {})
+    columns = session.dataset.column_names
+    if rewards.needs_reference and "reference" not in columns:
+        raise RecipeError(
+            "config.rewards: verify checks against a column 'reference', which the dataset lacks "
+            f"(it has: {', '.join(columns)}); export the view from a source with references, or "
+            "rename the column that holds them"
+        )
+    args.reward_weights = rewards.weights
+    return rewards
+
+
+def usable(session: Session, rewards: Rewards) -> Dataset:
+    """The rows to train on, prompts as messages where the model has a chat template. The others are
+    counted. Raises `RecipeError` if none is left."""
+    from factory.training.common.session import only
+
+    args, dataset = session.args, only(session.dataset, *_USED)
+    limit = _prompt_limit(session)
+    too_long = f"prompt over {limit} tokens"
+    size = session.vocabulary()
+    unknown = beyond_embeddings(size or 0)
+    left_out = {too_long: 0, NO_REFERENCE: 0, unknown: 0}
+    kept: list[int] = []
+    longest = 0
+    for i, row in enumerate(dataset):
+        ids = _prompt_ids(session.tokenizer, row["prompt"], args.chat_template_kwargs or {})
+        length = len(ids)
+        if rewards.needs_reference and not has_reference(row):
+            left_out[NO_REFERENCE] += 1
+        elif limit is not None and length > limit:
+            left_out[too_long] += 1
+            longest = max(longest, length)
+        elif size is not None and max(ids, default=0) >= size:
+            left_out[unknown] += 1
+        else:
+            kept.append(i)
+    session.leave_out(left_out)
+    if not kept:
+        why = "; ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+        remedy = f" (the longest has {longest})" if longest else ""
+        raise RecipeError(
+            f"none of the {len(dataset)} rows is left: {why}{remedy}; a prompt and "
+            f"max_completion_length ({args.max_completion_length}) must fit the model's context"
+        )
+    return dataset.select(kept)
+
+
+def has_reference(row: Mapping[str, Any]) -> bool:
+    """There is something to check an answer against; 0 is."""
+    reference = row.get("reference")
+    return reference is not None and bool(str(reference).strip())
+
+
+def _prompt_limit(session: Session) -> int | None:
+    """Tokens that a prompt may have. None: any number."""
+    from transformers import AutoConfig
+
+    args = session.args
+    trust = session.model_options["trust_remote_code"]
+    config = AutoConfig.from_pretrained(session.model_dir, trust_remote_code=trust)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limits = [args.max_prompt_length] if args.max_prompt_length is not None else []
+    if context is not None and args.max_completion_length is not None:
+        limits.append(context - args.max_completion_length)
+    return min(limits, default=None)
+
+
+def _prompt_ids(tokenizer: Any, prompt: Any, template_options: Mapping[str, Any]) -> list[int]:
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    return list(
+        tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, return_dict=False, **template_options
+        )
+    )
+
+
+@contextlib.contextmanager
+def counted_by_us() -> Iterator[None]:
+    """TRL warns of each batch in which a completion has no reward, and prints it; we count them."""
+    logger = logging.getLogger("trl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+class OnlineTrainer:
+    """Before TRL's trainers by trial and reward, what they lack."""
+
+    _buffered_inputs: Any
+    _metrics: Any
+    _step: int
+    args: Any
+    model: Any
+    state: Any
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """Counts batches on from where a training resumes. TRL counts from 0, so that a training
+        stopped between two drawings of completions would draw at other prompts ever after."""
+        if self._buffered_inputs is None:
+            self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        return super()._prepare_inputs(generation_batch)  # type: ignore[misc]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Without the metrics of which no batch since the last log has a value. TRL logs None, which
+        is no number to whoever reads the log."""
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name in [name for name, values in metrics.items() if all(map(math.isnan, values))]:
+            del metrics[name]
+        super().log(logs, start_time)  # type: ignore[misc]

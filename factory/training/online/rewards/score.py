@@ -1,0 +1,220 @@
+"""Completions -> rewards, as trainers take them: all parts of a batch at once, then their sum.
+
+In: prompts, completions, references and token counts of one batch, in step. Out: `Scored`. A part
+that gives no number makes the total None, and the completion is counted by the reason:
+`unparsed:<name>`, nothing could be read; `failed:<name>`, it could not be scored (the first such
+error is said).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from factory.core.errors import SampleError
+from factory.core.records import Message, Sample
+from factory.engines.base import Engine
+from factory.scorers.judging import Judges
+from factory.scorers.rules import Rule
+from factory.training.common.progress import say
+from factory.training.online.rewards.entries import parse_rewards
+from factory.training.online.rewards.scorers import Scorer, VerifyReward, sample_of, scored_by
+
+Prompt = list[Message] | str
+Completed = list[Message] | str
+
+
+class Scored(msgspec.Struct):
+    """The rewards of a batch. Lists run over its completions."""
+
+    parts: dict[str, list[float | None]]
+    """Name of a reward -> its raw values, before weights; higher is better."""
+    totals: list[float | None]
+    """The weighted sums. None: left out."""
+    left_out: dict[str, int]
+    """Completions without a total, by reason."""
+
+
+class Rewards:
+    """The rewards of a training. Use it as a context manager: it may hold models and connections."""
+
+    def __init__(
+        self, parts: Mapping[str, Rule | Scorer], engines: Mapping[str, Engine | None]
+    ) -> None:
+        self._parts = dict(parts)
+        self._engines = dict(engines)
+        self._judges = Judges({n: engine for n, engine in engines.items() if engine is not None})
+        self._runner: asyncio.Runner | None = None
+        self._last: tuple[object, Scored] | None = None
+        self._has_said: set[str] = set()
+        self.stop: str | None = None
+        """Where an engine would have stopped the policy: what a completion holds from there on is
+        not scored. None: engines stop at end tokens alone, as the trainers do."""
+        self.answer: Callable[[Sequence[int]], str] | None = None
+        """From a completion's ids to its answer: all that scorers see of a policy that thinks. Rules
+        read the whole of it. None: it does not think."""
+        self.left_out: Counter[str] = Counter()
+        """Completions without a total so far, by reason."""
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._parts)
+
+    @property
+    def weights(self) -> list[float]:
+        return [part.weight for part in self._parts.values()]
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the dataset must have a column `reference`."""
+        return any(isinstance(part, VerifyReward) for part in self._parts.values())
+
+    def __enter__(self) -> Rewards:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the models, close the connections. May be called twice."""
+        if self._runner is not None:
+            for engine in self._engines.values():
+                if engine is not None:
+                    self._runner.run(engine.close())
+            self._runner.close()
+            self._runner = None
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Completed],
+        references: Sequence[str | None] | None = None,
+        completion_ids: Sequence[Sequence[int]] | None = None,
+    ) -> Scored:
+        """Score a batch. A completion is a text or the assistant's message in a list; a prompt that
+        is a text counts as a user's message. Not to be called from within an event loop.
+
+        Raises `EngineError` if a model cannot answer at all, `ValueError` if a rule counts tokens
+        and no ids are given.
+        """
+        texts = [_text(completion) for completion in completions]
+        if self.stop is not None:
+            texts = [text.partition(self.stop)[0] for text in texts]
+        tokens = [len(ids) for ids in completion_ids or [[]] * len(texts)]
+        known = references or [None] * len(texts)
+        parts: dict[str, list[float | None]] = {}
+        reasons: dict[str, list[str]] = {}
+        staged: dict[str, Scorer] = {}
+        for name, part in self._parts.items():
+            parts[name] = []
+            if not isinstance(part, Rule):
+                staged[name] = part
+                continue
+            if part.needs_tokens() and completion_ids is None and texts:
+                raise ValueError(f"reward '{name}' counts tokens, and no ids were given")
+            parts[name] = [part.score(*row) for row in zip(texts, tokens, strict=True)]
+        if staged and texts:
+            if self.answer is not None and completion_ids is not None:
+                texts = [self.answer(ids) for ids in completion_ids]
+            rows = list(zip(map(_messages, prompts), texts, known, strict=True))
+            if self._runner is None:
+                self._runner = asyncio.Runner()
+            for name, found in self._runner.run(self._ask(staged, rows)).items():
+                parts[name] = [None if isinstance(x, SampleError) else x for x in found]
+                reasons[name] = [
+                    f"{'failed' if isinstance(x, SampleError) else 'unparsed'}:{name}"
+                    for x in found
+                ]
+        totals: list[float | None] = []
+        left_out: Counter[str] = Counter()
+        counted = [(name, part.weight) for name, part in self._parts.items() if part.weight]
+        for i in range(len(texts)):
+            values = {name: parts[name][i] for name, _ in counted}
+            missing = next((name for name, value in values.items() if value is None), None)
+            if missing is None:
+                totals.append(sum(weight * (values[name] or 0.0) for name, weight in counted))
+            else:
+                totals.append(None)
+                left_out[reasons[missing][i]] += 1
+        self.left_out += left_out
+        return Scored(parts, totals, dict(left_out))
+
+    async def _ask(
+        self, staged: Mapping[str, Scorer], rows: Sequence[tuple[list[Message], str, str | None]]
+    ) -> dict[str, list[float | SampleError | None]]:
+        """Every scorer on every completion, all at once."""
+        asked = [
+            self._one(name, part, sample_of(*row)) for name, part in staged.items() for row in rows
+        ]
+        found = await asyncio.gather(*asked)
+        return {
+            name: list(found[i * len(rows) : (i + 1) * len(rows)]) for i, name in enumerate(staged)
+        }
+
+    async def _one(self, name: str, part: Scorer, sample: Sample) -> float | SampleError | None:
+        try:
+            return await scored_by(part, part.name, self._engines[name], self._judges, sample)
+        except SampleError as error:
+            if name not in self._has_said:
+                self._has_said.add(name)
+                say(f"reward '{name}' could not score a completion, left out: {error}")
+            return error
+
+    def functions(self) -> list[Callable[..., list[float | None]]]:
+        """TRL's `reward_funcs`: one a name, so that each is logged apart, in step with `weights`.
+
+        They share one scoring of a batch, and where a completion has no total all of them give
+        None: TRL would sum the parts that are there.
+        """
+        return [self._function(name) for name in self._parts]
+
+    def _function(self, name: str) -> Callable[..., list[float | None]]:
+        def function(
+            prompts: Sequence[Prompt],
+            completions: Sequence[Completed],
+            completion_ids: Sequence[Sequence[int]] | None = None,
+            reference: Sequence[str | None] | None = None,
+            **_: Any,
+        ) -> list[float | None]:
+            if self._last is None or self._last[0] is not completions:
+                scored = self.score(prompts, completions, reference, completion_ids)
+                self._last = (completions, scored)
+            scored = self._last[1]
+            return [
+                None if total is None else value
+                for value, total in zip(scored.parts[name], scored.totals, strict=True)
+            ]
+
+        function.__name__ = name
+        return function
+
+
+def build_rewards(entries: Any, folder: Path = Path(), *, device: str | None = None) -> Rewards:
+    """The rewards that the entries of `rewards:` name. Relative paths in them are looked for from
+    `folder` first; `device` is torch's name of where scoring models run (None: the GPU, if there is
+    one). Models load when the first batch is scored.
+
+    Raises `RecipeError` for an entry that is wrong, or a model that is not there or of another kind.
+    """
+    parts: dict[str, Rule | Scorer] = {}
+    engines: dict[str, Engine | None] = {}
+    for name, part in parse_rewards(entries).items():
+        if isinstance(part, Rule):
+            parts[name] = part
+        else:
+            ready = part.ready(folder)
+            parts[name], engines[name] = ready, ready.engine(folder, device)
+    return Rewards(parts, engines)
+
+
+def _messages(prompt: Prompt) -> list[Message]:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def _text(completion: Completed) -> str:
+    return completion if isinstance(completion, str) else completion[-1]["content"]

@@ -1,0 +1,224 @@
+"""Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347), as for language models by
+Ziegler et al. (2019, 1909.08593) and InstructGPT (2203.02155). Ours: TRL has none any more.
+
+In: a grpo view, or any dataset with a column `prompt`: messages, or a text, which is the user's one
+message. A column `reference` goes to the rewards. `reward_model`, or `rewards`, or both say what a
+completion is worth. Out: the policy alone, as `AutoModelForCausalLM` loads it, and its critic in
+`value_head/`.
+
+A step: a completion of each of `rollout_batch_size` prompts is drawn, scored at its last token, and
+less beta (log pi - log ref) at every token; advantages by GAE, whitened over the batch; then
+`num_ppo_epochs` passes with clipped losses for policy and critic. The arithmetic is `ppo_math`, the
+loop `ppo_trainer`, the options `ppo_config`.
+
+It departs from InstructGPT in that pretraining gradients are not mixed in, the critic by default is
+a head on the policy (`value: own` for a model of its own), and losses are means over the tokens of a
+minibatch. `kl: loss` takes the KL out of the rewards and makes it a term of the loss, by Schulman's
+k3 estimator.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.core import weights
+from factory.core.errors import RecipeError
+from factory.engines.render import prompt_ids
+from factory.engines.vllm_reasoning import answer_reader
+from factory.training.common import options
+from factory.training.common.progress import say
+from factory.training.common.session import Session, beyond_embeddings
+from factory.training.online import online
+from factory.training.ppo.config import PpoConfig
+
+if TYPE_CHECKING:
+    from factory.training.online.rewards import Rewards
+    from factory.training.ppo.experience import Prompt
+    from factory.training.ppo.value_head import ValueHead
+
+COLUMNS: tuple[str, ...] = ("prompt",)
+
+# The learning rate is small: each step uses its rollouts several times. The batch is the memory's
+# alone, and passes over a few sequences each are slow on CPUs too.
+_DEFAULTS = {"learning_rate": 3e-6, "per_device_train_batch_size": 8}
+# An adapter starts from nothing and needs larger steps.
+_LORA_DEFAULTS = _DEFAULTS | {"learning_rate": 3e-5}
+
+
+def check(config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> None:
+    """Raise `RecipeError` if an option is misspelt or refused. Looks at no reward model."""
+    from factory.training.online.rewards import parse_rewards
+
+    args = options.build(PpoConfig, options.check(PpoConfig, config), Path())
+    parse_rewards(args.reward_entries())
+    options.build_lora(lora)
+    _check_critic(args, lora)
+
+
+def train(
+    data: Path | str,
+    model: Path | str,
+    out: Path,
+    *,
+    lora: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any],
+    resume: bool = False,
+) -> dict[str, Any]:
+    """See `factory.training.common.base.Trainer.train`. In memory: the policy, its optimizer, the reference
+    (none with an adapter), the scoring models, and with `value: own` the critic with its own."""
+    session = Session("ppo", COLUMNS, data, model, out, lora, config, resume)
+    if session.record is not None:
+        return session.record
+    check(config, lora)
+    with session.running():
+        from factory.training.online.rewards import build_rewards
+        from factory.training.ppo.experience import Experience
+        from factory.training.ppo.trainer import PpoTrainer
+
+        session.prepare(PpoConfig, _DEFAULTS if lora is None else _LORA_DEFAULTS)
+        args = session.args
+        with build_rewards(
+            args.reward_entries(), device="cpu" if args.use_cpu else None
+        ) as rewards:
+            rewards.stop = session.stop
+            rewards.answer = answer_reader(session.tokenizer, {})
+            if rewards.needs_reference and "reference" not in session.dataset.column_names:
+                raise RecipeError(
+                    "a reward checks completions against the column 'reference', which the dataset "
+                    f"lacks (has: {', '.join(session.dataset.column_names)})"
+                )
+            prompts = _prompts(session, rewards)
+            policy, reference = _policy(session)
+            experience = Experience(
+                args,
+                policy,
+                reference,
+                _critic(session, policy),
+                prompts,
+                session.tokenizer,
+                rewards,
+            )
+            trainer = PpoTrainer(experience, [session.progress])
+            more = {"completions_left_out": experience.left_out, "value": args.value}
+            return session.fit(trainer, more=more)
+
+
+def _check_critic(args: PpoConfig, lora: Mapping[str, Any] | None) -> None:
+    if args.value == "own" and lora is not None:
+        raise RecipeError(
+            "config.value: own trains all weights of a second model, which an adapter is meant to "
+            "avoid; use value: shared, or no lora"
+        )
+
+
+def _prompts(session: Session, rewards: Rewards) -> Sequence[Prompt]:
+    """The tokenised prompts; those too long, or without the reference that a reward needs, are left
+    out and counted."""
+    from factory.training.ppo.experience import Prompt
+
+    limit = _longest_prompt(session)
+    size = session.vocabulary()
+    prompts, longest, without, unknown = [], 0, 0, 0
+    for row in session.dataset:
+        if rewards.needs_reference and not online.has_reference(row):
+            without += 1
+            continue
+        messages = row["prompt"]
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        ids = prompt_ids(session.tokenizer, messages, {})
+        if size is not None and max(ids, default=0) >= size:
+            unknown += 1
+            continue
+        longest = max(longest, len(ids))
+        if len(ids) <= limit:
+            prompts.append(Prompt(messages, ids, row.get("reference")))
+    too_long = len(session.dataset) - len(prompts) - without - unknown
+    beyond = beyond_embeddings(size or 0)
+    session.leave_out(
+        {
+            f"prompt over {limit} tokens": too_long,
+            online.NO_REFERENCE: without,
+            beyond: unknown,
+        }
+    )
+    if not prompts and unknown:
+        raise RecipeError(f"none of the {unknown} prompts is left: {beyond}")
+    if not prompts and too_long:
+        raise RecipeError(
+            f"none of the {too_long} prompts has at most {limit} tokens, the least of "
+            "config.max_prompt_length and the model's context less max_completion_length; the "
+            f"longest has {longest}"
+        )
+    if not prompts:
+        raise RecipeError(
+            f"none of the {without} rows has a reference answer in the column 'reference', which a "
+            "reward checks against"
+        )
+    return prompts
+
+
+def _longest_prompt(session: Session) -> int:
+    """Tokens that may go before a completion."""
+    from transformers import AutoConfig
+
+    trust = session.model_options["trust_remote_code"]
+    model = AutoConfig.from_pretrained(session.model_dir, trust_remote_code=trust)
+    context = getattr(model.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+    args: PpoConfig = session.args
+    completion = args.max_completion_length
+    if completion >= context:
+        raise RecipeError(
+            f"config.max_completion_length {completion} leaves no place for a prompt in the "
+            f"model's context of {context} tokens"
+        )
+    return min(args.max_prompt_length or sys.maxsize, int(context) - completion)
+
+
+def _policy(session: Session) -> tuple[Any, Any]:
+    """The policy, and the reference: the same weights, frozen; None for an adapter's."""
+    from transformers import AutoModelForCausalLM, set_seed
+
+    policy = AutoModelForCausalLM.from_pretrained(session.model_dir, **session.model_options)
+    reference = None
+    if session.lora is None:
+        reference = AutoModelForCausalLM.from_pretrained(session.model_dir, **session.model_options)
+    else:
+        from peft import get_peft_model
+
+        set_seed(session.args.seed)  # the adapter's weights
+        policy = get_peft_model(policy, session.lora)
+        for weight in policy.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float()  # 16 bits would swallow small steps
+    _save_memory(policy, session.args)
+    return policy, reference
+
+
+def _critic(session: Session, policy: Any) -> ValueHead:
+    from factory.training.common.tokenizer import load_tokenizer
+    from factory.training.ppo import value_head
+
+    args = session.args
+    if args.value == "shared":
+        return value_head.shared(policy)
+    folder, is_scorer = session.model_dir, False
+    if args.reward_model is not None:
+        scorer = weights.resolve(args.reward_model)
+        trust = session.model_options["trust_remote_code"]
+        theirs = load_tokenizer(scorer, trust_remote_code=trust)
+        if theirs.get_vocab() == session.tokenizer.get_vocab():
+            folder, is_scorer = scorer, True
+        else:
+            say("the reward model has another vocabulary: the critic starts from the policy")
+    critic = value_head.own(folder, session.model_options, is_scorer=is_scorer)
+    _save_memory(critic.backbone, args)
+    return critic
+
+
+def _save_memory(model: Any, args: PpoConfig) -> None:
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
