@@ -402,8 +402,11 @@ def test_an_unfinished_training_is_not_overwritten_unasked(tiny, preferences, tm
 
 
 def test_resuming_without_a_checkpoint_says_so(tiny, preferences, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert dpo.train(preferences, tiny, out, config=ONE_STEP, resume=True)["steps"] == 1
+    out, config = tmp_path / "out", CONFIG | {"save_steps": 1}
+    with stopped_at(1):
+        dpo.train(preferences, tiny, out, config=config)
+    shutil.rmtree(next(out.rglob("checkpoint-1")))
+    dpo.train(preferences, tiny, out, config=config, resume=True)
     assert "no whole checkpoint" in capsys.readouterr().err
 
 

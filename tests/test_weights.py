@@ -204,10 +204,10 @@ def test_what_an_engine_reads_from_elsewhere_is_in_its_fingerprint(tmp_path: Pat
     seen = {found(told)}
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("x")
     seen.add(found(told))
-    template = tmp_path / "template.jinja"
+    config_file = tmp_path / "other.json"
     for text in ("one", "two"):
-        template.write_text(text)
-        seen.add(found({**told, "chat_template": str(template)}))
+        config_file.write_text(text)
+        seen.add(found({**told, "hf_config_path": str(config_file)}))
     assert len(seen) == 4
 
 

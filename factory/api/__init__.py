@@ -73,23 +73,30 @@ def _in_a_thread(work: Callable[[], T]) -> T:
 
     ended: list[T] = []
     failures: list[BaseException] = []
+    is_over = (
+        threading.Event()
+    )  # not `join`: interrupted, it takes a thread that works for one that ended
 
     def target() -> None:
         try:
             ended.append(work())
         except BaseException as error:
             failures.append(error)
+        finally:
+            is_over.set()
 
     thread = threading.Thread(target=target, name="factory")
-    for step in itertools.chain([thread.start], itertools.repeat(thread.join)):
+    steps = itertools.chain([thread.start], itertools.repeat(is_over.wait))
+    while not is_over.is_set():
         try:
-            step()
+            for step in steps:
+                step()
+                if is_over.is_set():
+                    break
         except KeyboardInterrupt:  # it is the main thread that gets it: tell the one that works
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(thread.ident or 0), ctypes.py_object(KeyboardInterrupt)
             )
-        if not thread.is_alive():
-            break
     if failures:
         raise failures[0]
     return ended[0]
