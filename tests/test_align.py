@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import yaml
 
-from factory.align import held_out
+from factory.align import held_out as comparing
 from factory.align import loop as module
 from factory.align.held_out import Answers, Change, Evaluation, _answers, _change, _comparisons
 from factory.align.loop import align, best
@@ -65,9 +65,9 @@ def trained_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
 
     monkeypatch.setattr(module, "run_in_phases", run)
     monkeypatch.setattr(module, "train_apart", train)
-    monkeypatch.setattr(held_out, "run", run)
+    monkeypatch.setattr(comparing, "run", run)
     monkeypatch.setattr(
-        held_out, "log_ratio", lambda old, new, answers, *_, **__: about(float(len(answers)))
+        comparing, "log_ratio", lambda old, new, answers, *_, **__: about(float(len(answers)))
     )
     return trainings
 
@@ -396,7 +396,7 @@ def test_figures_are_kept_until_what_decides_them_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = align(recipe(), tmp_path / "out", 1)
-    monkeypatch.setattr(held_out, "log_ratio", lambda *_, **__: about(7.0))
+    monkeypatch.setattr(comparing, "log_ratio", lambda *_, **__: about(7.0))
     assert align(recipe(), tmp_path / "out", 1) == first
     other = align(recipe("evaluation.principles=1"), tmp_path / "out", 1)
     assert other.rounds[0].evaluation.log_ratio == about(7.0)
@@ -412,10 +412,10 @@ def test_a_log_ratio_that_fails_costs_no_round(
     def fail(*_: Any, **__: Any) -> float:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(held_out, "log_ratio", fail)
+    monkeypatch.setattr(comparing, "log_ratio", fail)
     result = align(recipe(), tmp_path / "out", 1)
     assert result.rounds[0].evaluation.log_ratio is None
-    monkeypatch.setattr(held_out, "log_ratio", lambda *_, **__: about(7.0))
+    monkeypatch.setattr(comparing, "log_ratio", lambda *_, **__: about(7.0))
     assert align(recipe(), tmp_path / "out", 1).rounds[0].evaluation.log_ratio == about(7.0)
 
 

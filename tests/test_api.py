@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 import threading
@@ -104,13 +105,16 @@ def test_ctrl_c_in_a_notebook_reaches_what_works() -> None:
             ended.set()
 
     def interrupt(thread: threading.Thread) -> None:
-        import signal
-
         assert thread.ident is not None
         signal.pthread_kill(thread.ident, signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        api._in_a_thread(work)
+    # Started in the background by a shell, this process ignores the signal.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            api._in_a_thread(work)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert ended.is_set()
 
 
