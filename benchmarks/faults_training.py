@@ -86,9 +86,9 @@ def _import_all() -> None:
 
     for name in (
         "datasets.formatting",
-        "factory.training.offline.kto_trainer",
+        "factory.training.offline.kto",
         "factory.training.ppo.trainer",
-        "factory.training.offline.sft_trainer",
+        "factory.training.offline.sft",
         "matplotlib.figure",
         "peft",
         "transformers.models.llama.modeling_llama",

@@ -26,7 +26,7 @@ from factory.pipeline.run import run_async
 from factory.recipe.recipe import Recipe, StopRules
 from factory.stats.bootstrap import Estimate
 from factory.stats.win_rate import WinRate, win_rate
-from factory.training.common.base import TrainingConfig
+from factory.training.config import TrainingConfig
 from tests.fakes import FakeEngine
 
 Load = Callable[..., Recipe]

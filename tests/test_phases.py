@@ -23,7 +23,7 @@ from factory.pipeline.traces import read_samples
 from factory.recipe.check import first_use
 from factory.recipe.load import load
 from factory.recipe.recipe import Recipe
-from factory.training.common.base import TrainingConfig
+from factory.training.config import TrainingConfig
 from tests.conftest import ROOT
 
 

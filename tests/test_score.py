@@ -18,7 +18,6 @@ from factory.engines.base import Completion, Request
 from factory.evaluation.rows import labels_of, open_rows, sample_of, shape_of
 from factory.evaluation.score import Record, score_async
 from factory.evaluation.scorer import Scorer, from_model, from_recipe
-from factory.pipeline import traces as shards
 from factory.pipeline.progress import Progress
 from tests.fakes import FakeEngine
 
@@ -300,7 +299,7 @@ def test_a_scoring_that_is_cut_while_the_dataset_is_put_in_place(
         half.replace(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "replace", cut)
+        patch.setattr("factory.evaluation.score.replace", cut)
         with pytest.raises(KeyboardInterrupt):
             go(data, scorer(tmp_path, REWARD), out)
     assert not (out / "state.json").exists()  # no dataset rather than half of one

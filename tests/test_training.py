@@ -19,7 +19,6 @@ from factory.core.lock import alone_in
 from factory.engines.render import transcript
 from factory.training import TRAINERS
 from factory.training.common import options, trackers
-from factory.training.common.base import TrainingConfig
 from factory.training.common.folder import Job, TrainingFolder
 from factory.training.common.mentions import contents
 from factory.training.common.options import resolve
@@ -27,7 +26,7 @@ from factory.training.common.progress import make_progress, progress_line
 from factory.training.common.save import rounded
 from factory.training.common.session import _in_plain_words
 from factory.training.common.tokenizer import transcript_template
-from factory.training.offline import dpo
+from factory.training.config import TrainingConfig
 from tests.tiny import dataset, killed_at, logged, save, stopped_at, weights_of
 
 CONFIG = {"max_steps": 6, "learning_rate": 3e-3, "save_steps": 2, "logging_steps": 1}
@@ -63,7 +62,7 @@ def preferences(tmp_path_factory) -> Path:
 def trained(tiny, preferences, tmp_path_factory) -> Path:
     """A finished training, which tests only look at."""
     out = tmp_path_factory.mktemp("trained") / "out"
-    dpo.train(preferences, tiny, out, config=CONFIG)
+    TRAINERS["dpo"].train(preferences, tiny, out, config=CONFIG)
     return out
 
 
@@ -124,7 +123,7 @@ def test_nothing_but_the_model_and_its_records_is_left(trained, preferences):
 
 def test_a_finished_training_is_not_repeated(trained, tiny, preferences, capsys):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
-    record = dpo.train(preferences, tiny, trained, config=CONFIG)
+    record = TRAINERS["dpo"].train(preferences, tiny, trained, config=CONFIG)
     assert record == json.loads((trained / "training.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
     assert "finished (6 steps), nothing to do" in capsys.readouterr().err
@@ -137,7 +136,7 @@ def test_an_adapter_is_merged_and_kept(tiny, preferences, tmp_path):
 
     out = tmp_path / "out"
     config = CONFIG | {"model_init_kwargs": {"dtype": "float32"}, "save_strategy": "no"}
-    dpo.train(preferences, tiny, out, lora={"r": 4}, config=config)
+    TRAINERS["dpo"].train(preferences, tiny, out, lora={"r": 4}, config=config)
     ids = torch.tensor([[1, 5, 9, 200]])
     with torch.no_grad():
         merged = AutoModelForCausalLM.from_pretrained(out)(ids).logits
@@ -153,7 +152,7 @@ def test_a_model_without_chat_template_learns_transcripts(tiny, preferences, tmp
 
     base = copy_without_template(tiny, tmp_path / "base")
     out = tmp_path / "out"
-    dpo.train(preferences, base, out, config=ONE_STEP)
+    TRAINERS["dpo"].train(preferences, base, out, config=ONE_STEP)
     assert "no chat template: training on Human/Assistant transcripts" in capsys.readouterr().err
     assert AutoTokenizer.from_pretrained(out).chat_template is None
 
@@ -186,7 +185,7 @@ def tracked(monkeypatch) -> list[tuple]:
 
 def test_a_tracker_is_told_what_the_log_says(tiny, preferences, tmp_path, tracked):
     config = CONFIG | {"max_steps": 2, "report_to": "noting"}
-    dpo.train(preferences, tiny, tmp_path / "my-run", config=config)
+    TRAINERS["dpo"].train(preferences, tiny, tmp_path / "my-run", config=config)
     logs = [told for told in tracked if told[0] == "log" and "loss" in told[3]]
     assert [told[2] for told in logs] == [1, 2]
     assert [told[3]["loss"] for told in logs] == [
@@ -196,11 +195,10 @@ def test_a_tracker_is_told_what_the_log_says(tiny, preferences, tmp_path, tracke
 
 
 def test_a_tracker_of_ppo_is_told_too(tiny, preferences, tmp_path, tracked):
-    from factory.training.ppo import ppo
 
     config = {"max_steps": 2, "report_to": "noting", "run_name": "mine", "rollout_batch_size": 2}
     config |= {"rewards": [{"kind": "length", "target": 2}], "max_completion_length": 4}
-    ppo.train(preferences, tiny, tmp_path / "out", config=config)
+    TRAINERS["ppo"].train(preferences, tiny, tmp_path / "out", config=config)
     assert [told[0] for told in tracked] == ["begin", "log", "log", "end"]
     args = tracked[0][1]
     assert (args.run_name, args.to_dict()["cliprange"]) == ("mine", 0.2)
@@ -220,7 +218,9 @@ def test_a_tracker_that_is_not_there_is_refused(
     tiny, preferences, tmp_path, tracked, name, message
 ):
     with pytest.raises(RecipeError, match=f"config.report_to: {message}"):
-        dpo.train(preferences, tiny, tmp_path / "out", config=CONFIG | {"report_to": name})
+        TRAINERS["dpo"].train(
+            preferences, tiny, tmp_path / "out", config=CONFIG | {"report_to": name}
+        )
     assert not (tmp_path / "out" / "job.json").exists()
 
 
@@ -242,13 +242,13 @@ def test_a_killed_training_resumes_to_the_same_weights(trained, tiny, preference
 
     out = tmp_path / "out"
     with stopped_at(3):
-        dpo.train(preferences, tiny, out, config=CONFIG)
+        TRAINERS["dpo"].train(preferences, tiny, out, config=CONFIG)
     half_written = out / "checkpoints" / "checkpoint-4"
     half_written.mkdir()
     (half_written / "model.safetensors").write_bytes(b"not all of it")
     assert not (out / "config.json").exists()
 
-    record = dpo.train(preferences, tiny, out, config=CONFIG, resume=True)
+    record = TRAINERS["dpo"].train(preferences, tiny, out, config=CONFIG, resume=True)
 
     assert (record["steps"], record["resumed_at_step"]) == (6, 2)
     for name in ("step", "loss", "grad_norm", "learning_rate", "rewards/margins"):
@@ -261,11 +261,11 @@ def test_a_training_killed_by_the_system_goes_on_where_it_was(tiny, preferences,
     import torch
 
     config = CONFIG | {"max_steps": 60, "save_steps": 10}
-    dpo.train(preferences, tiny, tmp_path / "whole", config=config)
+    TRAINERS["dpo"].train(preferences, tiny, tmp_path / "whole", config=config)
     killed_at(15, "dpo", preferences, tiny, tmp_path / "out", config)
     assert not (tmp_path / "out" / "config.json").exists()
 
-    record = dpo.train(preferences, tiny, tmp_path / "out", config=config, resume=True)
+    record = TRAINERS["dpo"].train(preferences, tiny, tmp_path / "out", config=config, resume=True)
 
     assert record["steps"] == 60
     assert 10 <= record["resumed_at_step"] < 60
@@ -284,14 +284,14 @@ def test_two_trainings_do_not_write_one_folder(tiny, preferences, tmp_path):
         alone_in(tmp_path / "out"),
         pytest.raises(FactoryError, match=r"another factory process is working in .*out; wait"),
     ):
-        dpo.train(preferences, tiny, tmp_path / "out", config=ONE_STEP)
-    assert dpo.train(preferences, tiny, tmp_path / "out", config=ONE_STEP)["steps"] == 1
+        TRAINERS["dpo"].train(preferences, tiny, tmp_path / "out", config=ONE_STEP)
+    assert TRAINERS["dpo"].train(preferences, tiny, tmp_path / "out", config=ONE_STEP)["steps"] == 1
     assert not (tmp_path / "out" / ".lock").exists()
 
 
 def test_two_processes_train_as_one_with_twice_the_batch(tiny, preferences, tmp_path):
     config = CONFIG | {"max_steps": 4}
-    dpo.train(
+    TRAINERS["dpo"].train(
         preferences, tiny, tmp_path / "one", config=config | {"per_device_train_batch_size": 4}
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -314,7 +314,7 @@ def test_a_kill_while_the_job_is_written_locks_nobody_out(tiny, preferences, tmp
     out.mkdir()
     (out / ".lock").touch()
     (out / ".job.json.4242").write_text("{")
-    assert dpo.train(preferences, tiny, out, config=ONE_STEP)["steps"] == 1
+    assert TRAINERS["dpo"].train(preferences, tiny, out, config=ONE_STEP)["steps"] == 1
     assert not list(out.glob(".*"))
 
 
@@ -344,17 +344,17 @@ def test_what_a_config_names_counts_by_its_content(tmp_path):
 
 def test_going_on_with_another_batch_is_refused(tiny, preferences, tmp_path, monkeypatch):
     with stopped_at(3):
-        dpo.train(preferences, tiny, tmp_path / "out", config=CONFIG)
+        TRAINERS["dpo"].train(preferences, tiny, tmp_path / "out", config=CONFIG)
     monkeypatch.setitem(options._CPU, "per_device_train_batch_size", 1)  # as another machine has
     with pytest.raises(FactoryError, match="of 2 sequences a step, not 1"):
-        dpo.train(preferences, tiny, tmp_path / "out", config=CONFIG, resume=True)
+        TRAINERS["dpo"].train(preferences, tiny, tmp_path / "out", config=CONFIG, resume=True)
 
 
 def test_a_training_does_not_outlive_the_process_that_waits_for_it(tiny, preferences, tmp_path):
     program = (
         "import sys; from pathlib import Path; "
         "from factory.training.common.apart import train_apart; "
-        "from factory.training.common.base import TrainingConfig; "
+        "from factory.training.config import TrainingConfig; "
         "config = {'max_steps': 100000, 'logging_steps': 1, 'save_strategy': 'no'}; "
         "training = TrainingConfig(kind='dpo', config=config); "
         "train_apart(training, Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))"
@@ -366,7 +366,7 @@ def test_a_training_does_not_outlive_the_process_that_waits_for_it(tiny, prefere
     try:
         assert any(line.startswith("step 2/") for line in process.stderr)
         with pytest.raises(FactoryError, match="another factory process is working"):
-            dpo.train(preferences, tiny, out, config=CONFIG)
+            TRAINERS["dpo"].train(preferences, tiny, out, config=CONFIG)
     finally:
         process.kill()
         process.wait()
@@ -381,12 +381,12 @@ def test_a_kill_while_the_result_is_saved_costs_no_step_and_adds_none(tiny, pref
 
     out = tmp_path / "out"
     config = CONFIG | {"save_total_limit": 1, "lr_scheduler_type": "constant"}
-    done = dpo.train(preferences, tiny, out, config=config)
+    done = TRAINERS["dpo"].train(preferences, tiny, out, config=config)
     made = weights_of(out)
     for name in ("training.json", "config.json", "model.safetensors"):
         (out / name).unlink()
 
-    record = dpo.train(preferences, tiny, out, config=config, resume=True)
+    record = TRAINERS["dpo"].train(preferences, tiny, out, config=config, resume=True)
 
     assert (record["steps"], record["metrics"]) == (done["steps"], done["metrics"])
     assert all(torch.equal(made[name], weight) for name, weight in weights_of(out).items())
@@ -395,30 +395,30 @@ def test_a_kill_while_the_result_is_saved_costs_no_step_and_adds_none(tiny, pref
 def test_an_unfinished_training_is_not_overwritten_unasked(tiny, preferences, tmp_path, capsys):
     config = CONFIG | {"save_steps": 1}
     with stopped_at(1):
-        dpo.train(preferences, tiny, tmp_path / "out", config=config)
+        TRAINERS["dpo"].train(preferences, tiny, tmp_path / "out", config=config)
     assert "--resume goes on from" in capsys.readouterr().err
     with pytest.raises(FactoryError, match="checkpoint at step 1; add --resume"):
-        dpo.train(preferences, tiny, tmp_path / "out", config=config)
+        TRAINERS["dpo"].train(preferences, tiny, tmp_path / "out", config=config)
 
 
 def test_resuming_without_a_checkpoint_says_so(tiny, preferences, tmp_path, capsys):
     out, config = tmp_path / "out", CONFIG | {"save_steps": 1}
     with stopped_at(1):
-        dpo.train(preferences, tiny, out, config=config)
+        TRAINERS["dpo"].train(preferences, tiny, out, config=config)
     shutil.rmtree(next(out.rglob("checkpoint-1")))
-    dpo.train(preferences, tiny, out, config=config, resume=True)
+    TRAINERS["dpo"].train(preferences, tiny, out, config=config, resume=True)
     assert "no whole checkpoint" in capsys.readouterr().err
 
 
 def test_a_folder_of_another_training_is_refused(trained, tiny, preferences):
     with pytest.raises(FactoryError, match=r"with config.max_steps 6, not 20; name another"):
-        dpo.train(preferences, tiny, trained, config=CONFIG | {"max_steps": 20})
+        TRAINERS["dpo"].train(preferences, tiny, trained, config=CONFIG | {"max_steps": 20})
 
 
 def test_a_folder_of_something_else_is_refused(tiny, preferences, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(FactoryError, match=r"not a training \(thesis.tex\); name another folder"):
-        dpo.train(preferences, tiny, tmp_path, config=CONFIG)
+        TRAINERS["dpo"].train(preferences, tiny, tmp_path, config=CONFIG)
 
 
 def test_a_model_is_published_whole_or_not_at_all(tmp_path):
@@ -440,7 +440,7 @@ def test_a_model_is_published_whole_or_not_at_all(tmp_path):
 def test_missing_columns_are_named_with_what_they_would_do_for(tmp_path):
     data = save_folder([{"prompt": "a", "completion": "b", "label": True}], tmp_path / "kto")
     with pytest.raises(RecipeError) as caught:
-        dpo.train(data, "no-such-model", tmp_path / "out", config={})
+        TRAINERS["dpo"].train(data, "no-such-model", tmp_path / "out", config={})
     assert str(caught.value) == (
         f"factory train dpo: the dataset at {data} has no columns 'chosen', 'rejected' "
         "(has: prompt, completion, label); a preference view has them: prompt, chosen, rejected. "
@@ -453,7 +453,7 @@ def test_one_missing_column_is_one(tmp_path):
     with pytest.raises(
         RecipeError, match=r"no column 'chosen' \(has: prompt, rejected\); a .* it:"
     ):
-        dpo.train(data, "no-such-model", tmp_path / "out", config={})
+        TRAINERS["dpo"].train(data, "no-such-model", tmp_path / "out", config={})
 
 
 def test_an_empty_dataset_is_refused(tmp_path):
@@ -461,40 +461,42 @@ def test_an_empty_dataset_is_refused(tmp_path):
 
     Dataset.from_dict({"prompt": [], "chosen": [], "rejected": []}).save_to_disk(tmp_path / "data")
     with pytest.raises(RecipeError, match="has 0 rows; a run's report counts by reason"):
-        dpo.train(tmp_path / "data", "no-such-model", tmp_path / "out", config={})
+        TRAINERS["dpo"].train(tmp_path / "data", "no-such-model", tmp_path / "out", config={})
 
 
 def test_a_folder_that_is_no_dataset_points_to_the_views(tmp_path):
     (tmp_path / "datasets" / "preference").mkdir(parents=True)
     with pytest.raises(RecipeError, match=r"no state.json; a run's views .* has preference"):
-        dpo.train(tmp_path, "no-such-model", tmp_path / "out", config={})
+        TRAINERS["dpo"].train(tmp_path, "no-such-model", tmp_path / "out", config={})
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="no such file or folder"):
-        dpo.train(tmp_path / "nothing", "no-such-model", tmp_path / "out", config={})
+        TRAINERS["dpo"].train(tmp_path / "nothing", "no-such-model", tmp_path / "out", config={})
 
 
 def test_json_lines_are_a_dataset_too(tiny, tmp_path):
     data = save(ROWS, tmp_path / "pairs.jsonl")
-    assert dpo.train(data, tiny, tmp_path / "out", config=ONE_STEP)["data"]["rows"] == 8
+    assert TRAINERS["dpo"].train(data, tiny, tmp_path / "out", config=ONE_STEP)["data"]["rows"] == 8
 
 
 def test_prompts_that_fill_max_length_are_left_out_and_counted(tiny, tmp_path, capsys):
     long = {**ROWS[0], "prompt": [{"role": "user", "content": "word " * 200}]}
     config = ONE_STEP | {"max_length": 64}
-    record = dpo.train(
+    record = TRAINERS["dpo"].train(
         save_folder([long, *ROWS[:5]], tmp_path / "data"), tiny, tmp_path / "out", config=config
     )
     assert (record["data"]["rows"], record["data"]["rows_used"]) == (6, 5)
     assert "1 of 6 rows left out" in capsys.readouterr().err
     with pytest.raises(RecipeError, match=r"none of the 1 rows is left.*raise config.max_length"):
-        dpo.train(save_folder([long], tmp_path / "long"), tiny, tmp_path / "none", config=config)
+        TRAINERS["dpo"].train(
+            save_folder([long], tmp_path / "long"), tiny, tmp_path / "none", config=config
+        )
 
 
 def test_a_misspelt_option_is_named_with_the_nearest(tiny, preferences, tmp_path):
     with pytest.raises(RecipeError, match="no option 'learning_rat'; did you mean 'learning_rate'"):
-        dpo.train(preferences, tiny, tmp_path / "out", config={"learning_rat": 1e-5})
+        TRAINERS["dpo"].train(preferences, tiny, tmp_path / "out", config={"learning_rat": 1e-5})
     assert not (tmp_path / "out").exists()
 
 
@@ -514,19 +516,23 @@ def test_wrong_options_are_refused(config, lora, message):
 
 
 def test_right_options_pass_and_numbers_may_be_text():
-    dpo.check({"learning_rate": "1e-5", "loss_type": "ipo"}, {"r": 16})  # YAML reads 1e-5 as text
+    TRAINERS["dpo"].check(
+        {"learning_rate": "1e-5", "loss_type": "ipo"}, {"r": 16}
+    )  # YAML reads 1e-5 as text
 
 
 def test_what_trl_refuses_is_said_in_its_words(tiny, preferences, tmp_path):
     with pytest.raises(RecipeError, match="TRL refused this training: Label smoothing must be"):
-        dpo.train(preferences, tiny, tmp_path / "out", config=CONFIG | {"loss_type": "exo_pair"})
+        TRAINERS["dpo"].train(
+            preferences, tiny, tmp_path / "out", config=CONFIG | {"loss_type": "exo_pair"}
+        )
 
 
 def test_a_conversation_the_template_refuses_is_said_plainly(tiny, preferences, tmp_path):
     base = copy_without_template(tiny, tmp_path / "base")
     (base / "chat_template.jinja").write_text("{{ raise_exception('no such role') }}")
     with pytest.raises(FactoryError, match="refused a conversation: no such role; look for roles"):
-        dpo.train(preferences, base, tmp_path / "out", config=ONE_STEP)
+        TRAINERS["dpo"].train(preferences, base, tmp_path / "out", config=ONE_STEP)
 
 
 @pytest.mark.parametrize("has_bf16", [True, False])
@@ -611,7 +617,8 @@ def test_running_out_of_memory_says_what_to_lower():
     import torch
 
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-    said = _in_plain_words(error, "m", {"per_device_train_batch_size": 8, "max_length": 2048})
+    given = {"per_device_train_batch_size": 8, "max_length": 2048}
+    said = _in_plain_words(error, "m", given, TRAINERS["dpo"].load().advice)
     assert isinstance(said, FactoryError)
     assert "out of memory (batch 8, max_length 2048)" in str(said)
     assert "halve per_device_train_batch_size" in str(said)

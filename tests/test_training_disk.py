@@ -18,9 +18,8 @@ from pathlib import Path
 import pytest
 
 from factory.core.errors import FactoryError
+from factory.training import TRAINERS
 from factory.training.common import checkpoints
-from factory.training.offline import sft
-from factory.training.ppo import ppo
 from tests.tiny import logged, save, stopped_at, weights_of
 
 CONFIG = {
@@ -128,7 +127,7 @@ def rows(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def whole(tiny, rows, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "out"
-    sft.train(rows, tiny, out, config=CONFIG)
+    TRAINERS["sft"].train(rows, tiny, out, config=CONFIG)
     return out
 
 
@@ -137,7 +136,7 @@ def stopped(tiny, rows, tmp_path_factory) -> Path:
     """With checkpoints of steps 1, 2 and 3."""
     out = tmp_path_factory.mktemp("stopped") / "out"
     with stopped_at(3):
-        sft.train(rows, tiny, out, config=CONFIG)
+        TRAINERS["sft"].train(rows, tiny, out, config=CONFIG)
     assert [checkpoints.step_of(c) for c in checkpoints.all_of(out / "checkpoints")] == [3, 2, 1]
     return out
 
@@ -167,7 +166,7 @@ def test_a_training_goes_on_from_the_checkpoint_before_a_broken_one(
     os.truncate(last / name, size)
     if not sealed:
         (last / checkpoints.SEAL).unlink()
-    record = sft.train(rows, tiny, out, config=CONFIG, resume=True)
+    record = TRAINERS["sft"].train(rows, tiny, out, config=CONFIG, resume=True)
     assert record["resumed_at_step"] == 2
     said = capsys.readouterr().err
     assert f"{last} is not whole ({name} " in said
@@ -179,18 +178,23 @@ def test_where_no_checkpoint_is_whole_a_training_starts_again(stopped, whole, ti
     out = Path(shutil.copytree(stopped, tmp_path / "out"))
     for checkpoint in checkpoints.all_of(out / "checkpoints"):
         os.truncate(checkpoint / "optimizer.pt", 0)
-    assert sft.train(rows, tiny, out, config=CONFIG, resume=True)["resumed_at_step"] is None
+    assert (
+        TRAINERS["sft"].train(rows, tiny, out, config=CONFIG, resume=True)["resumed_at_step"]
+        is None
+    )
     assert_same(out, whole)
 
 
 def test_ppo_goes_on_from_the_checkpoint_before_too(tiny, prompts, tmp_path):
-    ppo.train(prompts, tiny, tmp_path / "whole", config=PPO)
+    TRAINERS["ppo"].train(prompts, tiny, tmp_path / "whole", config=PPO)
     out = tmp_path / "out"
     assert checkpoints.newest(tmp_path / "whole" / "checkpoints")[0].name == "checkpoint-3"
     with stopped_gathering(2):
-        ppo.train(prompts, tiny, out, config=PPO)
+        TRAINERS["ppo"].train(prompts, tiny, out, config=PPO)
     os.truncate(out / "checkpoints" / "checkpoint-2" / "trained.safetensors", 1000)
-    assert ppo.train(prompts, tiny, out, config=PPO, resume=True)["resumed_at_step"] == 1
+    assert (
+        TRAINERS["ppo"].train(prompts, tiny, out, config=PPO, resume=True)["resumed_at_step"] == 1
+    )
     made, wanted = weights_of(out), weights_of(tmp_path / "whole")
     assert all(made[name].equal(weight) for name, weight in wanted.items())
 
@@ -217,13 +221,13 @@ def test_a_finished_training_that_lost_its_weights_is_not_called_finished(
     whole, tiny, rows, tmp_path
 ):
     out = Path(shutil.copytree(whole, tmp_path / "out"))
-    assert sft.train(rows, tiny, out, config=CONFIG)["steps"] == 4
+    assert TRAINERS["sft"].train(rows, tiny, out, config=CONFIG)["steps"] == 4
     os.truncate(out / "model.safetensors", 100)
     with pytest.raises(FactoryError, match=r"model.safetensors has 100 bytes, not \d+: .*put the"):
-        sft.train(rows, tiny, out, config=CONFIG)
+        TRAINERS["sft"].train(rows, tiny, out, config=CONFIG)
     (out / "model.safetensors").unlink()
     with pytest.raises(FactoryError, match=r"model.safetensors is gone"):
-        sft.train(rows, tiny, out, config=CONFIG, resume=True)
+        TRAINERS["sft"].train(rows, tiny, out, config=CONFIG, resume=True)
 
 
 # -- writes that fail ----------------------------------------------------------------------------
@@ -252,8 +256,11 @@ def test_a_checkpoint_that_cannot_be_written_is_one_error_and_no_loss(
         files_up_to(size),
         pytest.raises(FactoryError, match=r"Make room where .* with --resume starts again"),
     ):
-        sft.train(rows, tiny, out, config=CONFIG)
-    assert sft.train(rows, tiny, out, config=CONFIG, resume=True)["resumed_at_step"] is None
+        TRAINERS["sft"].train(rows, tiny, out, config=CONFIG)
+    assert (
+        TRAINERS["sft"].train(rows, tiny, out, config=CONFIG, resume=True)["resumed_at_step"]
+        is None
+    )
     assert_same(out, whole)
 
 
@@ -263,9 +270,9 @@ def test_a_model_that_cannot_be_written_is_one_error_and_no_loss(
     out = Path(shutil.copytree(stopped, tmp_path / "out"))
     config = CONFIG | {"save_total_limit": 3}
     with files_up_to(100_000), pytest.raises(FactoryError, match=r"goes on from checkpoint-3"):
-        sft.train(rows, tiny, out, config=config, resume=True)
+        TRAINERS["sft"].train(rows, tiny, out, config=config, resume=True)
     assert not (out / "config.json").exists()
-    sft.train(rows, tiny, out, config=config, resume=True)
+    TRAINERS["sft"].train(rows, tiny, out, config=config, resume=True)
     assert_same(out, whole)
 
 
@@ -287,15 +294,15 @@ def test_each_kind_of_call_that_fails_once_is_one_error(
 
     monkeypatch.setattr(os, call, failing)
     config = CONFIG | {"max_steps": 1, "save_strategy": "no"}
-    sft.train(rows, tiny, tmp_path / "counted", config=config)
+    TRAINERS["sft"].train(rows, tiny, tmp_path / "counted", config=config)
     total, out = calls, tmp_path / "out"
     for number in (1, total - 1):
         shutil.rmtree(out, ignore_errors=True)
         calls, fail_at = 0, number
         with pytest.raises(FactoryError, match=r"Make room where .* or mend the disk"):
-            sft.train(rows, tiny, out, config=config)
+            TRAINERS["sft"].train(rows, tiny, out, config=config)
         fail_at = -1
-        sft.train(rows, tiny, out, config=config, resume=True)
+        TRAINERS["sft"].train(rows, tiny, out, config=config, resume=True)
         made, wanted = weights_of(out), weights_of(tmp_path / "counted")
         assert all(made[name].equal(weight) for name, weight in wanted.items())
 
@@ -304,4 +311,4 @@ def test_a_base_model_cut_short_is_named(tiny, rows, tmp_path):
     base = Path(shutil.copytree(tiny, tmp_path / "base"))
     os.truncate(base / "model.safetensors", 5000)
     with pytest.raises(FactoryError, match=r"no whole safetensors file .*base and get its"):
-        sft.train(rows, base, tmp_path / "out", config=CONFIG)
+        TRAINERS["sft"].train(rows, base, tmp_path / "out", config=CONFIG)

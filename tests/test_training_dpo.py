@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from factory.core.errors import RecipeError
-from factory.training.offline import dpo, listwise
+from factory.training import TRAINERS
+from factory.training.offline import listwise
 from factory.training.offline import preference_losses as losses
 from tests.tiny import dataset, logged, save, stopped_at, weights_of
 
@@ -163,7 +164,7 @@ def test_certain_soft_labels_train_as_trl_does(tiny, tmp_path, config):
     data = save([row | {"preference": 1.0} for row in PAIRS], tmp_path / "d.jsonl")
     for name, soft in (("theirs", False), ("ours", True)):
         given = CONFIG | config | {"max_steps": 4, "soft_labels": soft}
-        dpo.train(data, tiny, tmp_path / name, config=given)
+        TRAINERS["dpo"].train(data, tiny, tmp_path / name, config=given)
     theirs, ours = logged(tmp_path / "theirs"), logged(tmp_path / "ours")
     for name in ("loss", "rewards/margins", "rewards/chosen", "grad_norm"):
         assert [o[name] for o in ours] == pytest.approx([t[name] for t in theirs], abs=1e-4)
@@ -173,14 +174,16 @@ def test_certain_soft_labels_train_as_trl_does(tiny, tmp_path, config):
 def test_soft_labels_hold_the_margin_where_the_judge_was(tiny, tmp_path):
     data = save([row | {"preference": 0.75} for row in PAIRS], tmp_path / "d.jsonl")
     config = CONFIG | {"soft_labels": True, "beta": 1.0, "max_steps": 40, "logging_steps": 10}
-    record = dpo.train(data, tiny, tmp_path / "out", config=config)
+    record = TRAINERS["dpo"].train(data, tiny, tmp_path / "out", config=config)
     # s(margin) = 0.75 at margin log 3
     assert record["metrics"]["rewards/margins"] == pytest.approx(math.log(3), abs=0.3)
 
 
 def test_a_null_preference_is_certain_and_counted(tiny, tmp_path, capsys):
     data = save(PAIRS, tmp_path / "d.jsonl")
-    record = dpo.train(data, tiny, tmp_path / "out", config=ONE_STEP | {"soft_labels": True})
+    record = TRAINERS["dpo"].train(
+        data, tiny, tmp_path / "out", config=ONE_STEP | {"soft_labels": True}
+    )
     assert record["labels_missing"] == 4
     assert "4 of 8 rows have no preference: 1 is used" in capsys.readouterr().err
 
@@ -188,7 +191,9 @@ def test_a_null_preference_is_certain_and_counted(tiny, tmp_path, capsys):
 @pytest.mark.parametrize("loss", ["infonca", "nca", "rrhf"])
 def test_lists_put_the_best_before_the_worst(tiny, tmp_path, loss):
     data = save(LISTS, tmp_path / "d.jsonl")
-    record = dpo.train(data, tiny, tmp_path / "out", config=CONFIG | {"loss_type": loss})
+    record = TRAINERS["dpo"].train(
+        data, tiny, tmp_path / "out", config=CONFIG | {"loss_type": loss}
+    )
     first, *_, last = logged(tmp_path / "out")
     assert last["rewards/margins"] > first["rewards/margins"] + 0.1
     assert last["loss"] < first["loss"]
@@ -207,9 +212,9 @@ def test_nca_of_two_is_trls_nca_pair(tiny, tmp_path):
         }
         for row in PAIRS
     ]
-    dpo.train(pairs, tiny, tmp_path / "a", config=CONFIG | {"loss_type": "nca_pair"})
+    TRAINERS["dpo"].train(pairs, tiny, tmp_path / "a", config=CONFIG | {"loss_type": "nca_pair"})
     ours = CONFIG | {"loss_type": ["nca"], "score_temperature": 0.01}
-    dpo.train(save(lists, tmp_path / "lists.jsonl"), tiny, tmp_path / "b", config=ours)
+    TRAINERS["dpo"].train(save(lists, tmp_path / "lists.jsonl"), tiny, tmp_path / "b", config=ours)
     losses_of = [[line["loss"] for line in logged(tmp_path / name)] for name in "ab"]
     assert losses_of[0] == pytest.approx(losses_of[1], abs=1e-4)
 
@@ -218,7 +223,7 @@ def test_nca_of_two_is_trls_nca_pair(tiny, tmp_path):
 def test_an_adapter_is_its_own_reference(tiny, tmp_path, loss):
     data = save(LISTS, tmp_path / "d.jsonl")
     config = CONFIG | {"loss_type": loss, "learning_rate": 3e-2}
-    dpo.train(data, tiny, tmp_path / "out", lora={"r": 4}, config=config)
+    TRAINERS["dpo"].train(data, tiny, tmp_path / "out", lora={"r": 4}, config=config)
     first, *_, last = logged(tmp_path / "out")
     assert last["rewards/margins"] > first["rewards/margins"] + 0.05
     if loss == "infonca":
@@ -231,11 +236,11 @@ def test_a_stopped_training_resumes_to_the_same_weights(tiny, tmp_path):
     data = save(LISTS, tmp_path / "d.jsonl")
     config = CONFIG | {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     config |= {"loss_type": "infonca", "precompute_ref_log_probs": True}
-    dpo.train(data, tiny, tmp_path / "whole", config=config)
+    TRAINERS["dpo"].train(data, tiny, tmp_path / "whole", config=config)
 
     with stopped_at(3):
-        dpo.train(data, tiny, tmp_path / "out", config=config)
-    record = dpo.train(data, tiny, tmp_path / "out", config=config, resume=True)
+        TRAINERS["dpo"].train(data, tiny, tmp_path / "out", config=config)
+    record = TRAINERS["dpo"].train(data, tiny, tmp_path / "out", config=config, resume=True)
     assert (record["steps"], record["resumed_at_step"]) == (4, 2)
     whole, out = (weights_of(tmp_path / name) for name in ("whole", "out"))
     assert all(torch.equal(weight, out[name]) for name, weight in whole.items())
@@ -262,7 +267,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(tiny, tmp_path):
 )
 def test_options_that_do_not_go_together_are_refused(config, message):
     with pytest.raises(RecipeError, match=message):
-        dpo.check(config)
+        TRAINERS["dpo"].check(config)
 
 
 def test_the_names_of_losses_are_those_that_trl_knows():
@@ -270,7 +275,7 @@ def test_the_names_of_losses_are_those_that_trl_knows():
 
     import trl
 
-    from factory.training.offline.dpo_trainer import TRL_LOSSES
+    from factory.training.offline.dpo import TRL_LOSSES
 
     source = inspect.getsource(trl.DPOTrainer)
     [names] = re.findall(r"Should be one of \[(.*?)\]", re.sub(r'"\s*f?"', "", source))
@@ -278,22 +283,24 @@ def test_the_names_of_losses_are_those_that_trl_knows():
     with pytest.raises(
         RecipeError, match=r"no loss_type 'sigmod'; did you mean 'sigmoid'\? \(have"
     ):
-        dpo.check({"loss_type": "sigmod"})
+        TRAINERS["dpo"].check({"loss_type": "sigmod"})
 
 
 def test_all_losses_of_trl_train_on_our_pairs(tiny, tmp_path):
-    from factory.training.offline.dpo_trainer import TRL_LOSSES
+    from factory.training.offline.dpo import TRL_LOSSES
 
     every = {"loss_type": list(TRL_LOSSES), "loss_weights": [1 / len(TRL_LOSSES)] * len(TRL_LOSSES)}
     data = save(PAIRS, tmp_path / "d.jsonl")
-    dpo.train(data, tiny, tmp_path / "out", config=CONFIG | every | {"label_smoothing": 0.1})
+    TRAINERS["dpo"].train(
+        data, tiny, tmp_path / "out", config=CONFIG | every | {"label_smoothing": 0.1}
+    )
     first, *_, last = logged(tmp_path / "out")
     assert last["rewards/margins"] > first["rewards/margins"] + 0.1
 
 
 def test_right_options_pass():
-    dpo.check({"loss_type": "infonca", "score_temperature": "0.5", "fp16": True})
-    dpo.check({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.1]})
+    TRAINERS["dpo"].check({"loss_type": "infonca", "score_temperature": "0.5", "fp16": True})
+    TRAINERS["dpo"].check({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.1]})
 
 
 @pytest.mark.parametrize(
@@ -330,5 +337,5 @@ def test_right_options_pass():
 def test_data_that_does_not_fit_is_refused(tiny, tmp_path, rows, config, message):
     data = save(rows, tmp_path / "d.jsonl")
     with pytest.raises(RecipeError, match=message):
-        dpo.train(data, tiny, tmp_path / "out", config=ONE_STEP | config)
+        TRAINERS["dpo"].train(data, tiny, tmp_path / "out", config=ONE_STEP | config)
     assert not (tmp_path / "out").exists()

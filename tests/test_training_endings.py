@@ -6,11 +6,10 @@ import copy
 
 import pytest
 
+from factory.training import TRAINERS
 from factory.training.common.endings import unended_ids
 from factory.training.common.session import Session
-from factory.training.offline import dpo, kto, reward, sft
 from factory.training.offline.quality import condition
-from factory.training.online import grpo, rloo
 from tests.test_training_sft import asks, options, says
 from tests.tiny import dataset, save
 
@@ -43,7 +42,7 @@ class Made(Exception):
 
 @pytest.fixture
 def trainer_of(monkeypatch, tiny, tmp_path):
-    """The trainer that a module makes of rows."""
+    """The loop that a kind of training makes of rows."""
 
     def fit(self, trainer, **more):
         raise Made(trainer)
@@ -52,12 +51,12 @@ def trainer_of(monkeypatch, tiny, tmp_path):
     monkeypatch.setattr("factory.training.common.session._in_plain_words", lambda error, *_: error)
     count = 0
 
-    def make(module, rows, model=tiny, **config):
+    def make(kind, rows, model=tiny, **config):
         nonlocal count
         count += 1
         data = save(rows, tmp_path / f"rows-{count}.jsonl")
         with pytest.raises(Made) as caught:
-            module.train(data, model, tmp_path / f"out-{count}", config=CONFIG | config)
+            TRAINERS[kind].train(data, model, tmp_path / f"out-{count}", config=CONFIG | config)
         return caught.value.args[0]
 
     return make
@@ -82,17 +81,16 @@ def rows_of(kind: str, extra: dict) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    ("module", "columns"),
+    ("kind", "columns"),
     [
-        (sft, ["input_ids", "labels"]),
-        (dpo, ["prompt_ids", "chosen_ids", "rejected_ids"]),
-        (kto, ["prompt_ids", "completion_ids", "KL_completion_ids", "label"]),
+        ("sft", ["input_ids", "labels"]),
+        ("dpo", ["prompt_ids", "chosen_ids", "rejected_ids"]),
+        ("kto", ["prompt_ids", "completion_ids", "KL_completion_ids", "label"]),
     ],
 )
-def test_other_columns_change_nothing_that_is_trained_on(trainer_of, module, columns):
-    kind = module.__name__.rsplit(".", 1)[-1]
-    plain = trainer_of(module, rows_of(kind, {})).train_dataset
-    harmed = trainer_of(module, rows_of(kind, HARMFUL | {"label": True, "rejected": says("x")}))
+def test_other_columns_change_nothing_that_is_trained_on(trainer_of, kind, columns):
+    plain = trainer_of(kind, rows_of(kind, {})).train_dataset
+    harmed = trainer_of(kind, rows_of(kind, HARMFUL | {"label": True, "rejected": says("x")}))
     made = harmed.train_dataset
     for name in columns:
         if name != "label":
@@ -100,14 +98,14 @@ def test_other_columns_change_nothing_that_is_trained_on(trainer_of, module, col
     assert not set(HARMFUL) - set(columns) & set(made.column_names)
 
 
-@pytest.mark.parametrize("module", [grpo, rloo])
-def test_of_other_columns_only_the_reference_reaches_the_rewards(trainer_of, module):
+@pytest.mark.parametrize("kind", ["grpo", "rloo"])
+def test_of_other_columns_only_the_reference_reaches_the_rewards(trainer_of, kind):
     rewards = [{"kind": "length", "target": 2}]
     rows = [row | {"reference": "7"} for row in rows_of("grpo", HARMFUL)]
-    made = trainer_of(module, rows, rewards=rewards, num_generations=2)
+    made = trainer_of(kind, rows, rewards=rewards, num_generations=2)
     assert made.train_dataset.column_names == ["prompt", "reference"]
     assert trainer_of(
-        module, rows_of("grpo", {"source": "x"}), rewards=rewards, num_generations=2
+        kind, rows_of("grpo", {"source": "x"}), rewards=rewards, num_generations=2
     ).train_dataset.column_names == ["prompt"]
 
 
@@ -118,7 +116,7 @@ def test_sft_trains_a_cut_answer_without_an_end(trainer_of, tokenizer):
     rows = rows_of("sft", {})
     rows = [row | {"finish_reason": r} for row, r in zip(rows, ("stop", "length") * 2, strict=True)]
     rows[3]["completion"] = says(OTHER + "\n")
-    made = trainer_of(sft, rows).train_dataset
+    made = trainer_of("sft", rows).train_dataset
     learned = [tokenizer.decode([i for i in labels if i != -100]) for labels in made["labels"]]
     assert learned[0] == f"{ANSWER}{END}\n"
     assert learned[1] == ANSWER
@@ -137,7 +135,7 @@ def test_a_plain_text_that_was_cut_gets_no_end_either(trainer_of, tokenizer, tmp
         {"prompt": "2 + 2 =", "completion": " 4", "finish_reason": reason}
         for reason in ("stop", "length", None)
     ]
-    made = trainer_of(sft, rows, model=base).train_dataset
+    made = trainer_of("sft", rows, model=base).train_dataset
     ends = [labels[-1] == tokenizer.eos_token_id for labels in made["labels"]]
     assert ends == [True, False, True]
     pairs = [
@@ -151,7 +149,7 @@ def test_a_plain_text_that_was_cut_gets_no_end_either(trainer_of, tokenizer, tmp
     ]
     for more in ({}, {"soft_labels": True}):
         given = [row | {"preference": 0.9} for row in pairs]
-        made = trainer_of(dpo, given, model=base, **more).train_dataset[0]
+        made = trainer_of("dpo", given, model=base, **more).train_dataset[0]
         if more:
             chosen, rejected = made["answer_ids"]
         else:
@@ -165,7 +163,7 @@ def test_dpo_trains_cut_answers_without_an_end(trainer_of, tokenizer, loss):
     extra = {"chosen_finish_reason": "stop", "rejected_finish_reason": "length", "preference": 0.8}
     rows = [row | extra for row in rows_of("dpo", {})]
     rows[1] |= {"chosen_finish_reason": "length", "rejected_finish_reason": None}
-    made = trainer_of(dpo, rows, **loss).train_dataset
+    made = trainer_of("dpo", rows, **loss).train_dataset
     if "soft_labels" in loss:
         answers = made["answer_ids"][:2]
     else:
@@ -185,12 +183,12 @@ def test_lists_know_of_each_answer_how_it_ended(trainer_of, tokenizer):
         for n in range(2)
     ]
     rows[1]["finish_reasons"] = None
-    made = trainer_of(dpo, rows, loss_type="rrhf").train_dataset
+    made = trainer_of("dpo", rows, loss_type="rrhf").train_dataset
     texts = [[tokenizer.decode(ids) for ids in answers] for answers in made["answer_ids"]]
     ended = [f"{ANSWER}{END}\n", f"Hm.{END}\n"]
     assert texts == [[*ended, OTHER], [*ended, f"{OTHER}{END}\n"]]
 
-    made = trainer_of(reward, rows, loss_type="listwise").train_dataset
+    made = trainer_of("reward", rows, loss_type="listwise").train_dataset
     tails = [[tokenizer.decode(ids).endswith(f"{END}\n") for ids in row] for row in made["ids"]]
     assert tails == [[False, True, True], [True, True, True]]
     cut = tokenizer.decode(made["ids"][0][0])
@@ -200,7 +198,7 @@ def test_lists_know_of_each_answer_how_it_ended(trainer_of, tokenizer):
 def test_kto_trains_cut_answers_without_an_end(trainer_of, tokenizer):
     rows = [row | {"finish_reason": "length"} for row in rows_of("kto", {})]
     rows[0]["finish_reason"] = "stop"
-    made = trainer_of(kto, rows).train_dataset
+    made = trainer_of("kto", rows).train_dataset
     texts = sorted(tokenizer.decode(ids) for ids in made["completion_ids"])
     assert texts == sorted([f"{ANSWER}{END}\n", *[ANSWER] * 3])
     # each answer stands beside its neighbour's prompt, as it is trained
@@ -212,7 +210,7 @@ def test_a_reward_model_reads_a_cut_answer_at_its_last_token(trainer_of, tokeniz
     extra = {"chosen_finish_reason": "stop", "rejected_finish_reason": "length"}
     rows = [row | extra for row in rows_of("dpo", {})]
     for more in ({}, {"lm_weight": 0.1}):
-        made = trainer_of(reward, rows, **more).train_dataset[0]
+        made = trainer_of("reward", rows, **more).train_dataset[0]
         assert tokenizer.decode(made["chosen_ids"]).endswith(f"{ANSWER}{END}\n")
         assert tokenizer.decode(made["rejected_ids"]).endswith(f"assistant\n{OTHER}")
 

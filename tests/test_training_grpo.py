@@ -11,7 +11,7 @@ import pytest
 from factory.core.errors import RecipeError
 from factory.training import TRAINERS
 from factory.training.common import options as training_options
-from factory.training.online import grpo, online
+from factory.training.online import online
 from factory.training.online.grpo_presets import PRESETS, describe, settings
 from tests.tiny import logged, save, stopped_at, weights_of
 
@@ -38,11 +38,11 @@ def make_trainer(tiny, tokenizer, tmp_path_factory):
     """Trainers with a preset's settings, made as `grpo.train` makes them."""
     from datasets import Dataset
 
-    from factory.training.online.grpo_trainer import GmpoTrainer, GrpoConfig, GrpoTrainer
+    from factory.training.online.grpo import GmpoTrainer, GrpoConfig, GrpoTrainer
 
     def make(preset: str, **given):
         given = {"preset": preset, "max_completion_length": MAX_LENGTH, "use_cpu": True, **given}
-        defaults = grpo._defaults(given, is_lora=False)
+        defaults = TRAINERS["grpo"].load().defaults_for(given, is_lora=False)
         resolved = training_options.resolve(GrpoConfig, defaults, given, is_lora=False)
         args = training_options.build(GrpoConfig, resolved, tmp_path_factory.mktemp("args"))
         trainer = (GmpoTrainer if preset == "gmpo" else GrpoTrainer)(
@@ -202,7 +202,7 @@ def test_gfpo_learns_from_the_kept_alone(make_trainer, by, expected):
 def test_the_best_are_kept_and_never_one_without_a_reward():
     import torch
 
-    from factory.training.online.grpo_trainer import filtered
+    from factory.training.online.grpo import filtered
 
     total = torch.tensor([1.0, torch.nan, 1.0, 1.0, torch.nan, torch.nan, 0.0, torch.nan])
     tokens = torch.tensor([2, 1, 2, 2, 1, 1, 9, 1])
@@ -213,7 +213,7 @@ def test_the_best_are_kept_and_never_one_without_a_reward():
 def test_a_group_is_flat_without_two_different_rewards():
     import torch
 
-    from factory.training.online.grpo_trainer import flat_groups, totals
+    from factory.training.online.grpo import flat_groups, totals
 
     nan = torch.nan
     groups = [[1, 1, 1], [1, 0, 1], [nan, 1, 1], [nan, nan, 1], [nan, nan, nan], [nan, 0, 1]]
@@ -321,7 +321,7 @@ def test_wrong_options_are_refused(config, message):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_passes_its_own_check(preset):
-    grpo.check({"rewards": SHORT, "preset": preset, "learning_rate": "1e-5"}, {"r": 8})
+    TRAINERS["grpo"].check({"rewards": SHORT, "preset": preset, "learning_rate": "1e-5"}, {"r": 8})
 
 
 # -- a training ----------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ def trained(tiny, prompts, tmp_path_factory) -> Path:
         "top_k": 20,  # of 4,096 tokens few would come twice
         "save_strategy": "no",
     }
-    grpo.train(prompts, tiny, out, config=config)
+    TRAINERS["grpo"].train(prompts, tiny, out, config=config)
     return out
 
 
@@ -369,7 +369,7 @@ def test_the_record_says_what_was_done(trained):
 
 def test_the_progress_shows_reward_and_length(tiny, prompts, tmp_path, capsys):
     config = ONE_STEP | {"rewards": SHORT}
-    grpo.train(prompts, tiny, tmp_path / "out", config=config)
+    TRAINERS["grpo"].train(prompts, tiny, tmp_path / "out", config=config)
     line = next(x for x in capsys.readouterr().err.splitlines() if x.startswith("step 1/1"))
     assert all(f"  {name} " in line for name in ("reward", "std", "kl", "length"))
 
@@ -386,11 +386,11 @@ def test_a_stopped_training_resumes_to_the_same_weights(tiny, prompts, tmp_path)
         "learning_rate": 1e-3,
         "max_completion_length": 6,
     }
-    grpo.train(prompts, tiny, tmp_path / "whole", config=config)
+    TRAINERS["grpo"].train(prompts, tiny, tmp_path / "whole", config=config)
 
     with stopped_at(3):
-        grpo.train(prompts, tiny, tmp_path / "out", config=config)
-    record = grpo.train(prompts, tiny, tmp_path / "out", config=config, resume=True)
+        TRAINERS["grpo"].train(prompts, tiny, tmp_path / "out", config=config)
+    record = TRAINERS["grpo"].train(prompts, tiny, tmp_path / "out", config=config, resume=True)
     assert (record["steps"], record["resumed_at_step"]) == (4, 2)
     whole, out = (weights_of(tmp_path / name) for name in ("whole", "out"))
     assert all(torch.equal(weight, out[name]) for name, weight in whole.items())
@@ -399,7 +399,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(tiny, prompts, tmp_path)
 def test_a_training_stopped_between_two_drawings_goes_on_at_the_same_prompts(
     tiny, prompts, tmp_path, monkeypatch
 ):
-    from factory.training.online.grpo_trainer import GrpoTrainer
+    from factory.training.online.grpo import GrpoTrainer
 
     drawn = []
     original = GrpoTrainer._generate_and_score_completions
@@ -411,23 +411,26 @@ def test_a_training_stopped_between_two_drawings_goes_on_at_the_same_prompts(
     monkeypatch.setattr(GrpoTrainer, "_generate_and_score_completions", noted)
     config = ONE_STEP | {"rewards": SHORT, "max_steps": 4, "steps_per_generation": 2}
     config |= {"save_strategy": "steps", "save_steps": 1}
-    grpo.train(prompts, tiny, tmp_path / "whole", config=config)
+    TRAINERS["grpo"].train(prompts, tiny, tmp_path / "whole", config=config)
     whole = dict(drawn)
     assert sorted(whole) == [0, 2]
     assert whole[0] != whole[2]
     drawn.clear()
 
     with stopped_at(1):
-        grpo.train(prompts, tiny, tmp_path / "out", config=config)
+        TRAINERS["grpo"].train(prompts, tiny, tmp_path / "out", config=config)
     drawn.clear()
-    assert grpo.train(prompts, tiny, tmp_path / "out", config=config, resume=True)["steps"] == 4
+    assert (
+        TRAINERS["grpo"].train(prompts, tiny, tmp_path / "out", config=config, resume=True)["steps"]
+        == 4
+    )
     assert dict(drawn) == {1: whole[0], 2: whole[2]}
 
 
 def test_a_group_of_cut_completions_teaches_nothing_where_they_are_masked():
     import torch
 
-    from factory.training.online.grpo_trainer import all_cut_masked, flat_groups
+    from factory.training.online.grpo import all_cut_masked, flat_groups
 
     total = torch.tensor([0.0, 1.0, 0.0, 1.0])
     cut = torch.tensor([True, True, True, False])
@@ -437,13 +440,13 @@ def test_a_group_of_cut_completions_teaches_nothing_where_they_are_masked():
 
 def test_the_policys_own_reward_is_logged_beside_that_of_the_kept(tiny, prompts, tmp_path):
     config = ONE_STEP | {"rewards": SHORT, "preset": "gfpo", "num_generations": 4, "keep": 2}
-    grpo.train(prompts, tiny, tmp_path / "out", config=config)
+    TRAINERS["grpo"].train(prompts, tiny, tmp_path / "out", config=config)
     [line] = logged(tmp_path / "out")
     assert line["policy_reward"] <= line["reward"]  # the shortest are kept, and shorter is better
 
 
 def test_a_text_is_the_users_message(tiny, tmp_path, monkeypatch):
-    from factory.training.online.grpo_trainer import GrpoTrainer
+    from factory.training.online.grpo import GrpoTrainer
 
     seen = []
     original = GrpoTrainer._generate
@@ -454,14 +457,14 @@ def test_a_text_is_the_users_message(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(GrpoTrainer, "_generate", noted)
     data = save([{"prompt": f"Say {word}"} for word in ("one", "two")], tmp_path / "d.jsonl")
-    grpo.train(data, tiny, tmp_path / "out", config=ONE_STEP | {"rewards": SHORT})
+    TRAINERS["grpo"].train(data, tiny, tmp_path / "out", config=ONE_STEP | {"rewards": SHORT})
     assert seen[0][0]["role"] == "user"
     assert seen[0][0]["content"].startswith("Say ")
 
 
 def test_gmpo_and_an_adapter_train_too(tiny, prompts, tmp_path):
     config = ONE_STEP | {"rewards": SHORT, "preset": "gmpo"}
-    record = grpo.train(prompts, tiny, tmp_path / "out", lora={"r": 4}, config=config)
+    record = TRAINERS["grpo"].train(prompts, tiny, tmp_path / "out", lora={"r": 4}, config=config)
     assert record["steps"] == 1
     assert (tmp_path / "out" / "adapter").is_dir()
 
@@ -469,7 +472,7 @@ def test_gmpo_and_an_adapter_train_too(tiny, prompts, tmp_path):
 def test_unread_completions_are_counted_and_not_logged_as_a_number(tiny, tmp_path, capsys):
     data = save(rows("What is 2 + 3?", "And 4?", reference="5"), tmp_path / "d.jsonl")
     config = ONE_STEP | {"rewards": [{"kind": "verify", "how": "gsm8k", "unparsed": None}]}
-    record = grpo.train(data, tiny, tmp_path / "out", config=config)
+    record = TRAINERS["grpo"].train(data, tiny, tmp_path / "out", config=config)
     assert record["completions_left_out"] == {"unparsed:verify": 4}
     assert "reward" not in record["metrics"]
     said = capsys.readouterr().err
@@ -484,19 +487,21 @@ def test_prompts_that_cannot_be_used_are_left_out_and_counted(tiny, tmp_path, ca
         *rows("word " * 200, reference="5"),
     ]
     config = ONE_STEP | {"rewards": [{"kind": "verify"}], "max_prompt_length": 100}
-    record = grpo.train(save(data, tmp_path / "d.jsonl"), tiny, tmp_path / "out", config=config)
+    record = TRAINERS["grpo"].train(
+        save(data, tmp_path / "d.jsonl"), tiny, tmp_path / "out", config=config
+    )
     reasons = {"prompt over 100 tokens": 1, "no reference answer": 1}
     assert record["data"]["rows_left_out"] == reasons
     assert (record["data"]["rows"], record["data"]["rows_used"]) == (3, 1)
     long = save(data[2:], tmp_path / "long.jsonl")
     with pytest.raises(RecipeError, match=r"1 prompt over 100 tokens \(the longest has 2"):
-        grpo.train(long, tiny, tmp_path / "none", config=config)
+        TRAINERS["grpo"].train(long, tiny, tmp_path / "none", config=config)
 
 
 def test_a_check_against_references_needs_their_column(tiny, prompts, tmp_path):
     config = ONE_STEP | {"rewards": [{"kind": "verify"}]}
     with pytest.raises(RecipeError, match=r"a column 'reference', .* \(it has: prompt, tags\)"):
-        grpo.train(prompts, tiny, tmp_path / "out", config=config)
+        TRAINERS["grpo"].train(prompts, tiny, tmp_path / "out", config=config)
     assert not (tmp_path / "out").exists()
 
 

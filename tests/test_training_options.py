@@ -13,9 +13,8 @@ from factory.training import TRAINERS
 from factory.training.common import options
 from factory.training.common.folder import Job
 from factory.training.common.options import build_lora, describe_lora
-from factory.training.common.plain_words import in_plain_words
+from factory.training.common.plain_words import Advice, in_plain_words
 from factory.training.common.session import Session
-from factory.training.offline import sft
 from tests.tiny import save
 
 ROWS = [{"prompt": f"Is {n} a number?", "completion": " Yes, it is."} for n in range(4)]
@@ -43,7 +42,7 @@ def test_an_adapters_alpha_is_twice_its_rank_unless_it_is_given(lora, alpha):
 def test_the_adapter_is_told_at_the_start_and_recorded(tiny, tmp_path, capsys):
     data = save(ROWS, tmp_path / "rows.jsonl")
     config = {"max_steps": 1, "save_strategy": "no"}
-    record = sft.train(data, tiny, tmp_path / "out", lora={"r": 4}, config=config)
+    record = TRAINERS["sft"].train(data, tiny, tmp_path / "out", lora={"r": 4}, config=config)
     assert "lora: r 4, lora_alpha 8, dropout 0, on all-linear" in capsys.readouterr().err
     assert record["lora"] == {"r": 4, "lora_alpha": 8}
     assert "q_proj" in describe_lora(build_lora({"r": 2, "target_modules": ["q_proj"]}))
@@ -153,7 +152,7 @@ def test_a_date_is_text(tmp_path, tiny):
 @pytest.mark.parametrize("config", [{"dataset_text_field": "prompt"}, {"dataset_kwargs": {"a": 1}}])
 def test_options_of_other_data_are_refused(config):
     with pytest.raises(RecipeError, match="are for other data than prompt and completion"):
-        sft.check(config)
+        TRAINERS["sft"].check(config)
 
 
 # -- paths and errors ----------------------------------------------------------------------------
@@ -163,18 +162,18 @@ def test_the_folder_may_be_at_home(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save(ROWS, tmp_path / "rows.jsonl")
     config = {"max_steps": 1, "save_strategy": "no"}
-    sft.train("~/rows.jsonl", tiny, "~/out", config=config)
+    TRAINERS["sft"].train("~/rows.jsonl", tiny, "~/out", config=config)
     assert (tmp_path / "out" / "config.json").is_file()
     with pytest.raises(RecipeError, match="~nobody-of-that-name/out"):
-        sft.train("~/rows.jsonl", tiny, "~nobody-of-that-name/out", config=config)
+        TRAINERS["sft"].train("~/rows.jsonl", tiny, "~nobody-of-that-name/out", config=config)
 
 
 def test_whatever_a_library_raises_is_one_message(tiny, tmp_path):
     data = save(ROWS, tmp_path / "rows.jsonl")
     for config in ({"optim": "none"}, {"lr_scheduler_type": "bent"}):
         with pytest.raises(FactoryError, match=r"config"):
-            sft.train(data, tiny, tmp_path / "out", config=config)
-    said = in_plain_words(EOFError("Ran out of input"), "m", {"max_steps": 3}, "sft")
+            TRAINERS["sft"].train(data, tiny, tmp_path / "out", config=config)
+    said = in_plain_words(EOFError("Ran out of input"), "m", {"max_steps": 3}, Advice())
     assert isinstance(said, FactoryError)
     assert "TRL could not do this training: EOFError: Ran out of input" in str(said)
     assert "max_steps: 3" in str(said)

@@ -11,8 +11,8 @@ import torch
 
 from factory.core.errors import FactoryError, RecipeError
 from factory.engines.render import conversation_ids, prompt_ids
+from factory.training import TRAINERS
 from factory.training.online.rewards import Scored, build_rewards
-from factory.training.ppo import ppo
 from factory.training.ppo.config import PpoConfig
 from factory.training.ppo.experience import Experience, Prompt, prompts_of
 from factory.training.ppo.rollouts import Rollouts, completed, pad_prompts, read, sample
@@ -93,7 +93,7 @@ def prompts(tmp_path_factory) -> Path:
 def trained(tiny, prompts, tmp_path_factory) -> Path:
     """A finished training, which tests only look at."""
     out = tmp_path_factory.mktemp("trained") / "out"
-    ppo.train(prompts, tiny, out, config=CONFIG)
+    TRAINERS["ppo"].train(prompts, tiny, out, config=CONFIG)
     return out
 
 
@@ -311,7 +311,7 @@ def test_a_reward_model_reads_what_the_engines_show_it(trainer, scorer, tokenize
 
 def test_the_reward_rises_and_the_critic_learns(tiny, prompts, tmp_path):
     more = {"max_steps": 25, "rollout_batch_size": 16, "num_ppo_epochs": 4, "save_steps": 0}
-    ppo.train(prompts, tiny, tmp_path / "out", config=CONFIG | more)
+    TRAINERS["ppo"].train(prompts, tiny, tmp_path / "out", config=CONFIG | more)
     lines = logged(tmp_path / "out")
     first, last = lines[:3], lines[-3:]
 
@@ -342,7 +342,7 @@ def test_what_a_training_leaves(trained, tiny, prompts, capsys):
     names = {"objective/kl", "objective/rlhf_reward", "objective/scores", "policy/approxkl"}
     names |= {"policy/clipfrac", "policy/entropy", "loss/policy", "loss/value", "val/ratio"}
     assert names | {"val/explained_variance", "eps", "step", "loss"} <= set(logged(trained)[0])
-    assert ppo.train(prompts, tiny, trained, config=CONFIG) == record
+    assert TRAINERS["ppo"].train(prompts, tiny, trained, config=CONFIG) == record
     assert "finished (4 steps), nothing to do" in capsys.readouterr().err
 
 
@@ -351,14 +351,14 @@ def test_a_killed_training_resumes_to_the_same_numbers(tiny, prompts, tmp_path):
 
     config = CONFIG | {"kl_target": 0.01, "save_steps": 2}
     whole, out = tmp_path / "whole", tmp_path / "out"
-    ppo.train(prompts, tiny, whole, config=config)
+    TRAINERS["ppo"].train(prompts, tiny, whole, config=config)
     with stopped_at(3):
-        ppo.train(prompts, tiny, out, config=config)
+        TRAINERS["ppo"].train(prompts, tiny, out, config=config)
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["checkpoint-2"]
     with pytest.raises(FactoryError, match="checkpoint at step 2; add --resume"):
-        ppo.train(prompts, tiny, out, config=config)
+        TRAINERS["ppo"].train(prompts, tiny, out, config=config)
 
-    record = ppo.train(prompts, tiny, out, config=config, resume=True)
+    record = TRAINERS["ppo"].train(prompts, tiny, out, config=config, resume=True)
 
     assert (record["steps"], record["resumed_at_step"]) == (4, 2)
     for line, other in zip(logged(out), logged(whole), strict=True):
@@ -382,7 +382,7 @@ def test_a_critic_of_its_own_starts_from_the_reward_model(tiny, scorer, prompts,
         "gradient_checkpointing": True,
         "whiten_rewards": True,
     }
-    ppo.train(prompts, tiny, out, config=config)
+    TRAINERS["ppo"].train(prompts, tiny, out, config=config)
     backbone = AutoModel.from_pretrained(out / "value_head").state_dict()
     start = AutoModel.from_pretrained(scorer).state_dict()
     assert all(torch.allclose(start[name], w, atol=1e-4) for name, w in backbone.items())
@@ -396,7 +396,9 @@ def test_a_critic_of_its_own_starts_from_the_reward_model(tiny, scorer, prompts,
 def test_an_adapter_is_its_own_reference(tiny, prompts, tmp_path):
     out = tmp_path / "out"
     more = {"max_steps": 3, "gradient_checkpointing": True, "learning_rate": 1e-2}
-    ppo.train(prompts, tiny, out, lora={"r": 4, "lora_dropout": 0.5}, config=CONFIG | more)
+    TRAINERS["ppo"].train(
+        prompts, tiny, out, lora={"r": 4, "lora_dropout": 0.5}, config=CONFIG | more
+    )
     lines = logged(out)
     assert lines[0]["objective/kl"] == pytest.approx(0, abs=1e-5)
     assert abs(lines[1]["objective/kl"]) > 0.01  # an estimate from samples, of either sign
@@ -425,19 +427,19 @@ def test_an_adapter_is_its_own_reference(tiny, prompts, tmp_path):
     ],
 )
 def test_wrong_options_are_refused(change, words):
-    ppo.check(CONFIG)
+    TRAINERS["ppo"].check(CONFIG)
     with pytest.raises(RecipeError, match=words):
-        ppo.check(CONFIG | change)
+        TRAINERS["ppo"].check(CONFIG | change)
 
 
 def test_a_second_model_is_refused_beside_an_adapter():
     with pytest.raises(RecipeError, match="use value: shared, or no lora"):
-        ppo.check(CONFIG | {"value": "own"}, {"r": 4})
+        TRAINERS["ppo"].check(CONFIG | {"value": "own"}, {"r": 4})
 
 
 def test_prompts_that_do_not_fit_are_left_out_and_counted(tiny, prompts, tmp_path):
     out = tmp_path / "out"
-    record = ppo.train(prompts, tiny, out, config=ONE_STEP | {"max_prompt_length": 6})
+    record = TRAINERS["ppo"].train(prompts, tiny, out, config=ONE_STEP | {"max_prompt_length": 6})
     assert record["data"]["rows_left_out"] == {"prompt over 6 tokens": 1}
     assert record["data"]["rows_used"] == 5
     for change, words in (
@@ -446,31 +448,35 @@ def test_prompts_that_do_not_fit_are_left_out_and_counted(tiny, prompts, tmp_pat
         ({"max_completion_length": 60}, "none of the 6 prompts has at most 4 tokens"),
     ):
         with pytest.raises(RecipeError, match=words):
-            ppo.train(prompts, tiny, tmp_path / "no", config=ONE_STEP | change)
+            TRAINERS["ppo"].train(prompts, tiny, tmp_path / "no", config=ONE_STEP | change)
     assert not (tmp_path / "no").exists()
 
 
 def test_rows_without_the_reference_that_a_reward_needs_are_left_out(tiny, tmp_path, capsys):
     config = ONE_STEP | {"rewards": [{"kind": "verify", "how": "exact"}]}
     some = [row | {"reference": row["reference"] if i else " "} for i, row in enumerate(ROWS)]
-    record = ppo.train(save(some, tmp_path / "some.jsonl"), tiny, tmp_path / "a", config=config)
+    record = TRAINERS["ppo"].train(
+        save(some, tmp_path / "some.jsonl"), tiny, tmp_path / "a", config=config
+    )
     assert record["data"]["rows_left_out"] == {"no reference answer": 1}
     assert record["data"]["rows_used"] == 5
     none = save([row | {"reference": ""} for row in ROWS], tmp_path / "none.jsonl")
     with pytest.raises(RecipeError, match="none of the 6 rows has a reference answer"):
-        ppo.train(none, tiny, tmp_path / "b", config=config)
+        TRAINERS["ppo"].train(none, tiny, tmp_path / "b", config=config)
 
 
 def test_a_verifier_needs_references(tiny, tmp_path):
     rows = [{"prompt": "say one"}]  # a text is the user's one message
     data = save(rows, tmp_path / "rows.jsonl")
     with pytest.raises(RecipeError, match="column 'reference', which the dataset lacks"):
-        ppo.train(data, tiny, tmp_path / "no", config=ONE_STEP | {"rewards": [{"kind": "verify"}]})
-    assert ppo.train(data, tiny, tmp_path / "out", config=ONE_STEP)["steps"] == 1
+        TRAINERS["ppo"].train(
+            data, tiny, tmp_path / "no", config=ONE_STEP | {"rewards": [{"kind": "verify"}]}
+        )
+    assert TRAINERS["ppo"].train(data, tiny, tmp_path / "out", config=ONE_STEP)["steps"] == 1
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tiny, prompts, tmp_path):
     config = CONFIG | {"learning_rate": 1e30, "save_steps": 1}
     with pytest.raises(FactoryError, match=r"the loss was nan at step 1 .* lower learning_rate"):
-        ppo.train(prompts, tiny, tmp_path / "out", config=config)
+        TRAINERS["ppo"].train(prompts, tiny, tmp_path / "out", config=config)
     assert not (tmp_path / "out" / "config.json").exists()

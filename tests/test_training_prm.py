@@ -12,7 +12,8 @@ import pytest
 
 from factory.core.errors import RecipeError, SampleError
 from factory.sources.prm800k import ProcessRow, write
-from factory.training.offline import prm, process_data
+from factory.training import TRAINERS
+from factory.training.offline import process_data
 from factory.training.offline.process_data import Layout, encode, encode_row
 from tests.tiny import dataset, logged, save, stopped_at, weights_of
 
@@ -218,7 +219,7 @@ def loss_of(logits: list[Any], labels: list[Any], weights: list[float], count: i
 
     import torch
 
-    from factory.training.offline.step_trainer import StepLoss
+    from factory.training.offline.prm import StepLoss
 
     loss = StepLoss(weights)
     outputs = SimpleNamespace(logits=torch.tensor(logits))
@@ -248,7 +249,7 @@ def test_three_classes():
 
 
 def test_class_weights():
-    from factory.training.offline.step_trainer import weights_of
+    from factory.training.offline.prm import weights_of
 
     assert weights_of(None, [1, 3]) == [1.0, 1.0]
     assert weights_of([2, 1], [1, 3]) == [2.0, 1.0]
@@ -259,7 +260,7 @@ def test_class_weights():
 
 
 def test_accuracies():
-    from factory.training.offline.step_trainer import accuracies
+    from factory.training.offline.prm import accuracies
 
     assert accuracies([[0, 2], [0, 6]]) == {"accuracy": 0.75, "balanced_accuracy": 0.5}
     assert accuracies([[0, 0], [1, 3]]) == {"accuracy": 0.75, "balanced_accuracy": 0.75}
@@ -284,7 +285,7 @@ def view(tmp_path_factory) -> Path:
 def trained(tiny, view, tmp_path_factory) -> Path:
     """A finished training, which tests only look at."""
     out = tmp_path_factory.mktemp("trained") / "out"
-    prm.train(view, tiny, out, config=CONFIG)
+    TRAINERS["prm"].train(view, tiny, out, config=CONFIG)
     return out
 
 
@@ -326,7 +327,7 @@ def test_the_saved_model_is_the_trained_one(tiny, view, tmp_path, monkeypatch):
         return record
 
     monkeypatch.setattr(Session, "fit", fit_and_look)
-    prm.train(view, tiny, tmp_path / "out", config=ONE_STEP)
+    TRAINERS["prm"].train(view, tiny, tmp_path / "out", config=ONE_STEP)
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out")
     with torch.no_grad():
         assert torch.equal(model(ids).logits, kept[0])
@@ -340,8 +341,8 @@ def test_a_stopped_training_resumes_to_the_same_weights(trained, tiny, view, tmp
 
     config = CONFIG | {"save_strategy": "steps", "save_steps": 4}
     with stopped_at(5):
-        prm.train(view, tiny, tmp_path / "out", config=config)
-    record = prm.train(view, tiny, tmp_path / "out", config=config, resume=True)
+        TRAINERS["prm"].train(view, tiny, tmp_path / "out", config=config)
+    record = TRAINERS["prm"].train(view, tiny, tmp_path / "out", config=config, resume=True)
     assert (record["steps"], record["resumed_at_step"]) == (8, 4)
     for name in ("loss", "accuracy", "balanced_accuracy"):
         lines = [line[name] for line in logged(tmp_path / "out")]
@@ -352,11 +353,15 @@ def test_a_stopped_training_resumes_to_the_same_weights(trained, tiny, view, tmp
 
 
 def test_a_trained_model_is_trained_on_with_its_head(trained, view, tmp_path):
-    record = prm.train(view, trained, tmp_path / "out", config=ONE_STEP | {"learning_rate": 0.0})
+    record = TRAINERS["prm"].train(
+        view, trained, tmp_path / "out", config=ONE_STEP | {"learning_rate": 0.0}
+    )
     # The first step of the second training starts where the first training ended.
     assert record["metrics"]["loss"] < logged(trained)[0]["loss"]
     with pytest.raises(RecipeError, match="num_labels: 3, but the model already"):
-        prm.train(view, trained, tmp_path / "three", config=ONE_STEP | {"num_labels": 3})
+        TRAINERS["prm"].train(
+            view, trained, tmp_path / "three", config=ONE_STEP | {"num_labels": 3}
+        )
 
 
 def test_an_adapter_is_merged_and_its_head_trained(tiny, view, tmp_path):
@@ -365,7 +370,7 @@ def test_an_adapter_is_merged_and_its_head_trained(tiny, view, tmp_path):
     from transformers import AutoModelForTokenClassification
 
     out = tmp_path / "out"
-    prm.train(view, tiny, out, lora={"r": 4}, config=CONFIG)
+    TRAINERS["prm"].train(view, tiny, out, lora={"r": 4}, config=CONFIG)
     ids = torch.tensor([[1, 5, 9, 200]])
     with torch.no_grad():
         merged = AutoModelForTokenClassification.from_pretrained(out)(ids).logits
@@ -380,7 +385,7 @@ def test_prm800k_with_three_classes_and_balanced_weights(tiny, tmp_path, capsys)
     rows = [ProcessRow("Add.", ["one", "two", "three"], [1, 0, -1])] * 3
     write([*rows, ProcessRow("Add.", ["word " * 100], [1]), ProcessRow("Add.", ["a"], [1])], file)
     config = ONE_STEP | {"num_labels": 3, "class_weights": "balanced", "max_length": 64}
-    record = prm.train(file, tiny, tmp_path / "out", config=config)
+    record = TRAINERS["prm"].train(file, tiny, tmp_path / "out", config=config)
     assert (record["data"]["rows"], record["data"]["rows_used"]) == (5, 4)
     assert record["data"]["rows_left_out"] == {"over 64 tokens (max_length)": 1}
     assert record["steps_as"]["labelled"] == {"wrong": 3, "neutral": 3, "right": 4}
@@ -399,7 +404,10 @@ def test_a_model_without_chat_template_reads_transcripts(tiny, tmp_path):
         tiny, tmp_path / "base", ignore=shutil.ignore_patterns("chat_template.jinja")
     )
     data = save(ROWS, tmp_path / "rows.jsonl")
-    assert prm.train(data, base, tmp_path / "out", config=ONE_STEP)["data"]["rows_used"] == 8
+    assert (
+        TRAINERS["prm"].train(data, base, tmp_path / "out", config=ONE_STEP)["data"]["rows_used"]
+        == 8
+    )
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template is None
 
 
@@ -410,7 +418,7 @@ def test_steps_accumulate_to_the_same_loss(tiny, view, tmp_path):
     model = shutil.copytree(tiny, tmp_path / "model")
     (model / "config.json").write_text(json.dumps(base))
     losses = [
-        prm.train(
+        TRAINERS["prm"].train(
             view,
             model,
             tmp_path / f"out-{batch}",
@@ -440,14 +448,16 @@ def test_steps_accumulate_to_the_same_loss(tiny, view, tmp_path):
 )
 def test_a_wrong_option_is_refused(config, message):
     with pytest.raises(RecipeError, match=message):
-        prm.check(config)
+        TRAINERS["prm"].check(config)
 
 
 def test_right_options_pass():
-    prm.check({"num_labels": 3, "class_weights": [1, 0.5, 1], "tag": "<step>", "separator": ""})
-    prm.check({"max_length": None}, {"r": 8})
+    TRAINERS["prm"].check(
+        {"num_labels": 3, "class_weights": [1, 0.5, 1], "tag": "<step>", "separator": ""}
+    )
+    TRAINERS["prm"].check({"max_length": None}, {"r": 8})
     with pytest.raises(RecipeError, match="lora"):
-        prm.check({}, {"rank": 8})
+        TRAINERS["prm"].check({}, {"rank": 8})
 
 
 def test_missing_columns_are_named(tiny, tmp_path):
@@ -456,4 +466,4 @@ def test_missing_columns_are_named(tiny, tmp_path):
     with pytest.raises(
         RecipeError, match=r"factory train prm: .* no columns 'completions', 'labels'"
     ):
-        prm.train(data, tiny, tmp_path / "out", config={})
+        TRAINERS["prm"].train(data, tiny, tmp_path / "out", config={})

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from factory.core.errors import RecipeError
 from factory.engines.render import conversation_ids, transcript
+from factory.training import TRAINERS
 from factory.training.offline import reward, reward_losses
 from factory.training.offline.reward_rows import encode_lists, encode_pairs, split_transcript
 from tests.tiny import dataset, logged, save, save_llama, stopped_at, weights_of
@@ -159,8 +160,8 @@ def test_grms_regulariser_by_hand():
 def test_grms_regulariser_is_trained_with(tiny, tokenizer, tmp_path):
     data = save(PAIRS, tmp_path / "d.jsonl")
     config = ONE_STEP | {"lm_weight": 0.01}
-    mean = reward.train(data, tiny, tmp_path / "mean", config=config)
-    grm = reward.train(data, tiny, tmp_path / "grm", config=config | {"lm_loss": "grm"})
+    mean = TRAINERS["reward"].train(data, tiny, tmp_path / "mean", config=config)
+    grm = TRAINERS["reward"].train(data, tiny, tmp_path / "grm", config=config | {"lm_loss": "grm"})
     # Far from 0, -log s(-x / 10) is x / 10, here of several tokens whose mean is some 8 nats.
     assert grm["config"]["lm_loss"] == "grm"
     assert grm["metrics"]["lm_loss"] > 0.3 * mean["metrics"]["lm_loss"]
@@ -470,7 +471,7 @@ def test_without_a_padding_token_of_its_own_the_end_is_still_read_right(
     assert (AutoTokenizer.from_pretrained(base).pad_token is None) == (pad is None)
 
     out = tmp_path / "out"
-    reward.train(save(PAIRS, tmp_path / "d.jsonl"), base, out, config=ONE_STEP)
+    TRAINERS["reward"].train(save(PAIRS, tmp_path / "d.jsonl"), base, out, config=ONE_STEP)
     model = AutoModelForSequenceClassification.from_pretrained(out)
     trained = AutoTokenizer.from_pretrained(out)
     assert trained.pad_token == trained.eos_token
@@ -488,7 +489,7 @@ def test_without_a_padding_token_of_its_own_the_end_is_still_read_right(
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    reward.train(save(PAIRS, folder / "d.jsonl"), tiny, folder / "out", config=CONFIG)
+    TRAINERS["reward"].train(save(PAIRS, folder / "d.jsonl"), tiny, folder / "out", config=CONFIG)
     return folder / "out"
 
 
@@ -522,8 +523,10 @@ def test_the_margin_column_counts_only_if_asked(trained, tiny, tmp_path, capsys)
     """With it the first loss is larger than without, by about how far chosen must lead."""
     data = save(PAIRS, tmp_path / "d.jsonl")
     config = ONE_STEP | {"use_margin": True, "per_device_train_batch_size": 8}
-    record = reward.train(data, tiny, tmp_path / "margin", config=config)
-    plain = reward.train(data, tiny, tmp_path / "plain", config=config | {"use_margin": False})
+    record = TRAINERS["reward"].train(data, tiny, tmp_path / "margin", config=config)
+    plain = TRAINERS["reward"].train(
+        data, tiny, tmp_path / "plain", config=config | {"use_margin": False}
+    )
     assert plain["metrics"]["margin"] == record["metrics"]["margin"]
     rise = record["metrics"]["loss"] - plain["metrics"]["loss"]
     # half of the pairs must lead by 1.5, from a lead near 0
@@ -536,7 +539,7 @@ def test_soft_labels_hold_the_margin_where_the_judge_was(tiny, tmp_path):
     pairs = [row | {"preference": 0.75} for row in PAIRS]
     config = CONFIG | {"soft_labels": True, "max_steps": 60, "logging_steps": 20}
     out = tmp_path / "out"
-    record = reward.train(save(pairs, tmp_path / "d.jsonl"), tiny, out, config=config)
+    record = TRAINERS["reward"].train(save(pairs, tmp_path / "d.jsonl"), tiny, out, config=config)
     # s(margin) = 0.75 at margin log 3
     assert record["metrics"]["margin"] == pytest.approx(math.log(3), abs=0.25)
 
@@ -546,7 +549,7 @@ def test_lists_put_the_answers_in_order(tiny, tokenizer, tmp_path):
 
     out = tmp_path / "out"
     config = CONFIG | {"max_steps": 30, "logging_steps": 10}
-    record = reward.train(save(LISTS, tmp_path / "d.jsonl"), tiny, out, config=config)
+    record = TRAINERS["reward"].train(save(LISTS, tmp_path / "d.jsonl"), tiny, out, config=config)
     assert (record["loss_type"], record["metrics"]["accuracy"]) == ("listwise", 1.0)
     model = AutoModelForSequenceClassification.from_pretrained(out)
     best, middle, worst = rewards(model, tokenizer, "Is 2 a number?", LISTS[0]["responses"])
@@ -558,7 +561,7 @@ def test_points_are_learned_in_standard_units(tiny, tokenizer, tmp_path):
 
     out = tmp_path / "out"
     config = CONFIG | {"max_steps": 60, "logging_steps": 20, "loss_type": "pointwise"}
-    record = reward.train(save(LISTS, tmp_path / "d.jsonl"), tiny, out, config=config)
+    record = TRAINERS["reward"].train(save(LISTS, tmp_path / "d.jsonl"), tiny, out, config=config)
     # 9, 5, 1: mean 5, variance (16 + 0 + 16) / 3
     assert record["score_mean"] == 5
     assert record["score_std"] == pytest.approx(math.sqrt(32 / 3))
@@ -574,7 +577,7 @@ def test_the_lm_head_is_not_saved(tokenizer, tmp_path):
     tiny = save_llama(tmp_path / "tiny", tokenizer, tie_word_embeddings=False)
     out = tmp_path / "out"
     config = ONE_STEP | {"lm_weight": 0.5}
-    record = reward.train(save(PAIRS, tmp_path / "d.jsonl"), tiny, out, config=config)
+    record = TRAINERS["reward"].train(save(PAIRS, tmp_path / "d.jsonl"), tiny, out, config=config)
     # random weights know nothing: near log of the vocabulary
     assert record["metrics"]["lm_loss"] == pytest.approx(math.log(len(tokenizer)), abs=0.5)
     with safe_open(out / "model.safetensors", "pt") as weights:
@@ -591,9 +594,11 @@ def test_an_adapters_head_is_trained_and_saved(tiny, tokenizer, tmp_path):
 
     out = tmp_path / "out"
     data = save(PAIRS, tmp_path / "d.jsonl")
-    reward.train(data, tiny, out, lora={"r": 4}, config=CONFIG)
+    TRAINERS["reward"].train(data, tiny, out, lora={"r": 4}, config=CONFIG)
     start = tmp_path / "start"
-    reward.train(data, tiny, start, lora={"r": 4}, config=ONE_STEP | {"learning_rate": 0.0})
+    TRAINERS["reward"].train(
+        data, tiny, start, lora={"r": 4}, config=ONE_STEP | {"learning_rate": 0.0}
+    )
     heads = [load_file(f / "model.safetensors")["score.weight"] for f in (start, out)]
     assert not torch.allclose(*heads, atol=1e-3)
     answers = ["Yes, it is.", "No, never, not at all."]
@@ -612,7 +617,7 @@ def test_in_half_precision_an_adapters_head_trains_in_float32(tiny, tmp_path):
 
     config = ONE_STEP | {"bf16": True, "model_init_kwargs": {"dtype": "bfloat16"}}
     out = tmp_path / "out"
-    record = reward.train(
+    record = TRAINERS["reward"].train(
         save(PAIRS, tmp_path / "d.jsonl"), tiny, out, lora={"r": 4}, config=config
     )
     adapter = load_file(out / "adapter" / "adapter_model.safetensors")
@@ -628,11 +633,11 @@ def test_a_stopped_training_resumes_to_the_same_weights(tiny, tmp_path):
 
     data = save(LISTS, tmp_path / "d.jsonl")
     config = CONFIG | {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
-    reward.train(data, tiny, tmp_path / "whole", config=config)
+    TRAINERS["reward"].train(data, tiny, tmp_path / "whole", config=config)
 
     with stopped_at(3):
-        reward.train(data, tiny, tmp_path / "out", config=config)
-    record = reward.train(data, tiny, tmp_path / "out", config=config, resume=True)
+        TRAINERS["reward"].train(data, tiny, tmp_path / "out", config=config)
+    record = TRAINERS["reward"].train(data, tiny, tmp_path / "out", config=config, resume=True)
     assert (record["steps"], record["resumed_at_step"]) == (4, 2)
     whole, out = (weights_of(tmp_path / name) for name in ("whole", "out"))
     assert all(torch.equal(weight, out[name]) for name, weight in whole.items())
@@ -641,7 +646,9 @@ def test_a_stopped_training_resumes_to_the_same_weights(tiny, tmp_path):
 def test_left_out_rows_are_said_and_recorded(tiny, tmp_path, capsys):
     long = PAIRS[0] | {"chosen": [{"role": "assistant", "content": "word " * 200}]}
     data = save([long, *PAIRS[:4]], tmp_path / "d.jsonl")
-    record = reward.train(data, tiny, tmp_path / "out", config=ONE_STEP | {"max_length": 64})
+    record = TRAINERS["reward"].train(
+        data, tiny, tmp_path / "out", config=ONE_STEP | {"max_length": 64}
+    )
     reason = "longer than max_length, 64 tokens"
     assert record["data"]["rows_left_out"] == {reason: 1}
     assert (record["data"]["rows"], record["data"]["rows_used"]) == (5, 4)
@@ -654,7 +661,7 @@ def test_nothing_left_says_how_long_the_rows_are(tiny, tokenizer, tmp_path):
     with pytest.raises(
         RecipeError, match=rf"none of the 8 rows is left: 8 .*raise config.max_length to {longest} "
     ):
-        reward.train(data, tiny, tmp_path / "out", config=ONE_STEP | {"max_length": 8})
+        TRAINERS["reward"].train(data, tiny, tmp_path / "out", config=ONE_STEP | {"max_length": 8})
     assert not (tmp_path / "out").exists()
 
 
@@ -678,11 +685,13 @@ def test_nothing_left_says_how_long_the_rows_are(tiny, tokenizer, tmp_path):
 )
 def test_wrong_options_are_refused(config, message):
     with pytest.raises(RecipeError, match=message):
-        reward.check(config)
+        TRAINERS["reward"].check(config)
 
 
 def test_right_options_pass():
-    reward.check({"lm_weight": "0.01", "learning_rate": "1e-5", "soft_labels": True}, {"r": 16})
+    TRAINERS["reward"].check(
+        {"lm_weight": "0.01", "learning_rate": "1e-5", "soft_labels": True}, {"r": 16}
+    )
 
 
 @pytest.mark.parametrize(
@@ -712,7 +721,7 @@ def test_right_options_pass():
 def test_data_that_does_not_fit_is_refused(tiny, tmp_path, rows, config, message):
     data = save(rows, tmp_path / "d.jsonl")
     with pytest.raises(RecipeError, match=message):
-        reward.train(data, tiny, tmp_path / "out", config=ONE_STEP | config)
+        TRAINERS["reward"].train(data, tiny, tmp_path / "out", config=ONE_STEP | config)
     assert not (tmp_path / "out").exists()
 
 
@@ -720,13 +729,15 @@ def test_a_regulariser_needs_a_head(tokenizer, tmp_path):
     tiny = save_llama(tmp_path / "tiny", tokenizer, tie_word_embeddings=False)
     first = tmp_path / "first"
     data = save(PAIRS, tmp_path / "d.jsonl")
-    reward.train(data, tiny, first, config=ONE_STEP)
+    TRAINERS["reward"].train(data, tiny, first, config=ONE_STEP)
     with pytest.raises(RecipeError, match="needs a base model with a language-model head"):
-        reward.train(data, first, tmp_path / "out", config=ONE_STEP | {"lm_weight": 0.1})
+        TRAINERS["reward"].train(
+            data, first, tmp_path / "out", config=ONE_STEP | {"lm_weight": 0.1}
+        )
 
 
 def test_each_kind_has_its_own_view():
-    from factory.training.common.base import TrainingConfig
+    from factory.training.config import TrainingConfig
 
     views = {kind: TrainingConfig(kind=kind).view for kind in ("dpo", "reward", "prm")}
     assert views == {"dpo": "preference", "reward": "preference", "prm": "process"}

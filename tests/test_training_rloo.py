@@ -10,7 +10,6 @@ import pytest
 from factory.core.errors import RecipeError
 from factory.training import TRAINERS
 from factory.training.common import options as training_options
-from factory.training.online import rloo
 from tests.test_training_grpo import ADVANTAGES, ONE_STEP, RATIOS, SHORT, clipped, rows
 from tests.tiny import logged, save
 
@@ -20,12 +19,11 @@ def make_trainer(tiny, tokenizer, tmp_path_factory):
     """Trainers made as `rloo.train` makes them."""
     from datasets import Dataset
 
-    from factory.training.online.online import sizes
-    from factory.training.online.rloo_trainer import RlooConfig, RlooTrainer
+    from factory.training.online.rloo import RlooConfig, RlooTrainer
 
     def make(**given):
         given = {"use_cpu": True, **given}
-        defaults = rloo._DEFAULTS | sizes(given)
+        defaults = TRAINERS["rloo"].load().defaults_for(given, is_lora=False)
         resolved = training_options.resolve(RlooConfig, defaults, given, is_lora=False)
         return RlooTrainer(
             model=str(tiny),
@@ -116,7 +114,7 @@ def trained(tiny, prompts, tmp_path_factory) -> Path:
         "top_k": 20,  # of 4,096 tokens few would come twice
         "save_strategy": "no",
     }
-    rloo.train(prompts, tiny, out, config=config)
+    TRAINERS["rloo"].train(prompts, tiny, out, config=config)
     return out
 
 
@@ -139,7 +137,7 @@ def test_the_record_says_what_was_done(trained):
 def test_unread_completions_are_counted(tiny, tmp_path, capsys):
     data = save(rows("What is 2 + 3?", reference="5"), tmp_path / "d.jsonl")
     config = ONE_STEP | {"rewards": [{"kind": "verify", "how": "gsm8k", "unparsed": None}]}
-    record = rloo.train(data, tiny, tmp_path / "out", config=config)
+    record = TRAINERS["rloo"].train(data, tiny, tmp_path / "out", config=config)
     assert record["completions_left_out"] == {"unparsed:verify": 4}
     assert "4 completions left out: unparsed:verify" in capsys.readouterr().err
 
@@ -159,4 +157,6 @@ def test_wrong_options_are_refused(config, message):
 
 
 def test_right_options_pass():
-    rloo.check({"rewards": SHORT, "learning_rate": "1e-5", "normalize_advantages": True}, {"r": 8})
+    TRAINERS["rloo"].check(
+        {"rewards": SHORT, "learning_rate": "1e-5", "normalize_advantages": True}, {"r": 8}
+    )

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from factory.core.errors import RecipeError
-from factory.training.offline import sft
+from factory.training import TRAINERS
 from factory.training.offline.quality import condition, last_user_asks, quantiles
 from tests.tiny import dataset, logged, save, save_llama
 
@@ -38,7 +38,7 @@ LISTS = [
 
 
 def options(**given: object):
-    from factory.training.offline.sft_trainer import SFTConfig
+    from factory.training.offline.sft import SFTConfig
 
     return SFTConfig(output_dir="out", use_cpu=True, bf16=False, report_to="none", **given)
 
@@ -63,7 +63,7 @@ def test_the_loss_is_on_answers_only_and_falls(tiny, tokenizer, tmp_path):
 
     data = save(ROWS, tmp_path / "d.jsonl")
     config = CONFIG | {"per_device_train_batch_size": 8}
-    record = sft.train(data, tiny, tmp_path / "out", config=config)
+    record = TRAINERS["sft"].train(data, tiny, tmp_path / "out", config=config)
     first, *_, last = logged(tmp_path / "out")
     base = AutoModelForCausalLM.from_pretrained(tiny)
     by_hand = sum(loss_of(base, tokenizer, asks(n), "Yes, it is.") for n in range(8)) / 8
@@ -79,7 +79,9 @@ def test_texts_are_given_the_template_that_messages_get(tiny, tmp_path, capsys):
     texts = [{"prompt": row["prompt"][0]["content"], "completion": "Yes, it is."} for row in ROWS]
     mixed = [*texts[:4], *ROWS[4:]]
     for name, rows in (("texts", texts), ("mixed", mixed), ("messages", ROWS)):
-        sft.train(save(rows, tmp_path / f"{name}.jsonl"), tiny, tmp_path / name, config=ONE_STEP)
+        TRAINERS["sft"].train(
+            save(rows, tmp_path / f"{name}.jsonl"), tiny, tmp_path / name, config=ONE_STEP
+        )
     losses = [logged(tmp_path / name)[0]["loss"] for name in ("texts", "mixed", "messages")]
     assert losses[0] == losses[1] == losses[2]
     said = capsys.readouterr().err
@@ -101,7 +103,7 @@ def test_rows_without_an_answer_or_with_unknown_tokens_are_counted(tiny, tmp_pat
         {"prompt": asks(1), "completion": says("A <new> one.")},
         {"prompt": "a", "completion": None},
     ]
-    record = sft.train(
+    record = TRAINERS["sft"].train(
         save([*ROWS, *odd], tmp_path / "d.jsonl"), model, tmp_path / "o", config=ONE_STEP
     )
     counted = record["data"]
@@ -114,7 +116,7 @@ def test_rows_without_an_answer_or_with_unknown_tokens_are_counted(tiny, tmp_pat
     assert "1 of 10 rows left out: column 'completion'" in capsys.readouterr().err
     data = save(odd, tmp_path / "odd.jsonl")
     with pytest.raises(RecipeError, match="is the tokenizer another model's"):
-        sft.train(data, model, tmp_path / "none", config=ONE_STEP)
+        TRAINERS["sft"].train(data, model, tmp_path / "none", config=ONE_STEP)
 
 
 def test_over_long_rows_are_counted(tiny, tmp_path, capsys):
@@ -125,7 +127,7 @@ def test_over_long_rows_are_counted(tiny, tmp_path, capsys):
     long_answer = {"prompt": asks(1), "completion": says("word " * 100)}
     data = save([*ROWS[:4], long_prompt, long_answer], tmp_path / "d.jsonl")
     config = ONE_STEP | {"max_length": 64}
-    record = sft.train(data, tiny, tmp_path / "out", config=config)
+    record = TRAINERS["sft"].train(data, tiny, tmp_path / "out", config=config)
     counted = record["data"]
     assert (counted["rows"], counted["rows_used"], counted["rows_cut"]) == (6, 5, 1)
     assert counted["rows_left_out"] == {"the prompt alone fills 64 tokens": 1}
@@ -137,7 +139,7 @@ def test_over_long_rows_are_counted(tiny, tmp_path, capsys):
 def test_packed_rows_are_told_from_sequences(tiny, tmp_path):
     config = ONE_STEP | {"packing": True, "packing_strategy": "wrapped", "max_length": 64}
     data = save(ROWS, tmp_path / "d.jsonl")
-    record = sft.train(data, tiny, tmp_path / "out", config=config)
+    record = TRAINERS["sft"].train(data, tiny, tmp_path / "out", config=config)
     assert record["packed_rows"] == 8
     assert record["data"]["rows"] == record["data"]["rows_used"] < 8
 
@@ -145,7 +147,7 @@ def test_packed_rows_are_told_from_sequences(tiny, tmp_path):
 def test_an_adapter_is_trained(tiny, tmp_path):
     data = save(ROWS, tmp_path / "d.jsonl")
     config = CONFIG | {"learning_rate": 5e-2}
-    sft.train(data, tiny, tmp_path / "out", lora={"r": 4}, config=config)
+    TRAINERS["sft"].train(data, tiny, tmp_path / "out", lora={"r": 4}, config=config)
     first, *_, last = logged(tmp_path / "out")
     assert last["loss"] < first["loss"] - 0.1
     assert (tmp_path / "out" / "adapter").is_dir()
@@ -220,7 +222,7 @@ def test_the_model_learns_what_the_prefixes_mean(tokenizer, tmp_path, capsys):
     data, out = save(pairs, tmp_path / "d.jsonl"), tmp_path / "out"
     config = CONFIG | {"quality": "good_bad", "per_device_train_batch_size": 4, "max_steps": 40}
     config |= {"learning_rate": 1e-2, "lr_scheduler_type": "constant", "logging_steps": 20}
-    record = sft.train(data, tiny, out, config=config)
+    record = TRAINERS["sft"].train(data, tiny, out, config=config)
     assert (record["source_rows"], record["data"]["rows"], record["data"]["rows_used"]) == (2, 4, 4)
     asked = json.loads((out / "quality.json").read_text())
     assert asked == record["quality"] == json.loads((out / "training.json").read_text())["quality"]
@@ -241,9 +243,9 @@ def test_the_model_learns_what_the_prefixes_mean(tokenizer, tmp_path, capsys):
 def test_a_finished_training_gets_its_quality_file_back(tiny, tmp_path):
     data = save(PAIRS, tmp_path / "d.jsonl")
     config = ONE_STEP | {"quality": "good_bad"}
-    record = sft.train(data, tiny, tmp_path / "out", config=config)
+    record = TRAINERS["sft"].train(data, tiny, tmp_path / "out", config=config)
     (tmp_path / "out" / "quality.json").unlink()
-    sft.train(data, tiny, tmp_path / "out", config=config)
+    TRAINERS["sft"].train(data, tiny, tmp_path / "out", config=config)
     assert json.loads((tmp_path / "out" / "quality.json").read_text()) == record["quality"]
 
 
@@ -254,7 +256,9 @@ def test_left_out_answers_are_counted_by_reason(tiny, tmp_path):
         LISTS[0] | {"prompt": [{"role": "user", "content": "word " * 100}]},
     ]
     config = ONE_STEP | {"quality": "score", "max_length": 64}
-    record = sft.train(save(rows, tmp_path / "d.jsonl"), tiny, tmp_path / "out", config=config)
+    record = TRAINERS["sft"].train(
+        save(rows, tmp_path / "d.jsonl"), tiny, tmp_path / "out", config=config
+    )
     assert record["data"]["rows_left_out"] == {
         "no score": 1,
         "the prompt alone fills 64 tokens": 3,
@@ -279,11 +283,13 @@ def test_left_out_answers_are_counted_by_reason(tiny, tmp_path):
 )
 def test_wrong_options_are_refused(config, message):
     with pytest.raises(RecipeError, match=message):
-        sft.check(config)
+        TRAINERS["sft"].check(config)
 
 
 def test_right_options_pass():
-    sft.check({"quality": "quantile", "quantiles": "4", "packing": True, "learning_rate": "1e-5"})
+    TRAINERS["sft"].check(
+        {"quality": "quantile", "quantiles": "4", "packing": True, "learning_rate": "1e-5"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -309,7 +315,7 @@ def test_right_options_pass():
 def test_data_that_does_not_fit_is_refused(tiny, tmp_path, rows, config, message):
     data = save(rows, tmp_path / "d.jsonl")
     with pytest.raises(RecipeError, match=message):
-        sft.train(data, tiny, tmp_path / "out", config=ONE_STEP | config)
+        TRAINERS["sft"].train(data, tiny, tmp_path / "out", config=ONE_STEP | config)
     assert not (tmp_path / "out").exists()
 
 

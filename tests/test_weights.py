@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 # Converts by writing a file that says who did it; waits for a line on stdin in between.
 CONVERTER = """
 import os, sys
-from factory import weights
+from factory.core import weights
 def convert(gguf, out):
     out.mkdir()
     (out / "config.json").write_text("half")

@@ -46,9 +46,10 @@ from factory.pipeline.progress import Progress
 from factory.pipeline.views import why_no_rows
 from factory.recipe.check import check_held_out, check_training
 from factory.recipe.recipe import Recipe, StopRules
+from factory.training import TRAINERS
 from factory.training.common import mentions
 from factory.training.common.apart import train_apart
-from factory.training.common.base import WRITERS, TrainingConfig
+from factory.training.config import TrainingConfig
 
 _OURS = (LOCK, "check", "align.json.half")  # beside the rounds, before the first has ended
 
@@ -160,11 +161,12 @@ def _check(recipe: Recipe) -> tuple[str, StopRules]:
         )
     name = recipe.evaluation.model
     if not any(_trains(training, name) for training in recipe.training):
+        writers = sorted(kind for kind, listed in TRAINERS.items() if listed.trains_policy)
         raise file.error(
             ("training",),
             f"none trains '{name}', the model that evaluation compares; "
             f"have: {', '.join(f'{t.kind} of {t.model or name}' for t in recipe.training)}; "
-            f"kinds that train a model that writes: {', '.join(sorted(WRITERS))}",
+            f"kinds that train a model that writes: {', '.join(writers)}",
         )
     if not isinstance(recipe.models[name], VllmConfig):
         raise file.error(
@@ -179,7 +181,7 @@ def _check(recipe: Recipe) -> tuple[str, StopRules]:
 
 def _trains(training: TrainingConfig, name: str) -> bool:
     """It makes new weights for the model of this name."""
-    return training.kind in WRITERS and training.model in (None, name)
+    return TRAINERS[training.kind].trains_policy and training.model in (None, name)
 
 
 def _train(

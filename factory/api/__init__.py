@@ -86,7 +86,9 @@ def _in_a_thread(work: Callable[[], T]) -> T:
             is_over.set()
 
     thread = threading.Thread(target=target, name="factory")
-    steps = itertools.chain([thread.start], itertools.repeat(is_over.wait))
+    steps: Iterator[Callable[[], object]] = itertools.chain(
+        [thread.start], itertools.repeat(is_over.wait)
+    )
     while not is_over.is_set():
         try:
             for step in steps:

@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.paths import near
+from factory.training import TRAINERS, trainer_of
 
 if TYPE_CHECKING:
     from factory.align.loop import Alignment
     from factory.evaluation.score import Record
     from factory.pipeline.manifest import Manifest
     from factory.recipe.recipe import Recipe
-
-_TRAINS = {"preference": "dpo", "kto": "kto", "sft": "sft", "reward": "reward", "process": "prm"}
-"""Kind of view -> kind of training that takes it as it is."""
-_LOADED_AS = {"reward": "SequenceClassification", "prm": "TokenClassification"}
 
 
 def command(*words: object) -> str:
@@ -109,7 +106,8 @@ def after_run(folder: Path, manifest: Manifest, recipe: Recipe | None = None) ->
             break
     if not commands:
         for view in manifest.views:
-            if view["rows"] and (kind := _TRAINS.get(view.get("kind", ""))) is not None:
+            kind = trainer_of(view.get("kind", ""))
+            if view["rows"] and kind is not None and kind != "grpo":  # it needs rewards
                 data, out = folder / "datasets" / view["view"], folder / "models" / kind
                 base = next((model["model"] for model in manifest.models.values()), "MODEL")
                 words = ["train", kind, "--data", data, "--model", base, "--out", out]
@@ -142,9 +140,7 @@ def after_training(kind: str, out: Path) -> None:
     """What was made, and how to use it."""
     if (curves := out / "curves.png").exists():
         print(f"  curves: {curves}; the numbers: {out / 'log.jsonl'}")
-    print(
-        f"  load it with AutoModelFor{_LOADED_AS.get(kind, 'CausalLM')}.from_pretrained({str(out)!r})"
-    )
+    print(f"  load it with {TRAINERS[kind].load().loaded_as}.from_pretrained({str(out)!r})")
     what = {
         "reward": "how often it prefers the better answer",
         "prm": "how well it finds wrong steps",

@@ -117,7 +117,7 @@ def for_shape(scorer: Scorer, shape: Shape) -> Recipe:
     for stage, position in zip(scorer.recipe.stages, scorer.positions, strict=True):
         if isinstance(stage, ProcessReward):
             stages.append(stage.model_copy(update={"steps": GIVEN}))
-        elif hasattr(stage, "split"):
+        elif stage.splits():
             raise RecipeError(
                 f"stages[{position}] {stage.kind} cuts solutions into steps of its own, and the "
                 "rows have steps already; score them with {kind: process}, or rows without steps"

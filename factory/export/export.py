@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from factory.core.config import Config
 from factory.core.errors import FactoryError, RecipeError
 from factory.core.records import Combination, Sample
 from factory.engines.thought_form import Form
@@ -24,22 +25,14 @@ from factory.export.reward import RewardView
 from factory.export.schemas import ANSWERS, with_extra, with_thoughts
 from factory.export.sft import SftView
 from factory.export.statistics import EvidenceStatistics, RowStatistics, ViewReport
-from factory.export.view import REASONING, Drop, Note, View, folder_of
+from factory.export.view import REASONING, Chooses, Drop, Note, View, WritesBeside, folder_of
 from factory.export.write import DatasetWriter, FileFormat, rows_in
 from factory.scorers.combine import Measured, measure, with_combined
 
 _LOOKED_AT = 1000
 """Samples of which one must have `extra`, that there is a column of it."""
 
-VIEWS: dict[
-    str,
-    type[PreferenceView]
-    | type[SftView]
-    | type[KtoView]
-    | type[RewardView]
-    | type[ProcessView]
-    | type[GrpoView],
-] = {
+VIEWS: dict[str, type[Config]] = {
     "preference": PreferenceView,
     "sft": SftView,
     "kto": KtoView,
@@ -144,7 +137,7 @@ class _Export:
         if self._statistics.rows == rows_before:
             return
         self._statistics.prompts += 1
-        if isinstance(self._view, SftView) and (n := self._view.chosen_among(sample)):
+        if isinstance(self._view, Chooses) and (n := self._view.chosen_among(sample)):
             self._statistics.choose(n)
 
     def _formed(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +191,7 @@ class _Export:
 
         facts = {**facts, "thoughts": self._form, "file_format": self._file_format}
         self._writer.publish(card(self._view, report, facts))
-        if isinstance(self._view, ProcessView):
+        if isinstance(self._view, WritesBeside):
             self._view.write_beside(self._writer.folder)
 
     def abandon(self) -> None:

@@ -18,7 +18,8 @@ own chat template trains (`factory.engines.thought_form`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 from pydantic import Field
@@ -101,6 +102,22 @@ class View(Protocol):
     def features(self) -> Features: ...
 
     def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class Chooses(Protocol):
+    """A view whose row may be a choice among several answers."""
+
+    def chosen_among(self, sample: Sample) -> int | None:
+        """n, where the sample's row is a plain best of n scored answers."""
+
+
+@runtime_checkable
+class WritesBeside(Protocol):
+    """A view that makes more than its dataset."""
+
+    def write_beside(self, folder: Path) -> None:
+        """Write it, once the dataset is in place in `folder`."""
 
 
 def folder_of(view: View) -> str:

@@ -31,7 +31,7 @@ from factory.pipeline.views import why_no_rows
 from factory.recipe import check
 from factory.recipe.recipe import Recipe
 from factory.training.common.apart import train_apart
-from factory.training.common.base import TrainingConfig
+from factory.training.config import TrainingConfig
 
 
 def run_in_phases(

@@ -25,7 +25,7 @@ from factory.engines.base import Sampling
 from factory.export.view import View
 from factory.sources.source import SourceConfig
 from factory.stages.base import Stage
-from factory.training.common.base import TrainingConfig
+from factory.training.config import TrainingConfig
 
 
 class StopRules(Config):

@@ -33,7 +33,7 @@ from factory.stages.filter import Filter
 from factory.stages.generate import Generate
 from factory.stages.revise import Revise
 from factory.training import TRAINERS
-from factory.training.common.base import TrainingConfig
+from factory.training.config import TrainingConfig
 
 # kind -> class, or a table of classes by `mode`, the first being the default.
 STAGES: dict[str, type[Stage] | dict[str, type[Stage]]] = {

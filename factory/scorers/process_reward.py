@@ -76,6 +76,9 @@ class ProcessReward(Stage):
     aggregate: Aggregate = "product"
     """From P(correct) of the steps to the solution's score, in [0, 1]."""
 
+    def splits(self) -> bool:
+        return True
+
     def facts_made(self) -> frozenset[str]:
         return frozenset({f"score:{self.name}", f"steps:{self.name}", "ranking"})
 

@@ -88,6 +88,9 @@ class Rollout(Stage):
 
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
 
+    def splits(self) -> bool:
+        return True
+
     def facts_made(self) -> frozenset[str]:
         return frozenset({f"score:{self.name}", f"steps:{self.name}", "ranking"})
 

@@ -166,6 +166,10 @@ class Stage(Config):
             for model in dict.fromkeys(self.models_used().values())
         ]
 
+    def splits(self) -> bool:
+        """It cuts solutions into steps of its own."""
+        return False
+
     def judging(self) -> Judging | None:
         """How its judge is asked, which `examples` leaves out: that depends on how it is read. None: it
         asks for no labels."""

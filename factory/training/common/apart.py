@@ -12,7 +12,7 @@ import msgspec
 from factory.core.errors import FactoryError
 from factory.core.yamlfile import dump
 from factory.engines.reaper import start_reaper
-from factory.training.common.base import TrainingConfig
+from factory.training.config import TrainingConfig
 
 
 def train_apart(training: TrainingConfig, data: Path, model: str, out: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from factory.sources.conversation import as_responses, countable, is_ultrafeedba
 from factory.sources.formats import FILE_READERS, extension
 from factory.sources.formats.base import listed
 from factory.sources.prm800k import rating_of
+from factory.training import TRAINERS, trainer_of
 from factory.training.common import rows as row_forms
 
 if TYPE_CHECKING:
@@ -28,21 +29,16 @@ if TYPE_CHECKING:
 
 _BATCH = 1000
 _REASONS_SHOWN = 3
-_PLAIN_KINDS = ("sft", "dpo", "kto", "grpo", "rloo")
-"""Kinds for which plain texts mean something else than messages: a model without a chat template is
-trained on them as they are."""
 
-# The columns that tell one view from another, by the kind of training that takes it. The first
-# whose columns are all there is the one to suggest, so those with more columns stand first.
-_VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "dpo": ("preference", ("prompt", "chosen", "rejected")),
-    "kto": ("kto", ("prompt", "completion", "label")),
-    "prm": ("process", ("prompt", "completions", "labels")),
-    "reward": ("reward", ("prompt", "responses", "scores")),
-    "sft": ("sft", ("prompt", "completion")),
-    "grpo": ("grpo", ("prompt",)),
-    "rloo": ("grpo", ("prompt",)),
-    "ppo": ("grpo", ("prompt",)),
+# The columns that tell one view from another. The first whose columns are all there is the one to
+# suggest, so those with more columns stand first.
+_VIEWS: dict[str, tuple[str, ...]] = {
+    "preference": ("prompt", "chosen", "rejected"),
+    "kto": ("prompt", "completion", "label"),
+    "process": ("prompt", "completions", "labels"),
+    "reward": ("prompt", "responses", "scores"),
+    "sft": ("prompt", "completion"),
+    "grpo": ("prompt",),
 }
 
 
@@ -58,6 +54,8 @@ class Opened(NamedTuple):
     """Rows by the form that their conversations had: strings, transcripts, messages."""
     is_plain: bool = False
     """All conversations are texts, and `dataset` has them so; else it has messages."""
+    prm800k: dict[str, int] = {}
+    """Of PRM800K's files: steps and lines that made no row, by reason."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +271,7 @@ def _read(given: Given, kind: str, where: str) -> Opened:
             f"{where}: none of the {left_out.total()} rows can be trained on ({reasons}); the first, "
             f"{first_bad}"
         )
-    is_plain = kind in _PLAIN_KINDS and set(forms) == {row_forms.TEXT}
+    is_plain = TRAINERS[kind].is_plain and set(forms) == {row_forms.TEXT}
 
     def rows() -> Iterator[dict[str, Any]]:
         for _, row in given.rows():
@@ -345,8 +343,11 @@ def _check_columns(
     if not missing:
         return
     plural = "s" if len(missing) > 1 else ""
-    view = "preference" if or_needed else _VIEWS[kind][0]
-    other = f", or a {_VIEWS[kind][0]} view's: {', '.join(or_needed)}" if or_needed else ""
+    view = TRAINERS[kind].view
+    other = ""
+    if or_needed:
+        second = next(name for name, columns in _VIEWS.items() if columns == or_needed)
+        other = f", or a {second} view's: {', '.join(or_needed)}"
     raise RecipeError(
         f"{where} has no column{plural} {', '.join(map(repr, missing))} (has: {listed(has)}); "
         f"a {view} view has {'them' if plural else 'it'}: {', '.join(needed)}{other}"
@@ -356,9 +357,9 @@ def _check_columns(
 
 def _suggestion(has: list[str]) -> str:
     """What these columns are good for instead, or nothing."""
-    for kind, (view, columns) in _VIEWS.items():
+    for view, columns in _VIEWS.items():
         if set(columns) <= set(has):
-            return f". These columns are a {view} view's: use factory train {kind}"
+            return f". These columns are a {view} view's: use factory train {trainer_of(view)}"
     return ""
 
 

@@ -7,22 +7,23 @@ import shutil
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from factory.core.errors import FactoryError, RecipeError
 from factory.training.common import checkpoints
 
-_ACCUMULATE = " and double gradient_accumulation_steps"
-_SMALLER = {
-    "kto": f"{_ACCUMULATE} (4 at least: its KL estimate is over a batch)",
-    "ppo": " (the same training)",
-}
-_LESS_MEMORY = {
-    "dpo": "set precompute_ref_log_probs: true (no reference model in memory); ",
-    "grpo": "lower num_generations; ",
-    "rloo": "lower num_generations; ",
-    "ppo": "use value: shared; lower rollout_batch_size; ",
-}
+
+class Advice(NamedTuple):
+    """What a trainer says where memory runs out, and whose errors its are."""
+
+    library: str = "TRL"
+    length: str = "max_length"
+    """The option that a sequence's length is."""
+    accumulate: str = " and double gradient_accumulation_steps (the same training)"
+    """After `halve per_device_train_batch_size`."""
+    less_memory: str = ""
+    """What else helps, as `lower num_generations; `."""
+
 
 # Those of a disk that is full, broken or closed to us. Others are of a path that is wrong.
 _DISK = {
@@ -38,7 +39,7 @@ def in_plain_words(
     error: Exception,
     model: str,
     config: Mapping[str, Any],
-    kind: str = "dpo",
+    advice: Advice,
     out: Path | None = None,
 ) -> Exception:
     """The error to raise instead. `out`: the training's folder."""
@@ -47,7 +48,7 @@ def in_plain_words(
     text = str(error)
     is_out_of_memory = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     if is_out_of_memory or "DefaultCPUAllocator" in text:
-        return _out_of_memory(error, config, kind)
+        return _out_of_memory(error, config, advice)
     if isinstance(error, TemplateError):
         return FactoryError(
             f"the chat template of {model} refused a conversation: {text}; look for roles it does "
@@ -62,7 +63,7 @@ def in_plain_words(
         )
     if isinstance(error, OSError):
         return FactoryError(f"{type(error).__name__}: {text}")
-    library = "transformers" if kind in ("prm", "ppo") else "TRL"
+    library = advice.library
     if isinstance(error, ValueError | NotImplementedError):
         return RecipeError(f"{library} refused this training: {text}")
     frame = traceback.extract_tb(error.__traceback__)[-1:]
@@ -74,15 +75,14 @@ def in_plain_words(
     )
 
 
-def _out_of_memory(error: Exception, config: Mapping[str, Any], kind: str) -> FactoryError:
+def _out_of_memory(error: Exception, config: Mapping[str, Any], advice: Advice) -> FactoryError:
     batch = config.get("per_device_train_batch_size", "default")
-    length = "max_completion_length" if kind in ("grpo", "rloo", "ppo") else "max_length"
+    length = advice.length
     lines = str(error).splitlines()
     return FactoryError(
         f"out of memory (batch {batch}, {length} {config.get(length, 'default')}). "
         "In this order: halve per_device_train_batch_size"
-        f"{_SMALLER.get(kind, f'{_ACCUMULATE} (the same training)')}; lower {length}; "
-        f"{_LESS_MEMORY.get(kind, '')}train an adapter, "
+        f"{advice.accumulate}; lower {length}; {advice.less_memory}train an adapter, "
         f"lora: {{r: 16}}. It said: {lines[0] if lines else type(error).__name__}"
     )
 

@@ -131,11 +131,12 @@ def make_progress(log: Path, keep: int | None = None, screen: Screen | None = No
                 seconds, left = self._steps.seconds(), self._steps.left(state.max_steps)
                 self._screen.note(progress_line(step, state.max_steps, logs, seconds, left))
             if not math.isfinite(float(logs["loss"])):
+                fp16 = ", use bf16 in place of fp16" if getattr(args, "fp16", False) else ""
                 raise FactoryError(
                     f"the loss was {logs['loss']} at step {step} (learning_rate "
                     f"{args.learning_rate:g}), so the training was stopped and no model written; "
                     "lower learning_rate, set max_grad_norm below "
-                    f"{args.max_grad_norm:g}{', use bf16 in place of fp16' if args.fp16 else ''}, "
+                    f"{args.max_grad_norm:g}{fp16}, "
                     "or look for broken rows in the data"
                 )
 

@@ -23,6 +23,7 @@ from factory.sources.conversation import (
     wrong_type,
 )
 from factory.sources.formats.base import text_of
+from factory.training import TRAINERS
 
 ROLES = ("system", "user", "assistant", "tool")
 """A template decides what it makes of the last."""
@@ -59,11 +60,12 @@ class Shape:
 
 def shape_of(kind: str, columns: Collection[str]) -> Shape:
     """What a training of this kind reads of a dataset with these columns."""
-    has_pairs = {"chosen", "rejected"} <= set(columns) and kind in ("dpo", "reward", "sft")
-    has_lists = {"responses", "scores"} <= set(columns) and kind in ("dpo", "reward", "sft")
-    has_completion = "completion" in columns and kind in ("sft", "kto")
-    if kind == "prm":
+    takes = set(TRAINERS[kind].takes)
+    if "process" in takes:
         return Shape(steps=True)
+    has_pairs = {"chosen", "rejected"} <= set(columns) and "preference" in takes
+    has_lists = {"responses", "scores"} <= set(columns) and "reward" in takes
+    has_completion = "completion" in columns and bool(takes & {"sft", "kto"})
     if has_completion:
         return Shape(completion=True)
     return Shape(pairs=has_pairs, lists=has_lists)

@@ -25,6 +25,7 @@ from factory.core.terminal import printable
 from factory.core.version import __version__
 from factory.engines.render import NEXT_TURN
 from factory.stats.noise import doubts_of_rows
+from factory.training import TRAINERS
 from factory.training.common import checkpoints, mentions, options, trackers
 from factory.training.common.curves import draw
 from factory.training.common.data import Opened, no_progress_bars, open_dataset, to_messages
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """What the trainers' modules share. They make the trainer out of `args`, `dataset`, `model_dir`,
-    `tokenizer` and `lora`, with `progress` as a callback, and give it to `fit`."""
+    """One training under way. A trainer makes the training loop out of `args`, `dataset`, `tokenizer`
+    and what is `usual`, and gives it to `fit`."""
 
     def __init__(
         self,
@@ -80,6 +81,8 @@ class Session:
         self._folder = TrainingFolder(out, self._job)
         self.record = self._folder.record()
         """training.json, if there is nothing left to do."""
+        # Then it learns from what the model itself writes.
+        self._draws_answers = "grpo" in TRAINERS[kind].takes
         if self.record is not None:
             say(f"{out}: this training is finished ({self.record['steps']} steps), nothing to do")
             return
@@ -140,7 +143,7 @@ class Session:
             say(f"{self._job.model} has no chat template: training on Human/Assistant transcripts")
         if generates and self.tokenizer.chat_template is not None:
             written = end_answers(self.tokenizer, self.model_dir)
-            if written is not None and is_chat and self._job.kind not in _WITHOUT_ANSWERS:
+            if written is not None and is_chat and not self._draws_answers:
                 say(
                     f"the chat template of {self._job.model} writes {written!r} after an answer, "
                     f"which ends no generation: {self.tokenizer.eos_token} is put there"
@@ -150,6 +153,26 @@ class Session:
         self.args.save_total_limit = None
         name = Path(self._job.model).name
         self.screen.now(f"loading {name} and tokenising {len(self.dataset):,} rows")
+
+    @property
+    def opened(self) -> Opened:
+        """The data, as it was opened."""
+        return self._opened
+
+    @property
+    def out(self) -> Path:
+        return self._folder.path
+
+    @property
+    def usual(self) -> dict[str, Any]:
+        """What every trainer of TRL is given, besides its rows."""
+        return {
+            "model": str(self.model_dir),
+            "args": self.args,
+            "processing_class": self.tokenizer,
+            "peft_config": self.lora,
+            "callbacks": [self.progress],
+        }
 
     @property
     def stop(self) -> str | None:
@@ -343,7 +366,11 @@ class Session:
             raise
         except Exception as error:
             raise _in_plain_words(
-                error, self._job.model, self._config, self._job.kind, self._folder.path
+                error,
+                self._job.model,
+                self._config,
+                TRAINERS[self._job.kind].load().advice,
+                self._folder.path,
             ) from error
 
 
@@ -397,9 +424,6 @@ def _as_json(given: Mapping[str, Any], where: str) -> dict[str, Any]:
                 f"({error})"
             ) from error
     return plain
-
-
-_WITHOUT_ANSWERS = ("grpo", "rloo", "ppo")  # they learn from what the model itself writes
 
 
 @contextlib.contextmanager

@@ -10,94 +10,291 @@ loss of the family: TRL's names, and three of ours.
 - `infonca`, `nca` and `rrhf`, ours, train on a reward view: all answers of a prompt with their
   scores. Formulas and papers in `preference_losses`; rrhf needs no reference model. A prompt is one
   element of a batch, so `per_device_train_batch_size: 2` of 4 answers each is 8 sequences.
+
+Soft labels on a pair are the InfoNCA loss of a list of two, so one override of the loss serves all.
+TRL's own losses are its own: `PairsTrainer` changes no more than the rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import trl
+from torch import Tensor
+from trl.trainer.utils import pad
 
 from factory.core.errors import RecipeError
-from factory.training.common import options
+from factory.core.yamlfile import nearest
+from factory.training.common import endings
+from factory.training.common.plain_words import Advice
 from factory.training.common.progress import say
 from factory.training.common.session import Session, only
 from factory.training.offline import listwise
+from factory.training.offline import preference_losses as losses
+from factory.training.offline.cut import count_cut
+from factory.training.offline.listwise import Encoded
+from factory.training.trainer import Trainer
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+# TRL looks at the name only when the weights are in memory.
+TRL_LOSSES = (
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+)
 
-    from factory.training.offline.listwise import Encoded
-
-COLUMNS: tuple[str, ...] = ("prompt", "chosen", "rejected")
-
-_USED = (*COLUMNS, "chosen_finish_reason", "rejected_finish_reason")
-
-# TRL's own, stated because they decide the result and must not change under a user. `max_length`
-# is in tokens, prompt and answer together.
-_DEFAULTS = {"beta": 0.1, "learning_rate": 1e-6, "max_length": 1024}
-# An adapter starts from nothing and needs larger steps (TRL's advice: ten times).
-_LORA_DEFAULTS = _DEFAULTS | {"learning_rate": 1e-5}
+# What changes TRL's own losses and has no meaning, or no code, in ours; with TRL's default.
+TRL_ONLY = {
+    "ld_alpha": None,
+    "f_divergence_type": "reverse_kl",
+    "use_weighting": False,
+    "label_smoothing": 0.0,
+    "loss_weights": None,
+    "truncation_mode": "keep_start",
+}
 
 
-def check(config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> None:
-    """Raise `RecipeError` if an option is misspelt or wrong. Imports TRL: seconds."""
-    import trl
+@dataclass
+class DPOConfig(trl.DPOConfig):  # type: ignore[misc]
+    """TRL's options and these. `loss_type` also takes `listwise.LOSSES`."""
 
-    from factory.training.offline.dpo_trainer import TRL_ONLY, DPOConfig
+    soft_labels: bool = False
+    """The column `preference`, P(chosen is better) in [0, 1], is the target instead of 1."""
+    score_temperature: float = 1.0
+    """infonca, nca: the targets are softmax(score / this) over a prompt's answers, in the scores'
+    units; the papers' alpha. Small: only the best answer counts."""
+    rank_weight: float = 1.0
+    """rrhf: weight of the ranking loss beside the imitation of the best answer."""
 
-    checked = options.check(DPOConfig, config)
-    options.build_lora(lora)
-    # What our own checks look at; the rest may be of another machine than this.
-    looked_at = set(DPOConfig.__dataclass_fields__) - set(trl.DPOConfig.__dataclass_fields__)
-    looked_at |= {"loss_type", "sync_ref_model", *TRL_ONLY}
-    here = {"use_cpu": True, "bf16": False, "report_to": "none"}
-    options.build(DPOConfig, here | {n: v for n, v in checked.items() if n in looked_at}, Path())
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = ", ".join(self.loss_type)
+        have = [*TRL_LOSSES, *listwise.LOSSES]
+        for name in self.loss_type:
+            if name not in have:
+                hint = f"{nearest(name, have)} (have: {', '.join(have)})"
+                raise ValueError(f"no loss_type '{name}'{hint}")
+        ours = [name for name in self.loss_type if name in listwise.LOSSES]
+        if ours and len(self.loss_type) > 1:
+            raise ValueError(f"loss_type is {names}, but {ours[0]} stands alone")
+        if self.soft_labels and self.loss_type != ["sigmoid"]:
+            raise ValueError(f"soft_labels is for loss_type sigmoid, not {names}")
+        if not self.score_temperature > 0:
+            raise ValueError(f"score_temperature is {self.score_temperature}; it must be above 0")
+        if not self.rank_weight >= 0:
+            raise ValueError(f"rank_weight is {self.rank_weight}; it must be 0 or more")
+        for name, wanted in (("score_temperature", ("infonca", "nca")), ("rank_weight", ("rrhf",))):
+            if getattr(self, name) != 1.0 and not set(self.loss_type) & set(wanted):
+                raise ValueError(f"{name} is for loss_type {' or '.join(wanted)}, not {names}")
+        if self.is_ours:
+            for name, default in TRL_ONLY.items():
+                if getattr(self, name) != default:
+                    what = "soft_labels" if self.soft_labels else f"loss_type {names}"
+                    raise ValueError(f"{name} does not go with {what}; unset it")
+        if not self.needs_reference and self.sync_ref_model:
+            raise ValueError("sync_ref_model has no effect: rrhf has no reference model; unset it")
+
+    @property
+    def is_listwise(self) -> bool:
+        """Whether it trains on a reward view."""
+        return bool(self.loss_type[0] in listwise.LOSSES)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the loss is `AnswersTrainer`'s and not TRL's."""
+        return bool(self.soft_labels or self.is_listwise)
+
+    @property
+    def needs_reference(self) -> bool:
+        return bool(self.loss_type != ["rrhf"])
 
 
-def train(
-    data: Path | str,
-    model: Path | str,
-    out: Path,
-    *,
-    lora: Mapping[str, Any] | None = None,
-    config: Mapping[str, Any],
-    resume: bool = False,
-) -> dict[str, Any]:
-    """See `factory.training.common.base.Trainer.train`. Without adapter, policy and reference are both in
-    memory, unless `precompute_ref_log_probs` is set."""
-    loss = config.get("loss_type")
-    is_listwise = bool(set([loss] if isinstance(loss, str) else loss or ()) & set(listwise.LOSSES))
-    columns = ("prompt",) if is_listwise else COLUMNS
-    session = Session("dpo", columns, data, model, out, lora, config, resume)
-    if session.record is not None:
-        return session.record
-    with session.running():
-        from factory.training.offline.dpo_trainer import (
-            AnswersTrainer,
-            Collator,
-            DPOConfig,
-            PairsTrainer,
+class PairsTrainer(trl.DPOTrainer):  # type: ignore[misc]
+    """For TRL's own losses, with cut answers trained without an end."""
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
+    ) -> Any:
+        rows = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        ids = {"chosen": "chosen_ids", "rejected": "rejected_ids"}
+        return endings.without_ends(rows, processing_class, ids)
+
+
+class Collator:
+    """A batch of all the answers of some prompts: rows of `listwise.Encoded` in, tensors out.
+
+    `input_ids`, `attention_mask` and `completion_mask` (1 on the answer), padded on the right, hold
+    the answers prompt by prompt; `scores`, and `ref_logps` where known, one number each; `sizes`
+    how many answers each prompt has.
+    """
+
+    def __init__(self, pad_token_id: int, pad_to_multiple_of: int | None = None) -> None:
+        self._pad_token_id = pad_token_id
+        self._multiple = pad_to_multiple_of
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        pairs = [(row["prompt_ids"], answer) for row in rows for answer in row["answer_ids"]]
+        masks = [[0] * len(prompt) + [1] * len(answer) for prompt, answer in pairs]
+        batch = {
+            "input_ids": self._padded([p + a for p, a in pairs], self._pad_token_id),
+            "attention_mask": self._padded([[1] * len(mask) for mask in masks], 0),
+            "completion_mask": self._padded(masks, 0),
+            "sizes": [len(row["answer_ids"]) for row in rows],
+        }
+        for name in ("scores", "ref_logps"):
+            if name in rows[0]:
+                batch[name] = torch.tensor([value for row in rows for value in row[name]])
+        return batch
+
+    def _padded(self, lists: list[list[int]], value: int) -> Tensor:
+        return pad(
+            [torch.tensor(ids) for ids in lists],
+            padding_value=value,
+            padding_side="right",
+            pad_to_multiple_of=self._multiple,
         )
 
-        session.prepare(DPOConfig, _DEFAULTS if lora is None else _LORA_DEFAULTS)
-        common = {
-            "model": str(session.model_dir),
-            "args": session.args,
-            "processing_class": session.tokenizer,
-            "peft_config": session.lora,
-            "callbacks": [session.progress],
-        }
-        if not session.args.is_ours:
-            trainer = PairsTrainer(train_dataset=only(session.dataset, *_USED), **common)
+
+class AnswersTrainer(trl.DPOTrainer):  # type: ignore[misc]
+    """Takes `listwise.Encoded.rows` and a `Collator`. The logged rewards are beta * log(pi / ref), of
+    rrhf the mean log-probability; chosen is a prompt's best answer and rejected its worst."""
+
+    def __init__(self, *, args: DPOConfig, **options: Any) -> None:
+        if not args.needs_reference:
+            args.precompute_ref_log_probs = True  # then TRL loads no reference model
+        super().__init__(args=args, **options)
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = list(self.train_dataset.column_names)
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        if not self.args.needs_reference:
+            return dataset
+        column: list[list[float]] = []
+        for start in range(0, len(dataset), batch_size):
+            rows = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+            batch = self._prepare_inputs(self.data_collator(rows))
+            column += [logps.tolist() for logps in self._ref_logps(batch).split(batch["sizes"])]
+        return dataset.add_column("ref_logps", column)
+
+    def _ref_logps(self, inputs: dict[str, Any]) -> Tensor:
+        """Of each answer, by the model as it was at the start."""
+        if "ref_logps" in inputs:
+            known: Tensor = inputs["ref_logps"]
+            return known
+        names = ("input_ids", "attention_mask", "completion_mask")
+        sequences = {name: inputs[name] for name in names}
+        # In two parts, as if they were chosen and rejected.
+        return torch.cat(self.compute_ref_log_probs(self.ref_model or self.model, sequences))
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        """The loss of a batch of `Collator`: the mean over its prompts."""
+        ids, mask = inputs["input_ids"], inputs["completion_mask"]
+        more = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        outputs = model(
+            input_ids=ids,
+            attention_mask=inputs["attention_mask"],
+            labels=ids.masked_fill(mask == 0, -100),
+            use_cache=False,
+            fused_lm_head=True,
+            **more,
+        )
+        # From the right: prompt-learning adapters put positions of their own before the prompt's.
+        logps_N = outputs.log_probs[:, -(ids.shape[1] - 1) :].sum(1)
+        if self.args.needs_reference:
+            values_N = self.beta * (logps_N - self._ref_logps(inputs))
+        else:
+            values_N = logps_N / mask[:, 1:].sum(1).clamp(min=1)
+        split = (values_N.split(inputs["sizes"]), inputs["scores"].split(inputs["sizes"]))
+        prompts = list(zip(*split, strict=True))
+        loss = torch.stack([self._loss(*prompt) for prompt in prompts]).mean()
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss
+            self._note({"aux_loss": outputs.aux_loss})
+        best, worst = (torch.stack([values[place] for values, _ in prompts]) for place in (0, -1))
+        self._note(
+            {
+                "rewards/chosen": best.mean(),
+                "rewards/rejected": worst.mean(),
+                "rewards/margins": (best - worst).mean(),
+                "rewards/accuracies": (best > worst).float().mean(),
+            }
+        )
+        return (loss, outputs) if return_outputs else loss
+
+    def _loss(self, values_K: Tensor, scores_K: Tensor) -> Tensor:
+        """`values_K`: of rrhf mean log-probabilities, else rewards."""
+        if self.args.soft_labels:
+            return losses.contrast(values_K, scores_K)
+        if not self.args.needs_reference:
+            return losses.rank_and_imitate(values_K, scores_K, self.args.rank_weight)
+        targets_K = losses.targets(scores_K, self.args.score_temperature)
+        if self.args.loss_type == ["nca"]:
+            return losses.noise_contrast(values_K, targets_K)
+        return losses.contrast(values_K, targets_K)
+
+    def _note(self, values: dict[str, Tensor]) -> None:
+        """For the log, which has the mean since the last."""
+        mode = "train" if self.model.training else "eval"
+        for name, value in values.items():
+            self._metrics[mode][name].append(
+                self.accelerator.gather_for_metrics(value.detach()).mean().item()
+            )
+
+
+class Dpo(Trainer):
+    """Direct preference optimisation. Without adapter, policy and reference are both in memory, unless
+    `precompute_ref_log_probs` is set."""
+
+    kind = "dpo"
+    columns = ("prompt", "chosen", "rejected")
+    config_class = DPOConfig
+    # TRL's own, stated because they decide the result and must not change under a user. `max_length`
+    # is in tokens, prompt and answer together.
+    defaults = {"beta": 0.1, "learning_rate": 1e-6, "max_length": 1024}
+    lora_defaults = {"learning_rate": 1e-5}  # TRL's advice: ten times
+    checked = frozenset({"loss_type", "sync_ref_model", *TRL_ONLY})
+    advice = Advice(
+        less_memory="set precompute_ref_log_probs: true (no reference model in memory); "
+    )
+
+    def columns_for(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        loss = config.get("loss_type")
+        losses = [loss] if isinstance(loss, str) else loss or ()
+        return ("prompt",) if set(losses) & set(listwise.LOSSES) else self.columns
+
+    def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
+        args = session.args
+        if not args.is_ours:
+            used = (*self.columns, "chosen_finish_reason", "rejected_finish_reason")
+            trainer = PairsTrainer(train_dataset=only(session.dataset, *used), **session.usual)
             answers = ("chosen_ids", "rejected_ids")
-            cut = count_cut(trainer.train_dataset, session.args.max_length, answers)
+            cut = count_cut(trainer.train_dataset, args.max_length, answers)
             return session.fit(trainer, rows_cut=cut)
         encoded = _encode(session)
         if session.tokenizer.pad_token is None:
             session.tokenizer.pad_token = session.tokenizer.eos_token
-        collator = Collator(session.tokenizer.pad_token_id, session.args.pad_to_multiple_of)
-        trainer = AnswersTrainer(train_dataset=encoded.rows, data_collator=collator, **common)
+        collator = Collator(session.tokenizer.pad_token_id, args.pad_to_multiple_of)
+        trainer = AnswersTrainer(
+            train_dataset=encoded.rows, data_collator=collator, **session.usual
+        )
         more = {"answers_left_out": encoded.answers_left_out, "labels_missing": encoded.missing}
         return session.fit(trainer, rows_cut=encoded.rows_cut, more=more)
 
@@ -128,20 +325,3 @@ def _encode(session: Session) -> Encoded:
         remedy = "raise config.max_length" if is_long else "look at what made the column scores"
         raise RecipeError(f"none of the {len(dataset)} rows is left ({why}); {remedy}")
     return encoded
-
-
-def count_cut(tokenized: Dataset, max_length: int | None, answers: tuple[str, ...]) -> int:
-    """Rows of which one of the columns `answers` does not fit after `prompt_ids`: TRL drops the end
-    of it."""
-    from pyarrow import compute
-
-    if max_length is None:
-        return 0
-    cut = 0
-    for batch in tokenized.with_format("arrow").iter(batch_size=1000):
-        prompt, *lengths = (
-            compute.list_value_length(batch[name]) for name in ("prompt_ids", *answers)
-        )
-        longest = compute.add(prompt, compute.max_element_wise(*lengths))
-        cut += compute.sum(compute.greater(longest, max_length)).as_py() or 0
-    return cut

@@ -18,63 +18,62 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import trl
+
 from factory.core.errors import RecipeError
-from factory.training.common import options
+from factory.training.common import endings
+from factory.training.common.plain_words import Advice
 from factory.training.common.progress import say
 from factory.training.common.session import Session, only
-from factory.training.offline.dpo import count_cut
-
-COLUMNS: tuple[str, ...] = ("prompt", "completion", "label")
-
-_USED = (*COLUMNS, "finish_reason")
-
-# TRL's own, stated because they decide the result and must not change under a user. `max_length`
-# is in tokens, prompt and answer together. The KL estimate is a mean over the batch, so that it is no
-# machine's default.
-_DEFAULTS = {
-    "beta": 0.1,
-    "learning_rate": 1e-6,
-    "max_length": 1024,
-    "per_device_train_batch_size": 4,
-}
-# An adapter starts from nothing and needs larger steps (TRL's advice: ten times).
-_LORA_DEFAULTS = _DEFAULTS | {"learning_rate": 1e-5}
+from factory.training.offline.cut import count_cut
+from factory.training.trainer import Trainer
 
 _LOW, _HIGH = 1.0, 4 / 3
 _WEIGHTS = ("desirable_weight", "undesirable_weight")
 
 
-def check(config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> None:
-    """Raise `RecipeError` if an option is misspelt or of the wrong type. Imports TRL: seconds."""
-    from trl import KTOConfig
+class KTOTrainer(trl.KTOTrainer):  # type: ignore[misc]
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
+    ) -> Any:
+        rows = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        ids = {"completion": "completion_ids"}
+        trimmed = endings.without_ends(rows, processing_class, ids)
+        if trimmed is rows or "KL_completion_ids" not in rows.column_names:
+            return trimmed
 
-    options.check(KTOConfig, config)
-    options.build_lora(lora)
+        def rotate(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            """As TRL does: each prompt beside its neighbour's answer, within a batch."""
+            own = batch["completion_ids"]
+            return {"KL_completion_ids": [own[-1], *own[:-1]]}
+
+        return trimmed.map(rotate, batched=True, batch_size=args.per_device_train_batch_size)
 
 
-def train(
-    data: Path | str,
-    model: Path | str,
-    out: Path,
-    *,
-    lora: Mapping[str, Any] | None = None,
-    config: Mapping[str, Any],
-    resume: bool = False,
-) -> dict[str, Any]:
-    """See `factory.training.common.base.Trainer.train`. Without adapter, policy and reference are both in
-    memory, unless `precompute_ref_log_probs` is set."""
-    session = Session("kto", COLUMNS, data, model, out, lora, config, resume)
-    if session.record is not None:
-        return session.record
-    with session.running():
-        from trl import KTOConfig
+class Kto(Trainer):
+    """Kahneman-Tversky optimisation. Without adapter, policy and reference are both in memory, unless
+    `precompute_ref_log_probs` is set."""
 
-        from factory.training.offline.kto_trainer import KTOTrainer
+    kind = "kto"
+    columns = ("prompt", "completion", "label")
+    config_class = trl.KTOConfig
+    # TRL's own, stated because they decide the result and must not change under a user. `max_length`
+    # is in tokens, prompt and answer together. The KL estimate is a mean over the batch, so that it is
+    # no machine's default.
+    defaults = {
+        "beta": 0.1,
+        "learning_rate": 1e-6,
+        "max_length": 1024,
+        "per_device_train_batch_size": 4,
+    }
+    lora_defaults = {"learning_rate": 1e-5}  # TRL's advice: ten times
+    advice = Advice(
+        accumulate=" and double gradient_accumulation_steps (4 at least: its KL estimate is over a batch)"
+    )
 
-        session.prepare(KTOConfig, _DEFAULTS if lora is None else _LORA_DEFAULTS)
+    def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         args = session.args
         labels = _labels(session.dataset["label"][:])
         places = [i for i, label in enumerate(labels) if label is not None]
@@ -83,15 +82,9 @@ def train(
         if not any(name in config for name in _WEIGHTS):
             args.desirable_weight, args.undesirable_weight = balanced(good, bad)
         say(_balance(good, bad, args.desirable_weight, args.undesirable_weight))
-        rows = only(session.dataset, *_USED).select(places).shuffle(seed=args.seed)
-        trainer = KTOTrainer(
-            model=str(session.model_dir),
-            args=args,
-            train_dataset=rows,
-            processing_class=session.tokenizer,
-            peft_config=session.lora,
-            callbacks=[session.progress],
-        )
+        rows = only(session.dataset, *self.columns, "finish_reason").select(places)
+        rows = rows.shuffle(seed=args.seed)
+        trainer = KTOTrainer(train_dataset=rows, **session.usual)
         too_long = f"the prompt alone fills {args.max_length} tokens"
         long = len(rows) - len(trainer.train_dataset)
         session.leave_out({"no label": len(labels) - len(places), too_long: long})

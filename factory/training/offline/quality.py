@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from factory.core.errors import RecipeError
 from factory.core.files import write_whole
@@ -34,7 +34,16 @@ from factory.training.common.endings import REASONS, reasons_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from factory.training.offline.sft_trainer import SFTConfig
+
+class Asked(Protocol):
+    """The options of `sft.SFTConfig` that are read here."""
+
+    quality: str
+    good_prefix: str
+    bad_prefix: str
+    quantiles: int
+    max_score: int | None
+
 
 FILE = "quality.json"
 NO_SCORE = "no score"
@@ -58,7 +67,7 @@ class Conditioned:
     of each how many answers stand under it and between which scores."""
 
 
-def condition(dataset: Dataset, args: SFTConfig) -> Conditioned:
+def condition(dataset: Dataset, args: Asked) -> Conditioned:
     """Raises `RecipeError` for a dataset that has not what `args.quality` needs."""
     if args.quality == "good_bad":
         return _good_bad(dataset, args)
@@ -110,7 +119,7 @@ def _appended(prompt: Any, prefix: str) -> str:
     return f"{_SEPARATOR}{prefix}\n" if isinstance(prompt, str) else f"{_SEPARATOR}{prefix}"
 
 
-def _good_bad(dataset: Dataset, args: SFTConfig) -> Conditioned:
+def _good_bad(dataset: Dataset, args: Asked) -> Conditioned:
     _need(dataset, "good_bad", ("prompt", "chosen", "rejected"))
 
     def split(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
@@ -208,11 +217,11 @@ def _asked(
     return rows, record
 
 
-def _quantiles(scores: Sequence[float], args: SFTConfig) -> list[str]:
+def _quantiles(scores: Sequence[float], args: Asked) -> list[str]:
     return [_QUANTILE.format(part, args.quantiles) for part in quantiles(scores, args.quantiles)]
 
 
-def _scores(scores: Sequence[float], args: SFTConfig) -> list[str]:
+def _scores(scores: Sequence[float], args: Asked) -> list[str]:
     highest = max(scores) if args.max_score is None else args.max_score
     for score in scores:
         if not score.is_integer():

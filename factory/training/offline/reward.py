@@ -15,79 +15,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import trl
 
 from factory.core.errors import RecipeError
-from factory.training.common import options
-from factory.training.common.data import open_dataset
+from factory.training.common.data import Opened, open_dataset
 from factory.training.common.progress import say
 from factory.training.common.session import Session
-
-if TYPE_CHECKING:
-    from factory.training.offline.reward_rows import Encoded
-    from factory.training.offline.reward_trainer import RewardConfig
+from factory.training.offline import reward_rows
+from factory.training.offline.reward_rows import Encoded
+from factory.training.offline.reward_trainer import FIXED, Collator, RewardConfig, RewardTrainer
+from factory.training.trainer import Trainer
 
 COLUMNS: tuple[str, ...] = ("chosen", "rejected")
 _LIST_COLUMNS = ("prompt", "responses", "scores")
-
-# `max_length` is in tokens, prompt and answer together. TRL's learning rate, 1e-4, is an adapter's;
-# InstructGPT trained all weights with 9e-6.
-_DEFAULTS = {"learning_rate": 1e-5, "max_length": 1024}
-_LORA_DEFAULTS = _DEFAULTS | {"learning_rate": 1e-4}
 
 # What some models do to the logits after the LM head; a regulariser that did not would be wrong.
 _BENT_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
-def check(config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> None:
-    """Raise `RecipeError` if an option is misspelt or wrong. Imports TRL: seconds."""
-    import trl
+class Reward(Trainer):
+    """A reward model."""
 
-    from factory.training.offline.reward_trainer import FIXED, RewardConfig
+    kind = "reward"
+    columns = COLUMNS
+    config_class = RewardConfig
+    # `max_length` is in tokens, prompt and answer together. TRL's learning rate, 1e-4, is an
+    # adapter's; InstructGPT trained all weights with 9e-6.
+    defaults = {"learning_rate": 1e-5, "max_length": 1024}
+    lora_defaults = {"learning_rate": 1e-4}
+    checked = frozenset({"center_rewards_coefficient", *FIXED})
+    lora_task = "SEQ_CLS"
+    loaded_as = "AutoModelForSequenceClassification"
 
-    checked = options.check(RewardConfig, config)
-    options.build_lora(lora, "SEQ_CLS")
-    own = _fields(RewardConfig) - _fields(trl.RewardConfig)
-    own |= {"center_rewards_coefficient", *FIXED}
-    here = {"use_cpu": True, "bf16": False, "report_to": "none"}
-    options.build(RewardConfig, here | {n: v for n, v in checked.items() if n in own}, Path())
+    def open(self, data: Path | str, config: Mapping[str, Any]) -> Opened:
+        return open_dataset(data, "reward", COLUMNS, _LIST_COLUMNS)
 
-
-def _fields(config_class: Any) -> set[str]:
-    return set(config_class.__dataclass_fields__)
-
-
-def train(
-    data: Path | str,
-    model: Path | str,
-    out: Path,
-    *,
-    lora: Mapping[str, Any] | None = None,
-    config: Mapping[str, Any],
-    resume: bool = False,
-) -> dict[str, Any]:
-    """See `factory.training.common.base.Trainer.train`."""
-    opened = open_dataset(data, "reward", COLUMNS, _LIST_COLUMNS)
-    session = Session("reward", COLUMNS, data, model, out, lora, config, resume, opened=opened)
-    if session.record is not None:
-        return session.record
-    with session.running():
-        from factory.training.offline.reward_trainer import RewardConfig
-
-        session.prepare(RewardConfig, _DEFAULTS if lora is None else _LORA_DEFAULTS, "SEQ_CLS")
+    def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         session.args.loss_type = _loss_type(session.args, session.dataset.column_names)
         if session.tokenizer.pad_token is None:  # conversation_ids must know it
             session.tokenizer.pad_token = session.tokenizer.eos_token
         encoded = _encode(session)
         rows, scale = _standardised(encoded.rows, session.args)
-        trainer = _trainer(session, rows)
         more = {
             "loss_type": session.args.loss_type,
             "answers_left_out": encoded.answers_left_out,
             "labels_missing": encoded.missing,
             **scale,
         }
-        return session.fit(trainer, more=more)
+        return session.fit(_trainer(session, rows), more=more)
 
 
 def _loss_type(args: RewardConfig, columns: list[str]) -> str:
@@ -115,8 +92,6 @@ def _loss_type(args: RewardConfig, columns: list[str]) -> str:
 
 def _encode(session: Session) -> Encoded:
     """The tokenised dataset. Raises `RecipeError` if nothing of it can be trained on."""
-    from factory.training.offline import reward_rows
-
     args, dataset, tokenizer = session.args, session.dataset, session.tokenizer
     finds_answer = args.lm_weight > 0
     if args.loss_type == "pairwise":
@@ -166,26 +141,15 @@ def _standardised(rows: Any, args: RewardConfig) -> tuple[Any, dict[str, float]]
 
 
 def _trainer(session: Session, rows: Any) -> Any:
-    import trl
-
-    from factory.training.offline.reward_trainer import Collator, RewardTrainer
-
     args = session.args
-    common = {
-        "model": str(session.model_dir),
-        "args": args,
-        "processing_class": session.tokenizer,
-        "peft_config": session.lora,
-        "callbacks": [session.progress],
-    }
     if args.loss_type == "pairwise" and not args.soft_labels and args.lm_weight == 0:
         # A column `margin` goes into TRL's loss by its mere presence.
         columns = ["chosen_ids", "rejected_ids", *(["margin"] if args.use_margin else [])]
-        trainer = trl.RewardTrainer(train_dataset=rows.select_columns(columns), **common)
+        trainer = trl.RewardTrainer(train_dataset=rows.select_columns(columns), **session.usual)
     else:
         head = _lm_head(session) if args.lm_weight > 0 else None
         collator = Collator(session.tokenizer.pad_token_id, args.pad_to_multiple_of)
-        trainer = RewardTrainer(train_dataset=rows, data_collator=collator, **common)
+        trainer = RewardTrainer(train_dataset=rows, data_collator=collator, **session.usual)
         if head is not None:
             trainer.lm_head = head.to(trainer.accelerator.device)
     if session.lora is not None and (args.bf16 or args.fp16):

@@ -9,76 +9,136 @@ training.json.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.core.paths import user_path
-from factory.training.common import options
+import trl
+
+from factory.training.common import endings
 from factory.training.common.progress import say
 from factory.training.common.session import Session, only
 from factory.training.offline import quality
+from factory.training.trainer import Trainer
 
-COLUMNS: tuple[str, ...] = ("prompt", "completion")
+_USED = ("prompt", "completion", "finish_reason")
 
-_USED = (*COLUMNS, "finish_reason")
-
-# `max_length` is in tokens, prompt and answer together. The learning rate is TRL's.
-_DEFAULTS = {"learning_rate": 2e-5, "max_length": 1024, "completion_only_loss": True}
-# An adapter starts from nothing and needs larger steps (TRL's advice: ten times).
-_LORA_DEFAULTS = _DEFAULTS | {"learning_rate": 2e-4}
+QUALITIES = ("none", "good_bad", "quantile", "score")
+_IGNORED = -100
 
 
-def check(config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> None:
-    """Raise `RecipeError` if an option is misspelt or wrong. Imports TRL: seconds."""
-    import trl
+@dataclass
+class SFTConfig(trl.SFTConfig):  # type: ignore[misc]
+    """TRL's options and these."""
 
-    from factory.training.offline.sft_trainer import SFTConfig
+    quality: str = "none"
+    """One of `quality.QUALITIES`: what the user's text says about the answer."""
+    good_prefix: str = "A good answer:"
+    """good_bad: the user's text before a chosen answer, and what to ask with afterwards."""
+    bad_prefix: str = "A bad answer:"
+    """good_bad: the same before a rejected answer."""
+    quantiles: int = 5
+    """quantile: how many parts of equal size the scores are cut into."""
+    max_score: int | None = None
+    """score: the M in "Score 4 of M:". None: the largest score in the data."""
 
-    checked = options.check(SFTConfig, config)
-    options.build_lora(lora)
-    # What our own checks look at; the rest may be of another machine than this.
-    looked_at = set(SFTConfig.__dataclass_fields__) - set(trl.SFTConfig.__dataclass_fields__)
-    looked_at |= {"chat_template_path", "completion_only_loss"}
-    looked_at |= {"dataset_text_field", "dataset_kwargs"}
-    here = {"use_cpu": True, "bf16": False, "report_to": "none"}
-    options.build(SFTConfig, here | {n: v for n, v in checked.items() if n in looked_at}, Path())
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chat_template_path is not None:
+            raise ValueError(
+                "chat_template_path has no effect; change the tokenizer of the base model"
+            )
+        if self.dataset_text_field != "text" or self.dataset_kwargs:
+            raise ValueError(
+                "dataset_text_field and dataset_kwargs are for other data than prompt and "
+                "completion; unset them"
+            )
+        if self.quality is None:
+            self.quality = "none"
+        if self.quality not in QUALITIES:
+            raise ValueError(f"quality is '{self.quality}', not one of {', '.join(QUALITIES)}")
+        if self.quality != "none" and self.completion_only_loss is False:
+            raise ValueError(
+                "completion_only_loss: false would teach the model to write quality prefixes; unset it"
+            )
+        if self.quality == "good_bad" and self.good_prefix == self.bad_prefix:
+            raise ValueError(f"good_prefix and bad_prefix are both '{self.good_prefix}'")
+        if self.quantiles < 2:
+            raise ValueError(f"quantiles is {self.quantiles}; it must be 2 or more")
+        for name, wanted in (("quantiles", "quantile"), ("max_score", "score")):
+            default = SFTConfig.__dataclass_fields__[name].default
+            if getattr(self, name) != default and self.quality != wanted:
+                raise ValueError(f"{name} is for quality {wanted}, not {self.quality}")
 
 
-def train(
-    data: Path | str,
-    model: Path | str,
-    out: Path,
-    *,
-    lora: Mapping[str, Any] | None = None,
-    config: Mapping[str, Any],
-    resume: bool = False,
-) -> dict[str, Any]:
-    """See `factory.training.common.base.Trainer.train`."""
-    out = user_path(out)
-    is_conditioned = config.get("quality") not in (None, "none")
-    columns = ("prompt",) if is_conditioned else COLUMNS
-    session = Session("sft", columns, data, model, out, lora, config, resume)
-    if session.record is not None:
-        return _with_quality_file(session.record, out)
-    with session.running():
-        from factory.training.offline.sft_trainer import SFTConfig, SFTTrainer
+class SFTTrainer(trl.SFTTrainer):  # type: ignore[misc]
+    """`rows_left_out`: rows of which no token of the answer fits into max_length; `rows_cut`: others
+    that do not fit whole. Both 0 where packing splits rows over sequences."""
 
-        session.prepare(SFTConfig, _DEFAULTS if lora is None else _LORA_DEFAULTS)
+    rows_left_out = 0
+    rows_cut = 0
+
+    def _prepare_dataset(
+        self,
+        dataset: Any,
+        processing_class: Any,
+        args: SFTConfig,
+        packing: bool,
+        formatting_func: Any,
+        dataset_name: str,
+    ) -> Any:
+        """TRL's, first without a limit and then with it: it does again only what is still to do."""
+        unlimited = copy.copy(args)
+        unlimited.max_length, unlimited.shuffle_dataset = None, False
+        whole = super()._prepare_dataset(
+            dataset, processing_class, unlimited, False, formatting_func, dataset_name
+        )
+        whole = endings.labels_without_ends(whole, processing_class)
+        splits = packing and args.packing_strategy != "bfd"
+        if args.max_length is not None and not splits:
+            self._count(whole, args)
+        return super()._prepare_dataset(whole, processing_class, args, packing, None, dataset_name)
+
+    def _count(self, whole: Any, args: SFTConfig) -> None:
+        length = args.max_length
+        kept = slice(-length, None) if args.truncation_mode == "keep_end" else slice(length)
+        for batch in whole.select_columns(["labels"]).iter(batch_size=1000):
+            for labels in batch["labels"]:
+                if all(label == _IGNORED for label in labels[kept]):
+                    self.rows_left_out += 1
+                elif len(labels) > length:
+                    self.rows_cut += 1
+
+
+class Sft(Trainer):
+    """Supervised fine-tuning."""
+
+    kind = "sft"
+    columns = ("prompt", "completion")
+    config_class = SFTConfig
+    # `max_length` is in tokens, prompt and answer together. The learning rate is TRL's.
+    defaults = {"learning_rate": 2e-5, "max_length": 1024, "completion_only_loss": True}
+    lora_defaults = {"learning_rate": 2e-4}  # TRL's advice: ten times
+    checked = frozenset(
+        {"chat_template_path", "completion_only_loss", "dataset_text_field", "dataset_kwargs"}
+    )
+
+    def columns_for(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("prompt",) if _is_conditioned(config) else self.columns
+
+    def finished(self, record: dict[str, Any], out: Path) -> dict[str, Any]:
+        return _with_quality_file(record, out)
+
+    def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         rows, left_out, more = session.dataset, {}, {}
-        if is_conditioned:
+        if _is_conditioned(config):
             conditioned = quality.condition(session.dataset, session.args)
             more = {"quality": conditioned.quality, "source_rows": len(session.dataset)}
             rows, left_out = conditioned.rows, conditioned.left_out
             session.dataset = conditioned.answers  # what the records count
-        trainer = SFTTrainer(
-            model=str(session.model_dir),
-            args=session.args,
-            train_dataset=only(rows, *_USED),
-            processing_class=session.tokenizer,
-            peft_config=session.lora,
-            callbacks=[session.progress],
-        )
+        trainer = SFTTrainer(train_dataset=only(rows, *_USED), **session.usual)
         too_long = f"the prompt alone fills {session.args.max_length} tokens"
         session.leave_out(left_out | {too_long: trainer.rows_left_out})
         if session.args.packing:  # then a row of the records is a packed sequence
@@ -86,8 +146,12 @@ def train(
             session.dataset = trainer.train_dataset
         record = session.fit(trainer, rows_cut=trainer.rows_cut, more=more)
         if trainer.is_world_process_zero():
-            _with_quality_file(record, out)
+            _with_quality_file(record, session.out)
         return record
+
+
+def _is_conditioned(config: Mapping[str, Any]) -> bool:
+    return config.get("quality") not in (None, "none")
 
 
 def _with_quality_file(record: dict[str, Any], out: Path) -> dict[str, Any]:

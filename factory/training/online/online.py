@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import RecipeError
 from factory.engines.vllm_reasoning import answer_reader
-from factory.training.common.session import beyond_embeddings
+from factory.training.common.progress import say
+from factory.training.common.session import Session, beyond_embeddings, only
 from factory.training.online.rewards import Rewards, build_rewards
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from factory.training.common.session import Session
 
 COLUMNS: tuple[str, ...] = ("prompt",)
 
@@ -62,6 +61,25 @@ def sizes(config: Mapping[str, Any], generations: int | None = None) -> dict[str
     return defaults
 
 
+def fit(session: Session, loop: Any, sampling: str | None = None) -> dict[str, Any]:
+    """Train with `loop`, a trainer of TRL's. `sampling`: its attribute to record under that name."""
+    with rewards_for(session) as rewards:
+        trainer = loop(
+            reward_funcs=rewards.functions(),
+            train_dataset=usable(session, rewards),
+            **session.usual,
+        )
+        # They go on counting while it trains, since the last start or resume.
+        more: dict[str, Any] = {"completions_left_out": rewards.left_out}
+        if sampling is not None:
+            more["sampling"] = getattr(trainer, sampling)
+        with counted_by_us():
+            record = session.fit(trainer, more=more)
+    for reason, count in rewards.left_out.items():
+        say(f"{count} completions left out: {reason}")
+    return record
+
+
 def rewards_for(session: Session) -> Rewards:
     """The rewards of the session's config, their weights handed to TRL.
 
@@ -85,8 +103,6 @@ def rewards_for(session: Session) -> Rewards:
 def usable(session: Session, rewards: Rewards) -> Dataset:
     """The rows to train on, prompts as messages where the model has a chat template. The others are
     counted. Raises `RecipeError` if none is left."""
-    from factory.training.common.session import only
-
     args, dataset = session.args, only(session.dataset, *_USED)
     limit = _prompt_limit(session)
     too_long = f"prompt over {limit} tokens"

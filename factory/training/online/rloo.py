@@ -12,73 +12,59 @@ A completion that a reward's scorer could not score is left out, of the others' 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from factory.training.common import options
-from factory.training.common.data import open_dataset
-from factory.training.common.progress import say
+import trl
+
+from factory.training.common.plain_words import Advice
 from factory.training.common.session import Session
 from factory.training.online import online
+from factory.training.online.online import OnlineTrainer
 from factory.training.online.rewards import parse_rewards
-
-COLUMNS = online.COLUMNS
-
-# TRL's own, stated because they decide the result.
-_DEFAULTS = {"beta": 0.05, "epsilon": 0.2, "learning_rate": 1e-6}
-# An adapter starts from nothing and needs larger steps.
-_LORA_DEFAULTS = _DEFAULTS | {"learning_rate": 1e-5}
-
-_CHECKED = (*online.BATCHES, "num_generations", "reward_weights", "rewards", "max_prompt_length")
+from factory.training.trainer import Trainer
 
 
-def check(config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> None:
-    """Raise `RecipeError` if an option is misspelt or wrong. Imports TRL: seconds."""
-    from factory.training.online.rloo_trainer import RlooConfig
+@dataclass
+class RlooConfig(trl.RLOOConfig):  # type: ignore[misc]
+    """TRL's options and these."""
 
-    given = options.check(RlooConfig, config)
-    parse_rewards(given.get("rewards"))
-    options.build_lora(lora)
-    here = {"use_cpu": True, "bf16": False, "report_to": "none", **online.sizes(given)}
-    options.build(RlooConfig, here | {n: v for n, v in given.items() if n in _CHECKED}, Path())
+    rewards: list[Any] | None = None
+    """What a completion is worth; see `factory.training.online.rewards`."""
+    max_prompt_length: int | None = None
+    """Tokens. Longer prompts are left out. None: what the model's context leaves."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reward_weights is not None:
+            raise ValueError("reward_weights: give each entry of rewards its weight instead")
 
 
-def train(
-    data: Path | str,
-    model: Path | str,
-    out: Path,
-    *,
-    lora: Mapping[str, Any] | None = None,
-    config: Mapping[str, Any],
-    resume: bool = False,
-) -> dict[str, Any]:
-    """See `factory.training.common.base.Trainer.train`. With `beta` and without an adapter, policy and
-    reference are both in memory."""
-    parse_rewards(config.get("rewards"))
-    opened = open_dataset(data, "rloo", COLUMNS)
-    session = Session("rloo", COLUMNS, data, model, out, lora, config, resume, opened=opened)
-    if session.record is not None:
-        return session.record
-    with session.running():
-        from factory.training.online.rloo_trainer import RlooConfig, RlooTrainer
+class RlooTrainer(OnlineTrainer, trl.RLOOTrainer):  # type: ignore[misc]
+    """Leave-one-out."""
 
-        given = options.check(RlooConfig, config)
-        defaults = _DEFAULTS if lora is None else _LORA_DEFAULTS
-        session.prepare(RlooConfig, defaults | online.sizes(given))
-        with online.rewards_for(session) as rewards:
-            trainer = RlooTrainer(
-                model=str(session.model_dir),
-                reward_funcs=rewards.functions(),
-                args=session.args,
-                train_dataset=online.usable(session, rewards),
-                processing_class=session.tokenizer,
-                peft_config=session.lora,
-                callbacks=[session.progress],
-            )
-            # It goes on counting while it trains, since the last start or resume.
-            more = {"completions_left_out": rewards.left_out}
-            with online.counted_by_us():
-                record = session.fit(trainer, more=more)
-    for reason, count in rewards.left_out.items():
-        say(f"{count} completions left out: {reason}")
-    return record
+
+class Rloo(Trainer):
+    """REINFORCE leave-one-out. With `beta` and without an adapter, policy and reference are both in
+    memory."""
+
+    kind = "rloo"
+    columns = online.COLUMNS
+    config_class = RlooConfig
+    # TRL's own, stated because they decide the result.
+    defaults = {"beta": 0.05, "epsilon": 0.2, "learning_rate": 1e-6}
+    lora_defaults = {"learning_rate": 1e-5}
+    checked = frozenset({*online.BATCHES, "num_generations", "reward_weights"})
+    advice = Advice(length="max_completion_length", less_memory="lower num_generations; ")
+
+    def defaults_for(self, given: Mapping[str, Any], *, is_lora: bool) -> dict[str, Any]:
+        return {**super().defaults_for(given, is_lora=is_lora), **online.sizes(given)}
+
+    def check_first(self, config: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
+        parse_rewards(config.get("rewards"))
+
+    def check_given(self, given: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
+        parse_rewards(given.get("rewards"))
+
+    def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
+        return online.fit(session, RlooTrainer)

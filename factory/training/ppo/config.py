@@ -5,7 +5,7 @@ the option; an option that is not here has no effect, so it is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 _CHOICES = {"kl": ("penalty", "loss"), "value": ("shared", "own")}
 _AT_LEAST_1 = (
@@ -96,8 +96,6 @@ class PpoConfig:
     use_cpu: bool = False
     bf16: bool = False
     gradient_checkpointing: bool = False
-
-    fp16: ClassVar[bool] = False  # what the progress line asks for; not supported
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():

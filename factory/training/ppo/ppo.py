@@ -22,67 +22,57 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from factory.core import weights
 from factory.core.errors import RecipeError
 from factory.engines.render import prompt_ids
 from factory.engines.vllm_reasoning import answer_reader
 from factory.training.common import options
+from factory.training.common.plain_words import Advice
 from factory.training.common.progress import say
 from factory.training.common.session import Session, beyond_embeddings
+from factory.training.common.tokenizer import load_tokenizer
 from factory.training.online import online
+from factory.training.online.rewards import Rewards, build_rewards, parse_rewards
+from factory.training.ppo import value_head
 from factory.training.ppo.config import PpoConfig
-
-if TYPE_CHECKING:
-    from factory.training.online.rewards import Rewards
-    from factory.training.ppo.experience import Prompt
-    from factory.training.ppo.value_head import ValueHead
-
-COLUMNS: tuple[str, ...] = ("prompt",)
-
-# The learning rate is small: each step uses its rollouts several times. The batch is the memory's
-# alone, and passes over a few sequences each are slow on CPUs too.
-_DEFAULTS = {"learning_rate": 3e-6, "per_device_train_batch_size": 8}
-# An adapter starts from nothing and needs larger steps.
-_LORA_DEFAULTS = _DEFAULTS | {"learning_rate": 3e-5}
+from factory.training.ppo.experience import Experience, Prompt
+from factory.training.ppo.trainer import PpoTrainer
+from factory.training.ppo.value_head import ValueHead
+from factory.training.trainer import Trainer
 
 
-def check(config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> None:
-    """Raise `RecipeError` if an option is misspelt or refused. Looks at no reward model."""
-    from factory.training.online.rewards import parse_rewards
+class Ppo(Trainer):
+    """Proximal policy optimisation. In memory: the policy, its optimizer, the reference (none with an
+    adapter), the scoring models, and with `value: own` the critic with its own."""
 
-    args = options.build(PpoConfig, options.check(PpoConfig, config), Path())
-    parse_rewards(args.reward_entries())
-    options.build_lora(lora)
-    _check_critic(args, lora)
+    kind = "ppo"
+    columns = ("prompt",)
+    config_class = PpoConfig
+    # The learning rate is small: each step uses its rollouts several times. The batch is the memory's
+    # alone, and passes over a few sequences each are slow on CPUs too.
+    defaults = {"learning_rate": 3e-6, "per_device_train_batch_size": 8}
+    lora_defaults = {"learning_rate": 3e-5}
+    advice = Advice(
+        library="transformers",
+        length="max_completion_length",
+        accumulate=" (the same training)",
+        less_memory="use value: shared; lower rollout_batch_size; ",
+    )
 
+    def check_first(self, config: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
+        self.check(config, lora)
 
-def train(
-    data: Path | str,
-    model: Path | str,
-    out: Path,
-    *,
-    lora: Mapping[str, Any] | None = None,
-    config: Mapping[str, Any],
-    resume: bool = False,
-) -> dict[str, Any]:
-    """See `factory.training.common.base.Trainer.train`. In memory: the policy, its optimizer, the reference
-    (none with an adapter), the scoring models, and with `value: own` the critic with its own."""
-    session = Session("ppo", COLUMNS, data, model, out, lora, config, resume)
-    if session.record is not None:
-        return session.record
-    check(config, lora)
-    with session.running():
-        from factory.training.online.rewards import build_rewards
-        from factory.training.ppo.experience import Experience
-        from factory.training.ppo.trainer import PpoTrainer
+    def check_given(self, given: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
+        args = options.build(PpoConfig, given, Path())
+        parse_rewards(args.reward_entries())
+        _check_critic(args, lora)
 
-        session.prepare(PpoConfig, _DEFAULTS if lora is None else _LORA_DEFAULTS)
+    def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         args = session.args
-        with build_rewards(
-            args.reward_entries(), device="cpu" if args.use_cpu else None
-        ) as rewards:
+        device = "cpu" if args.use_cpu else None
+        with build_rewards(args.reward_entries(), device=device) as rewards:
             rewards.stop = session.stop
             rewards.answer = answer_reader(session.tokenizer, {})
             if rewards.needs_reference and "reference" not in session.dataset.column_names:
@@ -92,14 +82,9 @@ def train(
                 )
             prompts = _prompts(session, rewards)
             policy, reference = _policy(session)
+            critic = _critic(session, policy)
             experience = Experience(
-                args,
-                policy,
-                reference,
-                _critic(session, policy),
-                prompts,
-                session.tokenizer,
-                rewards,
+                args, policy, reference, critic, prompts, session.tokenizer, rewards
             )
             trainer = PpoTrainer(experience, [session.progress])
             more = {"completions_left_out": experience.left_out, "value": args.value}
@@ -117,8 +102,6 @@ def _check_critic(args: PpoConfig, lora: Mapping[str, Any] | None) -> None:
 def _prompts(session: Session, rewards: Rewards) -> Sequence[Prompt]:
     """The tokenised prompts; those too long, or without the reference that a reward needs, are left
     out and counted."""
-    from factory.training.ppo.experience import Prompt
-
     limit = _longest_prompt(session)
     size = session.vocabulary()
     prompts, longest, without, unknown = [], 0, 0, 0
@@ -199,9 +182,6 @@ def _policy(session: Session) -> tuple[Any, Any]:
 
 
 def _critic(session: Session, policy: Any) -> ValueHead:
-    from factory.training.common.tokenizer import load_tokenizer
-    from factory.training.ppo import value_head
-
     args = session.args
     if args.value == "shared":
         return value_head.shared(policy)

@@ -1,0 +1,47 @@
+"""What a recipe says of a training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from factory.core.config import Config
+from factory.training import TRAINERS
+
+
+def _own_view(given: dict[str, Any]) -> str:
+    listed = TRAINERS.get(given.get("kind", ""))
+    return listed.view if listed else ""
+
+
+class TrainingConfig(Config):
+    """One entry of a recipe's `training:`."""
+
+    kind: str
+    """A trainer: sft, dpo, kto, reward, prm, grpo, rloo or ppo."""
+    name: str | None = Field(None, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """What a model of the recipe calls its result, as `model: trained:prm`. None: the kind."""
+    view: str = Field(default_factory=_own_view)
+    """The recipe's view to train on; by default the kind's own, as `preference` of `dpo`."""
+    model: str | None = None
+    """The recipe's name of the model to train; `factory align` puts the new weights under it."""
+    lora: dict[str, Any] | None = None
+    """Passed to `peft.LoraConfig`, as `{r: 16}`. All linear layers are adapted unless it says
+    otherwise, and the adapter is merged into the saved weights. None: all weights are trained."""
+    config: dict[str, Any] = {}
+    """Passed to the trainer's config class, TRL's or one that extends it, as `{max_steps: 20}`. What
+    it does not name has the defaults of `factory/training/common/options.py` and of the trainer's class,
+    else TRL's. Checkpoints stay after the training only if it sets `save_total_limit`."""
+
+    @field_validator("kind")
+    @classmethod
+    def _check_kind(cls, value: str) -> str:
+        if value not in TRAINERS:
+            raise ValueError(f"no trainer '{value}' (have: {', '.join(TRAINERS)})")
+        return value
+
+    @property
+    def result(self) -> str:
+        """The name of what it makes."""
+        return self.name or self.kind
