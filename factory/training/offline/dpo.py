@@ -24,7 +24,6 @@ from typing import Any
 import torch
 import trl
 from torch import Tensor
-from trl.trainer.utils import pad
 
 from factory.core.errors import RecipeError
 from factory.core.yamlfile import nearest
@@ -35,7 +34,7 @@ from factory.training.common.session import Session, only
 from factory.training.offline import listwise
 from factory.training.offline import preference_losses as losses
 from factory.training.offline.cut import count_cut
-from factory.training.offline.listwise import Encoded
+from factory.training.offline.encoding import LIST_COLUMNS, Encoded, padded
 from factory.training.trainer import Trainer
 
 # TRL looks at the name only when the weights are in memory.
@@ -135,7 +134,7 @@ class PairsTrainer(trl.DPOTrainer):  # type: ignore[misc]
 
 
 class Collator:
-    """A batch of all the answers of some prompts: rows of `listwise.Encoded` in, tensors out.
+    """A batch of all the answers of some prompts: rows of `listwise` in, tensors out.
 
     `input_ids`, `attention_mask` and `completion_mask` (1 on the answer), padded on the right, hold
     the answers prompt by prompt; `scores`, and `ref_logps` where known, one number each; `sizes`
@@ -150,9 +149,9 @@ class Collator:
         pairs = [(row["prompt_ids"], answer) for row in rows for answer in row["answer_ids"]]
         masks = [[0] * len(prompt) + [1] * len(answer) for prompt, answer in pairs]
         batch = {
-            "input_ids": self._padded([p + a for p, a in pairs], self._pad_token_id),
-            "attention_mask": self._padded([[1] * len(mask) for mask in masks], 0),
-            "completion_mask": self._padded(masks, 0),
+            "input_ids": padded([p + a for p, a in pairs], self._pad_token_id, self._multiple),
+            "attention_mask": padded([[1] * len(mask) for mask in masks], 0, self._multiple),
+            "completion_mask": padded(masks, 0, self._multiple),
             "sizes": [len(row["answer_ids"]) for row in rows],
         }
         for name in ("scores", "ref_logps"):
@@ -160,17 +159,9 @@ class Collator:
                 batch[name] = torch.tensor([value for row in rows for value in row[name]])
         return batch
 
-    def _padded(self, lists: list[list[int]], value: int) -> Tensor:
-        return pad(
-            [torch.tensor(ids) for ids in lists],
-            padding_value=value,
-            padding_side="right",
-            pad_to_multiple_of=self._multiple,
-        )
-
 
 class AnswersTrainer(trl.DPOTrainer):  # type: ignore[misc]
-    """Takes `listwise.Encoded.rows` and a `Collator`. The logged rewards are beta * log(pi / ref), of
+    """Takes the rows of `listwise` and a `Collator`. The logged rewards are beta * log(pi / ref), of
     rrhf the mean log-probability; chosen is a prompt's best answer and rejected its worst."""
 
     def __init__(self, *, args: DPOConfig, **options: Any) -> None:
@@ -304,7 +295,7 @@ def _encode(session: Session) -> Encoded:
     args, dataset = session.args, session.dataset
     found = f"(the dataset has: {', '.join(dataset.column_names)})"
     if args.is_listwise:
-        if not set(listwise.LIST_COLUMNS) <= set(dataset.column_names):
+        if not set(LIST_COLUMNS) <= set(dataset.column_names):
             raise RecipeError(
                 f"config.loss_type {args.loss_type[0]} needs a reward view's columns prompt, "
                 f"responses, scores {found}"

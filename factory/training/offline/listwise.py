@@ -3,20 +3,26 @@
 In: a reward view (prompt, responses, scores), or for soft labels a preference view with its column
 `preference`, which makes a list of two with scores p and 1 - p. A prompt that is messages goes
 through the chat template, one that is text stays plain text with the end-of-text token after the
-answer: the rules of TRL's DPO; a cut answer has no end (see `endings`). Out: per prompt its answers,
-best first. No row vanishes: one that cannot be trained on has a reason, and `Encoded` counts them.
+answer: the rules of TRL's DPO; a cut answer has no end (see `endings`). Out: `encoding.Encoded`, whose rows
+have prompt_ids, answer_ids (a list for each answer) and scores, descending (of soft labels: as given,
+chosen first); prompt and any answer together have at most max_length tokens.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import RecipeError
-from factory.stats.finite import finite
 from factory.training.common import endings
+from factory.training.offline.encoding import (
+    NO_PAIR,
+    NO_SCORE,
+    Encoded,
+    encoded,
+    preference_of,
+    responses_of,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,62 +30,26 @@ if TYPE_CHECKING:
 LOSSES = ("infonca", "nca", "rrhf")
 """Values of `loss_type` that train on lists, not pairs."""
 
-LIST_COLUMNS = ("prompt", "responses", "scores")
-
-NO_PAIR = "no two answers with different scores"
-NO_SCORE = "no score"
-
 Answer = tuple[Any, float | None, Any]
 """An answer, its score, and how it ended."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A tokenised dataset, and what is not in it."""
-
-    rows: Dataset
-    """prompt_ids; answer_ids, a list for each answer; scores, descending (of soft labels: as given,
-    chosen first). Prompt and any answer together have at most max_length tokens."""
-    rows_left_out: dict[str, int]
-    rows_cut: int
-    """Rows used, of which an answer does not fit whole."""
-    answers_left_out: dict[str, int]
-    """Single answers of rows that are used."""
-    missing: int
-    """Rows used whose preference was null: 1 is used."""
 
 
 def encode_pairs(dataset: Dataset, tokenizer: Any, max_length: int | None) -> Encoded:
     """Raises `RecipeError` for a preference outside 0 to 1."""
 
     def answers_of(row: Mapping[str, Any], index: int) -> list[Answer]:
-        given = row["preference"]
-        p = 1.0 if given is None else _number(given, "preference", index)
-        if not 0 <= p <= 1:
-            raise RecipeError(f"row {index} preference: expected 0 to 1, found {p:g}")
+        given = preference_of(row, index)
+        p = 1.0 if given is None else given
         reasons = [row.get(endings.REASONS[name]) for name in ("chosen", "rejected")]
         return list(zip((row["chosen"], row["rejected"]), (p, 1 - p), reasons, strict=True))
 
-    missing = [given is None for given in dataset["preference"]]
-    return _encoded(dataset, tokenizer, max_length, answers_of, missing, is_ranked=False)
+    return _encoded(dataset, tokenizer, max_length, answers_of, is_ranked=False)
 
 
 def encode_lists(dataset: Dataset, tokenizer: Any, max_length: int | None) -> Encoded:
     """A prompt without two answers of different scores is left out: it says nothing about which is
     better. Raises `RecipeError` for lists of unequal length and for what is no score."""
-
-    def answers_of(row: Mapping[str, Any], index: int) -> list[Answer]:
-        answers, scores = row["responses"], row["scores"]
-        if not isinstance(answers, list) or not isinstance(scores, list):
-            raise RecipeError(f"row {index}: expected lists of responses and of scores")
-        if len(answers) != len(scores):
-            raise RecipeError(f"row {index} has {len(answers)} responses, {len(scores)} scores")
-        numbers = [None if s is None else _number(s, "scores", index) for s in scores]
-        reasons = endings.reasons_of(row.get(endings.REASONS["responses"]), len(answers))
-        return list(zip(answers, numbers, reasons, strict=True))
-
-    missing = [False] * len(dataset)
-    return _encoded(dataset, tokenizer, max_length, answers_of, missing, is_ranked=True)
+    return _encoded(dataset, tokenizer, max_length, responses_of, is_ranked=True)
 
 
 def too_long(max_length: int | None) -> str:
@@ -91,7 +61,6 @@ def _encoded(
     tokenizer: Any,
     max_length: int | None,
     answers_of: Callable[[Mapping[str, Any], int], list[Answer]],
-    missing: Sequence[bool],
     *,
     is_ranked: bool,
 ) -> Encoded:
@@ -102,23 +71,23 @@ def _encoded(
         kept = [(a, s, reason) for a, s, reason in answers if s is not None]
         if is_ranked:
             kept.sort(key=lambda answer: -answer[1])
-        encoded: tuple[list[int], list[list[int]]] = ([], [])
+        prompt_ids, answer_ids = list[int](), list[list[int]]()
         reason = ""
         if is_ranked and len({score for _, score, _ in kept}) < 2:
             reason = NO_PAIR
         else:
             wanted = [(a, endings.is_cut(r)) for a, _, r in kept]
-            encoded = _token_ids(tokenizer, row["prompt"], wanted, index)
-            if max_length is not None and len(encoded[0]) >= max_length:
+            prompt_ids, answer_ids = _token_ids(tokenizer, row["prompt"], wanted, index)
+            if max_length is not None and len(prompt_ids) >= max_length:
                 reason = too_long(max_length)
-        prompt_ids, answer_ids = encoded
         room = None if max_length is None else max(max_length - len(prompt_ids), 0)
         return {
             "prompt_ids": prompt_ids,
             "answer_ids": [ids[:room] for ids in answer_ids],
             "scores": [score for _, score, _ in kept],
             "reason": reason,
-            "unscored": len(answers) - len(kept),
+            "answer_reasons": [NO_SCORE] * (len(answers) - len(kept)),
+            "is_missing": not is_ranked and row["preference"] is None,
             "is_cut": room is not None and any(len(ids) > room for ids in answer_ids),
         }
 
@@ -128,26 +97,7 @@ def _encoded(
         "answer_ids": datasets.List(ids),
         "scores": datasets.List(datasets.Value("float64")),
     }
-    notes = {
-        "reason": datasets.Value("string"),
-        "unscored": datasets.Value("int32"),
-        "is_cut": datasets.Value("bool"),
-    }
-    features = datasets.Features(**columns, **notes)
-    table = dataset.map(
-        encode, with_indices=True, remove_columns=dataset.column_names, features=features
-    )
-    reasons = table["reason"][:]
-    places = [i for i, reason in enumerate(reasons) if not reason]
-    used = table.select(places)
-    unscored = sum(used["unscored"])
-    return Encoded(
-        rows=used.remove_columns(list(notes)),
-        rows_left_out=dict(Counter(reason for reason in reasons if reason)),
-        rows_cut=sum(used["is_cut"]),
-        answers_left_out={NO_SCORE: unscored} if unscored else {},
-        missing=sum(missing[i] for i in places),
-    )
+    return encoded(dataset, encode, columns)
 
 
 def _token_ids(
@@ -191,9 +141,3 @@ def _text(answer: Any, index: int) -> str:
     if not isinstance(answer, str):
         raise RecipeError(f"row {index}: the prompt is text, but an answer is {answer!r:.60}")
     return answer
-
-
-def _number(value: Any, column: str, index: int) -> float:
-    if (number := finite(value)) is None:
-        raise RecipeError(f"row {index} {column}: expected a finite number, found {value!r:.80}")
-    return number

@@ -24,12 +24,11 @@ from factory.training.common.data import Opened, open_dataset
 from factory.training.common.progress import say
 from factory.training.common.session import Session
 from factory.training.offline import reward_rows
-from factory.training.offline.reward_rows import Encoded
+from factory.training.offline.encoding import LIST_COLUMNS, Encoded
 from factory.training.offline.reward_trainer import FIXED, Collator, RewardConfig, RewardTrainer
 from factory.training.trainer import Trainer
 
 COLUMNS: tuple[str, ...] = ("chosen", "rejected")
-_LIST_COLUMNS = ("prompt", "responses", "scores")
 
 # What some models do to the logits after the LM head; a regulariser that did not would be wrong.
 _BENT_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -50,7 +49,7 @@ class Reward(Trainer):
     loaded_as = "AutoModelForSequenceClassification"
 
     def open(self, data: Path | str, config: Mapping[str, Any]) -> Opened:
-        return open_dataset(data, "reward", COLUMNS, _LIST_COLUMNS)
+        return open_dataset(data, "reward", COLUMNS, LIST_COLUMNS)
 
     def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         session.args.loss_type = _loss_type(session.args, session.dataset.column_names)
@@ -70,7 +69,7 @@ class Reward(Trainer):
 def _loss_type(args: RewardConfig, columns: list[str]) -> str:
     """The loss to use. Raises `RecipeError` if the dataset has not what the options ask for."""
     has_pairs = set(COLUMNS) <= set(columns)
-    has_lists = set(_LIST_COLUMNS) <= set(columns)
+    has_lists = set(LIST_COLUMNS) <= set(columns)
     loss = args.loss_type or ("pairwise" if has_pairs else "listwise")
     found = f"(the dataset has: {', '.join(columns)})"
     if loss == "pairwise" and not has_pairs:

@@ -1,46 +1,35 @@
 """From rows of a preference or reward view to token ids for the reward trainer.
 
 What is fed is `engines.render.conversation_ids`, the very tokens that the engines score; a cut answer
-has no end (see `endings`). No row vanishes: one that cannot be trained on has a reason, and `Encoded`
-counts them.
+has no end (see `endings`). Out: `encoding.Encoded`, whose rows have of pairs chosen_ids, rejected_ids,
+preference, margin; of lists ids, scores, best (an index into them); of both answer_start, the token at
+which the last message of the best answer begins.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import RecipeError
 from factory.core.records import Message
 from factory.engines.render import prompt_ids
 from factory.sources.conversation import split_transcript
-from factory.stats.finite import finite
-from factory.training.common.endings import REASONS, reasons_of, scored_ids
+from factory.training.common.endings import REASONS, common, scored_ids
+from factory.training.offline.encoding import (
+    NO_PAIR,
+    NO_SCORE,
+    Encoded,
+    encoded,
+    number,
+    preference_of,
+    responses_of,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 SAME = "both answers are the same"
-NO_PAIR = "no two answers with different scores"
-NO_SCORE = "no score"
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A tokenised dataset, and what is not in it."""
-
-    rows: Dataset
-    """Of pairs: chosen_ids, rejected_ids, preference, margin. Of lists: ids, scores, best (an index
-    into them). Both: answer_start, the token at which the last message of the best answer begins."""
-    rows_left_out: dict[str, int]
-    answers_left_out: dict[str, int]
-    """Single answers of lists whose other answers are used."""
-    missing: int
-    """Rows used whose preference or margin, though asked for, was null."""
-    longest: int
-    """Tokens of the longest answer with its prompt, left out or not."""
 
 
 def encode_pairs(
@@ -65,9 +54,11 @@ def encode_pairs(
             reason = too_long(max_length)
         elif chosen_ids == rejected_ids:
             reason = SAME
-        weight = None if weigh is None else _number(row[weigh], weigh, index)
-        if weigh == "preference" and weight is not None and not 0 <= weight <= 1:
-            raise RecipeError(f"row {index} preference: expected 0 to 1, found {weight}")
+        weight = None
+        if weigh == "preference":
+            weight = preference_of(row, index)
+        elif weigh is not None:
+            weight = number(row[weigh], weigh, index)
         return {
             "chosen_ids": chosen_ids,
             "rejected_ids": rejected_ids,
@@ -75,7 +66,6 @@ def encode_pairs(
             "margin": 0.0 if weigh != "margin" or weight is None else weight,
             "answer_start": _answer_start(tokenizer, chosen, chosen_ids) if finds_answer else 0,
             "reason": reason,
-            "answer_reasons": [],
             "is_missing": weigh is not None and weight is None,
             "longest": longest,
         }
@@ -83,7 +73,7 @@ def encode_pairs(
     ids = datasets.List(datasets.Value("int32"))
     columns = {"chosen_ids": ids, "rejected_ids": ids}
     columns |= {name: datasets.Value("float64") for name in ("preference", "margin")}
-    return _encoded(dataset, encode, columns)
+    return encoded(dataset, encode, {**columns, "answer_start": datasets.Value("int32")})
 
 
 def encode_lists(
@@ -99,18 +89,11 @@ def encode_lists(
     import datasets
 
     def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
-        responses, scores = row["responses"], row["scores"]
-        if not isinstance(responses, list) or not isinstance(scores, list):
-            raise RecipeError(f"row {index}: expected lists of responses and of scores")
-        if len(responses) != len(scores):
-            raise RecipeError(f"row {index} has {len(responses)} responses, {len(scores)} scores")
         kept, reasons, longest = [], [], 0
-        endings = reasons_of(row.get(REASONS["responses"]), len(responses))
-        for response, given, ending in zip(responses, scores, endings, strict=True):
+        for response, score, ending in responses_of(row, index):
             answer = _conversation(row, response, "responses", index)
             ids = scored_ids(tokenizer, answer, ending)
             longest = max(longest, len(ids))
-            score = _number(given, "scores", index)
             if score is None:
                 reasons.append(NO_SCORE)
             elif max_length is not None and len(ids) > max_length:
@@ -134,7 +117,6 @@ def encode_lists(
             "answer_start": start,
             "reason": reason,
             "answer_reasons": [] if reason else reasons,
-            "is_missing": False,
             "longest": longest,
         }
 
@@ -143,37 +125,11 @@ def encode_lists(
         "scores": datasets.List(datasets.Value("float64")),
         "best": datasets.Value("int32"),
     }
-    return _encoded(dataset, encode, columns)
+    return encoded(dataset, encode, {**columns, "answer_start": datasets.Value("int32")})
 
 
 def too_long(max_length: int) -> str:
     return f"longer than max_length, {max_length} tokens"
-
-
-def _encoded(
-    dataset: Dataset, encode: Callable[[dict[str, Any], int], dict[str, Any]], columns: Any
-) -> Encoded:
-    import datasets
-
-    notes = {
-        "reason": datasets.Value("string"),
-        "answer_reasons": datasets.List(datasets.Value("string")),
-        "is_missing": datasets.Value("bool"),
-        "longest": datasets.Value("int32"),
-    }
-    features = datasets.Features(**columns, answer_start=datasets.Value("int32"), **notes)
-    table = dataset.map(
-        encode, with_indices=True, remove_columns=dataset.column_names, features=features
-    )
-    reasons = table["reason"][:]
-    used = table.select([i for i, reason in enumerate(reasons) if not reason])
-    return Encoded(
-        rows=used.remove_columns(list(notes)),
-        rows_left_out=dict(Counter(reason for reason in reasons if reason)),
-        answers_left_out=dict(Counter(r for rs in used["answer_reasons"] for r in rs)),
-        missing=sum(used["is_missing"]),
-        longest=max(table["longest"]),
-    )
 
 
 def _conversation(row: Mapping[str, Any], answer: Any, column: str, index: int) -> list[Message]:
@@ -220,18 +176,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _number(value: Any, column: str, index: int) -> float | None:
-    if value is None:
-        return None
-    if (number := finite(value)) is None:
-        raise RecipeError(f"row {index} {column}: expected a finite number, found {_short(value)}")
-    return number
-
-
 def _answer_start(tokenizer: Any, messages: Sequence[Message], ids: Sequence[int]) -> int:
     """The first token that the messages before the last do not already decide."""
     before = prompt_ids(tokenizer, messages[:-1], {}) if len(messages) > 1 else []
-    same = 0
-    while same < min(len(before), len(ids) - 1) and before[same] == ids[same]:
-        same += 1
-    return same
+    return common(before, ids[:-1])

@@ -13,9 +13,9 @@ import torch
 import trl
 from torch import Tensor
 from torch.nn.functional import linear
-from trl.trainer.utils import pad
 
 from factory.training.offline import reward_losses as losses
+from factory.training.offline.encoding import padded
 
 LOSSES = ("pairwise", "listwise", "pointwise")
 LM_LOSSES = {"imitation": losses.imitation, "grm": losses.grm}
@@ -70,7 +70,7 @@ class RewardConfig(trl.RewardConfig):  # type: ignore[misc]
 
 
 class Collator:
-    """A batch of all the answers of some prompts: rows of `reward_rows.Encoded` in, tensors out.
+    """A batch of all the answers of some prompts: rows of `reward_rows`'s `Encoded` in, tensors out.
 
     `input_ids` and `attention_mask`, padded on the right, hold the answers prompt by prompt;
     `sizes` how many each prompt has, `best` the rows of `input_ids` that are the best answers,
@@ -83,12 +83,12 @@ class Collator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         groups = [row.get("ids") or [row["chosen_ids"], row["rejected_ids"]] for row in rows]
-        ids_N = [torch.tensor(ids) for group in groups for ids in group]
+        ids_N = [ids for group in groups for ids in group]
         sizes = [len(group) for group in groups]
         firsts = [sum(sizes[:i]) for i in range(len(sizes))]
         batch = {
-            "input_ids": self._padded(ids_N, self._pad_token_id),
-            "attention_mask": self._padded([torch.ones_like(ids) for ids in ids_N], 0),
+            "input_ids": padded(ids_N, self._pad_token_id, self._multiple),
+            "attention_mask": padded([[1] * len(ids) for ids in ids_N], 0, self._multiple),
             "sizes": sizes,
             "best": torch.tensor(
                 [f + row.get("best", 0) for f, row in zip(firsts, rows, strict=True)]
@@ -101,14 +101,6 @@ class Collator:
             for name in ("preference", "margin"):
                 batch[name] = torch.tensor([row[name] for row in rows])
         return batch
-
-    def _padded(self, tensors: list[Tensor], value: int) -> Tensor:
-        return pad(
-            tensors,
-            padding_value=value,
-            padding_side="right",
-            pad_to_multiple_of=self._multiple,
-        )
 
 
 class RewardTrainer(trl.RewardTrainer):  # type: ignore[misc]

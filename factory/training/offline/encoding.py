@@ -1,0 +1,123 @@
+"""What encoding pairs and lists of answers has in common, whoever is trained on them.
+
+No row vanishes: one that cannot be trained on has a reason, and `Encoded` counts them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from factory.core.errors import RecipeError
+from factory.stats.finite import finite
+from factory.training.common.endings import REASONS, reasons_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+
+LIST_COLUMNS = ("prompt", "responses", "scores")
+NO_PAIR = "no two answers with different scores"
+NO_SCORE = "no score"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tokenised dataset, and what is not in it."""
+
+    rows: Dataset
+    rows_left_out: dict[str, int]
+    """By reason."""
+    answers_left_out: dict[str, int]
+    """Single answers of lists whose other answers are used, by reason."""
+    missing: int
+    """Rows used whose preference or margin, though asked for, was null."""
+    rows_cut: int
+    """Rows used, of which an answer does not fit whole."""
+    longest: int
+    """Tokens of the longest answer with its prompt, left out or not."""
+
+
+Encode = Callable[[dict[str, Any], int], dict[str, Any]]
+"""Of a row and its place: the columns, `reason` (empty: the row is used), and those of the other
+notes of `encoded` that are not as by default."""
+
+
+def encoded(dataset: Dataset, encode: Encode, columns: Mapping[str, Any]) -> Encoded:
+    """`columns`: name -> feature of what `encode` makes besides its notes."""
+    import datasets
+
+    notes = {
+        "reason": datasets.Value("string"),
+        "answer_reasons": datasets.List(datasets.Value("string")),
+        "is_missing": datasets.Value("bool"),
+        "is_cut": datasets.Value("bool"),
+        "longest": datasets.Value("int32"),
+    }
+    unsaid = {"answer_reasons": [], "is_missing": False, "is_cut": False, "longest": 0}
+
+    def noted(row: dict[str, Any], index: int) -> dict[str, Any]:
+        return unsaid | encode(row, index)
+
+    features = datasets.Features(**columns, **notes)
+    table = dataset.map(
+        noted, with_indices=True, remove_columns=dataset.column_names, features=features
+    )
+    reasons = table["reason"][:]
+    used = table.select([i for i, reason in enumerate(reasons) if not reason])
+    return Encoded(
+        rows=used.remove_columns(list(notes)),
+        rows_left_out=dict(Counter(reason for reason in reasons if reason)),
+        answers_left_out=dict(Counter(r for rs in used["answer_reasons"] for r in rs)),
+        missing=sum(used["is_missing"]),
+        rows_cut=sum(used["is_cut"]),
+        longest=max(table["longest"]),
+    )
+
+
+def responses_of(row: Mapping[str, Any], index: int) -> list[tuple[Any, float | None, Any]]:
+    """A reward view's answers, each with its score and how it ended.
+
+    Raises `RecipeError` for lists of unequal length and for what is no score.
+    """
+    answers, scores = row["responses"], row["scores"]
+    if not isinstance(answers, list) or not isinstance(scores, list):
+        raise RecipeError(f"row {index}: expected lists of responses and of scores")
+    if len(answers) != len(scores):
+        raise RecipeError(f"row {index} has {len(answers)} responses, {len(scores)} scores")
+    numbers = [number(score, "scores", index) for score in scores]
+    reasons = reasons_of(row.get(REASONS["responses"]), len(answers))
+    return list(zip(answers, numbers, reasons, strict=True))
+
+
+def preference_of(row: Mapping[str, Any], index: int) -> float | None:
+    """P(chosen is better). Raises `RecipeError` for one outside 0 to 1."""
+    p = number(row["preference"], "preference", index)
+    if p is not None and not 0 <= p <= 1:
+        raise RecipeError(f"row {index} preference: expected 0 to 1, found {p:g}")
+    return p
+
+
+def number(value: Any, column: str, index: int) -> float | None:
+    """Raises `RecipeError` for what is neither null nor a finite number."""
+    if value is None:
+        return None
+    if (known := finite(value)) is None:
+        raise RecipeError(f"row {index} {column}: expected a finite number, found {value!r:.80}")
+    return known
+
+
+def padded(lists: Sequence[Sequence[int]], value: int, multiple: int | None) -> Tensor:
+    """[N, T]: the lists, padded on the right to the longest, or to a multiple of `multiple`."""
+    import torch
+    from trl.trainer.utils import pad
+
+    made: Tensor = pad(
+        [torch.tensor(ids) for ids in lists],
+        padding_value=value,
+        padding_side="right",
+        pad_to_multiple_of=multiple,
+    )
+    return made
