@@ -85,8 +85,8 @@ class PlainFields(Config):
     """Every random choice derives from it and a sample's id."""
     reproducible: bool = False
     """Seed the engine with each call's draw, so that the same engine answers a call alike whenever
-    it is made. It slows the engine down (README, Reproducible); what was answered once is remembered
-    either way."""
+    it is made. It slows the engine down (docs/recipes.md, Reproducibility); what was answered once is
+    remembered either way."""
     source: SourceConfig
     constitution: str | None = None
     """A file, relative to the recipe, or a name: of a file in the recipe's folder, in
