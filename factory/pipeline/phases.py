@@ -42,7 +42,7 @@ def run_in_phases(
     progress: Progress | None = None,
     retries: bool = True,
 ) -> Manifest:
-    """`runner.run.run`, with the trainings that the recipe's own stages wait for."""
+    """`pipeline.run.run`, with the trainings that the recipe's own stages wait for."""
     progress = progress or Progress()
     folder.refuse_others(out)
     waited = waited_for(recipe)

@@ -35,7 +35,7 @@ class PpoConfig:
     reward_model: str | None = None
     """A sequence classifier with one label, as `factory train reward` makes."""
     rewards: list[dict[str, Any]] = field(default_factory=list)
-    """Other rewards, added to it: the entries of `factory/training/rewards`. One of the two is
+    """Other rewards, added to it: the entries of `factory/training/online/rewards`. One of the two is
     needed."""
 
     max_steps: int = -1

@@ -8,8 +8,8 @@ completion is worth. Out: the policy alone, as `AutoModelForCausalLM` loads it, 
 
 A step: a completion of each of `rollout_batch_size` prompts is drawn, scored at its last token, and
 less beta (log pi - log ref) at every token; advantages by GAE, whitened over the batch; then
-`num_ppo_epochs` passes with clipped losses for policy and critic. The arithmetic is `ppo_math`, the
-loop `ppo_trainer`, the options `ppo_config`.
+`num_ppo_epochs` passes with clipped losses for policy and critic. The arithmetic is in `math`, the
+loop in `trainer`, the options in `config`.
 
 It departs from InstructGPT in that pretraining gradients are not mixed in, the critic by default is
 a head on the policy (`value: own` for a model of its own), and losses are means over the tokens of a

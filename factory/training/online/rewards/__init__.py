@@ -3,10 +3,10 @@
 `rewards:` of a training's config is a list of entries, each with a `kind`, a `weight` (default 1)
 and a `name` under which it is logged (default: the kind). The kinds, and where each runs:
 
-    length, pattern (or format), overlong    rules: arithmetic in this process (`rules`)
-    verify                                   against the column `reference`, no model
-    reward, process                          a scoring model by transformers, in this process
-    judge                                    a served model, over HTTP
+    length, sentences, pattern (or format), overlong    rules (`factory.scorers.rules`): arithmetic
+    verify                                              against the column `reference`, no model
+    reward, process                                     a scoring model by transformers, in this process
+    judge                                               a served model, over HTTP
 
     rewards:
       - {kind: verify, how: math}
@@ -14,7 +14,7 @@ and a `name` under which it is logged (default: the kind). The kinds, and where 
       - {kind: judge, endpoint: http://localhost:8000/v1, model: judge, rubric: "..."}
       - {kind: overlong, maximum: 512, cache: 128}
 
-The last four kinds are the stages of the same name (`factory/stages`), with their options, scoring
+The last four kinds are the stages of the same name (`factory/scorers`), with their options, scoring
 one answer at a time. The total is the weighted sum of the raw scores: nothing is standardised, so
 weights carry the scale. Where a part with a weight gives no number the total is None, never a sum of
 the rest: the completion is left out and counted. PPO drops it; grpo and rloo give it advantage 0, so

@@ -1,4 +1,4 @@
-"""Rewards by a scoring stage: the stages of `factory/stages`, each on a sample of one candidate.
+"""Rewards by a scoring stage: those of `factory/scorers`, each on a sample of one candidate.
 
 Their options are the stages' own. What differs from a recipe is where the model comes from: of
 `reward` and `process` it is a folder or a Hub id, run by transformers in this process; of `judge`
