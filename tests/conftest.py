@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import settings
 
 from factory.core import weights
 from factory.engines.vllm import VllmConfig, VllmEngine
 from factory.recipe.load import load
 from factory.recipe.recipe import Recipe
 from tests.tiny import cut_tokenizer, save, save_llama
+
+# The same examples in every run, and none too slow on a busy machine. New ones: --hypothesis-profile default
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parents[1]
 
