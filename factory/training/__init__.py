@@ -7,6 +7,7 @@ what is below them.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ class Listed(NamedTuple):
 
     def load(self) -> Any:
         """The trainer. Imports its libraries, which takes seconds."""
+        # TRL imports vLLM, which says at once what it does not find.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         module, _, name = self.path.partition(":")
         return getattr(importlib.import_module(module), name)()
 
