@@ -8,6 +8,8 @@ import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import pytest
+
 from factory.engines.base import EngineStats, Sampling
 from factory.pipeline.calls import StageCount
 from factory.pipeline.forecast import Forecast, Outlook
@@ -206,5 +208,11 @@ def test_the_time_left_of_a_training_is_by_its_newer_steps() -> None:
     clock.now = 17.0
     assert steps.left(10) == 11.0  # 6 steps of 2 s, less the one that passed
     assert steps.view(10).facts == "step 4/10, 2.0 s/step, about 10 s left"
+    steps.end(5, saves=True)  # 17 s: a step of 1 s
+    clock.now = 47.0
+    assert steps.view(10).facts == "step 5/10, saving a checkpoint"
+    steps.saved()
+    assert steps.seconds() == pytest.approx(5 / 3)  # (17 - 12) / 3: the 30 s are no step's
+    assert steps.left(10) == pytest.approx(25 / 3)
     steps.begin(4)  # a training that goes on
     assert steps.view(10).facts == "step 4/10"

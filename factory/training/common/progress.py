@@ -56,10 +56,19 @@ class Steps:
         """Training begins after so many steps."""
         self.step = step
         self._ended = [self._clock()]
+        self._is_saving = False
 
-    def end(self, step: int) -> None:
+    def end(self, step: int, *, saves: bool = False) -> None:
+        """A step has ended. `saves`: a checkpoint is saved before the next begins."""
         self.step = step
         self._ended.append(self._clock())
+        self._is_saving = saves
+
+    def saved(self) -> None:
+        """The checkpoint is there. The time that it took is no step's."""
+        gap = self._clock() - self._ended[-1]
+        self._ended = [ended + gap for ended in self._ended]
+        self._is_saving = False
 
     def seconds(self) -> float | None:
         """Of a step, by the newer half of them: the first one is slow. None: none has ended."""
@@ -76,6 +85,8 @@ class Steps:
 
     def view(self, steps: int) -> View:
         facts = [f"step {self.step}/{steps}"]
+        if self._is_saving:
+            return View("training", f"{facts[0]}, saving a checkpoint")
         if (seconds := self.seconds()) is not None and (left := self.left(steps)) is not None:
             facts += [f"{seconds:.1f} s/step", f"{roughly(left)} left"]
         return View("training", ", ".join(facts))
@@ -103,7 +114,7 @@ def make_progress(log: Path, keep: int | None = None, screen: Screen | None = No
                 keep_until(log, state.global_step)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self._steps.end(state.global_step)
+            self._steps.end(state.global_step, saves=control.should_save)
             if state.global_step >= state.max_steps:
                 control.should_log = True
 
@@ -117,6 +128,7 @@ def make_progress(log: Path, keep: int | None = None, screen: Screen | None = No
                     sync(log)
                 checkpoints.seal(folder / f"checkpoint-{state.global_step}")
                 checkpoints.keep_newest(folder, keep)
+            self._steps.saved()
 
         def on_log(
             self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any

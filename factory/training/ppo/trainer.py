@@ -86,9 +86,11 @@ class PpoTrainer:
             self.state.global_step += 1
             logs["episode"] = self.state.global_step * self.args.rollout_batch_size
             logs["eps"] = round(self.args.rollout_batch_size / (time.monotonic() - start), 3)
+            self._control.should_save = self._is_save_due()
             self._tell("on_step_end")
             self._tell("on_log", logs=logs)  # stops a training that is no longer a number
-            self._save_if_due()
+            if self._control.should_save:
+                self._save()
         self._tell("on_train_end")
         self._publish_value()
         return self.state
@@ -212,14 +214,17 @@ class PpoTrainer:
         }
         return weights, {"optimizer": self._optimizer, "scheduler": self._scheduler}
 
-    def _save_if_due(self) -> None:
+    def _is_save_due(self) -> bool:
         step, wanted = self.state.global_step, self.args.save_steps
         every = math.ceil(wanted * self.state.max_steps) if wanted < 1 else int(wanted)
-        if every and step % every == 0:
-            facts = {"beta": self.kl_controller.beta, "left_out": self.experience.left_out}
-            ppo_checkpoint.save(Path(self.args.output_dir), step, *self._trained(), facts)
-            for callback in self._callbacks:
-                callback.on_save(self.args, self.state, self._control)
+        return bool(every and step % every == 0)
+
+    def _save(self) -> None:
+        facts = {"beta": self.kl_controller.beta, "left_out": self.experience.left_out}
+        folder, step = Path(self.args.output_dir), self.state.global_step
+        ppo_checkpoint.save(folder, step, *self._trained(), facts)
+        for callback in self._callbacks:
+            callback.on_save(self.args, self.state, self._control)
 
     def _load(self, checkpoint: Path) -> None:
         facts = ppo_checkpoint.load(checkpoint, *self._trained())
