@@ -19,8 +19,13 @@ def files(folder: Path) -> set[Path]:
 def test_a_project_has_every_shipped_file_and_its_recipes_are_valid(tmp_path: Path) -> None:
     create(tmp_path / "deep" / "mine")
     made = tmp_path / "deep" / "mine"
-    for name in ("constitutions", "pipelines"):
-        assert files(made / name) == files(ROOT / name)
+    for name, kind in (("constitutions", "constitution"), ("pipelines", "recipe")):
+        beside = f"{kind}.schema.json"
+        assert files(made / name) == files(ROOT / name) | {Path(beside)}
+        for path in (made / name).glob("*.yaml"):
+            first, _, rest = path.read_text().partition("\n")
+            assert first == f"# yaml-language-server: $schema={beside}"
+            assert rest == (ROOT / name / path.name).read_text()
     for path in (made / "pipelines").glob("*.yaml"):
         constitution_path = load(path).constitution_path
         assert constitution_path is None or made in constitution_path.resolve().parents

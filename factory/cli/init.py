@@ -1,14 +1,17 @@
-"""`factory init`: the shipped recipes, prompts and constitutions as files of the user's own."""
+"""`factory init`: the shipped recipes, prompts and constitutions as files of the user's own, with JSON Schema
+beside them for editors."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 from factory.core.assets import shipped_file
 from factory.core.errors import FactoryError, RecipeError
 
-_NAMES = ("constitutions", "pipelines")
+_NAMES = {"constitutions": "constitution", "pipelines": "recipe"}
+"""Of what is copied, the kind of schema that its files have."""
 _HALF = ".half"  # what is being copied; gone once all is there
 
 
@@ -21,7 +24,7 @@ def create(folder: Path) -> None:
     if names and not (_HALF in names and names <= {_HALF, *_NAMES}):
         raise RecipeError(f"{folder} is not empty; choose a new folder")
     half = folder / _HALF
-    for name in _NAMES:
+    for name, kind in _NAMES.items():
         source = shipped_file(name)
         if source is None:
             raise FactoryError(f"this installation lacks its {name}; install factory again")
@@ -30,6 +33,7 @@ def create(folder: Path) -> None:
         try:
             shutil.rmtree(half / name, ignore_errors=True)
             shutil.copytree(source, half / name)
+            _with_schema(half / name, kind)
             (half / name).replace(folder / name)
         except OSError as error:
             raise FactoryError(
@@ -38,3 +42,14 @@ def create(folder: Path) -> None:
             ) from error
     if half.exists():
         half.rmdir()
+
+
+def _with_schema(folder: Path, kind: str) -> None:
+    """JSON Schema beside the files, and the line by which editors find it."""
+    from factory.recipe.schema import schema
+
+    beside = f"{kind}.schema.json"
+    (folder / beside).write_text(json.dumps(schema(kind), indent=2, ensure_ascii=False) + "\n")
+    for path in folder.glob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(f"# yaml-language-server: $schema={beside}\n{text}", encoding="utf-8")

@@ -10,7 +10,7 @@ import typer
 
 from factory.cli import endings, printing, runs, scores, training
 from factory.cli.options import RecipeArgument, SetOption, load
-from factory.core.errors import FactoryError
+from factory.core.errors import FactoryError, RecipeError
 from factory.core.paths import user_path
 from factory.core.terminal import printable
 
@@ -83,6 +83,21 @@ def init(
     create(folder)
     print(f"made {folder}/ with constitutions/ and pipelines/")
     endings.after_init(folder)
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="recipe or constitution.")],
+) -> None:
+    """Print the JSON Schema of recipes or constitutions, by which editors complete and check them."""
+    import json
+
+    from factory.recipe.schema import KINDS
+    from factory.recipe.schema import schema as made
+
+    if kind not in KINDS:
+        raise RecipeError(f"factory schema: no schema of '{kind}' (have: {', '.join(KINDS)})")
+    print(json.dumps(made(kind), indent=2, ensure_ascii=False))
 
 
 @app.command()
