@@ -77,7 +77,8 @@ class EvaluationConfig(Config):
 
 
 class PlainFields(Config):
-    """The fields of a recipe that are not picked from a table."""
+    """A recipe's fields. Entries of `models`, `stages`, `views` and `training` have fields by their
+    engine or kind."""
 
     name: str = Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Names the run; letters, digits, dots, hyphens and underscores."""

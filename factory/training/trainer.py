@@ -50,7 +50,7 @@ class Trainer:
         options.build_lora(lora, self.lora_task)
         # What our own checks look at; the rest may be of another machine than this.
         fields = _fields(self.config_class)
-        looked_at = self.looked_at(given) | fields - _library_fields(self.config_class)
+        looked_at = self.looked_at(given) | own_fields(self.config_class)
         here = {"use_cpu": True, "bf16": False, "report_to": "none", **defaults}
         here |= {name: value for name, value in given.items() if name in looked_at}
         here = {name: value for name, value in here.items() if name in fields}
@@ -119,14 +119,14 @@ class Trainer:
         return record
 
 
-def _library_fields(config_class: type) -> set[str]:
-    """Fields of the class that `config_class` extends; if it is a library's itself, all of them."""
+def own_fields(config_class: type) -> set[str]:
+    """Options that are not the library's: those that a class of ours adds to one of its."""
     if not config_class.__module__.startswith("factory."):
-        return _fields(config_class)
+        return set()
     theirs = [
         extended for extended in config_class.__mro__[1:] if dataclasses.is_dataclass(extended)
     ]
-    return _fields(theirs[0]) if theirs else set()
+    return _fields(config_class) - (_fields(theirs[0]) if theirs else set())
 
 
 def _fields(config_class: Any) -> set[str]:
