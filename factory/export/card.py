@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import yaml
 
+from factory.export.report import ViewReport
 from factory.export.schemas import MEANINGS
-from factory.export.statistics import ViewReport
 from factory.export.view import NOTES, REASONS, View
 from factory.stats.noise import doubts
 
