@@ -35,7 +35,17 @@ from factory.recipe.recipe import Recipe
 from tests.conftest import ROOT
 from tests.fakes import FakeEngine
 
-HEAVY = ("torch", "vllm", "transformers", "datasets", "trl", "pandas", "pydantic", "yaml")
+HEAVY = (
+    "torch",
+    "vllm",
+    "transformers",
+    "datasets",
+    "trl",
+    "pandas",
+    "huggingface_hub",
+    "pydantic",
+    "yaml",
+)
 
 
 class Ended(NamedTuple):

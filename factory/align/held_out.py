@@ -19,7 +19,7 @@ import msgspec
 from factory.align.divergence import log_ratio
 from factory.core import own_code, weights
 from factory.core.errors import RecipeError
-from factory.core.files import replace
+from factory.core.files import whole
 from factory.core.records import Candidate, Sample, Score, Verdict
 from factory.core.words import words as words_of
 from factory.core.yamlfile import dump
@@ -170,9 +170,8 @@ def evaluation_recipe(recipe: Recipe, models: Mapping[str, str], out: Path) -> R
     written.parent.mkdir(parents=True, exist_ok=True)
     kinds = [str(config.get("kind")) for config in evaluation.scores]
     own_code.copy_along(kinds, recipe.folder, written.parent)
-    half = written.with_suffix(".half")
-    half.write_text(dump(_data(recipe, evaluation, models)), encoding="utf-8")
-    replace(half, written)
+    with whole(written) as half:
+        half.write_text(dump(_data(recipe, evaluation, models)), encoding="utf-8")
     return load(written)
 
 

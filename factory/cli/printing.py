@@ -103,7 +103,7 @@ def _judged(name: str, judge: Mapping[str, Any]) -> str:
     """What there is to say of a judge, on one line."""
     import msgspec
 
-    from factory.export.statistics import Reading
+    from factory.export.report import Reading
 
     facts = [f"{judge['verdicts']:,} verdicts"]
     if judge.get("flip_rate") is not None:

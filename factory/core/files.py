@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,24 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def whole(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
+    """A file beside `path` to write to: at the end it is put in place, durably; if an exception
+    ends the block, `path` stays as it was. `is_shared`: other processes may write `path` meanwhile.
+    """
+    half = path.with_name(f".{path.name}.{os.getpid()}" if is_shared else f"{path.name}.half")
+    try:
+        yield half
+        replace(half, path)
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise
+
+
 def write_whole(path: Path, value: Any) -> None:
     """`value` as indented JSON in the file `path`: all of it, or what was there before."""
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    half.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    sync(half)
-    half.replace(path)
-    sync(path.parent)
+    with whole(path, is_shared=True) as half:
+        half.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def replace(half: Path, path: Path) -> None:

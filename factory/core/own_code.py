@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from factory.core.files import replace
+from factory.core.files import whole
 
 
 def modules_of(kind: str, folder: Path) -> dict[str, Path]:
@@ -77,6 +77,5 @@ def copy_along(kinds: Iterable[str], folder: Path, out: Path) -> None:
         target = out / path.relative_to(folder)
         if target.resolve() != path.resolve():
             target.parent.mkdir(parents=True, exist_ok=True)
-            half = target.with_name(f"{target.name}.half")
-            shutil.copyfile(path, half)
-            replace(half, target)
+            with whole(target) as half:
+                shutil.copyfile(path, half)

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from factory.core.errors import EngineError, RecipeError
-from factory.core.files import sync
+from factory.core.files import sync, whole
 from factory.core.paths import user_path
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -252,9 +252,8 @@ def _file_hash(path: Path) -> str:
         # A cache only: losing an entry to a race costs one more reading.
         with contextlib.suppress(OSError):
             remembered.parent.mkdir(parents=True, exist_ok=True)
-            half = remembered.with_suffix(f".{os.getpid()}")
-            half.write_bytes(msgspec.json.encode({**known, key: digest.hexdigest()}))
-            half.replace(remembered)
+            with whole(remembered, is_shared=True) as half:
+                half.write_bytes(msgspec.json.encode({**known, key: digest.hexdigest()}))
     return digest.hexdigest()
 
 

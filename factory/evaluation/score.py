@@ -24,6 +24,7 @@ import msgspec
 from factory.core.errors import FactoryError, RecipeError
 from factory.core.files import replace
 from factory.core.lock import alone_in
+from factory.core.saved import STATE, is_saved
 from factory.core.version import __version__
 from factory.engines.base import Engine
 from factory.evaluation.columns import Columns
@@ -175,7 +176,7 @@ def _read(out: Path) -> Record | None:
 def _is_done(old: Record | None, new: Record, out: Path) -> bool:
     if old is None or (old.digest, old.format) != (new.digest, new.format):
         return False
-    return old.state == "finished" and not old.retriable and (out / "state.json").is_file()
+    return old.state == "finished" and not old.retriable and is_saved(out)
 
 
 def _write(rows: Rows, columns: Columns, results: Results, out: Path, record: Record) -> None:
@@ -212,10 +213,10 @@ def _write(rows: Rows, columns: Columns, results: Results, out: Path, record: Re
 def _adopt(made: Path, out: Path) -> None:
     """Move a dataset's files into `out`, where the ledger is. Without state.json there is none, so
     that goes first and comes last."""
-    (out / "state.json").unlink(missing_ok=True)
+    (out / STATE).unlink(missing_ok=True)
     for old in out.glob("data-*.arrow"):
         old.unlink()
-    for path in sorted(made.iterdir(), key=lambda path: path.name == "state.json"):
+    for path in sorted(made.iterdir(), key=lambda path: path.name == STATE):
         replace(path, out / path.name)
     made.rmdir()
 

@@ -21,10 +21,11 @@ from factory.export.grpo import GrpoView
 from factory.export.kto import KtoView
 from factory.export.preference import PreferenceView
 from factory.export.process import ProcessView
+from factory.export.report import ViewReport
 from factory.export.reward import RewardView
 from factory.export.schemas import ANSWERS, with_extra, with_thoughts
 from factory.export.sft import SftView
-from factory.export.statistics import EvidenceStatistics, RowStatistics, ViewReport
+from factory.export.statistics import EvidenceStatistics, RowStatistics
 from factory.export.view import REASONING, Chooses, Drop, Note, View, WritesBeside, folder_of
 from factory.export.write import DatasetWriter, FileFormat, rows_in
 from factory.scorers.combine import Measured, measure, with_combined
@@ -127,9 +128,9 @@ class _Export:
         rows_before = self._statistics.rows
         for row in self._view.rows(sample):
             if isinstance(row, Drop):
-                self._statistics.drop(row.reason)
+                self._statistics.drops[row.reason] += 1
             elif isinstance(row, Note):
-                self._statistics.note(row.reason)
+                self._statistics.notes[row.reason] += 1
             else:
                 self._statistics.add(row)
                 formed = self._formed(row)

@@ -1,86 +1,143 @@
-"""What is counted while a dataset is written: one pass, memory flat however many rows there are."""
+"""What is counted while a dataset is written: one pass, memory flat however many rows there are.
+
+Rows are counted as their view made them and not in the file: there an answer's thought may stand
+within its text, and exact quartiles would need a whole column in memory.
+"""
 
 from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
-import msgspec
-
 from factory.core.records import Candidate, Sample
 from factory.core.words import words
 from factory.export.features import Features, List, Value
+from factory.export.report import (
+    BestOfN,
+    JudgeAgreement,
+    JudgeQuality,
+    LengthBaseline,
+    Reading,
+    ScoreQuality,
+    Spread,
+    Thinking,
+)
 from factory.export.view import REASONING
-from factory.scorers.combine import Measured
 from factory.scorers.comparison import DECIMALS, is_known
 
 RESERVOIR = 100_000
 """Values kept for quartiles: exact up to here, beyond it within about 0.3 percentiles (2 s.d.)."""
 
 
-class Spread(msgspec.Struct, frozen=True):
-    """How a number is distributed. Quartiles interpolate linearly; above `RESERVOIR` values they
-    are those of a uniform sample of that many. The rest is exact."""
+class Numbers:
+    """Collects one number's `Spread`."""
 
-    count: int
-    """Known values; nulls are left out."""
-    mean: float
-    min: float
-    q1: float
-    median: float
-    q3: float
-    max: float
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum = 0.0
+        self._min = math.inf
+        self._max = -math.inf
+        self._kept: list[float] = []
+        self._random = random.Random(0)  # fixed, so that two exports report the same
+
+    def add(self, value: float) -> None:
+        self._count += 1
+        self._sum += value
+        self._min = min(self._min, value)
+        self._max = max(self._max, value)
+        if len(self._kept) < RESERVOIR:
+            self._kept.append(value)
+        elif (slot := int(self._random.random() * self._count)) < RESERVOIR:  # Vitter's algorithm R
+            self._kept[slot] = value
+
+    def mean(self) -> float | None:
+        return self._sum / self._count if self._count else None
+
+    def spread(self) -> Spread:
+        """Of at least one."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        kept = pa.array(self._kept, pa.float64())
+        q1, median, q3 = pc.quantile(kept, [0.25, 0.5, 0.75]).to_pylist()
+        mean = self._sum / self._count
+        return Spread(self._count, mean, self._min, q1, median, q3, self._max)
 
 
-class LengthBaseline(msgspec.Struct, frozen=True):
-    """How well "the longer answer is better" predicts the pairs. Lengths are in words."""
+class RowStatistics:
+    """Counts one view's rows and drops. `features` tells which columns are numbers or answers."""
 
-    pairs: int
-    chosen_longer: int
-    same_length: int
-    share_longer: float
-    """chosen_longer / pairs, in [0, 1]. Far above 0.5: a model may learn length, not quality."""
-    mean_words_chosen: float
-    mean_words_rejected: float
+    def __init__(self, features: Features) -> None:
+        number = Value("float64")
+        self._numbers = {  # name -> whether a row has a list of them
+            n: f != number for n, f in features.items() if f in (number, List(number))
+        }
+        self._booleans = [n for n, f in features.items() if f == Value("bool")]
+        self._answers = [
+            n
+            for n, f in features.items()
+            if n != "prompt" and isinstance(f, List) and isinstance(f.feature, dict)
+        ]
+        self._has_pairs = {"chosen", "rejected"} <= set(self._answers)
+        self._collected: defaultdict[str, Numbers] = defaultdict(Numbers)
+        self._trues: Counter[str] = Counter()
+        self._chosen_longer = 0
+        self._same_length = 0
+        self._n = Numbers()
+        self._kl = Numbers()
+        self.rows = 0
+        self.prompts = 0
+        self.drops: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
 
+    def choose(self, n: int) -> None:
+        """The row just added is the best of n."""
+        self._n.add(n)
+        self._kl.add(math.log(n) - (n - 1) / n)
 
-class BestOfN(msgspec.Struct, frozen=True):
-    """How hard the rows were selected: each is the best of n scored answers."""
+    def add(self, row: Mapping[str, Any]) -> None:
+        self.rows += 1
+        for name, is_list in self._numbers.items():
+            for value in row[name] if is_list else [row[name]]:
+                if value is not None:
+                    self._collected[name].add(value)
+        for name in self._booleans:
+            self._trues[name] += bool(row[name])
+        lengths = {name: sum(words(m["content"]) for m in row[name]) for name in self._answers}
+        for name, count in lengths.items():
+            self._collected[f"{name} words"].add(count)
+            if thoughts := [m[REASONING] for m in row[name] if m.get(REASONING)]:
+                self._collected[f"{name} thought words"].add(sum(map(words, thoughts)))
+        if self._has_pairs:
+            self._chosen_longer += lengths["chosen"] > lengths["rejected"]
+            self._same_length += lengths["chosen"] == lengths["rejected"]
 
-    mean_n: float
-    mean_kl: float
-    """Mean over rows of log n - (n - 1) / n, in nats, >= 0: how far, at most, best-of-n moves away
-    from the model that wrote the answers, if it drew them independently."""
+    def spreads(self) -> dict[str, Spread]:
+        return {name: numbers.spread() for name, numbers in sorted(self._collected.items())}
 
+    def shares(self) -> dict[str, float]:
+        return {name: self._trues[name] / self.rows for name in self._booleans if self.rows}
 
-class Reading(msgspec.Struct, frozen=True):
-    """How a judge was read, over the traces (`stages.labels`)."""
+    def best_of_n(self) -> BestOfN | None:
+        n, kl = self._n.mean(), self._kl.mean()
+        return None if n is None or kl is None else BestOfN(n, kl)
 
-    estimators: list[str]
-    """`logprob`, `sampled`, or in turn both."""
-    draws: int
-    """Thoughts or verdicts that each reading is the mean of; the most of any."""
-    has_thoughts: bool
-    """It thought before its labels' probabilities were read."""
-    standard_error: float | None
-    """Of what it says of a pair or an answer: the root of the mean variance. None: of single draws
-    nothing is known."""
-
-    def text(self) -> str:
-        """As `4 sampled verdicts, standard error 0.21`."""
-        kinds = []
-        if "logprob" in self.estimators:
-            thoughts = "a thought" if self.draws == 1 else f"{self.draws} thoughts"
-            kinds.append("log-probabilities" + (f" after {thoughts}" if self.has_thoughts else ""))
-        if "sampled" in self.estimators:
-            plural = "s" if self.draws > 1 else ""
-            kinds.append(f"{self.draws} sampled verdict{plural}")
-        error = "" if self.standard_error is None else f", standard error {self.standard_error:.3f}"
-        return " or ".join(kinds) + error
+    def length(self) -> LengthBaseline | None:
+        if not self._has_pairs or not self.rows:
+            return None
+        spreads = self.spreads()
+        return LengthBaseline(
+            self.rows,
+            self._chosen_longer,
+            self._same_length,
+            self._chosen_longer / self.rows,
+            spreads["chosen words"].mean,
+            spreads["rejected words"].mean,
+        )
 
 
 class _Readings:
@@ -105,211 +162,9 @@ class _Readings:
         """None: there were none."""
         if not self._estimators:
             return None
-        spread = self._variance.spread()
-        error = math.sqrt(spread.mean) if spread else None
+        variance = self._variance.mean()
+        error = None if variance is None else math.sqrt(variance)
         return Reading(sorted(self._estimators), self._draws, self._has_thoughts, error)
-
-
-class JudgeQuality(msgspec.Struct, frozen=True):
-    """How far one judge can be trusted, over all its verdicts in the traces."""
-
-    verdicts: int
-    unparsed: int
-    flips: int
-    """Verdicts in which the two orders prefer different answers."""
-    flip_rate: float | None
-    """flips / verdicts whose two orders could both be read, in [0, 1]. None: there are none."""
-    mean_order_gap: float | None
-    """Mean of `Verdict.order_gap`, in [0, 1]; 0: order does not matter."""
-    reading: Reading | None = None
-    """None: only equal answers were compared, which asks nothing."""
-
-
-class JudgeAgreement(msgspec.Struct, frozen=True):
-    """How far two judges say the same, over the pairs of answers that both could be read on."""
-
-    first: str
-    second: str
-    comparisons: int
-    share: float
-    """Of comparisons with the same outcome: one answer, the other, or a tie; in [0, 1]."""
-    kappa: float | None
-    """Cohen's (1960): (share - chance) / (1 - chance), where chance is what two judges with these
-    habits agree on by luck; 1, perfect; 0, as by chance. None: both always say the same word."""
-
-
-class ScoreQuality(msgspec.Struct, frozen=True):
-    """How often a pointwise score could be read, over the traces."""
-
-    scores: int
-    unparsed: int
-    reading: Reading | None = None
-    """None: no judge gave it."""
-
-
-class Thinking(msgspec.Struct, frozen=True):
-    """How much one model thought before its answers, over all of them in the traces."""
-
-    answers: int
-    with_thought: int
-    """Those before which it thought."""
-    unended: int
-    """Of those, cut before the thought ended: no answer came."""
-    mean_thought_tokens: float | None
-    """Over answers with a thought whose tokens somebody counted; None: nobody did."""
-    mean_answer_tokens: float | None
-    """Over the same answers: the tokens after the thought."""
-
-
-class ViewReport(msgspec.Struct):
-    """One dataset as it was made; goes into the manifest."""
-
-    view: str
-    """Its folder."""
-    kind: str
-    rows: int
-    prompts: int
-    """Samples with at least one row."""
-    drops: dict[str, int]
-    """Rows considered and not made, by reason."""
-    fingerprint: str
-    """Hash of the content: equal fingerprints, equal rows."""
-    spreads: dict[str, Spread]
-    """Of each number column, by its name, and of answer lengths, as `chosen words`."""
-    shares: dict[str, float]
-    """Of each boolean column: the share that is true."""
-    length: LengthBaseline | None
-    """None: not pairs, or no rows."""
-    judges: dict[str, JudgeQuality]
-    """By judge stage. Empty where the view does not rest on verdicts."""
-    scores: dict[str, ScoreQuality]
-    """By score. Empty where the view does not rest on scores."""
-    notes: dict[str, int] = {}
-    """What is to know of the rows, by reason (`view.NOTES`)."""
-    agreements: list[JudgeAgreement] = []
-    """Of every two judges with pairs in common. Empty where the view does not rest on verdicts."""
-    combinations: list[Measured] = []
-    """Scores made of others. Empty where the view does not rest on scores."""
-    best_of_n: BestOfN | None = None
-    """None: the rows are no best of n, or there are none."""
-    thinking: dict[str, Thinking] = {}
-    """By model, of those that thought. Empty where the view holds no answers."""
-
-
-class Numbers:
-    """Collects one number's `Spread`."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._sum = 0.0
-        self._min = math.inf
-        self._max = -math.inf
-        self._kept: list[float] = []
-        self._random = random.Random(0)  # fixed, so that two exports report the same
-
-    def add(self, value: float) -> None:
-        self._count += 1
-        self._sum += value
-        self._min = min(self._min, value)
-        self._max = max(self._max, value)
-        if len(self._kept) < RESERVOIR:
-            self._kept.append(value)
-        elif (slot := int(self._random.random() * self._count)) < RESERVOIR:  # Vitter's algorithm R
-            self._kept[slot] = value
-
-    def spread(self) -> Spread | None:
-        if not self._count:
-            return None
-        ordered = sorted(self._kept)
-        return Spread(
-            self._count,
-            self._sum / self._count,
-            self._min,
-            _quantile(ordered, 0.25),
-            _quantile(ordered, 0.5),
-            _quantile(ordered, 0.75),
-            self._max,
-        )
-
-
-class RowStatistics:
-    """Counts one view's rows and drops. `features` tells which columns are numbers or answers."""
-
-    def __init__(self, features: Features) -> None:
-        self._numbers = [n for n, f in features.items() if f == Value("float64")]
-        self._lists = [n for n, f in features.items() if f == List(Value("float64"))]
-        self._booleans = [n for n, f in features.items() if f == Value("bool")]
-        self._answers = [
-            n
-            for n, f in features.items()
-            if n != "prompt" and isinstance(f, List) and isinstance(f.feature, dict)
-        ]
-        self._has_pairs = {"chosen", "rejected"} <= set(self._answers)
-        self._collected: defaultdict[str, Numbers] = defaultdict(Numbers)
-        self._trues = dict.fromkeys(self._booleans, 0)
-        self._chosen_longer = 0
-        self._same_length = 0
-        self._n = Numbers()
-        self._kl = Numbers()
-        self.rows = 0
-        self.prompts = 0
-        self.drops: dict[str, int] = {}
-        self.notes: dict[str, int] = {}
-
-    def drop(self, reason: str) -> None:
-        self.drops[reason] = self.drops.get(reason, 0) + 1
-
-    def note(self, reason: str) -> None:
-        self.notes[reason] = self.notes.get(reason, 0) + 1
-
-    def choose(self, n: int) -> None:
-        """The row just added is the best of n."""
-        self._n.add(n)
-        self._kl.add(math.log(n) - (n - 1) / n)
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        self.rows += 1
-        for name in self._numbers:
-            if row[name] is not None:
-                self._collected[name].add(row[name])
-        for name in self._lists:
-            for value in row[name]:
-                if value is not None:
-                    self._collected[name].add(value)
-        for name in self._booleans:
-            self._trues[name] += bool(row[name])
-        lengths = {name: sum(words(m["content"]) for m in row[name]) for name in self._answers}
-        for name, count in lengths.items():
-            self._collected[f"{name} words"].add(count)
-            if thoughts := [m[REASONING] for m in row[name] if m.get(REASONING)]:
-                self._collected[f"{name} thought words"].add(sum(map(words, thoughts)))
-        if self._has_pairs:
-            self._chosen_longer += lengths["chosen"] > lengths["rejected"]
-            self._same_length += lengths["chosen"] == lengths["rejected"]
-
-    def spreads(self) -> dict[str, Spread]:
-        found = {name: numbers.spread() for name, numbers in self._collected.items()}
-        return {name: spread for name, spread in sorted(found.items()) if spread is not None}
-
-    def shares(self) -> dict[str, float]:
-        return {name: trues / self.rows for name, trues in self._trues.items() if self.rows}
-
-    def best_of_n(self) -> BestOfN | None:
-        n, kl = self._n.spread(), self._kl.spread()
-        return BestOfN(n.mean, kl.mean) if n and kl else None
-
-    def length(self) -> LengthBaseline | None:
-        if not self._has_pairs or not self.rows:
-            return None
-        spreads = self.spreads()
-        return LengthBaseline(
-            self.rows,
-            self._chosen_longer,
-            self._same_length,
-            self._chosen_longer / self.rows,
-            spreads["chosen words"].mean,
-            spreads["rejected words"].mean,
-        )
 
 
 class EvidenceStatistics:
@@ -384,18 +239,17 @@ class EvidenceStatistics:
         }
 
     def judges(self) -> dict[str, JudgeQuality]:
-        qualities: dict[str, JudgeQuality] = {}
-        for judge, (verdicts, parsed, in_both, flips) in sorted(self._verdicts.items()):
-            gap = self._gaps[judge].spread()
-            qualities[judge] = JudgeQuality(
+        return {
+            judge: JudgeQuality(
                 verdicts,
                 verdicts - parsed,
                 flips,
                 flips / in_both if in_both else None,
-                gap.mean if gap else None,
+                self._gaps[judge].mean(),
                 self._readings[judge].reading(),
             )
-        return qualities
+            for judge, (verdicts, parsed, in_both, flips) in sorted(self._verdicts.items())
+        }
 
     def agreements(self) -> list[JudgeAgreement]:
         return [
@@ -425,10 +279,3 @@ def _agreement(table: list[list[int]]) -> tuple[int, float, float | None]:
         return total, same / total, None
     chance = by_luck / total**2
     return total, same / total, (same / total - chance) / (1 - chance)
-
-
-def _quantile(ordered: list[float], q: float) -> float:
-    position = q * (len(ordered) - 1)
-    below = math.floor(position)
-    above = math.ceil(position)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)

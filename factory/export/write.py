@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from factory.core import saved
 from factory.core.errors import FactoryError
 from factory.core.files import sync
 
@@ -45,12 +46,11 @@ _OURS = re.compile(
 def is_whole(folder: Path, fingerprint: str) -> bool:
     """The folder holds the dataset that was published with this fingerprint, unchanged, and beside
     it a card and what `datasets` reads of its columns."""
-    beside = [folder / name for name in ("state.json", "dataset_info.json", "README.md")]
+    beside = [folder / name for name in (saved.STATE, "dataset_info.json", "README.md")]
     try:
         if not all(path.is_file() for path in beside):
             return False
-        state = json.loads((folder / "state.json").read_bytes())
-        shards = [folder / file["filename"] for file in state["_data_files"]]
+        shards = [folder / name for name in saved.file_names(folder)]
         if not all(shard.is_file() for shard in shards) or _fingerprint(shards) != fingerprint:
             return False
         info = json.loads((folder / "dataset_info.json").read_bytes())
@@ -189,16 +189,8 @@ class DatasetWriter:
         info = {"citation": "", "description": "", "homepage": "", "license": ""}
         told = json.loads(self._schema.metadata[b"huggingface"])["info"]
         self._write_text("dataset_info.json", _json(dict(sorted((info | told).items()))))
-        state: dict[str, object] = {
-            "_data_files": [{"filename": shard.name} for shard in self._shards],
-            "_fingerprint": self._fingerprint,
-            "_format_columns": None,
-            "_format_kwargs": {},
-            "_format_type": None,
-            "_output_all_columns": False,
-            "_split": None,
-        }
-        self._write_text("state.json", _json(state))
+        state = saved.state((shard.name for shard in self._shards), self._fingerprint)
+        self._write_text(saved.STATE, _json(state))
 
     def _convert(self) -> None:
         """The rows as one file of the other format, in place of the Arrow files."""

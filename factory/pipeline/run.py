@@ -33,7 +33,7 @@ import msgspec
 from factory.core import own_code
 from factory.core.constitution import Constitution
 from factory.core.errors import FactoryError, NothingMade, SampleError, TooManyFailures
-from factory.core.files import replace
+from factory.core.files import whole
 from factory.core.lock import Held, alone_in
 from factory.core.records import BadRow, Failure, Sample
 from factory.core.version import __version__
@@ -530,13 +530,11 @@ def _save_inputs(recipe: Recipe, work: Path, out: Path) -> None:
         own_code.copy_along(kinds, recipe.folder, work)
     if recipe.constitution_path:
         if recipe.constitution_path.resolve() != (out / "constitution.yaml").resolve():
-            half = work / "constitution.yaml.half"
-            shutil.copyfile(recipe.constitution_path, half)
-            replace(half, work / "constitution.yaml")
+            with whole(work / "constitution.yaml") as half:
+                shutil.copyfile(recipe.constitution_path, half)
         data["constitution"] = "constitution.yaml"
-    half = work / "recipe.yaml.half"
-    half.write_text(dump(data), encoding="utf-8")
-    replace(half, work / "recipe.yaml")
+    with whole(work / "recipe.yaml") as half:
+        half.write_text(dump(data), encoding="utf-8")
 
 
 def _versions() -> dict[str, str]:

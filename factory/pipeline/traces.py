@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from factory.core.errors import FactoryError, SampleError
-from factory.core.files import replace
+from factory.core.files import whole
 from factory.core.records import Sample, from_row, to_row
 
 if TYPE_CHECKING:
@@ -140,11 +140,9 @@ def write_part(run: Path, part: int, samples: Sequence[Sample]) -> TracePart:
     table = pa.Table.from_pylist([to_row(s) for s in samples], schema=schema())
     path = part_path(run, part)
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".half")
-    pq.write_table(table, half, compression="zstd", write_page_checksum=True)
-    made = TracePart(len(samples), _sha256(half))
-    replace(half, path)
-    return made
+    with whole(path) as half:
+        pq.write_table(table, half, compression="zstd", write_page_checksum=True)
+        return TracePart(len(samples), _sha256(half))
 
 
 def look_at_part(run: Path, part: int) -> TracePart:
@@ -249,6 +247,5 @@ def check_storable(sample: Sample) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file, indented, whole or not at all."""
-    half = path.with_suffix(path.suffix + ".half")
-    half.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
-    replace(half, path)
+    with whole(path) as half:
+        half.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")

@@ -12,7 +12,7 @@ import msgspec
 from factory.core.errors import FactoryError
 from factory.core.version import __version__
 from factory.export.export import export
-from factory.export.statistics import ViewReport
+from factory.export.report import ViewReport
 from factory.export.write import FileFormat
 from factory.pipeline import folder
 from factory.pipeline import traces as shards

@@ -22,7 +22,6 @@ of, elsewhere it is left out; either is counted.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from factory.core.errors import RecipeError
+from factory.core.files import whole
 from factory.sources.formats.text import JsonLines
 
 EXTENSIONS = (".jsonl", ".jsonl.gz")
@@ -300,19 +300,13 @@ def write(rows: Iterable[ProcessRow], path: Path, labeler: str = "factory") -> i
     Raises `RecipeError` if the file cannot be written.
     """
     count = 0
-    half = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with half.open("wb") as file:
+        with whole(path, is_shared=True) as half, half.open("wb") as file:
             for row in rows:
                 file.write(msgspec.json.encode(_line_of(row, labeler)) + b"\n")
                 count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(path)
     except OSError as error:
         raise RecipeError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        half.unlink(missing_ok=True)
     return count
 
 

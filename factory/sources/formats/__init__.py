@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from factory.core.errors import SourceError
+from factory.core.saved import STATE, is_saved
 from factory.sources.formats.arrow import ArrowFile, Parquet, SavedDataset
 from factory.sources.formats.base import Reader, readable, refuse_special
 from factory.sources.formats.text import Delimited, Json, JsonLines
@@ -58,14 +59,14 @@ class _Splits(msgspec.Struct):
 
 def _split_folder(path: Path, split: str) -> Path:
     """The folder of one dataset in a saved folder: itself, or the split's."""
-    if (path / "state.json").is_file():
+    if is_saved(path):
         return path
     if not (path / "dataset_dict.json").is_file():
         with readable(path):
             inside = sorted(p.name for p in path.iterdir() if extension(p) in FILE_READERS)
         remedy = f"name one of its files ({', '.join(inside[:5])})" if inside else "name a file"
         raise SourceError(
-            f"{path}: a folder, but not one saved by datasets.save_to_disk (it has no state.json "
+            f"{path}: a folder, but not one saved by datasets.save_to_disk (it has no {STATE} "
             f"or dataset_dict.json); {remedy}"
         )
     with readable(path, ValueError):

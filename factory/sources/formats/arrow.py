@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
-
-import msgspec
+from typing import Any
 
 from factory.core.errors import SourceError
+from factory.core.saved import STATE, file_names
 from factory.sources.formats.base import Row, readable, refuse_special
 
 BATCH_ROWS = 256
@@ -109,11 +108,12 @@ class SavedDataset:
 
     def __init__(self, folder: Path) -> None:
         with readable(folder, ValueError):
-            state = msgspec.json.decode((folder / "state.json").read_bytes(), type=_State)
-        names = [file.filename for file in state.data_files]
+            names = file_names(folder)
+            if not names:
+                raise ValueError(f"{STATE} names no files")
         if strange := [name for name in names if Path(name).name != name or "\0" in name]:
             raise SourceError(
-                f"{folder}: state.json names {strange[0]!r}, which is no file of the folder; write "
+                f"{folder}: {STATE} names {strange[0]!r}, which is no file of the folder; write "
                 "the dataset again"
             )
         self.files = [folder / name for name in names]
@@ -130,16 +130,6 @@ class SavedDataset:
         for part in self._parts:
             yield from part.rows(start, columns)
             start = max(0, start - part.count(None)) if start else 0
-
-
-class _DataFile(msgspec.Struct):
-    filename: str
-
-
-class _State(msgspec.Struct):
-    data_files: Annotated[list[_DataFile], msgspec.Meta(min_length=1)] = msgspec.field(
-        name="_data_files"
-    )
 
 
 def _batches(reader: Any) -> Iterator[Any]:

@@ -7,7 +7,6 @@ contents. Rows that cannot be trained on are not in it, and counted by reason.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from factory.core.errors import RecipeError, SampleError, SourceError
+from factory.core.saved import STATE, file_names, is_saved
 from factory.sources.conversation import as_responses, countable, is_ultrafeedback
 from factory.sources.formats import FILE_READERS, extension
 from factory.sources.formats.base import listed
@@ -189,17 +189,17 @@ def _check_folder(path: Path, where: str) -> None:
     if (path / "dataset_dict.json").is_file():
         splits = ", ".join(sorted(p.name for p in path.iterdir() if p.is_dir()))
         raise RecipeError(f"{where} holds several splits ({splits}); give one: {path}/<split>")
-    if not (path / "state.json").is_file():
+    if not is_saved(path):
         views = path / "datasets"
         names = ", ".join(sorted(p.name for p in views.iterdir())) if views.is_dir() else ""
         hint = f"; a run's views are its subfolders: {views}/ has {names}" if names else ""
-        raise RecipeError(f"{where} is no dataset folder: it has no state.json{hint}")
+        raise RecipeError(f"{where} is no dataset folder: it has no {STATE}{hint}")
 
 
 def _has_no_files(path: Path, where: str) -> bool:
     try:
-        return not json.loads((path / "state.json").read_text(encoding="utf-8"))["_data_files"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return not file_names(path)
+    except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"{where} cannot be read: {error}; export the view again") from error
 
 

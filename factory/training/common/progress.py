@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.errors import FactoryError
-from factory.core.files import sync
+from factory.core.files import sync, whole
 from factory.core.screen import Screen, View, roughly
 from factory.training.common import checkpoints
 
@@ -201,6 +201,5 @@ def keep_until(log: Path, step: int) -> None:
                 kept.append(line + "\n")
         except ValueError:  # the line the kill cut short
             break
-    half = log.with_name(f".{log.name}")
-    half.write_text("".join(kept), encoding="utf-8")
-    half.replace(log)
+    with whole(log, is_shared=True) as half:
+        half.write_text("".join(kept), encoding="utf-8")
