@@ -63,8 +63,8 @@ def trained_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
         (out / "config.json").write_text("{}")
         return {"steps": 3, "metrics": {"loss": 0.5}}
 
-    monkeypatch.setattr(module, "run_in_phases", run)
-    monkeypatch.setattr(module, "train_apart", train)
+    monkeypatch.setattr(module, "run_with_trainings", run)
+    monkeypatch.setattr(module, "train_in_child_process", train)
     monkeypatch.setattr(comparing, "run", run)
     monkeypatch.setattr(
         comparing, "log_ratio", lambda old, new, answers, *_, **__: about(float(len(answers)))
@@ -426,14 +426,14 @@ def test_the_rounds_before_a_failure_are_shown(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    train = module.train_apart
+    train = module.train_in_child_process
 
     def failing(training: TrainingConfig, data: Path, model: str, out: Path) -> dict[str, Any]:
         if "round-2" in str(out):
             raise FactoryError("out of memory")
         return train(training, data, model, out)
 
-    monkeypatch.setattr(module, "train_apart", failing)
+    monkeypatch.setattr(module, "train_in_child_process", failing)
     with pytest.raises(FactoryError, match="out of memory"):
         align(recipe(NEVER), tmp_path / "out", 2)
     said = capfd.readouterr().err
@@ -459,13 +459,13 @@ def test_a_round_that_was_trained_on_keeps_its_data(
     recipe: Load, trained_on: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
-    run = module.run_in_phases
+    run = module.run_with_trainings
 
     def noted(recipe: Recipe, out: Path, *, progress: Progress, retries: bool) -> Manifest:
         tried.append((out.parent.name, retries))
         return run(recipe, out, progress=progress, retries=retries)
 
-    monkeypatch.setattr(module, "run_in_phases", noted)
+    monkeypatch.setattr(module, "run_with_trainings", noted)
     align(recipe(NEVER), tmp_path / "out", 1)
     align(recipe(NEVER), tmp_path / "out", 2)
     assert tried == [("round-1", True), ("round-1", False), ("round-2", True)]

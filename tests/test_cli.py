@@ -23,8 +23,8 @@ from factory.cli.doctor import Finding
 from factory.cli.main import app, main
 from factory.core.errors import EngineError, FactoryError, RecipeError
 from factory.engines.base import Completion, Request
-from factory.pipeline import phases
 from factory.pipeline import run as runner
+from factory.pipeline import trainings
 from factory.pipeline.calls import StageCount
 from factory.pipeline.manifest import Manifest
 from factory.pipeline.manifest import read as load_manifest
@@ -180,7 +180,7 @@ def test_bad_usage_ends_with_2(call: Call, arguments: list[str], complaint: str)
 def test_an_error_is_one_message_on_stderr(
     call: Call, project: Path, monkeypatch: pytest.MonkeyPatch, error: FactoryError, code: int
 ) -> None:
-    monkeypatch.setattr(phases, "run_in_phases", fails_with(error))
+    monkeypatch.setattr(trainings, "run_with_trainings", fails_with(error))
     ended = call("run", project / "recipe.yaml", "--out", project / "run")
     assert ended == Ended(code, "", "error: no such thing\n")
 
@@ -188,7 +188,7 @@ def test_an_error_is_one_message_on_stderr(
 def test_ctrl_c_ends_with_130_and_says_that_nothing_is_lost(
     call: Call, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(phases, "run_in_phases", fails_with(KeyboardInterrupt()))
+    monkeypatch.setattr(trainings, "run_with_trainings", fails_with(KeyboardInterrupt()))
     ended = call("run", project / "recipe.yaml", "--out", project / "run")
     assert (ended.code, ended.out) == (130, "")
     assert ended.err == "stopped; what was done is kept: the same command goes on\n"
@@ -197,7 +197,7 @@ def test_ctrl_c_ends_with_130_and_says_that_nothing_is_lost(
 def test_a_bug_of_ours_is_not_hidden(
     call: Call, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(phases, "run_in_phases", fails_with(ZeroDivisionError()))
+    monkeypatch.setattr(trainings, "run_with_trainings", fails_with(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         call("run", project / "recipe.yaml")
 
@@ -353,7 +353,7 @@ def test_run_takes_its_options_to_the_runner(
         ledgers.append(ledger)
         return Manifest(digest="", source_digest="", part_size=1, state="finished")
 
-    monkeypatch.setattr(phases, "run_in_phases", fake)
+    monkeypatch.setattr(trainings, "run_with_trainings", fake)
     monkeypatch.chdir(project)
     assert call("run", "recipe.yaml").code == 0
     more = ("-n", 3, "-o", "there", "-s", "stages.0.n=5", "--ledger", "shared.sqlite")
@@ -748,7 +748,7 @@ def test_a_run_says_how_many_answers_were_cut(
         ],
     }
     made = Manifest(digest="", source_digest="", part_size=1, stages=stages, views=[view])
-    monkeypatch.setattr(phases, "run_in_phases", lambda *_, **__: made)
+    monkeypatch.setattr(trainings, "run_with_trainings", lambda *_, **__: made)
     ended = call("run", project / "recipe.yaml", "--out", project / "run")
     assert [line.split() for line in ended.out.splitlines() if "%" in line][:2] == [
         ["generate", "8", "0", "0", "25%"],

@@ -30,11 +30,11 @@ from factory.pipeline import traces as shards
 from factory.pipeline.folder import NEXT
 from factory.pipeline.ledger import Ledger
 from factory.pipeline.manifest import Manifest
-from factory.pipeline.phases import run_in_phases
 from factory.pipeline.preview import answer_some
 from factory.pipeline.progress import Progress
 from factory.pipeline.run import reason_of, run_async
 from factory.pipeline.traces import part_path, read_samples
+from factory.pipeline.trainings import run_with_trainings
 from factory.recipe.load import load
 from factory.recipe.recipe import Recipe
 from tests.conftest import ROOT
@@ -435,7 +435,7 @@ def test_a_folder_that_no_run_made_is_refused_and_left_as_it_is(
         (out / name).write_text("mine")
     writers: list[Callable[[], Any]] = [
         lambda: go(recipe(), out),
-        lambda: run_in_phases(recipe(), out),
+        lambda: run_with_trainings(recipe(), out),
         lambda: answer_some(recipe(), out),
         lambda: create(out),
     ]

@@ -20,9 +20,9 @@ from factory.engines.render import transcript
 from factory.training import TRAINERS
 from factory.training.common import options, trackers
 from factory.training.common.folder import Job, TrainingFolder
-from factory.training.common.mentions import contents
 from factory.training.common.options import resolve
 from factory.training.common.progress import make_progress, progress_line
+from factory.training.common.references import contents
 from factory.training.common.save import rounded
 from factory.training.common.session import _in_plain_words
 from factory.training.common.tokenizer import transcript_template
@@ -353,11 +353,11 @@ def test_going_on_with_another_batch_is_refused(tiny, preferences, tmp_path, mon
 def test_a_training_does_not_outlive_the_process_that_waits_for_it(tiny, preferences, tmp_path):
     program = (
         "import sys; from pathlib import Path; "
-        "from factory.training.common.apart import train_apart; "
+        "from factory.training.common.child_process import train_in_child_process; "
         "from factory.training.config import TrainingConfig; "
         "config = {'max_steps': 100000, 'logging_steps': 1, 'save_strategy': 'no'}; "
         "training = TrainingConfig(kind='dpo', config=config); "
-        "train_apart(training, Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))"
+        "train_in_child_process(training, Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))"
     )
     out = tmp_path / "out"
     command = [sys.executable, "-c", program, str(preferences), str(tiny), str(out)]

@@ -11,7 +11,7 @@ import pytest
 from factory.core.errors import RecipeError
 from factory.training import TRAINERS
 from factory.training.common import options as training_options
-from factory.training.online import online
+from factory.training.online import common
 from factory.training.online.grpo_presets import PRESETS, describe, settings
 from tests.tiny import logged, save, stopped_at, weights_of
 
@@ -510,11 +510,11 @@ def test_completions_are_few_and_short_on_a_cpu(monkeypatch, gpu, group, length)
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    assert online.sizes({}) == {
+    assert common.sizes({}) == {
         "num_generations": group,
         "max_completion_length": length,
         "per_device_train_batch_size": group,
     }
-    assert online.sizes({"gradient_accumulation_steps": 4})["per_device_train_batch_size"] == (
+    assert common.sizes({"gradient_accumulation_steps": 4})["per_device_train_batch_size"] == (
         8 if gpu else 2
     )

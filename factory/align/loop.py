@@ -41,14 +41,14 @@ from factory.core.lock import LOCK, alone_in
 from factory.core.yamlfile import YamlFile
 from factory.engines.vllm import VllmConfig
 from factory.pipeline import traces as shards
-from factory.pipeline.phases import model_folder, run_in_phases, waited_for
 from factory.pipeline.progress import Progress
+from factory.pipeline.trainings import model_folder, run_with_trainings, waited_for
 from factory.pipeline.views import why_no_rows
 from factory.recipe.check import check_held_out, check_training
 from factory.recipe.recipe import Recipe, StopRules
 from factory.training import TRAINERS
-from factory.training.common import mentions
-from factory.training.common.apart import train_apart
+from factory.training.common import references
+from factory.training.common.child_process import train_in_child_process
 from factory.training.config import TrainingConfig
 
 _OURS = (LOCK, "check", "align.json.half")  # beside the rounds, before the first has ended
@@ -114,7 +114,7 @@ def _turn(
         current = recipe.with_model(name, before)
         # What a training has begun on stays as it is, also where a sample that failed might not again.
         retries = not (folder / "models").exists()
-        manifest = run_in_phases(current, folder / "run", progress=progress, retries=retries)
+        manifest = run_with_trainings(current, folder / "run", progress=progress, retries=retries)
         views = {view["view"]: view for view in manifest.views}
         trained, made = _train(current, name, folder, views, progress)
         model = made[name]
@@ -213,10 +213,10 @@ def _train(
             weights_of = made[name] if base == name else recipe.absolute_model(base)
             where = folder / "models" / result
             filled = training.model_copy(
-                update={"config": mentions.filled(training.config, made, recipe.folder)}
+                update={"config": references.filled(training.config, made, recipe.folder)}
             )
             data = folder / "run" / "datasets" / training.view
-            record = train_apart(filled, data, weights_of, where)
+            record = train_in_child_process(filled, data, weights_of, where)
         made[result] = str(where.absolute())
         if _trains(training, name):
             made[name] = made[result]

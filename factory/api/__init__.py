@@ -120,12 +120,12 @@ def run(
     `ledger`: a file to remember calls in, which runs may share (None: the run's own). `overrides`:
     fields of the recipe, as `{"stages.0.n": 4}`. `quiet`: no progress on stderr.
     """
-    from factory.pipeline.phases import run_in_phases
+    from factory.pipeline.trainings import run_with_trainings
 
     loaded = _load(recipe, overrides, limit)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
     shared = Path(ledger) if ledger is not None else None
-    manifest = run_in_phases(loaded, folder, ledger=shared, progress=_progress(quiet))
+    manifest = run_with_trainings(loaded, folder, ledger=shared, progress=_progress(quiet))
     return Run(folder, manifest)
 
 
@@ -140,8 +140,8 @@ def preview(
 ) -> list[Sample | Failure]:
     """`factory preview`: the first samples, made for real; a `Failure` for each row that has none.
     Their calls are remembered in `out`, for the run."""
-    from factory.pipeline.phases import as_far_as_trained
     from factory.pipeline.preview import answer_some
+    from factory.pipeline.trainings import as_far_as_trained
 
     loaded = _load(recipe, overrides, samples)
     folder = Path(out) if out is not None else Path("runs") / loaded.name

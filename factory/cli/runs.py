@@ -37,8 +37,8 @@ def preview(
     Their calls are remembered in the run's folder: the run itself does not make them again.
     """
     from factory.cli.show import show
-    from factory.pipeline.phases import as_far_as_trained
     from factory.pipeline.preview import answer_some
+    from factory.pipeline.trainings import as_far_as_trained
 
     loaded = load(recipe, set_, count)
     folder = out or _default_out(loaded)
@@ -59,11 +59,11 @@ def run(
     Run it again to go on after a stop, to extend it, or after an edit: only calls that were never
     made are made.
     """
-    from factory.pipeline.phases import run_in_phases
+    from factory.pipeline.trainings import run_with_trainings
 
     loaded = load(recipe, set_, limit)
     folder = out or _default_out(loaded)
-    manifest = run_in_phases(loaded, folder, ledger=ledger)
+    manifest = run_with_trainings(loaded, folder, ledger=ledger)
     printing.print_manifest(folder, manifest)
     printing.refuse_no_rows(folder, manifest)
     endings.after_run(folder, manifest, loaded)

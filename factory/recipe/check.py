@@ -22,7 +22,7 @@ from factory.sources.reasoning_gym import is_problems
 from factory.sources.source import SourceConfig, open_source
 from factory.stages.base import Stage
 from factory.training import TRAINERS
-from factory.training.common import mentions
+from factory.training.common import references
 
 if TYPE_CHECKING:
     from factory.recipe.recipe import Recipe
@@ -252,7 +252,7 @@ def _training(recipe: Recipe) -> Iterator[Problem]:
             yield ("training", i, "view"), f"no view named '{training.view}'{hint} {have}"
         if training.model is not None:
             yield from _no_model(recipe, ("training", i, "model"), training.model)
-        if unknown := sorted(mentions.trainings(training.config) - made):
+        if unknown := sorted(references.trainings(training.config) - made):
             hint = (
                 f"{nearest(unknown[0], sorted(made))} (have: {', '.join(sorted(made)) or 'none'})"
             )

@@ -30,7 +30,7 @@ import msgspec
 from factory.core.errors import FactoryError
 from factory.core.files import sync, write_whole
 from factory.core.lock import LOCK, alone_in, refuse_if_held
-from factory.training.common import checkpoints, mentions, options
+from factory.training.common import checkpoints, options, references
 
 _TEMPORARY = ".weights-"
 _HALF = re.compile(r"\.(job\.json|training\.json|quality\.json|log\.jsonl)(\.\d+)?")
@@ -49,7 +49,7 @@ class Job(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     """As the user gave it."""
     contents: dict[str, str] = {}
-    """`mentions.contents` of the config."""
+    """`references.contents` of the config."""
 
     batch: int | None = None
     """Sequences a step: processes x per_device_train_batch_size x gradient_accumulation_steps. None:
@@ -66,7 +66,7 @@ class Job(msgspec.Struct, frozen=True):
             return f"of another base model ({other.model})"
         if (mine := _scaled(self.lora)) != (theirs := _scaled(other.lora)):
             return f"with lora {theirs}, not {mine}"
-        here, there = (mentions.without(job.config, job.contents) for job in (self, other))
+        here, there = (references.without(job.config, job.contents) for job in (self, other))
         for name in sorted(here.keys() | there.keys()):
             if here.get(name) != there.get(name):
                 return f"with config.{name} {other.config.get(name)}, not {self.config.get(name)}"

@@ -26,7 +26,7 @@ from factory.core.version import __version__
 from factory.engines.render import NEXT_TURN
 from factory.stats.noise import doubts_of_rows
 from factory.training import TRAINERS
-from factory.training.common import checkpoints, mentions, options, trackers
+from factory.training.common import checkpoints, options, references, trackers
 from factory.training.common.curves import draw
 from factory.training.common.data import Opened, no_progress_bars, open_dataset, to_messages
 from factory.training.common.folder import Job, TrainingFolder
@@ -76,7 +76,7 @@ class Session:
             model_fingerprint=weights.fingerprint(self.model_dir),
             lora=None if lora is None else _as_json(options.with_alpha(lora), "lora"),
             config=self._config,
-            contents=mentions.contents(self._config),
+            contents=references.contents(self._config),
         )
         self._folder = TrainingFolder(out, self._job)
         self.record = self._folder.record()

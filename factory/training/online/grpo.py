@@ -37,9 +37,9 @@ from torch import Tensor
 
 from factory.training.common.plain_words import Advice
 from factory.training.common.session import Session
-from factory.training.online import grpo_presets, online
+from factory.training.online import common, grpo_presets
+from factory.training.online.common import OnlineTrainer
 from factory.training.online.grpo_presets import DEFAULT
-from factory.training.online.online import OnlineTrainer
 from factory.training.online.rewards import parse_rewards
 from factory.training.trainer import Trainer
 
@@ -244,14 +244,14 @@ class Grpo(Trainer):
     both in memory."""
 
     kind = "grpo"
-    columns = online.COLUMNS
+    columns = common.COLUMNS
     config_class = GrpoConfig
     # TRL's own, stated because it decides the result.
     defaults = {"learning_rate": 1e-6}
     lora_defaults = {"learning_rate": 1e-5}
     checked = frozenset(
         {
-            *online.BATCHES,
+            *common.BATCHES,
             "num_generations",
             "loss_type",
             "importance_sampling_level",
@@ -265,7 +265,7 @@ class Grpo(Trainer):
 
     def defaults_for(self, given: Mapping[str, Any], *, is_lora: bool) -> dict[str, Any]:
         preset = grpo_presets.settings(given.get("preset", DEFAULT))
-        sizes = online.sizes(given, preset.get("num_generations"))
+        sizes = common.sizes(given, preset.get("num_generations"))
         return {**super().defaults_for(given, is_lora=is_lora), **preset, **sizes}
 
     def check_first(self, config: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
@@ -277,4 +277,4 @@ class Grpo(Trainer):
 
     def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         loop = GmpoTrainer if session.args.preset == "gmpo" else GrpoTrainer
-        return online.fit(session, loop, sampling="counts")
+        return common.fit(session, loop, sampling="counts")

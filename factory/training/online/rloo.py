@@ -19,8 +19,8 @@ import trl
 
 from factory.training.common.plain_words import Advice
 from factory.training.common.session import Session
-from factory.training.online import online
-from factory.training.online.online import OnlineTrainer
+from factory.training.online import common
+from factory.training.online.common import OnlineTrainer
 from factory.training.online.rewards import parse_rewards
 from factory.training.trainer import Trainer
 
@@ -49,16 +49,16 @@ class Rloo(Trainer):
     memory."""
 
     kind = "rloo"
-    columns = online.COLUMNS
+    columns = common.COLUMNS
     config_class = RlooConfig
     # TRL's own, stated because they decide the result.
     defaults = {"beta": 0.05, "epsilon": 0.2, "learning_rate": 1e-6}
     lora_defaults = {"learning_rate": 1e-5}
-    checked = frozenset({*online.BATCHES, "num_generations", "reward_weights"})
+    checked = frozenset({*common.BATCHES, "num_generations", "reward_weights"})
     advice = Advice(length="max_completion_length", less_memory="lower num_generations; ")
 
     def defaults_for(self, given: Mapping[str, Any], *, is_lora: bool) -> dict[str, Any]:
-        return {**super().defaults_for(given, is_lora=is_lora), **online.sizes(given)}
+        return {**super().defaults_for(given, is_lora=is_lora), **common.sizes(given)}
 
     def check_first(self, config: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
         parse_rewards(config.get("rewards"))
@@ -67,4 +67,4 @@ class Rloo(Trainer):
         parse_rewards(given.get("rewards"))
 
     def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
-        return online.fit(session, RlooTrainer)
+        return common.fit(session, RlooTrainer)

@@ -33,7 +33,7 @@ from factory.training.common.plain_words import Advice
 from factory.training.common.progress import say
 from factory.training.common.session import Session, beyond_embeddings
 from factory.training.common.tokenizer import load_tokenizer
-from factory.training.online import online
+from factory.training.online import common
 from factory.training.online.rewards import Rewards, build_rewards, parse_rewards
 from factory.training.ppo import value_head
 from factory.training.ppo.config import PpoConfig
@@ -106,7 +106,7 @@ def _prompts(session: Session, rewards: Rewards) -> Sequence[Prompt]:
     size = session.vocabulary()
     prompts, longest, without, unknown = [], 0, 0, 0
     for row in session.dataset:
-        if rewards.needs_reference and not online.has_reference(row):
+        if rewards.needs_reference and not common.has_reference(row):
             without += 1
             continue
         messages = row["prompt"]
@@ -124,7 +124,7 @@ def _prompts(session: Session, rewards: Rewards) -> Sequence[Prompt]:
     session.leave_out(
         {
             f"prompt over {limit} tokens": too_long,
-            online.NO_REFERENCE: without,
+            common.NO_REFERENCE: without,
             beyond: unknown,
         }
     )

@@ -15,7 +15,9 @@ from factory.engines.reaper import start_reaper
 from factory.training.config import TrainingConfig
 
 
-def train_apart(training: TrainingConfig, data: Path, model: str, out: Path) -> dict[str, Any]:
+def train_in_child_process(
+    training: TrainingConfig, data: Path, model: str, out: Path
+) -> dict[str, Any]:
     """`factory train` as the recipe's entry says, on the dataset `data`; returns training.json.
 
     What is finished is left alone, what was stopped goes on. The config is written beside `out`.

@@ -30,11 +30,11 @@ from factory.pipeline.run import run
 from factory.pipeline.views import why_no_rows
 from factory.recipe import check
 from factory.recipe.recipe import Recipe
-from factory.training.common.apart import train_apart
+from factory.training.common.child_process import train_in_child_process
 from factory.training.config import TrainingConfig
 
 
-def run_in_phases(
+def run_with_trainings(
     recipe: Recipe,
     out: Path,
     *,
@@ -129,7 +129,7 @@ def _train(
     content = msgspec.json.encode([*job, training.lora])
     made = out / "models" / f"{name}-{hashlib.blake2b(content, digest_size=4).hexdigest()}"
     with pulse.shown(out, str(recipe.path), f"training {name} in {made}"):
-        train_apart(training, data, base, made)
+        train_in_child_process(training, data, base, made)
     _point(model_folder(out, name), made)
     for model, result in recipe.trained_models().items():
         if result == name:

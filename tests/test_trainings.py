@@ -10,16 +10,16 @@ import msgspec
 import pytest
 
 from factory.core.errors import RecipeError
-from factory.pipeline import phases
+from factory.pipeline import trainings
 from factory.pipeline.manifest import Manifest
-from factory.pipeline.phases import (
+from factory.pipeline.traces import read_samples
+from factory.pipeline.trainings import (
     as_far_as_trained,
     before,
     model_folder,
-    run_in_phases,
+    run_with_trainings,
     waited_for,
 )
-from factory.pipeline.traces import read_samples
 from factory.recipe.check import first_use
 from factory.recipe.load import load
 from factory.recipe.recipe import Recipe
@@ -85,7 +85,7 @@ def test_a_trainings_options_are_checked_before_its_data_is_made(tmp_path: Path)
         ROOT / "pipelines" / "process-reward.yaml", ["training.0.config.class_weights=evenly"]
     )
     with pytest.raises(RecipeError, match=r"class_weights: expected balanced, .* found 'evenly'"):
-        run_in_phases(recipe, tmp_path / "run")
+        run_with_trainings(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -106,11 +106,11 @@ def test_other_data_makes_another_model_beside_the_one_before(
         made.append(out)
         return {}
 
-    monkeypatch.setattr(phases, "run", run)
-    monkeypatch.setattr(phases, "train_apart", train)
+    monkeypatch.setattr(trainings, "run", run)
+    monkeypatch.setattr(trainings, "train_in_child_process", train)
     for limit in (20, 40, 40):
         source = process_reward.source.model_copy(update={"limit": limit})
-        run_in_phases(msgspec.structs.replace(process_reward, source=source), tmp_path)
+        run_with_trainings(msgspec.structs.replace(process_reward, source=source), tmp_path)
     assert made[0] != made[1] == made[2]
     assert model_folder(tmp_path, "prm").resolve() == made[2]
     assert all((path / "training.json").exists() for path in made)
@@ -150,7 +150,7 @@ def test_a_recipe_trains_a_scorer_and_scores_with_it(
     name: str, stage: str, score: str, tmp_path: Path
 ) -> None:
     recipe = load(ROOT / "pipelines" / f"{name}.yaml", SMALL[name])
-    manifest = run_in_phases(recipe, tmp_path)
+    manifest = run_with_trainings(recipe, tmp_path)
     assert manifest.state == "finished"
     assert manifest.quarantined == 0
     made = {label: count.made for label, count in manifest.stages.items()}
