@@ -181,7 +181,7 @@ def test_ctrl_c_ends_with_130_and_says_that_nothing_is_lost(
     monkeypatch.setattr(phases, "run_in_phases", fails_with(KeyboardInterrupt()))
     ended = call("run", project / "recipe.yaml", "--out", project / "run")
     assert (ended.code, ended.out) == (130, "")
-    assert ended.err == "stopped; what was done is kept: the same command goes on\n"
+    assert ended.err == "stopped; finished work is kept: run the same command to continue\n"
 
 
 def test_a_bug_of_ours_is_not_hidden(
@@ -398,12 +398,12 @@ def test_status_of_a_run_in_its_first_part(call: Call, project: Path, tmp_path: 
         run_with(Looking(look, EngineError("it is gone")))
     [going] = seen
     assert (going.code, going.err) == (0, "")
-    assert f"{out}: running; no part of it is whole yet\n" in going.out
+    assert f"{out}: running; no part is finished yet\n" in going.out
     assert "making samples" in going.out
     assert "0/12 samples" in going.out
     assert " calls remembered in " in going.out
     stopped = call("status", out)
-    assert f"{out}: stopped; no part of it is whole yet\n" in stopped.out
+    assert f"{out}: stopped; no part is finished yet\n" in stopped.out
     assert f" run {project / 'recipe.yaml'} --out {out}\n" in stopped.out
     run_with(Looking(look))
     assert "stopped" not in call("status", out).out
@@ -453,7 +453,7 @@ def test_a_file_is_no_run(call: Call, tmp_path: Path, command: str) -> None:
     ended = call(command, tmp_path / "file")
     assert (ended.code, ended.err) == (
         2,
-        f"error: {tmp_path / 'file'} is a file; name a run's folder, as runs/quickstart\n",
+        f"error: {tmp_path / 'file'} is a file; name a run's folder, e.g. runs/quickstart\n",
     )
 
 
@@ -697,7 +697,7 @@ def test_score_says_which_stages_of_a_recipe_it_does_not_use(
         (("eval", "reward", "--data", "PAIRS", "--score", "t"), "no column 'chosen_t'"),
         (
             ("eval", "reward", "--data", "PAIRS", "--score", "s", "--set", "stages.0.name=x"),
-            "--set stages.0.name=x: there is no scorer to set it of",
+            "--set stages.0.name=x: there is no scorer to set; give --model",
         ),
         (("eval", "process", "--data", "PAIRS", "--score", "s"), "is a preference dataset"),
         (("eval", "judge", "--data", "PAIRS", "--recipe", "RECIPE"), "no column 'response_a'"),

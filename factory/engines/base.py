@@ -97,7 +97,7 @@ class Scoring(msgspec.Struct, frozen=True):
     Without steps the conversation ends with the answer to score, and the model's outputs at its end
     are read. With steps it ends with the user's message; the steps follow as the answer, each with
     `tag` and then `separator` after it, and the outputs are read at each `tag`, or, where there is
-    none, at the last token of each `separator`. Tag and separator are tokenised by themselves, as
+    none, at the last token of each `separator`. Tag and separator are tokenized by themselves, as
     TRL's process reward trainer did.
     """
 
@@ -112,7 +112,7 @@ class TextScoring(Scoring, frozen=True):
 
         PROMPT STEP1 TAG<separator>STEP2 TAG<separator>...STEPn TAG
 
-    It is tokenised whole, as SentencePiece makes other tokens of a tag or a line break in a text
+    It is tokenized whole, as SentencePiece makes other tokens of a tag or a line break in a text
     than of one alone, and the outputs are read where the tag's token is.
     """
 
@@ -201,13 +201,13 @@ def ended(reason: object) -> str | None:
 
 
 LABEL_CONTEXT = 8
-"""Characters of the prefix that are tokenised with a label to see what token it becomes there."""
+"""Characters of the prefix that are tokenized with a label to see what token it becomes there."""
 
 
 def label_token(
     before: Sequence[int], with_label: Sequence[int], alone: Sequence[int], label: str, model: str
 ) -> int:
-    """The token that a label is after a prefix, from three tokenisations: the prefix's end, the same
+    """The token that a label is after a prefix, from three tokenizations: the prefix's end, the same
     with the label, and the label alone (SentencePiece writes that one with a space).
 
     Raises `EngineError` if the label is not one token.

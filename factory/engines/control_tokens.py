@@ -1,7 +1,7 @@
 """Control tokens kept out of texts: `<|im_end|>` in what a person or a model wrote is text, no role.
 
 A tokenizer finds the names of its control tokens wherever they stand. So a name that occurs in a text
-is broken before tokenising, by a joint (a character of Unicode's private use area) after its first
+is broken before tokenizing, by a joint (a character of Unicode's private use area) after its first
 character, and the ids of the joint are taken out of what comes back: ids that spell the text exactly,
 of which none is a control token. Engines and trainers do it alike. A text without such names, which is
 nearly every one, is left alone.

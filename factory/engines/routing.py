@@ -91,7 +91,7 @@ class Router:
         """Give the places there are to the first in line."""
         while self._waiting:
             turn = self._waiting[0][2]
-            if not turn.done():  # done: its caller was cancelled
+            if not turn.done():  # done: its caller was canceled
                 server = self._least_loaded()
                 if server is None:
                     return

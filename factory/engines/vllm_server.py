@@ -1,7 +1,7 @@
 """What only a vLLM server understands: token ids in, log-probabilities of given tokens and the
 outputs of scoring models out.
 
-A vLLM server is recognised once per URL and asked for more than the OpenAI API promises: sampling
+A vLLM server is recognized once per URL and asked for more than the OpenAI API promises: sampling
 that ignores the model's `generation_config.json`, prefixes appended as token ids, names of control
 tokens that stay text (`control_tokens`), labels' log-probabilities by token id, and raw scores. All
 then equal those of the in-process engine, except that padding tokens at a conversation's end stay

@@ -1,4 +1,4 @@
-"""Samples -> answers labelled good or bad, for KTO.
+"""Samples -> answers labeled good or bad, for KTO.
 
 With a `threshold` the label comes from a score; without one, from pairs: winners are good, losers
 bad. An answer has one label at most once: one that both wins and loses is dropped.

@@ -4,7 +4,7 @@ Labels come from one scorer: a `rollout` or `process` stage. A row keeps the who
 that nobody could judge, as those after the first error, have the label null. The last step of a
 solution that was cut at max_tokens is no whole step, whatever its label, so such a solution makes no
 row, unless `truncated: keep` is set. Steps are of the answer: what was thought before it was not
-labelled, and is left out.
+labeled, and is left out.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class ProcessView(Config):
-    """Prompts, each with a solution in labelled steps."""
+    """Prompts, each with a solution in labeled steps."""
 
     kind: Literal["process"] = "process"
     name: FolderName | None = None
     """Folder of the dataset; None: the kind."""
     steps: str | None = None
-    """Name of the stage that labelled the steps. None: the only one there is."""
+    """Name of the stage that labeled the steps. None: the only one there is."""
     truncated: Truncated = "drop"
     """Solutions that were cut at max_tokens."""
     prm800k: bool = False

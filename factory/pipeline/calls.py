@@ -151,7 +151,7 @@ class Calls:
                     found.set_exception(error)
             return
         for _, found in asked:
-            if not found.done():  # done: its sample was cancelled
+            if not found.done():  # done: its sample was canceled
                 found.set_result(held)
 
     async def _make(
@@ -161,7 +161,7 @@ class Calls:
             if (completion := await asyncio.shield(others)) is not None:
                 count.remembered += 1
                 return completion
-            # Whoever made the call was cancelled or failed: make it ourselves.
+            # Whoever made the call was canceled or failed: make it ourselves.
         if (just_made := self._ledger.just_put(key)) is not None:  # since we looked it up
             count.remembered += 1
             return just_made

@@ -120,7 +120,7 @@ async def run_async(
 ) -> Manifest:
     """`run`, for a program with an event loop of its own.
 
-    `engines` by model name take the place of the recipe's; they stay open afterwards.
+    `engines` by model name take the place of the recipe's; they stay open afterward.
     """
     progress = progress or Progress()
     folder.refuse_others(out)
@@ -341,7 +341,7 @@ def _going_on(recipe: Recipe, old: Manifest | None, new: Manifest, *, retries: b
 
 
 async def _to_its_end(work: Callable[[], None]) -> None:
-    """`work` in a thread, also if we are cancelled: nothing is written once the folder is free."""
+    """`work` in a thread, also if we are canceled: nothing is written once the folder is free."""
     running = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         await asyncio.shield(running)

@@ -21,7 +21,7 @@ async def in_order(
     """`work` on every row, up to `window` at once; the outcomes in the rows' order.
 
     Memory is bounded however slow the oldest row is. If `work` raises, or the iteration is closed,
-    everything in flight is cancelled and awaited.
+    everything in flight is canceled and awaited.
     """
     running: deque[asyncio.Task[Outcome]] = deque()
 

@@ -1,6 +1,6 @@
 """Several scores of an answer -> one, at view time: the traces keep the raw scores only.
 
-Each part is standardised over the run, z = (x - mean) / std, with the mean and the population
+Each part is standardized over the run, z = (x - mean) / std, with the mean and the population
 standard deviation of the kept candidates whose value is known. A first pass over the samples
 measures them (Welford 1962); then samples are passed on with the combined score added, which views
 and cards see as any other. A part with std = 0 tells nothing, so its z is 0 for every candidate. A
@@ -82,7 +82,7 @@ def with_combined(sample: Sample, measured: Sequence[Measured]) -> Sample:
 
 
 def combine(values: Sequence[float], combination: Combination) -> float:
-    """The parts' values of one candidate, standardised or not, in the order of the parts."""
+    """The parts' values of one candidate, standardized or not, in the order of the parts."""
     match combination.how:
         case "weights":
             weights = combination.parts.values()

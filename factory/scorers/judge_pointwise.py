@@ -1,7 +1,7 @@
 """Ask a judge to score each candidate by a rubric; the score is the expected value.
 
 The words "Score: " are put into the judge's mouth and the score is sum_k k * P(k), with P from the
-log-probabilities of the score tokens, normalised. With `chain_of_thought` the judge first reasons,
+log-probabilities of the score tokens, normalized. With `chain_of_thought` the judge first reasons,
 `samples` times, and the expected scores are averaged (Self-Rewarding, Yuan et al. 2401.10020, which
 parses the digit instead and draws three samples). A judge that thinks by itself, or whose model shows
 no log-probabilities, is read as `labels` tells. What people and models wrote is quoted

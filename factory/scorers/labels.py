@@ -338,7 +338,7 @@ def leaning(p: float | None) -> bool | None:
 def read_labels(
     completion: Completion, labels: tuple[str, ...]
 ) -> tuple[dict[str, float] | None, float]:
-    """(probability of each label, normalised to 1; probability of all labels together, in [0, 1]).
+    """(probability of each label, normalized to 1; probability of all labels together, in [0, 1]).
 
     The first is None, unparsed, when a label's log-probability is missing or not finite or the
     labels' mass is below `MIN_MASS`.

@@ -23,7 +23,7 @@ A solution's score is the product of its steps' P (Lightman et al. 2305.20050, w
 rating counts as correct), or the least, the last or the mean of them. Models trained on Monte Carlo
 labels do better with the last one, those trained on human labels with product or minimum.
 
-A step is labelled correct above one half, wrong below it; at one half exactly it is neither (None).
+A step is labeled correct above one half, wrong below it; at one half exactly it is neither (None).
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class ProcessReward(Stage):
     steps: str | None = None
     """Instead of cutting the text: score the steps of the step labels with this name."""
     layout: Literal["chat", "text"] = "chat"
-    """What the model reads. `chat`: the prompt by the chat template, then the steps, each tokenised
-    by itself. `text`: prompt and steps as one text, tokenised whole: a space after the prompt, a
+    """What the model reads. `chat`: the prompt by the chat template, then the steps, each tokenized
+    by itself. `text`: prompt and steps as one text, tokenized whole: a space after the prompt, a
     space and the tag after each step, the separator between steps."""
     separator: str = "\n"
     """Follows each step. Without a tag, the step is read at its last token."""

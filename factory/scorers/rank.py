@@ -2,7 +2,7 @@
 
 Each verdict that was read is one comparison, with the judge's P as a soft outcome; unparsed ones are
 left out, and so are verdicts on dropped candidates. Strengths are comparable within one sample only:
-each sample's are centred on their own mean. By Bradley-Terry they are fair to whom a candidate
+each sample's are centered on their own mean. By Bradley-Terry they are fair to whom a candidate
 happened to meet, as in a Swiss tournament, which a mean of P is not; by Elo they depend on the order
 of the verdicts (see `factory.stats`).
 """

@@ -3,7 +3,7 @@
 A reward model with one label gives its raw logit. One with two or more gives the log-odds of a
 label, log p / (1 - p) under a softmax: of two labels the second is the good one, unless `label`
 says otherwise, and that is logit[1] - logit[0]. No activation and no scale: rewards compare answers
-within one model only, so several are combined after standardising each over the run, at view time
+within one model only, so several are combined after standardizing each over the run, at view time
 (`factory/scorers/combine.py`); the trace keeps the raw ones.
 
 An output that is not finite is a score that could not be read: None, never a zero.

@@ -9,7 +9,7 @@ In: everyone's points, the rounds played and a seed. Out: the round's pairs. Alw
   those who have met all that are free sit out; a round of no pairs ends the tournament.
 
 From the top down each meets the nearest in points who is free, ties broken by the seed (Monrad's
-rule; the sum of all differences is not made the least). No colours to balance: judges see every
+rule; the sum of all differences is not made the least). No colors to balance: judges see every
 pair in both orders.
 """
 

@@ -43,7 +43,7 @@ class Solution(msgspec.Struct, frozen=True):
     """Several solutions may share it: it names the cluster of intervals."""
     steps: list[str]
     labels: list[bool | None]
-    """True up to the first error, then False, then None: nobody labelled what follows."""
+    """True up to the first error, then False, then None: nobody labeled what follows."""
     is_right: bool | None
     """Its final answer is correct, whatever its steps. None: not said."""
 

@@ -51,7 +51,7 @@ class ProcessRow(msgspec.Struct):
     answer: str | None = None
     """The problem's true answer, where the file has it."""
     finish_reason: str = "solution"
-    """Why labelling ended: found_error, solution or give_up."""
+    """Why labeling ended: found_error, solution or give_up."""
     line: int = 0
     """Line of the file, from 1."""
     shared: list[int | None] = []
@@ -238,7 +238,7 @@ def _alternatives(step: _Step) -> tuple[list[_Alternative], int | None]:
 
 
 def _ending(alternatives: Sequence[_Alternative]) -> int | None:
-    """Where labelling stopped: the first alternative rated wrong, else the first rated."""
+    """Where labeling stopped: the first alternative rated wrong, else the first rated."""
     rated = [
         place
         for place, alternative in enumerate(alternatives)

@@ -1,7 +1,7 @@
 """Ask the model what is wrong with its answers (Bai et al. 2022, arXiv 2212.08073, section 3.1).
 
 For each newest candidate, principles are drawn from the constitution by a seed of the sample and the
-round, one by default, and the model criticises the answer within the same conversation. Worked
+round, one by default, and the model criticizes the answer within the same conversation. Worked
 examples from the constitution (`few_shot`) come first; they keep small models from answering the
 prompt again instead.
 
@@ -33,7 +33,7 @@ CRITIQUE_REQUEST = "{{ instructions }} Give only your criticism, in a few senten
 
 
 class Criticise(Stage):
-    """Criticise the newest candidates in the light of the constitution."""
+    """Criticize the newest candidates in the light of the constitution."""
 
     kind: Literal["critique"] = "critique"
     model: str
@@ -80,7 +80,7 @@ class Criticise(Stage):
                 drawn[round_] = constitution.choose(sample.tags, self.principles, seed)
             chosen = drawn[round_]
             if not chosen:
-                continue  # no principle applies to this sample: nothing to criticise
+                continue  # no principle applies to this sample: nothing to criticize
             critique = Critique(
                 candidate=candidate.index,
                 round=round_,

@@ -1,13 +1,13 @@
-"""Bradley-Terry strengths by regularised maximum likelihood (Bradley and Terry 1952).
+"""Bradley-Terry strengths by regularized maximum likelihood (Bradley and Terry 1952).
 
-P(i is better than j) = sigmoid(th_i - th_j), with soft outcomes p in [0, 1]. Maximised is
+P(i is better than j) = sigmoid(th_i - th_j), with soft outcomes p in [0, 1]. Maximized is
 
     sum [p log s(th_i - th_j) + (1 - p) log s(th_j - th_i)] - lambda/2 |th|^2,
 
 so a difference of log 3 = 1.1 is a preference of 0.75. lambda is a normal prior of variance
 1 / lambda on each strength. It makes the maximum unique and finite even where a player won or lost
 everything, or groups were never compared; how such groups stand to each other the prior alone
-decides, each being centred on 0. Always: strengths sum to 0 (the gradient of the penalty must
+decides, each being centered on 0. Always: strengths sum to 0 (the gradient of the penalty must
 vanish along a common shift), and a player without a comparison has strength 0.
 
 *Length control* adds gamma * (len_i - len_j) / (len_i + len_j) to the difference, so that strengths
@@ -18,7 +18,7 @@ them as the prior prefers: such a gamma is weak evidence about a judge. (Of four
 as long as the one before, ranked by length alone, it takes 28% of the strengths by default, where
 the judge's true gamma takes all.) A gamma known from many prompts can be given instead.
 
-Intervals are of the penalised likelihood's profile: the strengths th_i, the others refitted, for
+Intervals are of the penalized likelihood's profile: the strengths th_i, the others refitted, for
 which twice the maximum less the value is within 3.84, the 95% point of chi-squared with one degree of
 freedom. Each comparison counts as one trial, which a soft outcome is at least, so of judges with soft
 p they are wider than need be. Measured (`benchmarks/intervals.py`): they hold 93 to 100% of true
@@ -96,7 +96,7 @@ def relative_length(first: int, second: int) -> float:
 
 
 class _Likelihood:
-    """The penalised log-likelihood of P parameters. The difference that a comparison is about is
+    """The penalized log-likelihood of P parameters. The difference that a comparison is about is
     `design @ parameters + offset`."""
 
     def __init__(

@@ -8,7 +8,7 @@ over both orders. Out: one `WinRate`. Always:
   are what the interval resamples;
 - a rate of nothing is None, not zero.
 
-Read `rate` beside `longer_wins`: judges favour length, and a rate that comes with longer answers and
+Read `rate` beside `longer_wins`: judges favor length, and a rate that comes with longer answers and
 a `longer_wins` near 1 may be no more than that.
 """
 

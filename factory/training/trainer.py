@@ -68,7 +68,7 @@ class Trainer:
     ) -> dict[str, Any]:
         """Train `model` (a name that `factory.core.weights` resolves) on `data`; return training.json.
 
-        Afterwards `out` loads with transformers and vLLM. A finished `out` of the same training is
+        Afterward `out` loads with transformers and vLLM. A finished `out` of the same training is
         left alone; one that holds anything else is refused.
 
         Raises `RecipeError` for a wrong dataset, model or option, before any weights load, and

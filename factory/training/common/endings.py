@@ -62,7 +62,7 @@ def with_answer(tokenizer: Any, prompt: Any, answer: Any) -> list[int]:
 
 
 def without_ends(rows: Dataset, tokenizer: Any, ids_of: Mapping[str, str]) -> Dataset:
-    """Rows that TRL tokenised, `prompt_ids` and others, with the ends of cut answers taken away.
+    """Rows that TRL tokenized, `prompt_ids` and others, with the ends of cut answers taken away.
     `ids_of`: of each column of answers that of its ids."""
     known = {answer: ids for answer, ids in ids_of.items() if REASONS[answer] in rows.column_names}
     if not known:

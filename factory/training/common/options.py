@@ -24,7 +24,7 @@ PEFT_ALPHA = 8
 """Where a `peft.LoraConfig` is not told."""
 
 _EVERYWHERE: dict[str, Any] = {
-    "num_train_epochs": 1,  # a second pass over preferences mostly memorises them
+    "num_train_epochs": 1,  # a second pass over preferences mostly memorizes them
     "seed": 42,
     "logging_steps": 5,
     "logging_first_step": True,

@@ -1,4 +1,4 @@
-"""Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290), by `trl.DPOTrainer`.
+"""Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290), by `trl.DPOTrainer`.
 
 In: a preference view. The loss of a pair is -log sigmoid(beta * D), where D is how much more the
 policy than the reference (the model as it was) raises the log-probability of chosen over rejected;
@@ -251,7 +251,7 @@ class AnswersTrainer(trl.DPOTrainer):  # type: ignore[misc]
 
 
 class Dpo(Trainer):
-    """Direct preference optimisation. Without adapter, policy and reference are both in memory, unless
+    """Direct preference optimization. Without adapter, policy and reference are both in memory, unless
     `precompute_ref_log_probs` is set."""
 
     kind = "dpo"
@@ -291,7 +291,7 @@ class Dpo(Trainer):
 
 
 def _encode(session: Session) -> Encoded:
-    """The tokenised dataset. Raises `RecipeError` if nothing of it can be trained on."""
+    """The tokenized dataset. Raises `RecipeError` if nothing of it can be trained on."""
     args, dataset = session.args, session.dataset
     found = f"(the dataset has: {', '.join(dataset.column_names)})"
     if args.is_listwise:

@@ -25,7 +25,7 @@ NO_SCORE = "no score"
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenised dataset, and what is not in it."""
+    """A tokenized dataset, and what is not in it."""
 
     rows: Dataset
     rows_left_out: dict[str, int]

@@ -9,7 +9,7 @@ which training.json names.
 Any labels do: people's, a Monte Carlo estimate's, a judge's. With `truncate_after_first_error` (on)
 what follows the first wrong step teaches nothing, as Zhang et al. (2025, arXiv 2501.07301) advise.
 
-The loss is weight[class] * cross-entropy, summed over the labelled steps of an optimizer step and
+The loss is weight[class] * cross-entropy, summed over the labeled steps of an optimizer step and
 divided by their number (not by the sum of their weights: then a batch of one class would not feel
 its weight).
 """
@@ -48,7 +48,7 @@ class PrmConfig(transformers.TrainingArguments):  # type: ignore[misc]
     tag: str = ""
     """A single token of the model after each step, as `<extra_0>`, at which the step is read."""
     max_length: int | None = 1024
-    """Tokens of prompt and labelled steps. A longer row is left out and counted, never cut. None:
+    """Tokens of prompt and labeled steps. A longer row is left out and counted, never cut. None:
     no limit."""
     truncate_after_first_error: bool = True
     """Labels after the first wrong step count as unknown: whether a step is right can hardly be
@@ -100,7 +100,7 @@ _NONE_OF = {
 
 
 def weights_of(choice: str | list[float] | None, counts: Sequence[int]) -> list[float]:
-    """The weight of each class. `counts`: labelled steps of each.
+    """The weight of each class. `counts`: labeled steps of each.
 
     Raises `ValueError` if weights are to be balanced and a class has no step.
 
@@ -129,7 +129,7 @@ class StepLoss:
     def __call__(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """`labels`: [batch, tokens]. `num_items_in_batch`: labelled steps of the whole optimizer
+        """`labels`: [batch, tokens]. `num_items_in_batch`: labeled steps of the whole optimizer
         step, where the trainer knows; else these are all."""
         known = labels != IGNORED
         logits, classes = outputs.logits[known].float(), labels[known]

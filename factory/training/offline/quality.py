@@ -1,6 +1,6 @@
 """Quality-conditioned training data: every answer is kept, and the user's text says how good it is.
 
-Asked for the best quality afterwards, a model gives answers like the best it saw; learning from the
+Asked for the best quality afterward, a model gives answers like the best it saw; learning from the
 others costs it nothing, since they stand under another name. In: a dataset; out: rows of prompt and
 completion, where a *prefix* ends the last user message, after an empty line (in a prompt that is
 plain text it ends the text, and a newline follows), so that a chat model reads it right before it
@@ -55,7 +55,7 @@ _SCORE = "Score {} of {}:"
 
 @dataclass(frozen=True)
 class Conditioned:
-    """The rows to train on, and how to ask the model afterwards."""
+    """The rows to train on, and how to ask the model afterward."""
 
     answers: Dataset
     """A row for each answer in the data, with a score or without."""

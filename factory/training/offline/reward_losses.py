@@ -65,7 +65,7 @@ def imitation(logits_TV: Tensor, tokens_T: Tensor, answer_T: Tensor) -> Tensor:
 
 
 def grm(logits_TV: Tensor, tokens_T: Tensor, answer_T: Tensor) -> Tensor:
-    """GRM's text-generation regulariser as its authors' code has it (Yang et al. 2024, arXiv 2406.10216,
+    """GRM's text-generation regularizer as its authors' code has it (Yang et al. 2024, arXiv 2406.10216,
     `sft_only`, the setting of their published models): -log s(GRM_BETA * log p), log p the sum over an
     answer's tokens, then the mean over answers. Far from 0 it is GRM_BETA times the sum of nats that
     `imitation` takes the mean of, so long answers weigh more; near 0 it fades."""

@@ -1,4 +1,4 @@
-"""TRL's reward trainer with what it lacks: lists of answers, scores, soft labels, the LM regulariser.
+"""TRL's reward trainer with what it lacks: lists of answers, scores, soft labels, the LM regularizer.
 
 Imports torch and TRL at the top, so it is itself imported inside functions only. The classes stand
 at module level because checkpoints pickle the config.

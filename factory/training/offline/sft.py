@@ -36,7 +36,7 @@ class SFTConfig(trl.SFTConfig):  # type: ignore[misc]
     quality: str = "none"
     """One of `quality.QUALITIES`: what the user's text says about the answer."""
     good_prefix: str = "A good answer:"
-    """good_bad: the user's text before a chosen answer, and what to ask with afterwards."""
+    """good_bad: the user's text before a chosen answer, and what to ask with afterward."""
     bad_prefix: str = "A bad answer:"
     """good_bad: the same before a rejected answer."""
     quantiles: int = 5

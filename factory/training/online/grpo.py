@@ -1,4 +1,4 @@
-"""Group-relative policy optimisation and its family, by `trl.GRPOTrainer`.
+"""Group-relative policy optimization and its family, by `trl.GRPOTrainer`.
 
 In: a grpo view, and `rewards:` in the config (`factory.training.online.rewards`). For each prompt the model
 writes `num_generations` completions; each is scored, and its advantage is its reward relative to the
@@ -240,7 +240,7 @@ class GmpoTrainer(GrpoTrainer, GMPOTrainer):  # type: ignore[misc]
 
 
 class Grpo(Trainer):
-    """Group-relative policy optimisation. With `beta` and without an adapter, policy and reference are
+    """Group-relative policy optimization. With `beta` and without an adapter, policy and reference are
     both in memory."""
 
     kind = "grpo"

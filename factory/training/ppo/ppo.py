@@ -1,4 +1,4 @@
-"""Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347), as for language models by
+"""Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347), as for language models by
 Ziegler et al. (2019, 1909.08593) and InstructGPT (2203.02155). Ours: TRL has none any more.
 
 In: a grpo view, or any dataset with a column `prompt`: messages, or a text, which is the user's one
@@ -44,7 +44,7 @@ from factory.training.trainer import Trainer
 
 
 class Ppo(Trainer):
-    """Proximal policy optimisation. In memory: the policy, its optimizer, the reference (none with an
+    """Proximal policy optimization. In memory: the policy, its optimizer, the reference (none with an
     adapter), the scoring models, and with `value: own` the critic with its own."""
 
     kind = "ppo"
@@ -100,7 +100,7 @@ def _check_critic(args: PpoConfig, lora: Mapping[str, Any] | None) -> None:
 
 
 def _prompts(session: Session, rewards: Rewards) -> Sequence[Prompt]:
-    """The tokenised prompts; those too long, or without the reference that a reward needs, are left
+    """The tokenized prompts; those too long, or without the reference that a reward needs, are left
     out and counted."""
     limit = _longest_prompt(session)
     size = session.vocabulary()
