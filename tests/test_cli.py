@@ -427,7 +427,9 @@ def test_runs_share_a_ledger(call: Call, project: Path, tmp_path: Path) -> None:
     assert not engines[1].seen
     ledger.unlink()
     other = load(project / "recipe.yaml", ["stages.0.n=3"])
-    with pytest.raises(FactoryError, match=r"remembers its calls in .*calls\.sqlite, which is not"):
+    with pytest.raises(
+        FactoryError, match=r"remembers its calls in .*calls\.sqlite, which does not exist"
+    ):
         asyncio.run(
             runner.run_async(
                 *(other, tmp_path / "a"),
@@ -554,7 +556,7 @@ def test_export_empties_no_dataset_unasked(
     none = ("--set", f"views=[{view}]")
     ended = call("export", run_folder, *where, *none)
     assert ended.code == 1
-    assert f"{folder} has 24 rows, and this would leave it none (" in ended.err
+    assert f"{folder} has 24 rows and would become empty (" in ended.err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert call("export", run_folder, *where, *none, "--allow-empty").code == 1  # none was made
     assert {path.name for path in folder.iterdir()} >= {"README.md"}

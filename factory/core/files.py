@@ -1,4 +1,4 @@
-"""What is written stays written, whatever becomes of the machine."""
+"""Durable writes of files: they survive a kill and a power cut."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def sync(path: Path) -> None:
-    """Forces a file, or a folder's list of names, to disk."""
+    """Force a file, or a folder's list of names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -18,7 +18,7 @@ def sync(path: Path) -> None:
 
 
 def write_whole(path: Path, value: Any) -> None:
-    """`value` as indented JSON in the file `path`: all of it, or what was there before."""
+    """Write `value` as indented JSON to `path`, whole or not at all: else the old file stays."""
     half = path.with_name(f".{path.name}.{os.getpid()}")
     half.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     sync(half)

@@ -108,12 +108,12 @@ def _first_line(error: BaseException) -> str:
 def _how_to_go_on(out: Path | None) -> str:
     """What to do about a disk, and where the training then goes on."""
     if out is None:
-        return "Make room or mend the disk, then add --resume"
+        return "Make room or fix the disk, then add --resume"
     with_parents = (out, *out.absolute().parents)
     free = shutil.disk_usage(next(path for path in with_parents if path.exists())).free
     checkpoint, _ = checkpoints.newest(out / "checkpoints", reads=False)
     where = f"goes on from {checkpoint.name}" if checkpoint else "starts again"
     return (
-        f"Make room where {out} is ({free / 1e9:.1f} GB are free there) or mend the disk; then the same "
+        f"Make room where {out} is ({free / 1e9:.1f} GB are free there) or fix the disk; then the same "
         f"command with --resume {where}"
     )

@@ -6,7 +6,7 @@ none to a prompt. A base model is trained on the very transcript that the engine
 (`factory.engines.render.transcript`), so what it learns is what it is asked for later.
 
 An answer in training ends with a token that ends generation, also where the chat template writes none:
-`end_answers` says whether it does, and mends it.
+`end_answers` says whether it does, and fixes it.
 """
 
 from __future__ import annotations
