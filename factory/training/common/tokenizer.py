@@ -111,7 +111,7 @@ def end_answers(tokenizer: Any, model_dir: Path) -> str | None:
 
 
 def _end_ids(tokenizer: Any, model_dir: Path) -> frozenset[int]:
-    """What engines stop at: the tokenizer's EOS and those that the model's settings name."""
+    """Tokens at which engines stop: the tokenizer's EOS, and those that the model's settings name."""
     named: list[Any] = [tokenizer.eos_token_id]
     for file in ("generation_config.json", "config.json"):
         if (model_dir / file).is_file():

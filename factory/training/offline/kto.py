@@ -108,7 +108,7 @@ def balanced(good: int, bad: int) -> tuple[float, float]:
 
 
 def _balance(good: int, bad: int, good_weight: float, bad_weight: float) -> str:
-    """What to tell about labels and weights."""
+    """The line about labels and weights that is printed at the start."""
     line = f"{good} good and {bad} bad answers, weights {good_weight:g} and {bad_weight:g}"
     if not good or not bad:
         return f"{line}: with one label only, there is nothing to tell apart"

@@ -1,4 +1,4 @@
-"""Reward models: a number for an answer, learned from preferences or scores.
+"""Reward models, which score an answer, trained on preferences or scores.
 
 In: a preference view (prompt, chosen, rejected, and perhaps preference and margin; without a prompt
 column chosen and rejected are whole conversations), or a reward view (prompt, responses, scores).

@@ -1,10 +1,9 @@
 """Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347), as for language models by
-Ziegler et al. (2019, 1909.08593) and InstructGPT (2203.02155). Ours: TRL has none any more.
+Ziegler et al. (2019, 1909.08593) and InstructGPT (2203.02155). Our own code: TRL no longer has PPO.
 
 In: a grpo view, or any dataset with a column `prompt`: messages, or a text, which is the user's one
-message. A column `reference` goes to the rewards. `reward_model`, or `rewards`, or both say what a
-completion is worth. Out: the policy alone, as `AutoModelForCausalLM` loads it, and its critic in
-`value_head/`.
+message. A column `reference` goes to the rewards. Completions are scored by `reward_model`, `rewards`, or
+both. Out: the policy alone, as `AutoModelForCausalLM` loads it, and its critic in `value_head/`.
 
 A step: a completion of each of `rollout_batch_size` prompts is drawn, scored at its last token, and
 less beta (log pi - log ref) at every token; advantages by GAE, whitened over the batch; then
