@@ -296,7 +296,7 @@ def evaluated(
             {"first": rate(0.9)},
             about(1, 1),
             about(9.0, 8.1),
-            "the model moved 9.00 (8.10 to 10.00) nats an answer away",
+            "the model moved 9.00 (8.10 to 10.00) nats per answer away",
         ),
         ({"first": rate(None)}, about(1, 1), None, "no verdict of the judge could be read"),
     ],
@@ -477,7 +477,9 @@ def test_a_model_called_as_one_of_those_compared_is_refused(
     data = yaml.safe_load((project / "recipe.yaml").read_text())
     data["models"]["new"] = {"model": "smollm2-135m-instruct"}
     (project / "recipe.yaml").write_text(yaml.safe_dump(data))
-    with pytest.raises(RecipeError, match=r"recipe.yaml:\d+ models.new: 'new' is what align calls"):
+    with pytest.raises(
+        RecipeError, match=r"recipe.yaml:\d+ models.new: 'new' is a name that align uses"
+    ):
         align(recipe(), tmp_path / "out", 1)
 
 

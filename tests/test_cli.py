@@ -191,7 +191,7 @@ def test_ctrl_c_ends_with_130_and_says_that_nothing_is_lost(
     monkeypatch.setattr(trainings, "run_with_trainings", fails_with(KeyboardInterrupt()))
     ended = call("run", project / "recipe.yaml", "--out", project / "run")
     assert (ended.code, ended.out) == (130, "")
-    assert ended.err == "stopped; what was done is kept: the same command goes on\n"
+    assert ended.err == "stopped; finished work is kept: run the same command to continue\n"
 
 
 def test_a_bug_of_ours_is_not_hidden(
@@ -408,12 +408,12 @@ def test_status_of_a_run_in_its_first_part(call: Call, project: Path, tmp_path: 
         run_with(Looking(look, EngineError("it is gone")))
     [going] = seen
     assert (going.code, going.err) == (0, "")
-    assert f"{out}: running; no part of it is whole yet\n" in going.out
+    assert f"{out}: running; no part is finished yet\n" in going.out
     assert "making samples" in going.out
     assert "0/12 samples" in going.out
     assert " calls remembered in " in going.out
     stopped = call("status", out)
-    assert f"{out}: stopped; no part of it is whole yet\n" in stopped.out
+    assert f"{out}: stopped; no part is finished yet\n" in stopped.out
     assert f" run {project / 'recipe.yaml'} --out {out}\n" in stopped.out
     run_with(Looking(look))
     assert "stopped" not in call("status", out).out
@@ -437,7 +437,9 @@ def test_runs_share_a_ledger(call: Call, project: Path, tmp_path: Path) -> None:
     assert not engines[1].seen
     ledger.unlink()
     other = load(project / "recipe.yaml", ["stages.0.n=3"])
-    with pytest.raises(FactoryError, match=r"remembers its calls in .*calls\.sqlite, which is not"):
+    with pytest.raises(
+        FactoryError, match=r"remembers its calls in .*calls\.sqlite, which does not exist"
+    ):
         asyncio.run(
             runner.run_async(
                 *(other, tmp_path / "a"),
@@ -463,7 +465,7 @@ def test_a_file_is_no_run(call: Call, tmp_path: Path, command: str) -> None:
     ended = call(command, tmp_path / "file")
     assert (ended.code, ended.err) == (
         2,
-        f"error: {tmp_path / 'file'} is a file; name a run's folder, as runs/quickstart\n",
+        f"error: {tmp_path / 'file'} is a file; name a run's folder, e.g. runs/quickstart\n",
     )
 
 
@@ -564,7 +566,7 @@ def test_export_empties_no_dataset_unasked(
     none = ("--set", f"views=[{view}]")
     ended = call("export", run_folder, *where, *none)
     assert ended.code == 1
-    assert f"{folder} has 24 rows, and this would leave it none (" in ended.err
+    assert f"{folder} has 24 rows and would become empty (" in ended.err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert call("export", run_folder, *where, *none, "--allow-empty").code == 1  # none was made
     assert {path.name for path in folder.iterdir()} >= {"README.md"}
@@ -707,7 +709,7 @@ def test_score_says_which_stages_of_a_recipe_it_does_not_use(
         (("eval", "reward", "--data", "PAIRS", "--score", "t"), "no column 'chosen_t'"),
         (
             ("eval", "reward", "--data", "PAIRS", "--score", "s", "--set", "stages.0.name=x"),
-            "--set stages.0.name=x: there is no scorer to set it of",
+            "--set stages.0.name=x: there is no scorer to set; give --model",
         ),
         (("eval", "process", "--data", "PAIRS", "--score", "s"), "is a preference dataset"),
         (("eval", "judge", "--data", "PAIRS", "--recipe", "RECIPE"), "no column 'response_a'"),

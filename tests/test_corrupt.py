@@ -141,7 +141,7 @@ def test_candidates_follow_those_that_are_there() -> None:
 
 @pytest.mark.parametrize("reference", [None, "", "#### 5", "2 + 3 = 5", "2 + 3 = 5\n####"])
 def test_a_reference_without_steps_fails_for_good(reference: str | None) -> None:
-    with pytest.raises(SampleError, match="a step a line") as caught:
+    with pytest.raises(SampleError, match="a step per line") as caught:
         corrupted(reference)
     assert caught.value.is_permanent
 

@@ -158,13 +158,13 @@ def test_a_refused_request_is_not_retried_and_keeps_the_servers_words(words: str
     [
         (402, "top up the account"),
         (405, "correct base_url"),
-        (406, "mend what it complains of"),
+        (406, "fix what it complains of"),
         (410, "name another"),
         (425, "too early"),
         (451, "another model or provider"),
     ],
 )
-def test_what_a_person_can_mend_is_asked_again_by_the_next_run(status: int, remedy: str) -> None:
+def test_what_a_person_can_fix_is_asked_again_by_the_next_run(status: int, remedy: str) -> None:
     with FakeServer(failure(status, "so it is")) as server:
         error = error_of(config(server.url), request())
     assert isinstance(error, SampleError)
@@ -310,7 +310,7 @@ def test_text_that_is_none_costs_the_sample(odd: object) -> None:
         error = error_of(config(server.url), request())
     assert isinstance(error, SampleError)
     assert not error.is_permanent
-    for said in (server.url, "content", repr(odd), "text should be"):
+    for said in (server.url, "content", repr(odd), "instead of"):
         assert said in str(error)
 
 

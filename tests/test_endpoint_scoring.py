@@ -173,7 +173,7 @@ def test_an_answer_without_scores_costs_the_sample(
     with pooling_server(pooled(data)) as server:
         error = error_of(config(server.url, task="classify"), scored(ANSWERED, Scoring()))
     assert isinstance(error, SampleError)
-    assert "no scores: {'object': 'list'" in str(error)
+    assert "without scores: {'object': 'list'" in str(error)
 
 
 def test_a_tag_of_several_tokens_is_an_error(pooling_server: PoolingServer) -> None:
@@ -268,7 +268,7 @@ def test_a_scoring_server_asked_to_write_is_not_said_to_lack_the_model() -> None
     with FakeServer(failure(404, "Not Found"), models=[VLLM_CARD]) as server:
         error = error_of(config(server.url), asked)
     assert isinstance(error, EngineError)
-    assert "has the model 'smol' and does not write with it (HTTP 404: Not Found)" in str(error)
+    assert "has the model 'smol' but cannot generate with it (HTTP 404: Not Found)" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -344,4 +344,4 @@ def test_scores_of_a_real_server_are_those_of_transformers(
     assert answers[0].scores != answers[1].scores
     assert answers[0].prompt_tokens > 20
     assert f"cannot {other}" in str(refused)
-    assert "does not write with it" in str(does_not_write)
+    assert "cannot generate with it" in str(does_not_write)

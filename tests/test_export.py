@@ -823,7 +823,7 @@ def test_what_the_source_has_besides_is_a_column(tmp_path: Path) -> None:
 def test_folder_that_is_no_dataset_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "sft").mkdir()
     (tmp_path / "sft" / "thesis.tex").write_text("years of work")
-    with pytest.raises(FactoryError, match="is not a dataset"):
+    with pytest.raises(FactoryError, match="is not replaced"):
         export([SftView()], many(1), tmp_path, {})
     assert (tmp_path / "sft" / "thesis.tex").read_text() == "years of work"
 

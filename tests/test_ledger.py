@@ -437,6 +437,6 @@ def test_without_a_log_another_journal_is_used_and_said(
         put_many(ledger, 40)
         assert ledger.get((7).to_bytes(16, "big")) == DONE
         assert (ledger.get(b"o" * 16) == DONE) is not is_new
-    assert caplog.text.count("keep no write-ahead log") == 1
+    assert caplog.text.count("keep a write-ahead log") == 1
     with Ledger(path) as ledger:
         assert len(ledger) == 40 + (not is_new)

@@ -87,8 +87,8 @@ def test_an_edit_that_stops_half_way_leaves_the_run_as_it_was(
     shown = capsys.readouterr().out
     assert "finished, 12 samples" in shown
     assert f"a newer run of {project}/recipe.yaml has made " in shown
-    assert "samples (stopped: run it again to go on)" in shown
-    assert "the above stays until it is whole" in shown
+    assert "samples (stopped: run it again to continue)" in shown
+    assert "the run above stays until the newer one is finished" in shown
     commands.export(run_folder)
     assert contents(run_folder).keys() == before.keys()
     assert len(list(read_samples(run_folder))) == 12
@@ -208,9 +208,7 @@ def test_parts_that_are_not_the_runs_are_refused_and_made_again_without_a_call(
     before = contents(run_folder)
     harm(run_folder)
     for command in (commands.status, commands.export):
-        with pytest.raises(
-            FactoryError, match=r"is not what the run wrote: part-0000\d.parquet"
-        ) as e:
+        with pytest.raises(FactoryError, match=r"was changed or damaged: part-0000\d.parquet") as e:
             command(run_folder)
         assert "Run the recipe again" in str(e.value)
     assert {k: v for k, v in contents(run_folder).items() if k.startswith("datasets")} == {
@@ -319,7 +317,7 @@ def test_datasets_that_are_gone_are_said_to_be_and_written_again(
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     commands.status(run_folder)
     shown = capsys.readouterr().out
-    assert f"{run_folder}/datasets/sft: missing, or not as it was made: " in shown
+    assert f"{run_folder}/datasets/sft: missing or changed; " in shown
     assert "sft: 24 rows" not in shown
     _, engine = go(recipe("part_size=4"), run_folder)
     assert engine.seen == []
@@ -343,12 +341,12 @@ def test_a_dataset_whose_description_is_damaged_is_written_again(
     path = run_folder / "datasets" / "sft" / name
     path.write_text(path.read_text().replace("string", text) if text == "int64" else text)
     commands.status(run_folder)
-    assert "sft: missing, or not as it was made" in capsys.readouterr().out
+    assert "sft: missing or changed" in capsys.readouterr().out
     _, engine = go(recipe("part_size=4"), run_folder)
     assert engine.seen == []
     assert contents(run_folder) == before
     commands.status(run_folder)
-    assert "not as it was made" not in capsys.readouterr().out
+    assert "missing or changed" not in capsys.readouterr().out
 
 
 def killed_between_the_renames(run: Path) -> None:
@@ -373,7 +371,7 @@ def test_a_kill_between_the_renames_of_a_dataset_is_made_good_by_any_command(
 
 def test_a_dataset_with_a_users_file_in_it_is_not_replaced(recipe: Load, run_folder: Path) -> None:
     (run_folder / "datasets" / "sft" / "notes.txt").write_text("mine")
-    with pytest.raises(FactoryError, match=r"sft is not a dataset alone.*notes.txt"):
+    with pytest.raises(FactoryError, match=r"sft is not replaced: .*notes.txt"):
         commands.export(run_folder)
     assert (run_folder / "datasets" / "sft" / "notes.txt").read_text() == "mine"
 
@@ -462,7 +460,7 @@ def test_a_folder_that_looks_like_a_run_is_refused_before_anything_is_touched(
     for name, text in held.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(text)
-    with pytest.raises(RecipeError, match="something that no run has made"):
+    with pytest.raises(RecipeError, match="files that no run has made"):
         go(recipe(), out)
     with pytest.raises(FactoryError):
         commands.status(out)
@@ -499,7 +497,7 @@ def test_a_cut_manifest_is_told_of_before_anything_is_touched(
         ({"quarantine_bytes": 3}, "0 quarantined, in 3 bytes"),
         ({"part_size": 0}, "part_size: 0"),
         ({"samples": 11}, "12 rows, but 11 samples and 0 quarantined"),
-        ({"trace_parts": [{"samples": 12, "sha256": ""}]}, "3 parts, but trace_parts tells of 1"),
+        ({"trace_parts": [{"samples": 12, "sha256": ""}]}, "3 parts, but trace_parts lists 1"),
         ({"trace_parts": [{"samples": 5, "sha256": ""}] * 3}, "12 samples, but 15 in trace_parts"),
         ({"views": [{"rows": 3, "drops": {}}]}, r"views\[0\] lacks 'view'"),
     ],
@@ -553,7 +551,7 @@ def test_a_report_replaces_reports_only(tmp_path: Path) -> None:
     report.write_text('{"kind": "judge", "data": "x", "rows": 3, "report": {}}')
     assert _report_path(str(report)) == report
     assert _report_path(str(tmp_path / "new.json")) == tmp_path / "new.json"
-    with pytest.raises(RecipeError, match=r"mine.json is there and is no report"):
+    with pytest.raises(RecipeError, match=r"mine.json exists and is no report"):
         _report_path(str(mine))
 
 
@@ -568,7 +566,7 @@ def test_an_init_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copytree", full)
-        with pytest.raises(FactoryError, match=r"No space left.*do it again"):
+        with pytest.raises(FactoryError, match=r"No space left.*fix the cause and run again"):
             create(tmp_path / "mine")
     (tmp_path / "mine" / "constitutions" / "mine.yaml").write_text("an edit")
     create(tmp_path / "mine")
@@ -576,11 +574,11 @@ def test_an_init_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == ["constitutions", "pipelines"]
 
 
-# Failures that can be mended ----------------------------------------------------------------------
+# Failures that can be fixed -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("part_size", [3, 19, 20])
-def test_a_mended_cause_lets_a_run_of_any_part_size_go_on(
+def test_a_fixed_cause_lets_a_run_of_any_part_size_go_on(
     recipe: Load, project: Path, tmp_path: Path, part_size: int
 ) -> None:
     with (project / "prompts.jsonl").open("w") as file:
@@ -633,7 +631,7 @@ def test_a_quarantine_that_lost_lines_is_written_again(
     }
     path.write_bytes(harmed[harm])
     commands.status(out)
-    assert "quarantine.jsonl is not as it was written" in capsys.readouterr().out
+    assert "quarantine.jsonl was changed or is incomplete" in capsys.readouterr().out
     if harm == "deleted":
         path.unlink()
     manifest, _ = go(recipe("part_size=4"), out)
@@ -703,7 +701,7 @@ def test_own_code_without_a_helper_is_digested_as_before(recipe: Load, project: 
 # Nothing made --------------------------------------------------------------------------------------
 
 
-def test_a_run_that_makes_no_sample_fails_with_the_reasons_and_can_be_mended(
+def test_a_run_that_makes_no_sample_fails_with_the_reasons_and_can_be_fixed(
     recipe: Load, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -724,7 +722,7 @@ def test_an_empty_source_fails(recipe: Load, project: Path, tmp_path: Path) -> N
         go(recipe(), tmp_path / "run")
 
 
-def test_datasets_without_a_row_fail_with_the_commonest_reasons(run_folder: Path) -> None:
+def test_datasets_without_a_row_fail_with_the_most_frequent_reasons(run_folder: Path) -> None:
     views = ["views=[{kind: preference, pairs: revision_vs_initial, min_margin: 0.49}]"]
     with pytest.raises(
         NothingMade, match=r"no dataset has a row(.|\n)* x margin-too-small"

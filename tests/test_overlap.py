@@ -79,7 +79,7 @@ def test_held_out_prompts_of_the_training_are_refused_with_count_example_and_rem
     told = str(caught.value)
     assert "recipe.yaml:7 evaluation.source: 2 of its 3 prompts are also in the source that" in told
     assert "'Why is the sky blue?'" in told
-    assert told.endswith("not held out; take them out of one of the two")
+    assert told.endswith("not held out; remove them from one of the two")
     checked(tmp_path, RECIPE, "source.limit=1", "evaluation.source.limit=1")
 
 

@@ -90,7 +90,7 @@ def run(
     ("lacks", "said"),
     [
         ("prefix", ["unknown field", "continue_final_message", "as vLLM", "name another"]),
-        ("logprobs", ["gives no log-probabilities", "switch them on"]),
+        ("logprobs", ["gives no log-probabilities", "enable them there"]),
     ],
 )
 def test_a_server_that_cannot_judge_is_found_before_all_generation(

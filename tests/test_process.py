@@ -197,7 +197,7 @@ def test_a_text_that_holds_the_tag_itself_is_not_scored(
     sentencepiece: Any, question: str, steps: tuple[str, ...]
 ) -> None:
     asked: list[Message] = [{"role": "user", "content": question}]
-    with pytest.raises(SampleError, match="'ки' is 3 times in a text of 2 steps") as failed:
+    with pytest.raises(SampleError, match="'ки' occurs 3 times in a text of 2 steps") as failed:
         step_ids(sentencepiece, asked, TextScoring(steps, "\n", "ки"), {})
     assert failed.value.is_permanent
 

@@ -266,7 +266,7 @@ def test_a_saved_tokenizer_is_of_its_own_class(tokenizer: Any, tmp_path: Path) -
 NO_END = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
 
 
-def test_a_template_that_writes_no_end_is_said_and_mended(tokenizer: Any, tmp_path: Path) -> None:
+def test_a_template_that_writes_no_end_is_said_and_fixed(tokenizer: Any, tmp_path: Path) -> None:
     ours = for_training(copy.deepcopy(tokenizer))
     assert end_answers(ours, tmp_path) is None
     as_it_was = ours.apply_chat_template(said("Hi", "Yes."), return_dict=False)

@@ -199,7 +199,7 @@ def test_ultrafeedback_repeats_the_prompt():
     row = {"prompt": "a ", "chosen": [user("a"), assistant("b")]}
     assert read_exchange(row, row["chosen"], "chosen") == ([user("a")], [assistant("b")])
     other = [user("z"), assistant("b")]
-    with pytest.raises(SampleError, match="another prompt than the row's"):
+    with pytest.raises(SampleError, match="whose prompt is not the row's"):
         read_exchange(row, other, "chosen")
 
 
@@ -255,7 +255,7 @@ BAD_PAIRS = [
     ),
     (
         {"chosen": [user("x"), assistant("b")]},
-        "column 'chosen' is a conversation with another prompt than the row's",
+        "column 'chosen' is a conversation whose prompt is not the row's",
     ),
     ({"chosen": "a\0b"}, "field 'chosen' holds a NUL character; remove it"),
 ]
@@ -388,7 +388,7 @@ def test_a_coding_says_what_codes_mean():
     labels = looked(0, 1, coding={1: "a", 0: "b"})
     read = [labels.read(value) for value in (1, 0, "1", 1.0, True, None, float("nan"), "tie")]
     assert read == [1, 2, 1, 1, 1, None, None, 0]
-    with pytest.raises(SampleError, match="none of the codes 1, 0"):
+    with pytest.raises(SampleError, match="not one of the codes 1, 0"):
         labels.read(2)
     assert looked(True, False, coding=parse_labels("true=a,false=b")).read(False) == 2
     assert looked("1.0", "0.0", coding=parse_labels("1=a,0=b")).read("0.0") == 2

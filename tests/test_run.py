@@ -219,7 +219,7 @@ def test_bad_rows_are_quarantined_with_their_line(
     assert engine.seen == []
 
 
-def test_too_many_failures_stop_the_run_with_the_commonest_reason(
+def test_too_many_failures_stop_the_run_with_the_most_frequent_reason(
     recipe: Load, project: Path, tmp_path: Path
 ) -> None:
     with (project / "prompts.jsonl").open("w") as file:

@@ -364,7 +364,7 @@ def test_a_finished_conversation_is_no_prompt(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello!"}]
     assert error(tmp_path, {"messages": turns}, columns=Columns(prompt="messages")) == (
         "field 'messages' ends with a message of role 'assistant', expected 'user': "
-        "cut the answer off, or set source.columns.prompt to a field without it"
+        "remove the answer, or set source.columns.prompt to a field without it"
     )
 
 

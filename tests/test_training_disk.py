@@ -299,7 +299,7 @@ def test_each_kind_of_call_that_fails_once_is_one_error(
     for number in (1, total - 1):
         shutil.rmtree(out, ignore_errors=True)
         calls, fail_at = 0, number
-        with pytest.raises(FactoryError, match=r"Make room where .* or mend the disk"):
+        with pytest.raises(FactoryError, match=r"Make room where .* or fix the disk"):
             TRAINERS["sft"].train(rows, tiny, out, config=config)
         fail_at = -1
         TRAINERS["sft"].train(rows, tiny, out, config=config, resume=True)

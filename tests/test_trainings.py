@@ -62,7 +62,7 @@ def test_a_model_that_was_trained_takes_its_place(process_reward: Recipe, tmp_pa
     ("change", "complaint"),
     [
         ("training.0.name=other", "models.prm.model: no training named 'prm' (have: other)"),
-        ("training.0.model=null", "training[0]: a model of the recipe waits for it: name the"),
+        ("training.0.model=null", "training[0]: a model of the recipe needs its result: name the"),
         (
             "training.0.view=sft",
             "'sft' needs score:process, which only a stage after the first use",

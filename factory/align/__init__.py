@@ -1,4 +1,4 @@
-"""The loop: run, train, compare on held-out prompts, again. READ FIRST `loop.py`.
+"""Alignment in rounds: run, train, compare on held-out prompts. READ FIRST `loop.py`.
 
 May import pipeline and what is below it.
 """

@@ -1,13 +1,13 @@
-"""How far a model has moved: the log-ratio of its answers under itself and under another.
+"""Divergence of a model from another: the log-ratio of its answers under both.
 
     mean over answers of  sum over tokens of  log p_new(token) - log p_old(token),  in nats
 
-Over answers that the new model sampled at temperature 1 from its whole vocabulary this is an unbiased
-estimate of KL(new || old); over greedy answers it is what it says, no more. 0: the models agree on
-these answers.
+Over answers that the new model sampled at temperature 1 from its whole vocabulary, this is an unbiased
+estimate of KL(new || old). Over greedy answers it is only this mean. 0: the models agree on these
+answers.
 
-Both models are computed in float32, whatever their weights were saved in. In bfloat16 each model's
-rounding adds its own noise to every token, which adds up to more than a few steps of training move.
+Both models are computed in float32, whatever precision their weights were saved in. In bfloat16 the
+rounding noise of all tokens adds up to more than the effect of a few training steps.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from factory.engines.render import answer_end, prompt_ids
 from factory.stats.bootstrap import Estimate, mean_of
 
 MOST_LOGITS = 1 << 28
-"""Logits held at once: 1 GiB in float32. A longer answer's are computed in pieces."""
-_ROWS = 128  # tokens whose log-softmax is taken at once
+"""Most logits held at once: 1 GiB in float32. Those of longer answers are computed in pieces."""
+_ROWS = 128  # tokens whose log-softmax is computed at once
 
 
 def log_ratio(
@@ -38,14 +38,14 @@ def log_ratio(
     trust_remote_code: bool = False,
     seed: int = 0,
 ) -> Estimate | None:
-    """The mean over answers, in nats an answer, with its interval; > 0: the new model finds them
-    likelier than the old one does. None of no answers.
+    """The mean over answers, in nats per answer, with its interval. > 0: the answers are likelier under
+    the new model. None: there are no answers.
 
-    `conversations` end with the new model's answer, which may be empty; one that was cut has no end
-    to count. `seed` is the bootstrap's.
+    `conversations` end with the new model's answer, which may be empty. A cut answer has no end token
+    to count. `seed`: the bootstrap's.
 
-    Both models are loaded, one after the other, on the GPU if there is one: in a process of its own,
-    so that none of its memory is held when an engine starts.
+    Both models are loaded, one after the other, on the GPU if there is one, in a separate process, so
+    that no memory is held when an engine starts.
     """
     if not conversations:
         return None
@@ -66,7 +66,7 @@ def _log_probabilities(
     template_options: Mapping[str, Any],
     trust_remote_code: bool,
 ) -> list[float]:
-    """log p(answer | prompt) of each conversation, the answer's end included where it has one."""
+    """log p(answer | prompt) of each conversation, including the answer's end token if it has one."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -87,8 +87,8 @@ def _log_probabilities(
 
 
 def compute_in_float32(model: Any) -> None:
-    """Make a model in half precision compute what it would if it were loaded in float32, at half the
-    memory: each module has its own weights in float32 while it is called, and only then."""
+    """Make a half-precision model compute as if loaded in float32, at half the memory: each module's
+    weights are converted to float32 only while it is called."""
     import torch
 
     kept: dict[Any, Any] = {}
@@ -110,10 +110,10 @@ def compute_in_float32(model: Any) -> None:
 
 
 def log_probability(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> float:
-    """log p(answer | prompt) in nats, summed over the answer's tokens, at least one.
+    """log p(answer | prompt) in nats, summed over the answer's tokens (at least one).
 
-    Only the answer's logits are computed, at most `MOST_LOGITS` of them at once: for a longer one
-    the model runs again for each piece.
+    Only the answer's logits are computed, at most `MOST_LOGITS` at once. For a longer answer the model
+    runs again for each piece.
     """
     import torch
 
@@ -140,8 +140,8 @@ def answer_ids(
     *,
     is_cut: bool,
 ) -> tuple[list[int], list[int]]:
-    """(ids of the prompt, ids of the answer and of the token that ends it). What a chat template
-    writes after that token nobody sampled."""
+    """(ids of the prompt, ids of the answer with its end token). Tokens that a chat template writes after
+    the end token are left out, since they were not sampled."""
     prompt = prompt_ids(tokenizer, messages[:-1], template_options)
     whole = prompt_ids(tokenizer, messages[:-1], template_options, messages[-1]["content"])
     end = None if is_cut else answer_end(tokenizer, template_options)

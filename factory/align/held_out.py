@@ -1,9 +1,9 @@
-"""A trained model beside those before it: all answer held-out prompts, and their answers are compared,
-by a judge or by a score.
+"""Comparison of a trained model with those before it: all answer held-out prompts, and a judge or a
+score compares the answers.
 
 In: a recipe's `evaluation`, and the models by name, first to last. The evaluation is a run like any
-other, so it resumes and is remembered. Out: for each model how its answers are, and of the last one
-how often it is preferred to each other.
+other, so it resumes and is remembered. Out: figures of each model's answers, and the new model's win
+rate against each other model.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ class Answers(msgspec.Struct, frozen=True):
 
     prompts: int
     words: Estimate
-    """Mean words an answer."""
+    """Mean words per answer."""
     refusals: float
     truncated: float
-    """Share that was cut at max_tokens."""
+    """Share of answers cut at max_tokens."""
     scores: dict[str, Estimate]
     """Mean of each score of `evaluation.scores`, over the answers that could be scored."""
     unscored: dict[str, int]
 
 
 class Change(msgspec.Struct, frozen=True):
-    """The new model's figures less the first's, prompt by prompt: what both vary in together cancels
-    out. Over the prompts of which both have the figure."""
+    """The new model's figures minus the first's, prompt by prompt, so that shared variation cancels.
+    Only prompts with both figures count."""
 
     words: Estimate
     scores: dict[str, Estimate]
     length_ratio: Estimate = Estimate(None)
-    """The new model's words over the first's, in all answers. None: the first wrote none."""
+    """The new model's words divided by the first's, over all answers. None: the first wrote none."""
 
 
 class Example(msgspec.Struct, frozen=True):
@@ -69,39 +69,41 @@ class Example(msgspec.Struct, frozen=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """The new model beside the others."""
+    """The new model compared with the others."""
 
     answers: dict[str, Answers]
-    """By model: `first`, `new`, and from the second round on `previous`."""
+    """Model (`first`, `new`, and from the second round on `previous`) -> figures of its answers."""
     against: dict[str, WinRate]
-    """The new model's win rate against each other one."""
+    """Other model -> the new model's win rate against it."""
     change: Change
     log_ratio: Estimate | None
-    """Of the new model's answers, new to first, in nats an answer. None: it could not be computed."""
+    """Log-ratio of the new to the first model on the new model's answers, in nats per answer. None: it
+    could not be computed."""
     is_kl: bool
-    """The answers were sampled as they are, so that `log_ratio` estimates the KL divergence."""
+    """True: answers were drawn from the model's own distribution, so `log_ratio` estimates the KL
+    divergence."""
     left_out: int
-    """Prompts that failed, and are in no figure; why stands in evaluation/quarantine.jsonl."""
+    """Number of prompts that failed and are in no figure. evaluation/quarantine.jsonl has the reasons."""
     compared_by: str | None = None
-    """The score that decides who wins. None: a judge does."""
+    """The score that decides who wins. None: a judge decides."""
     examples: list[Example] = []
-    """The first few prompts."""
+    """The first few prompts with answers."""
 
 
 class _Remembered(msgspec.Struct):
-    """What round-N/evaluation.json holds."""
+    """The contents of round-N/evaluation.json."""
 
     key: list[str]
-    """What decides the figures."""
+    """Everything that decides the figures."""
     evaluation: Evaluation
 
 
 def evaluate(
     recipe: Recipe, models: Mapping[str, str], out: Path, progress: Progress
 ) -> Evaluation:
-    """`models`: `first`, perhaps `previous`, and `new`; as names that hold from any folder.
+    """Compare the models. `models`: `first`, perhaps `previous`, and `new`, by names valid in any folder.
 
-    The figures are kept in OUT.json, and taken from there while nothing that decides them changes.
+    The figures are kept in OUT.json and reused as long as nothing that decides them changes.
     """
     whole = evaluation_recipe(recipe, models, out)
     manifest = run(whole, out, progress=progress)
@@ -155,14 +157,14 @@ def _log_ratio(
                 trust_remote_code=getattr(config, "trust_remote_code", False),
                 seed=recipe.seed,
             )
-    except Exception as error:  # of a model's own code any
-        # A figure beside the others: hours of training are not lost for it.
+    except Exception as error:  # a model's own code may raise anything
+        # Only one figure of several: hours of training must not be lost for it.
         progress.note(f"no log-ratio to the first model: {type(error).__name__}: {error}")
         return None
 
 
 def evaluation_recipe(recipe: Recipe, models: Mapping[str, str], out: Path) -> Recipe:
-    """The recipe of the evaluation, written beside `out` and checked as any recipe is."""
+    """The evaluation's recipe, written beside `out` and checked like any recipe."""
     evaluation = recipe.evaluation
     if evaluation is None:
         raise RecipeError(f"{recipe.path} evaluation: there is none")
@@ -185,7 +187,7 @@ def _data(
     def of(name: str) -> dict[str, Any]:
         config = recipe.models[name]
         dumped = config.model_dump(mode="json", exclude_defaults=True)
-        dumped.pop("memory_fraction", None)  # other engines than the recipe's: they share evenly
+        dumped.pop("memory_fraction", None)  # other engines than the recipe's: equal shares
         return {"engine": config.engine, **dumped, "model": recipe.absolute_model(name)}
 
     generate = {"kind": "generate", "sampling": evaluation.sampling.changed}
@@ -257,22 +259,22 @@ def _length_ratio(new: Mapping[str, float], first: Mapping[str, float], seed: in
 
 
 def _mean(values: Mapping[str, float], seed: int, range_of_values: Range | None = None) -> Estimate:
-    """Over prompts."""
+    """The mean over prompts, with its interval."""
     return mean_of([*values], [*values.values()], range_of_values=range_of_values, seed=seed)
 
 
 def _are_claims(values: Mapping[str, float]) -> bool:
-    """Each is 1 or 0, as right or wrong: the mean is a share."""
+    """True if each value is 1 or 0 (right or wrong), so that the mean is a share."""
     return {*values.values()} <= {0.0, 1.0}
 
 
 def _words(samples: list[Sample], model: str) -> dict[str, float]:
-    """Words of a model's answer, by prompt."""
+    """Prompt -> number of words in a model's answer."""
     return {s.id: float(words(c)) for s in samples for c in s.candidates if c.model == model}
 
 
 def _scores(samples: list[Sample], model: str) -> dict[str, dict[str, float]]:
-    """By score and prompt; answers that could not be scored are not there."""
+    """Score -> prompt -> value, for one model. Answers that could not be scored are left out."""
     found: dict[str, dict[str, float]] = {}
     for sample, score in _scores_of(samples, model):
         values = found.setdefault(score.name, {})
@@ -310,7 +312,7 @@ def _example(sample: Sample) -> Example | None:
 
 
 def _comparisons(sample: Sample, other: str, score: str | None) -> list[Comparison]:
-    """Of the new model's answer with the other's: the judge's, or the one by this score."""
+    """Comparisons of the new model's answer with the other's: the judge's, or the one by this score."""
     by_model = {c.model: c for c in sample.candidates}
     if other not in by_model or NEW not in by_model:
         return []
@@ -333,14 +335,14 @@ def _comparisons(sample: Sample, other: str, score: str | None) -> list[Comparis
 
 
 def _p_by_score(new: float | None, old: float | None) -> float | None:
-    """1, 0, or 0.5 for equal scores. None: one of them has none."""
+    """P(new is better) by score: 1, 0, or 0.5 for equal scores. None: a score is missing."""
     if new is None or old is None:
         return None
     return 0.5 if new == old else float(new > old)
 
 
 def _p_of(verdict: Verdict, index: int) -> float | None:
-    """P(the answer `index` is better)."""
+    """P(the answer `index` is better), in [0, 1]. None: unparsed."""
     if verdict.p is None:
         return None
     return verdict.p if verdict.a == index else 1 - verdict.p

@@ -1,22 +1,22 @@
-"""`factory align`: close the loop. Make data, train on it, compare the new model with those before.
+"""`factory align`: in rounds, make data, train on it, compare the new model with those before.
 
-Each round generates with the last round's model. Its folder holds what it made:
+Each round generates with the last round's model. Its folder holds its results:
 
     OUT/round-1/run/           a run of the recipe
-    OUT/round-1/models/NAME/   what each training made, in a process of its own
-    OUT/round-1/evaluation/    the models on held-out prompts, judged: a run like any other
+    OUT/round-1/models/NAME/   the model of each training, which runs in a process of its own
+    OUT/round-1/evaluation/    the models' answers to held-out prompts, judged: a run like any other
     OUT/round-1/evaluation.json    the figures
-    OUT/align.json             all rounds so far, which was best, and why they ended early
+    OUT/align.json             all rounds so far, the best one, and the reason for an early end
 
-A round does the recipe's trainings in order. One that trains a model that writes, of the weights of
-`evaluation.model`, hands its result on to the next, as in SFT then PPO; `trained:NAME` in a
-training's config is what an earlier one made, as a reward model. Rounds end early by
-`evaluation.stop`. Every step knows whether it is finished, so the same command goes on after a stop.
+A round does the recipe's trainings in order. A training of the weights of `evaluation.model` that makes
+a generating model passes its result on to the next one, as in SFT then PPO. `trained:NAME` in a
+training's config is the result of an earlier one, such as a reward model. Rounds end early by
+`evaluation.stop`. Finished steps are not repeated, so the same command continues after a stop.
 
-The model named at the end is the best by the same figures: the highest held-out win rate against the
-first model among the rounds that are within `evaluation.stop`'s limits of length and log-ratio, of
-equal ones the earlier; the first model itself where no round's rate is above one half. Of several
-rounds the highest rate is a little above what other prompts would show, for it was picked here.
+The best model is the one with the highest held-out win rate against the first model, among the rounds
+within `evaluation.stop`'s limits of length and log-ratio; the earlier one wins a tie. It is the first
+model itself if no round's rate is above one half. The highest of several rates is a little too high,
+since it was selected on the same prompts.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ from factory.training.common import references
 from factory.training.common.child_process import train_in_child_process
 from factory.training.config import TrainingConfig
 
-_OURS = (LOCK, "check", "align.json.half")  # beside the rounds, before the first has ended
+_OURS = (LOCK, "check", "align.json.half")  # files beside the rounds before the first has ended
 
 
 def align(recipe: Recipe, out: Path, rounds: int) -> Alignment:
-    """Turn the crank up to `rounds` times. Writes OUT/align.json after each.
+    """Do up to `rounds` rounds. Writes OUT/align.json after each.
 
-    Raises `RecipeError` if the recipe says nothing of training or evaluation, and `FactoryError` if
-    a round fails; the rounds before it are then shown.
+    Raises `RecipeError` if the recipe has no training or evaluation, and `FactoryError` if a round
+    fails; the rounds before it are then shown.
     """
     name, stop = _check(recipe)
     _refuse_others(out)
@@ -70,8 +70,8 @@ def align(recipe: Recipe, out: Path, rounds: int) -> Alignment:
             _turn(recipe, name, stop, out, rounds, done, progress)
         except OSError as error:
             raise FactoryError(
-                f"cannot write in {out} ({error}); free some space or mend the folder and run "
-                "again: what was done is kept"
+                f"cannot write in {out} ({error}); free some space or fix the folder and run "
+                "again; finished work is kept"
             ) from error
         except FactoryError:
             if done.rounds:
@@ -81,12 +81,12 @@ def align(recipe: Recipe, out: Path, rounds: int) -> Alignment:
 
 
 def _refuse_others(out: Path) -> None:
-    """Raises `RecipeError` if the folder holds anything that no alignment has made."""
+    """Raise `RecipeError` if the folder holds anything that no alignment has made."""
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
     others = sorted(n for n in names if n not in _OURS and not n.startswith("round-"))
     if names and (others or LOCK not in names) and "align.json" not in names:
         raise RecipeError(
-            f"--out {out} holds something that align has not made ({(others or sorted(names))[0]}); "
+            f"--out {out} holds files that align has not made ({(others or sorted(names))[0]}); "
             "name another folder, or empty this one"
         )
 
@@ -100,19 +100,19 @@ def _turn(
     done: Alignment,
     progress: Progress,
 ) -> None:
-    check_held_out(recipe)  # of prompts learned by heart, figures show nothing
+    check_held_out(recipe)  # figures on training prompts would show nothing
     first = recipe.absolute_model(name)
-    # Refused now rather than after an hour of training.
+    # Check now rather than after an hour of training.
     checked = recipe
     for which in recipe.trained_models():
-        checked = checked.with_model(which, first)  # any weights: names are what is looked at
+        checked = checked.with_model(which, first)  # any weights: only names are checked
     evaluation_recipe(checked, {FIRST: first, NEW: first}, out / "check" / "evaluation")
     for number in range(1, rounds + 1):
         folder = out / f"round-{number}"
         progress.note(f"round {number} of {rounds}: making data")
         before = done.rounds[-1].model if done.rounds else first
         current = recipe.with_model(name, before)
-        # What a training has begun on stays as it is, also where a sample that failed might not again.
+        # The data of a training that has begun stays the same: failed samples are not retried.
         retries = not (folder / "models").exists()
         manifest = run_with_trainings(current, folder / "run", progress=progress, retries=retries)
         views = {view["view"]: view for view in manifest.views}
@@ -122,7 +122,7 @@ def _turn(
             current = current.with_model(which, made[training])
         progress.note(f"round {number} of {rounds}: comparing on held-out prompts")
         models = {FIRST: first} | ({PREVIOUS: before} if done.rounds else {}) | {NEW: model}
-        # The judge keeps the recipe's own weights, also where it is the model in training.
+        # The judge keeps the recipe's own weights, even if it is the model in training.
         judged = current.with_model(name, first)
         evaluation = evaluate(judged, models, folder / "evaluation", progress)
         done.rounds.append(Round(number, model, trained, evaluation))
@@ -135,7 +135,8 @@ def _turn(
 
 
 def _save(done: Alignment, path: Path) -> None:
-    """Fewer rounds than are there already, as on the way through them again, take nothing away."""
+    """Write align.json, unless it has more rounds already, as when finished rounds are gone through
+    again."""
     try:
         there = msgspec.json.decode(path.read_bytes(), type=Alignment).rounds
     except (OSError, msgspec.MsgspecError):
@@ -145,7 +146,7 @@ def _save(done: Alignment, path: Path) -> None:
 
 
 def _check(recipe: Recipe) -> tuple[str, StopRules]:
-    """The name of the model in training, and when to stop."""
+    """The recipe name of the model in training, and the rules for stopping."""
     file = YamlFile(recipe.path)
     if not recipe.training:
         raise file.error(
@@ -174,13 +175,13 @@ def _check(recipe: Recipe) -> tuple[str, StopRules]:
         )
     for taken in (FIRST, PREVIOUS, NEW):
         if taken in recipe.models:
-            what = "is what align calls one of the models that it compares; give it another name"
+            what = "is a name that align uses for a model it compares; give it another name"
             raise file.error(("models", taken), f"'{taken}' {what}")
     return name, recipe.evaluation.stop
 
 
 def _trains(training: TrainingConfig, name: str) -> bool:
-    """It makes new weights for the model of this name."""
+    """True if the training makes new weights for the model `name`."""
     return TRAINERS[training.kind].trains_policy and training.model in (None, name)
 
 
@@ -191,13 +192,13 @@ def _train(
     views: Mapping[str, Mapping[str, Any]],
     progress: Progress,
 ) -> tuple[list[Trained], dict[str, str]]:
-    """The round's trainings, and the folder of each result; under `name` the newest weights."""
+    """The round's trainings, and the folder of each result. Under `name`: the newest weights."""
     trained: list[Trained] = []
     made = {name: recipe.absolute_model(name)}
     waited = {training.result for training in waited_for(recipe)}
     for training in recipe.training:
         result = training.result
-        if result in waited:  # made by the run, on the way
+        if result in waited:  # the run has made it already
             where = model_folder(folder / "run", result)
             record = msgspec.json.decode((where / "training.json").read_bytes())
         else:
@@ -227,7 +228,7 @@ def _train(
 
 
 def _reason_to_stop(evaluation: Evaluation, stop: StopRules) -> str | None:
-    """By the rules that `StopRules` explains."""
+    """The reason to stop, by `StopRules`. None: continue."""
     other = PREVIOUS if PREVIOUS in evaluation.against else FIRST
     found = evaluation.against[other]
     if found.rate is None:
@@ -240,18 +241,18 @@ def _reason_to_stop(evaluation: Evaluation, stop: StopRules) -> str | None:
 
 
 def _past_limit(evaluation: Evaluation, stop: StopRules) -> str | None:
-    """What shows that answers grew too long, or that the model moved too far from the first."""
+    """The figure that shows answers too long, or a model too far from the first. None: within limits."""
     longer = evaluation.change.length_ratio
     if stop.length_ratio is not None and (longer.low or 0.0) > stop.length_ratio:
         return f"answers grew to {longer} times the first model's words"
     moved = evaluation.log_ratio
     if stop.kl is not None and moved is not None and (moved.low or 0.0) > stop.kl:
-        return f"the model moved {moved} nats an answer away from the first"
+        return f"the model moved {moved} nats per answer away from the first"
     return None
 
 
 def best(rounds: Sequence[Round], first: str, stop: StopRules) -> Best:
-    """The model to go on with, by the module's rule. `first`: the model before all rounds."""
+    """The best model, by the module's rule. `first`: the model before all rounds."""
     past = {r.number: why for r in rounds if (why := _past_limit(r.evaluation, stop))}
     rates = {
         r.number: found

@@ -1,4 +1,4 @@
-"""What an alignment has made (OUT/align.json), and how it is told: a block a round, 80 columns wide."""
+"""The report of an alignment: OUT/align.json, and its text, a block per round, 80 columns wide."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from factory.stats.win_rate import WinRate
 
 _WIDTH = 78
 _SHOWN_CHARS = 300
-"""Of an answer."""
+"""Most characters of an answer that are shown."""
 
 
 class Trained(msgspec.Struct):
@@ -26,11 +26,11 @@ class Trained(msgspec.Struct):
     """Rows of the dataset that was trained on."""
     steps: int
     metrics: dict[str, Any]
-    """The last figures, by the trainer's names."""
+    """The last figures in the log, by the trainer's names."""
 
 
 class Round(msgspec.Struct):
-    """What one turn of the crank made, and how the new model compares with those before."""
+    """The results of one round, and the comparison of the new model with those before."""
 
     number: int
     model: str
@@ -39,22 +39,22 @@ class Round(msgspec.Struct):
 
 
 class Best(msgspec.Struct, frozen=True):
-    """The model to go on with."""
+    """The best model."""
 
     round: int
-    """That made it. 0: none, it is the first model."""
+    """The round that made it. 0: it is the first model."""
     model: str
     why: str
 
 
 class Alignment(msgspec.Struct):
-    """What OUT/align.json holds."""
+    """The contents of OUT/align.json."""
 
     rounds: list[Round]
     best: Best | None = None
-    """None: in files from before there was one, and before the first round."""
+    """The best model. None: before the first round, and in files of older versions."""
     stopped: str | None = None
-    """Why the rounds ended early. None: they did not."""
+    """Reason for the early end of the rounds. None: they did not end early."""
 
 
 def table(done: Alignment) -> str:
@@ -95,7 +95,7 @@ def _wrapped(label: str, text: str) -> list[str]:
 
 
 def _figures(found: Evaluation) -> list[str]:
-    """A line a figure: of the first model, of the new one, and what changed, prompt by prompt."""
+    """One line per figure: the first model's, the new model's, and the change, prompt by prompt."""
     first, new, change = found.answers[FIRST], found.answers[NEW], found.change
     rows = [(f"{new.prompts} held-out prompts", "first", "new", "change (95% interval)")]
     for name, estimate in new.scores.items():
@@ -118,7 +118,7 @@ def _figures(found: Evaluation) -> list[str]:
 
 
 def _win_rates(found: Evaluation) -> list[str]:
-    """Against each model before."""
+    """The win rate against each earlier model."""
     by = "by the judge" if found.compared_by is None else f"by {found.compared_by}"
     lines = []
     for name in (FIRST, PREVIOUS):
@@ -136,7 +136,7 @@ def _win_rates(found: Evaluation) -> list[str]:
 
 
 def rate_text(w: WinRate) -> str:
-    """`81% of 48 (95%: 70% to 90%)`."""
+    """A win rate as text: `81% of 48 (95%: 70% to 90%)`."""
     if w.rate is None or w.low is None or w.high is None:
         return "nothing could be read"
     return f"{w.rate:.0%} of {w.prompts} (95%: {w.low:.0%} to {w.high:.0%})"

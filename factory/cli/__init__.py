@@ -1,4 +1,4 @@
-"""The command line: each command loads, calls one function, and prints. READ FIRST `main.py`.
+"""The command line. Each command loads, calls one function, and prints. READ FIRST `main.py`.
 
 May import everything.
 """

@@ -1,4 +1,4 @@
-"""`factory doctor`: what this machine has of what the factory needs, and what to do about the rest."""
+"""`factory doctor`: checks of this machine, each with a remedy where something is missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MEMORY_NEEDED = 6 << 30  # bytes: engine and training of the embedded model
 
 
 class Finding(msgspec.Struct):
-    """One thing looked at."""
+    """One check: what was looked at, what was found, and what to do if it is not fine."""
 
     what: str
     found: str
@@ -28,13 +28,13 @@ class Finding(msgspec.Struct):
 
 
 def examine() -> list[Finding]:
-    """Look at everything; nothing is changed but that the embedded model may be converted."""
+    """Check everything. Changes nothing, except that the embedded model may be converted."""
     return [*_python(), *_packages(), *_hardware(), *_model()]
 
 
 def in_clone(folder: Path) -> list[tuple[str, str]]:
-    """In a clone of this project, what the first two commands of its README will do: each command, and
-    that. Empty elsewhere."""
+    """The first two commands of the README, each with what it will do here. Empty outside a clone of
+    this project."""
     try:
         name = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]["name"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -53,7 +53,7 @@ def in_clone(folder: Path) -> list[tuple[str, str]]:
     return [
         (
             "make demo",
-            f"{first}; then trains the embedded model to keep a principle, and compares it before "
+            f"{first}; then trains the embedded model on a principle, and compares it before "
             f"and after: about 5 minutes on 2 cores; {done}",
         ),
         (
@@ -95,7 +95,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _pinned() -> dict[str, str]:
-    """Package -> the one version of it that this package asks for."""
+    """Package -> the version that this project pins."""
     pairs = (line.partition(";")[0].split("==") for line in requires("factory") or [])
     return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
 

@@ -1,4 +1,4 @@
-"""What a command says last: the next commands to copy, with the paths of what it has made."""
+"""The last lines of a command: the next commands to copy, with the paths of its results."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def command(*words: object) -> str:
-    """A command of ours as it can be typed here: `.venv/bin/factory run 'my recipe.yaml'`."""
+    """A command line to copy, quoted for the shell: `.venv/bin/factory run 'my recipe.yaml'`."""
     return " ".join([_program(), *(shlex.quote(str(word)) for word in words)])
 
 
 def _program() -> str:
-    """How this program was started."""
+    """This program as the user typed it: `factory`, a path, or `python -m factory`."""
     started = Path(sys.argv[0])
     if started.name == "__main__.py" or started.suffix == ".py" or not started.name:
         python = shutil.which("python") == sys.executable
@@ -38,7 +38,7 @@ def _program() -> str:
 
 
 def print_commands(*commands: tuple[str, str]) -> None:
-    """`commands`: each with what it is for."""
+    """Print the next commands. `commands`: (purpose, command line)."""
     if not commands:
         return
     print("\nnext:")
@@ -51,32 +51,32 @@ def after_init(folder: Path) -> None:
     recipe = folder / "pipelines" / "quickstart.yaml"
     print(f"edit the principles in {folder / 'constitutions' / 'one-sentence.yaml'}")
     print_commands(
-        ("three samples to read", command("preview", recipe)),
-        ("the data", command("run", recipe)),
+        ("make three samples and read them", command("preview", recipe)),
+        ("make the data", command("run", recipe)),
     )
 
 
 def after_validate(recipe: Path) -> None:
     print_commands(
-        ("three samples to read", command("preview", recipe)),
-        ("the data", command("run", recipe)),
+        ("make three samples and read them", command("preview", recipe)),
+        ("make the data", command("run", recipe)),
     )
 
 
 def after_preview(recipe: Path, out: Path | None, set_: Sequence[str]) -> None:
-    """The run finds the preview's calls in its folder."""
+    """The run reuses the preview's calls: they are in its folder."""
     where = [] if out is None else ["--out", out]
     options = [word for text in set_ for word in ("--set", text)]
     print_commands(
         (
-            "the data; what was previewed is not asked again",
+            "make the data; calls of the preview are not made again",
             command("run", recipe, *where, *options),
         )
     )
 
 
 def after_show(run: Path, manifest: Manifest) -> None:
-    """What else of the run there is to read."""
+    """Suggest samples to look at: changed verdicts, and the most frequent drop."""
     commands = []
     drops: Counter[str] = Counter()
     for view in manifest.views:
@@ -85,13 +85,13 @@ def after_show(run: Path, manifest: Manifest) -> None:
         what = "verdicts that changed with the order of the answers"
         commands.append((what, command("show", run, "--flipped")))
     for reason, count in drops.most_common(1):
-        what = f"what was dropped most: {count:,} for '{reason}'"
+        what = f"the most frequent reason for drops: '{reason}', {count:,} times"
         commands.append((what, command("show", run, "--dropped", reason)))
     print_commands(*commands)
 
 
 def after_run(folder: Path, manifest: Manifest, recipe: Recipe | None = None) -> None:
-    """What can be trained on what there is; with the recipe, as it says."""
+    """Suggest a training on the datasets that have rows: the recipe's, where one is given."""
     rows = {view["view"]: view["rows"] for view in manifest.views}
     commands: list[tuple[str, str]] = []
     for training in recipe.training if recipe else ():
@@ -114,7 +114,7 @@ def after_run(folder: Path, manifest: Manifest, recipe: Recipe | None = None) ->
                 commands.append(("train a model on it", command(*words)))
                 break
     if recipe is not None and recipe.evaluation is not None and recipe.training:
-        what = "or: make it, train on it, and compare on held-out prompts, all in one"
+        what = "or in one command: make data, train on it, compare on held-out prompts"
         commands.append((what, command("align", near(recipe.path))))
     print_commands(*commands)
 
@@ -137,7 +137,7 @@ def after_score(out: Path, record: Record) -> None:
 
 
 def after_training(kind: str, out: Path) -> None:
-    """What was made, and how to use it."""
+    """Print where the model is, how to load it, and a command that uses or measures it."""
     if (curves := out / "curves.png").exists():
         print(f"  curves: {curves}; the numbers: {out / 'log.jsonl'}")
     print(f"  load it with {TRAINERS[kind].load().loaded_as}.from_pretrained({str(out)!r})")

@@ -1,5 +1,5 @@
-"""`factory init`: the shipped recipes, prompts and constitutions as files of the user's own, with JSON Schema
-beside them for editors."""
+"""`factory init`: copies the shipped recipes, prompts and constitutions for the user to edit, with their
+JSON Schema."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from factory.core.assets import shipped_file
 from factory.core.errors import FactoryError, RecipeError
 
 _NAMES = {"constitutions": "constitution", "pipelines": "recipe"}
-"""Of what is copied, the kind of schema that its files have."""
-_HALF = ".half"  # what is being copied; gone once all is there
+"""Folder that is copied -> kind of schema of its files."""
+_HALF = ".half"  # holds the copy while it is made; removed once all is there
 
 
 def create(folder: Path) -> None:
-    """Copy `constitutions/` and `pipelines/` into a new or empty folder; never overwrites. What was
-    stopped half way is brought to its end."""
+    """Copy `constitutions/` and `pipelines/` into a new or empty folder. Never overwrites. Finishes a
+    copy that was interrupted.
+
+    Raises `RecipeError` if `folder` is a file or not empty, `FactoryError` if it cannot be written."""
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"{folder} is a file; choose a new folder")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
@@ -37,7 +39,7 @@ def create(folder: Path) -> None:
             (half / name).replace(folder / name)
         except OSError as error:
             raise FactoryError(
-                f"cannot write {folder / name}: {error}; mend that and do it again, or choose "
+                f"cannot write {folder / name}: {error}; fix the cause and run again, or choose "
                 "another folder"
             ) from error
     if half.exists():

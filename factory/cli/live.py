@@ -1,4 +1,4 @@
-"""What a run does at this moment, printed by `factory status`. Takes no lock, writes nothing."""
+"""The current state of a run, printed by `factory status`. Takes no lock, writes nothing."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from factory.core.terminal import printable
 from factory.pipeline import folder
 from factory.pipeline.pulse import Beat
 
-_SILENT = 30.0  # seconds without a sign of life after which we say so
+_SILENT = 30.0  # seconds without an update of progress.json after which status says so
 
 
 def print_beginning(run: Path, beat: Beat, *, is_going: bool) -> None:
-    """Of a run in its first part: its manifest, if there is one yet, counts nothing."""
-    print(f"\n{run}: {'running' if is_going else 'stopped'}; no part of it is whole yet")
+    """Print the state of a run in its first part. Its manifest, if there is one yet, counts nothing."""
+    print(f"\n{run}: {'running' if is_going else 'stopped'}; no part is finished yet")
     print_beat(run, beat, is_going=is_going)
     if not is_going:
         again = command("run", beat.recipe, "--out", run)
-        print(f"\n  stopped before its end; go on with: {again}")
+        print(f"\n  stopped before its end; to continue: {again}")
 
 
 def print_beat(run: Path, beat: Beat, *, is_going: bool) -> None:
-    """What goes on, or went on when it was stopped; beside it, what the ledger holds."""
+    """Print what the run is doing, or was doing when it was stopped, and the ledger's count of calls."""
     last = time.time() if is_going else beat.seen
     when = "now" if is_going else "when it was stopped"
     print(f"\n  {when}, {duration(max(0.0, last - beat.began))} after it began:")
@@ -37,11 +37,11 @@ def print_beat(run: Path, beat: Beat, *, is_going: bool) -> None:
     if (held := _calls_in(path)) is not None:
         print(f"    {held:,} calls remembered in {path}")
     if is_going and (silent := time.time() - beat.seen) > _SILENT:
-        print(f"    it has given no sign of life for {duration(silent)}")
+        print(f"    no progress was reported for {duration(silent)}")
 
 
 def _calls_in(ledger: Path) -> int | None:
-    """None: there is no ledger yet, or it cannot be read now."""
+    """The number of remembered calls. None: there is no ledger yet, or it cannot be read now."""
     with contextlib.suppress(sqlite3.Error):
         if ledger.is_file():
             uri = f"{ledger.absolute().as_uri()}?mode=ro"

@@ -28,18 +28,20 @@ _INTERRUPTED = 130  # what typer makes of Ctrl+C
 
 
 def main() -> None:
-    """The entry point: errors of ours become one message and an exit code."""
+    """The entry point. A `FactoryError` or `OSError` becomes one message and an exit code."""
     try:
         app()
     except FactoryError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        print(f"error: {printable(str(error))}; what was done is kept", file=sys.stderr)
+        print(f"error: {printable(str(error))}; finished work is kept", file=sys.stderr)
         sys.exit(1)
     except SystemExit as end:
-        if end.code == _INTERRUPTED and sys.argv[1:2] != ["train"]:  # which says it itself
-            print("stopped; what was done is kept: the same command goes on", file=sys.stderr)
+        if end.code == _INTERRUPTED and sys.argv[1:2] != ["train"]:  # `train` says it itself
+            print(
+                "stopped; finished work is kept: run the same command to continue", file=sys.stderr
+            )
         raise
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 RecipeArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="RECIPE", help="A recipe, as pipelines/quickstart.yaml.", parser=user_path
+        metavar="RECIPE", help="A recipe, e.g. pipelines/quickstart.yaml.", parser=user_path
     ),
 ]
 RunArgument = Annotated[
@@ -33,15 +33,15 @@ LedgerOption = Annotated[
     typer.Option(
         "--ledger",
         metavar="FILE",
-        help="Remember calls in FILE, which several runs may share. Default: the one that the run "
-        "began with, else ledger.sqlite in its folder.",
+        help="Remember calls in FILE. Several runs may share it. Default: the file the run began "
+        "with, else ledger.sqlite in its folder.",
         parser=user_path,
     ),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", "-s", metavar="FIELD=VALUE", help="Override a field, as stages.0.n=4. Repeatable."
+        "--set", "-s", metavar="FIELD=VALUE", help="Override a field: stages.0.n=4. Repeatable."
     ),
 ]
 LimitOption = Annotated[

@@ -1,4 +1,4 @@
-"""What the commands print on standard output."""
+"""The commands' output on standard output: manifests, views, scores, evaluations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def print_manifest(folder: Path, manifest: Manifest, damaged: Collection[str] = ()) -> None:
-    """`damaged`: datasets that are not on disk as the manifest says."""
+    """Print a run's counts and datasets. `damaged`: datasets that differ from the manifest's record."""
     from factory.export.card import CUT_SHARE
 
     tokens = manifest.tokens()
@@ -39,7 +39,7 @@ def print_manifest(folder: Path, manifest: Manifest, damaged: Collection[str] = 
             f"{label} {count.reasoning_tokens:,} ({count.reasoning_tokens / count.output_tokens:.0%})"
             for label, count in thoughts.items()
         )
-        print(f"  of the output tokens, those of thoughts: {shares}")
+        print(f"  output tokens that are thoughts: {shares}")
     made = sum(s.made for s in manifest.stages.values())
     remembered = sum(s.remembered for s in manifest.stages.values())
     print(f"  {'all':<14}{made:>12,}{remembered:>12,}{tokens['output']:>15,}")
@@ -65,7 +65,8 @@ def print_manifest(folder: Path, manifest: Manifest, damaged: Collection[str] = 
 
 
 def wrapped(text: str, indent: str) -> list[str]:
-    """Lines of a terminal's width, those after the first indented further."""
+    """`text` in lines of the terminal's width (at least 60). Lines after the first are indented by two
+    more."""
     width = max(60, shutil.get_terminal_size().columns)
     return textwrap.wrap(
         text, width, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False
@@ -75,11 +76,11 @@ def wrapped(text: str, indent: str) -> list[str]:
 def print_views(
     folder: Path, manifest: Manifest, damaged: Collection[str] = (), to: Path | None = None
 ) -> None:
-    """The datasets of the run in `folder`; `to`: written there instead."""
+    """Print the datasets of the run in `folder`. `to`: the folder they were written to instead."""
     for view in manifest.views:
         path = (to or folder / "datasets") / view["view"]
         if view["view"] in damaged:
-            print(f"\n  {path}: missing, or not as it was made: {command('export', folder)}")
+            print(f"\n  {path}: missing or changed; to make it again: {command('export', folder)}")
             continue
         print(f"\n  {path}: {view['rows']:,} rows")
         for reason, count in sorted(view["drops"].items(), key=lambda item: -item[1]):
@@ -100,7 +101,7 @@ def print_views(
 
 
 def _judged(name: str, judge: Mapping[str, Any]) -> str:
-    """What there is to say of a judge, on one line."""
+    """A judge's figures on one line."""
     import msgspec
 
     from factory.export.report import Reading
@@ -116,25 +117,25 @@ def _judged(name: str, judge: Mapping[str, Any]) -> str:
 
 
 def print_next(folder: Path, manifest: Manifest) -> None:
-    """Of a run that is whole: what is being made to take its place."""
+    """Print the newer run that is to replace this one, or how to continue if it was stopped."""
     from factory.core.lock import is_held
     from factory.pipeline import manifest as manifests
     from factory.pipeline.folder import NEXT
 
     is_worked_in = is_held(folder)
     if (coming := manifests.read(folder / NEXT)) is not None:
-        state = "under way" if is_worked_in else "stopped: run it again to go on"
+        state = "running" if is_worked_in else "stopped: run it again to continue"
         print(
             f"\n  a newer run of {coming.recipe_path} has made {coming.samples} samples ({state}); "
-            "the above stays until it is whole"
+            "the run above stays until the newer one is finished"
         )
     elif manifest.state == "running" and not is_worked_in:
         again = command("run", manifest.recipe_path, "--out", folder)
-        print(f"\n  stopped before its end; go on with: {again}")
+        print(f"\n  stopped before its end; to continue: {again}")
 
 
 def refuse_no_rows(folder: Path, manifest: Manifest) -> None:
-    """Raises `NothingMade` if there are datasets and no row in any."""
+    """Raise `NothingMade` if there are datasets but none has a row."""
     if not manifest.views or any(view["rows"] for view in manifest.views):
         return
     drops: Counter[str] = Counter()
@@ -142,8 +143,8 @@ def refuse_no_rows(folder: Path, manifest: Manifest) -> None:
         drops.update(view["drops"])
     reasons = "".join(f"\n  {n:,} x {reason}" for reason, n in drops.most_common(3))
     raise NothingMade(
-        f"{folder / 'datasets'}: no dataset has a row; the commonest reasons:{reasons}\n"
-        "the samples stay: change the views and run again, which calls no model; or use more "
+        f"{folder / 'datasets'}: no dataset has a row; the most frequent reasons:{reasons}\n"
+        "the samples are kept: change the views and run again, which calls no model; or use more "
         "prompts, or a better judge"
     )
 
@@ -164,13 +165,11 @@ def print_evaluation(found: Evaluation, out: Path | None) -> None:
 
     print(printable(found.text()))
     if out is None:
-        print(
-            "\n--out report.json writes this, and more figures, to a file; it makes no call again"
-        )
+        print("\n--out report.json writes all figures to a file; no call is made again")
         return
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, found)
     except OSError as error:
         raise FactoryError(f"--out {out} cannot be written: {error.strerror}") from error
-    print(f"\n{out}: the report, with all figures")
+    print(f"\nwrote all figures to {out}")

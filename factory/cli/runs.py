@@ -34,7 +34,7 @@ def preview(
 ) -> None:
     """Make a few samples and show them: answer, critique, revision as a diff, verdict.
 
-    Their calls are remembered in the run's folder: the run itself does not make them again.
+    The run does not make these calls again: they are remembered in its folder.
     """
     from factory.cli.show import show
     from factory.pipeline.preview import answer_some
@@ -56,8 +56,7 @@ def run(
 ) -> None:
     """Make the data: answers, critiques, revisions, verdicts, datasets.
 
-    Run it again to go on after a stop, to extend it, or after an edit: only calls that were never
-    made are made.
+    Run it again after a stop, after an edit, or to extend it: only new calls are made.
     """
     from factory.pipeline.trainings import run_with_trainings
 
@@ -72,7 +71,7 @@ def run(
 def status(
     run_folder: RunArgument,
 ) -> None:
-    """Show what a run has made so far, while it goes too, and whether it is all there."""
+    """Show a run's progress and results, and check that its files are complete."""
     from factory.cli import live
     from factory.core.lock import is_held
     from factory.pipeline import folder, pulse
@@ -91,7 +90,7 @@ def status(
     printing.print_manifest(run_folder, manifest, damaged)
     if not folder.is_quarantine_whole(run_folder, manifest):
         print(
-            f"\n  {run_folder / 'quarantine.jsonl'} is not as it was written: run the recipe again"
+            f"\n  {run_folder / 'quarantine.jsonl'} was changed or is incomplete: run the recipe again"
         )
     if (beat := pulse.read(run_folder)) is not None:  # again: it may have ended
         live.print_beat(run_folder, beat, is_going=is_going)
@@ -104,22 +103,23 @@ def status(
 def show(
     run_folder: RunArgument,
     count: Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples to show.")] = 3,
-    id: Annotated[str | None, typer.Option("--id", help="The sample with this id.")] = None,
+    id: Annotated[str | None, typer.Option("--id", help="Show the sample with this id.")] = None,
     is_flipped: Annotated[
-        bool, typer.Option("--flipped", help="Those whose verdict changed with the order.")
+        bool,
+        typer.Option("--flipped", help="Only samples whose verdict changed with the order."),
     ] = False,
     dropped: Annotated[
         str | None,
         typer.Option(
             "--dropped",
             metavar="REASON",
-            help="Those of which an answer or a row was dropped, as `truncated`, `tie`, `duplicate`.",
+            help="Only samples with an answer or row dropped for REASON: truncated, tie, duplicate, ...",
         ),
     ] = None,
 ) -> None:
     """Print samples of a run: answers, critiques, revisions, verdicts, and why rows were dropped.
 
-    They come from its traces, while it runs too. Calls no model.
+    Reads the run's traces, also while it runs. Calls no model.
     """
     from factory.cli.show import Traces
     from factory.cli.show import show as print_sample
@@ -142,8 +142,8 @@ def export(
         typer.Option(
             "--out",
             "-o",
-            help="Write them to this folder, and leave the run as it is. Default: the run's datasets/; "
-            "with --format jsonl, its jsonl/.",
+            help="Write them to this folder and leave the run unchanged. Default: the run's datasets/, "
+            "or jsonl/ with --format jsonl.",
             parser=user_path,
         ),
     ] = None,
@@ -152,7 +152,7 @@ def export(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="arrow: what datasets.load_from_disk opens; jsonl or parquet: one file a dataset.",
+            help="arrow: for datasets.load_from_disk. jsonl, parquet: one file per dataset.",
         ),
     ] = "arrow",
     allow_empty: Annotated[
@@ -160,7 +160,7 @@ def export(
     ] = False,
     set_: SetOption = None,
 ) -> None:
-    """Make the datasets again from a run's traces, with other views if you like. Calls no model."""
+    """Make the datasets again from a run's traces, with the same or other views. Calls no model."""
     from typing import get_args
 
     from factory.core.lock import alone_in
@@ -172,14 +172,14 @@ def export(
         raise RecipeError(f"--format {file_format}: expected one of {', '.join(formats)}")
     if out is None and file_format != "arrow":
         out = run_folder / file_format
-    _manifest_of(run_folder)  # before anything is made in what is no run's folder
+    _manifest_of(run_folder)  # first: create nothing in a folder that holds no run
     with alone_in(run_folder), folder.writing_in(run_folder):
         folder.recover(run_folder)
         manifest = _manifest_of(run_folder)
         loaded = load(recipe or run_folder / "recipe.yaml", set_, trains=False)
         manifest = export_again(
             *(loaded, run_folder, manifest, out),
-            file_format=file_format,  # type: ignore[arg-type]  # looked at above
+            file_format=file_format,  # type: ignore[arg-type]  # checked above
             may_empty=allow_empty,
         )
     printing.print_views(run_folder, manifest, to=out)
@@ -197,7 +197,7 @@ def _default_out(recipe: Recipe) -> Path:
 
 def _refuse_file(run_folder: Path) -> None:
     if run_folder.exists() and not run_folder.is_dir():
-        raise RecipeError(f"{run_folder} is a file; name a run's folder, as runs/quickstart")
+        raise RecipeError(f"{run_folder} is a file; name a run's folder, e.g. runs/quickstart")
 
 
 def _manifest_of(run_folder: Path) -> Manifest:

@@ -1,4 +1,4 @@
-"""The commands that score data, and those that measure a scorer: `factory score`, `factory eval`."""
+"""`factory score` and `factory eval`: score a dataset's answers, and measure a scorer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from factory.evaluation.rows import Rows
     from factory.evaluation.scorer import Scorer
 
-eval_app = typer.Typer(help="Measure a scorer against data that is known.", no_args_is_help=True)
+eval_app = typer.Typer(help="Measure a scorer on labeled data.", no_args_is_help=True)
 
 DataOption = Annotated[
     str, typer.Option("--data", metavar="DATA", help="A dataset's folder, a file, or a Hub id.")
@@ -36,12 +36,13 @@ ScorerRecipeOption = Annotated[
 ]
 ScoreOption = Annotated[
     str | None,
-    typer.Option("--score", metavar="NAME", help="The score, of the scorer or in the data."),
+    typer.Option("--score", metavar="NAME", help="Name of the score: the scorer's or the data's."),
 ]
 
 
 def _report_path(text: str | Path) -> Path:
-    """Where a report goes; refused before anything is measured if another file is there."""
+    """The path of a report. Raises `RecipeError`, before anything is measured, if a file that is no
+    report is there."""
     path = user_path(text)
     if path.exists():
         try:
@@ -50,7 +51,7 @@ def _report_path(text: str | Path) -> Path:
             there = None
         if not (isinstance(there, dict) and {"kind", "data", "rows", "report"} <= there.keys()):
             raise RecipeError(
-                f"--out {path} is there and is no report of an evaluation; name another file"
+                f"--out {path} exists and is no report of an evaluation; name another file"
             )
     return path
 
@@ -87,7 +88,7 @@ def score(
 ) -> None:
     """Score the answers of a dataset, and write it again with the scores as columns.
 
-    Run it again to go on after a stop: only calls that were never made are made.
+    Run it again after a stop: only new calls are made.
     """
     from factory.evaluation.rows import open_rows
     from factory.evaluation.score import score as score_rows
@@ -107,14 +108,14 @@ def eval_reward(
     score: ScoreOption = None,
     subset: Annotated[
         str | None,
-        typer.Option("--subset", metavar="COLUMN", help="Report each of its values by itself."),
+        typer.Option("--subset", metavar="COLUMN", help="Also report each value of this column."),
     ] = None,
     out: ReportOption = None,
     work: WorkOption = None,
     limit: LimitOption = None,
     set_: SetOption = None,
 ) -> None:
-    """How often does the chosen answer of a pair score higher than the rejected one?
+    """Measure how often the chosen answer of a pair scores higher than the rejected one.
 
     With --score and neither --model nor --recipe, the scores are those in the columns chosen_NAME
     and rejected_NAME, and no engine starts.
@@ -133,14 +134,14 @@ def eval_process(
     recipe: ScorerRecipeOption = None,
     score: ScoreOption = None,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="A step scored below it is taken to be wrong.")
+        float, typer.Option(min=0, max=1, help="A step with a score below this counts as wrong.")
     ] = 0.5,
     out: ReportOption = None,
     work: WorkOption = None,
     limit: LimitOption = None,
     set_: SetOption = None,
 ) -> None:
-    """How well are the wrong steps of solutions found? Reads PRM800K and ProcessBench too.
+    """Measure how well the wrong steps of solutions are found. Reads PRM800K and ProcessBench too.
 
     With --score and neither --model nor --recipe, the scores are the lists in the column NAME_steps
     (or NAME), and no engine starts.
@@ -173,25 +174,25 @@ def eval_judge(
         typer.Option(
             "--label-columns",
             metavar="A,B,...",
-            help="One a person; 1 or a, 2 or b, 0 or tie. Default: label.",
+            help="One column per person; values 1 or a, 2 or b, 0 or tie. Default: label.",
         ),
     ] = None,
     coding: Annotated[
         str | None,
         typer.Option(
-            "--labels", metavar="CODE=a,CODE=b,...", help="What the codes mean, as 1=a,0=b."
+            "--labels", metavar="CODE=a,CODE=b,...", help="Meanings of the codes: 1=a,0=b."
         ),
     ] = None,
     tie_band: Annotated[
         float,
-        typer.Option(min=0, max=0.49, help="A tie, where P is no further than this from 0.5."),
+        typer.Option(min=0, max=0.49, help="P within this distance of 0.5 counts as a tie."),
     ] = 0.0,
     out: ReportOption = None,
     work: WorkOption = None,
     limit: LimitOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Does a judge prefer the answers that people prefer? Knows PandaLM's columns by their names."""
+    """Measure how often a judge prefers the answers that people prefer. Knows PandaLM's columns."""
     from factory.evaluation.eval_judge import evaluate_judge
     from factory.evaluation.scorer import judge_of
     from factory.sources.benchmarks import parse_labels
@@ -226,13 +227,13 @@ def _scorer(
     stage: str | None = None,
     score: str | None = None,
 ) -> Scorer | None:
-    """None: there is a score in the data, and nothing to make it with."""
+    """The scorer that the options name. None: the scores are in the data."""
     from factory.evaluation.scorer import from_model, from_recipe
 
     if model is not None and recipe is not None:
         raise RecipeError("--model and --recipe both say what scores; give one of them")
     if stage is not None and model is None:
-        raise RecipeError(f"--stage {stage} says what --model is; give a --model")
+        raise RecipeError(f"--stage {stage} describes --model; give a --model")
     if model is not None:
         return from_model(model, stage, overrides or ())
     if recipe is not None:
@@ -243,5 +244,5 @@ def _scorer(
     if score is None:
         raise RecipeError("nothing to score with: give --model MODEL or --recipe FILE")
     if overrides:
-        raise RecipeError(f"--set {overrides[0]}: there is no scorer to set it of; give --model")
+        raise RecipeError(f"--set {overrides[0]}: there is no scorer to set; give --model")
     return None

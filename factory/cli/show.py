@@ -1,7 +1,7 @@
-"""Samples for people to read: which of a run's, and what they look like.
+"""Samples printed for people to read, and the choice of them from a run's traces.
 
-What was written is shown as it stands, revisions as what they change; what a terminal would obey is
-made visible (`terminal.printable`).
+Texts are shown as written, revisions as a diff. Control characters are made visible
+(`terminal.printable`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from factory.scorers.combine import measure, with_combined
 
 
 class Traces:
-    """The samples that a run has made so far, and what its views make of them."""
+    """The samples of a run so far, and the rows or drops that its views make of them."""
 
     def __init__(self, run: Path, recipe: Recipe) -> None:
         self._run = run
@@ -43,11 +43,11 @@ class Traces:
         is_flipped: bool = False,
         dropped: str | None = None,
     ) -> list[Sample]:
-        """The first `count` samples of which all that is said holds. `id`: this one. `is_flipped`: the
-        two orders of a judge disagree. `dropped`: a filter dropped an answer, or a view a row, for
-        this reason.
+        """The first `count` samples that meet every condition given. `id`: has this id. `is_flipped`: a
+        judge's two orders disagree. `dropped`: a filter dropped an answer, or a view a row, for this
+        reason.
 
-        Raises `RecipeError` if there is none.
+        Raises `RecipeError` if no sample does.
         """
         reasons: Counter[str] = Counter()
 
@@ -69,14 +69,14 @@ class Traces:
         return found
 
     def told(self, sample: Sample) -> str:
-        """What became of it in the datasets, as `sft: a row; preference: tie`."""
+        """The sample's fate in each dataset: `sft: a row; preference: dropped: tie`."""
         return "; ".join(
-            f"{name}: {', '.join(dict.fromkeys(found)) or 'a row'}"
+            f"{name}: dropped: {', '.join(dict.fromkeys(found))}" if found else f"{name}: a row"
             for name, found in self._fates(sample).items()
         )
 
     def _fates(self, sample: Sample) -> dict[str, list[str]]:
-        """View -> why rows were not made of the sample; nothing, if they were."""
+        """View -> the reasons for which it dropped the sample or its rows. Empty: none was dropped."""
         whole = with_combined(sample, self._measured)
         return {
             folder_of(view): [row.reason for row in view.rows(whole) if isinstance(row, Drop)]
@@ -102,7 +102,7 @@ def _nothing(
 
 
 def show(result: Sample | Failure, console: Console | None = None, *, fate: str = "") -> None:
-    """Print one sample, or why it failed. `fate`: what became of it."""
+    """Print one sample, or why it failed. `fate`: what became of it in the datasets."""
     console = console or Console(highlight=False)
     if isinstance(result, Failure):
         text = Text(printable(f"{result.stage}: {result.error}\n\n{result.raw}"))
@@ -162,7 +162,7 @@ def _candidate(sample: Sample, candidate: Candidate) -> list[Text | Rule]:
 
 
 def _steps(labelled: StepLabels) -> str:
-    """A line a step: right, wrong or unknown, and its score."""
+    """One line per step: right, wrong or unknown (?), its score, its text."""
     marks = {True: "right", False: "wrong", None: "?"}
     return "\n".join(
         f"{marks[label]:<6}{'' if score is None else f'{score:.2f}':<6}{step}"

@@ -27,14 +27,20 @@ def train(
         str, typer.Argument(metavar="KIND", help="sft, dpo, kto, reward, prm, grpo, rloo or ppo.")
     ],
     data: Annotated[
-        str, typer.Option(help="RUN/datasets/preference, a JSON(L) or Parquet file, or a Hub id.")
+        str,
+        typer.Option(help="A dataset's folder, a JSON(L) or Parquet file, or a Hub id."),
     ],
-    model: Annotated[str, typer.Option(help="smollm2-135m-instruct, a folder or a Hub id.")],
+    model: Annotated[
+        str, typer.Option(help="The model to train: smollm2-135m-instruct, a folder or a Hub id.")
+    ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where the trained model goes.", parser=user_path)
+        Path, typer.Option("--out", "-o", help="The trained model's folder.", parser=user_path)
     ],
     config: Annotated[
-        Path | None, typer.Option("--config", help="A YAML file of such fields.", parser=user_path)
+        Path | None,
+        typer.Option(
+            "--config", help="A YAML file of fields of the trainer's config.", parser=user_path
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -42,17 +48,17 @@ def train(
             "--set",
             "-s",
             metavar="FIELD=VALUE",
-            help="A field of the trainer's config, as max_steps=20.",
+            help="A field of the trainer's config: max_steps=20. Repeatable.",
         ),
     ] = None,
     lora: Annotated[
         str | None,
         typer.Option(
-            "--lora", metavar="R", help="Train a LoRA: its rank, or peft's fields as YAML."
+            "--lora", metavar="R", help="Train a LoRA of this rank, or with peft's fields as YAML."
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
+        bool, typer.Option("--resume", help="Continue from the last checkpoint in --out.")
     ] = False,
     presets: Annotated[
         bool,
@@ -60,14 +66,14 @@ def train(
             "--presets",
             is_eager=True,
             callback=_print_presets,
-            help="Print what grpo's presets maximise and set, and exit.",
+            help="Print what each preset of grpo maximizes and sets, and exit.",
         ),
     ] = False,
 ) -> None:
     """Train a model on a dataset. KIND is the trainer; its options are the library's, passed through.
 
-    sft, dpo, kto train on answers and pairs; grpo, rloo, ppo on prompts and rewards; reward and prm
-    make models that score.
+    sft, dpo and kto train on answers and pairs. grpo, rloo and ppo train on prompts and rewards.
+    reward and prm make models that score.
     """
     from factory.core.override import override
     from factory.core.yamlfile import YamlFile, nearest
@@ -90,7 +96,7 @@ def train(
 
 def align(
     recipe: RecipeArgument,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of the crank.")] = 1,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Number of rounds.")] = 1,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -103,7 +109,7 @@ def align(
     limit: LimitOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Close the loop: make data, train on it, compare the new model with the old, and again."""
+    """Make data, train on it, compare the new model with the old; repeat for each round."""
     from factory.align.loop import align as turn
     from factory.align.report import examples, table
     from factory.core.terminal import printable
@@ -120,7 +126,7 @@ def align(
 
 
 def _lora(text: str | None) -> dict[str, Any] | None:
-    """`16` or `{r: 16, lora_alpha: 32}`."""
+    """The value of --lora as peft's fields: `16` or `{r: 16, lora_alpha: 32}`. Raises `RecipeError`."""
     import yaml
 
     from factory.core.yamlfile import parse

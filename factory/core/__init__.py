@@ -1,4 +1,4 @@
-"""What everything else is built on: records, errors, configs, YAML, files and locks, weights, constitutions.
+"""Foundations: records, errors, configs, YAML, files and locks, weights, constitutions.
 
 May import no other package of the factory. torch and transformers only in `weights`, inside functions.
 """

@@ -1,4 +1,4 @@
-"""The base of everything a recipe can say: frozen, and unknown keys are refused."""
+"""The base class of a recipe's parts: frozen, and unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Config(BaseModel):
-    """A part of a recipe. Declares each option once, with its unit and reason beneath it."""
+    """A part of a recipe. Each option is declared once, with its unit and reason beneath it."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
@@ -17,7 +17,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _true_is_no_number(cls, data: Any) -> Any:
-        """Python takes true for 1."""
+        """Refuse true and false where a number is expected: Python takes true for 1."""
         for name, value in data.items() if isinstance(data, dict) else ():
             field = cls.model_fields.get(name) if isinstance(name, str) else None
             if field is not None and isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""A constitution: principles that a user edits, and how they are chosen for a sample.
+"""A constitution: principles that a user edits, and the choice of principles for a sample.
 
 Every text is plain text, never executed. A constitution file has `name`, `version`, `description`,
 `principles` and, for small models, `examples` of good critiques and revisions.
@@ -23,14 +23,15 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class AppliesWhen(Config):
-    """When a principle is used at all."""
+    """The condition for using a principle."""
 
     tags: list[str] = Field(min_length=1)
-    """The sample has at least one of these tags."""
+    """Tags of which the sample must have at least one."""
 
 
 class PrincipleTest(Config):
-    """An example for who edits the principle: a judge should prefer `better`. Its form is checked."""
+    """An example for the person who edits the principle: a judge should prefer `better`. Only its form
+    is checked."""
 
     prompt: Text
     better: Text
@@ -41,18 +42,18 @@ class Principle(Config):
     """One rule, as three instructions to a model."""
 
     id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    """Lower-case letters, digits and hyphens; it names the principle in every dataset."""
+    """Name of the principle in every dataset: lower-case letters, digits and hyphens."""
     title: Text
     critique: Text
-    """Asks the model what is wrong with its answer."""
+    """Instruction that asks the model what is wrong with its answer."""
     revision: Text
-    """Asks the model for a better answer."""
+    """Instruction that asks the model for a better answer."""
     compare: Text
-    """Asks a judge which of two answers is better."""
+    """Instruction that asks a judge which of two answers is better."""
     weight: float = Field(1.0, gt=0)
-    """Relative chance of being drawn."""
+    """Relative probability of being drawn, above 0."""
     applies_when: AppliesWhen | None = None
-    """Absent: always."""
+    """Condition for using the principle. None: it always applies."""
     tests: list[PrincipleTest] = []
 
     def applies_to(self, tags: Sequence[str]) -> bool:
@@ -95,16 +96,16 @@ class Constitution(Config):
     def choose(
         self, tags: Sequence[str], count: int | Literal["all"], seed: int
     ) -> list[Principle]:
-        """Principles for one sample: `count` different ones of those that apply, in drawn order.
+        """Draw principles for one sample: `count` different ones of those that apply, in drawn order.
 
-        Drawn by weight without replacement (with one per round, rounds may repeat a principle, as
-        in Constitutional AI). Fewer than `count` apply: all of them. The draw of one principle
-        depends on the others only through their weights, not their texts or the file's order.
+        They are drawn by weight without replacement. (With one per round, rounds may repeat a
+        principle, as in Constitutional AI.) If fewer than `count` apply, returns all of them. The
+        texts of principles and their order in the file do not affect the draw.
         """
         applicable = [p for p in self.principles if p.applies_to(tags)]
         if count == "all":
             return applicable
-        # Efraimidis-Spirakis: the largest u^(1/w) win, u from the seed and each principle's own id.
+        # Efraimidis-Spirakis: the largest u^(1/w) win. u comes from the seed and the principle's id.
         keyed = [(_uniform(seed, p.id) ** (1 / p.weight), p.id, p) for p in applicable]
         keyed.sort(key=itemgetter(0, 1), reverse=True)
         return [p for _, _, p in keyed[:count]]

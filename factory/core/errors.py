@@ -1,8 +1,8 @@
-"""The few kinds of failure, by the boundary they belong to.
+"""Kinds of errors: those that stop the command, and those that fail one sample.
 
-A `FactoryError` stops the command and its message is all the user sees, so it always says what
-happened, the value, and the remedy. A `SampleError` is data: it stops one sample, which is then
-quarantined, and never the run.
+A `FactoryError` stops the command. Its message is all the user sees, so it always says what
+happened, the value, and the remedy. A `SampleError` is data: it fails one sample, which is then
+quarantined, and never stops the run.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ class FactoryError(Exception):
 
 
 class RecipeError(FactoryError):
-    """A recipe, constitution, option or file name is wrong; found before any engine starts."""
+    """A recipe, constitution, option or file name is wrong. Raised before any engine starts."""
 
     exit_code = 2
 
 
 class SourceError(FactoryError):
-    """The prompts cannot be read at all (a single bad row is quarantined instead)."""
+    """The prompts cannot be read. (A single bad row is quarantined instead.)"""
 
     exit_code = 2
 
@@ -31,7 +31,7 @@ class LedgerError(FactoryError):
 
 
 class EngineError(FactoryError):
-    """An engine cannot start, or died more often than restarting can help."""
+    """An engine cannot start, or died too many times."""
 
 
 class TooManyFailures(FactoryError):
@@ -39,14 +39,14 @@ class TooManyFailures(FactoryError):
 
 
 class NothingMade(FactoryError):
-    """A run ended without a single sample."""
+    """A run ended without a sample, or its datasets have no row."""
 
 
 class SampleError(Exception):
-    """One sample cannot go on. It is quarantined with this message.
+    """One sample failed. It is quarantined with this message.
 
-    `is_permanent`: the same recipe would fail again in the same way, so a re-run does not retry it.
-    `raw` is the model's text, where there was one.
+    `is_permanent`: the same recipe would fail again in the same way, so a later run does not retry it.
+    `raw`: the model's text, if there was one.
     """
 
     def __init__(self, message: str, *, is_permanent: bool = False, raw: str = "") -> None:
@@ -56,7 +56,7 @@ class SampleError(Exception):
 
 
 class ContextOverflow(SampleError):
-    """The prompt and the answer asked for do not fit the model's context."""
+    """Prompt and `max_tokens` together exceed the model's context."""
 
     def __init__(self, prompt_tokens: int, max_tokens: int, context: int) -> None:
         super().__init__(

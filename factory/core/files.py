@@ -1,4 +1,4 @@
-"""What is written stays written, whatever becomes of the machine."""
+"""Durable writes of files: they survive a kill and a power cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def sync(path: Path) -> None:
-    """Forces a file, or a folder's list of names, to disk."""
+    """Force a file, or a folder's list of names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -34,7 +34,7 @@ def whole(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
 
 
 def write_whole(path: Path, value: Any) -> None:
-    """`value` as indented JSON in the file `path`: all of it, or what was there before."""
+    """Write `value` as indented JSON to `path`, whole or not at all: else the old file stays."""
     with whole(path, is_shared=True) as half:
         half.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""A folder that one process works in at a time."""
+"""Locks on folders: one process works in a folder at a time."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ LOCK = ".lock"
 
 
 class Held:
-    """A folder while this process holds it."""
+    """A folder that this process has locked."""
 
     def __init__(self, out: Path, lock: IO[str]) -> None:
         self._out = out
         self._lock = lock
 
     def check(self) -> None:
-        """Raises `FactoryError` if the folder was deleted, or another took its place, meanwhile."""
+        """Raise `FactoryError` if the folder was deleted or replaced meanwhile."""
         if not _is_at(self._lock, self._out / LOCK):
             raise FactoryError(
-                f"{self._out} was deleted, moved or replaced while this process worked in it: "
-                "what it held is not all there; run again"
+                f"{self._out} was deleted, moved or replaced while this process worked in it, so "
+                "files are missing; run again"
             )
 
 
 @contextlib.contextmanager
 def alone_in(out: Path) -> Iterator[Held]:
-    """Hold the folder, made if need be. However the process ends, the folder is free again.
+    """Lock the folder, which is made if needed. However the process ends, the lock is released.
 
     Raises `FactoryError` if another process holds it, or it cannot be written.
     """
@@ -47,7 +47,7 @@ def _opened(out: Path) -> IO[str]:
             lock = (out / LOCK).open("a")
         except OSError as error:
             raise FactoryError(
-                f"cannot write in {out} ({error}); free some space, mend the folder, or choose "
+                f"cannot write in {out} ({error}); free some space, fix the folder, or choose "
                 "another --out"
             ) from error
         try:
@@ -65,7 +65,7 @@ def _opened(out: Path) -> IO[str]:
             ) from error
         if _is_at(lock, out / LOCK):
             return lock
-        lock.close()  # who held it before us has deleted it: what is locked must be what is there
+        lock.close()  # the last holder deleted this file: lock the one that is there now
 
 
 def _is_at(lock: IO[str], path: Path) -> bool:
@@ -77,9 +77,8 @@ def _is_at(lock: IO[str], path: Path) -> bool:
 
 @contextlib.contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
-    """For the moment in which a file is made that several processes may use: one of them at a time.
-    Leaves nothing behind. Where folders cannot be locked, as on some network file systems, nothing
-    is."""
+    """Lock the folder for a moment, while a file is made that several processes may use. Leaves no
+    file. Does not lock where folders cannot be locked, as on some network file systems."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -90,7 +89,7 @@ def in_turn(folder: Path) -> Iterator[None]:
 
 
 def is_held(out: Path) -> bool:
-    """Another process holds the folder now. Makes nothing."""
+    """True if another process holds the folder now. Creates nothing."""
     try:
         lock = (out / LOCK).open()
     except OSError:
@@ -106,7 +105,7 @@ def is_held(out: Path) -> bool:
 
 
 def refuse_if_held(out: Path) -> None:
-    """`alone_in`'s error if another process holds the folder now. Makes nothing."""
+    """Raise `alone_in`'s error if another process holds the folder now. Creates nothing."""
     if (out / LOCK).exists():
         with alone_in(out):
             pass

@@ -12,10 +12,10 @@ from factory.core.yamlfile import Loc, clipped, describe, dotted, parse
 
 
 def override(data: dict[str, Any], text: str) -> Loc:
-    """Apply `a.b.0.c=value`, or `a.b[0].c=value`; returns the place of the field.
+    """Apply `a.b.0.c=value` or `a.b[0].c=value`, and return the place of the field.
 
-    The value is read as YAML. Mappings that are not there are made; a position one past the end of
-    a list adds to it.
+    The value is read as YAML. Missing mappings are created. A position one past the end of a list
+    appends to it. Raises `RecipeError`.
     """
     where, equals, value = text.partition("=")
     said = f"--set {clipped(text, 100)}"
@@ -43,7 +43,7 @@ def override(data: dict[str, Any], text: str) -> Loc:
 
 
 def _key(node: Any, part: str, place: str, *, may_append: bool = False) -> int | str:
-    """What `part` means in the node: a field's name in a mapping, a position in a list."""
+    """The key that `part` stands for: a field's name in a mapping, a position in a list."""
     if isinstance(node, dict):
         return part
     if not isinstance(node, list):

@@ -1,8 +1,8 @@
-"""A user's own code beside a recipe: the module that a `kind: module:Class` names, and the modules of
-the same folder that it imports, and that those import.
+"""A user's own code beside a recipe: the module that a `kind: module:Class` names, and all modules of
+the same folder that it imports, directly or indirectly.
 
-Together they decide what a stage does, so they are digested, imported anew after an edit, and
-copied along with a run.
+Together they decide what a stage does. So they are part of its digest, imported again after an edit,
+and copied into the run's folder.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from factory.core.files import whole
 
 
 def modules_of(kind: str, folder: Path) -> dict[str, Path]:
-    """Module name -> file, for each module in `folder` that `kind` needs, its own first. Empty if it
-    is not there: it is then looked for where Python looks."""
+    """Module name -> file, for each module in `folder` that `kind` needs, its own first. Empty if its
+    module is not there; it is then searched on Python's path."""
     found: dict[str, Path] = {}
     waiting = [kind.partition(":")[0]]
     while waiting:
@@ -31,7 +31,7 @@ def modules_of(kind: str, folder: Path) -> dict[str, Path]:
 
 
 def _files(name: str, folder: Path) -> Iterator[tuple[str, Path]]:
-    """The module's file, and the `__init__.py` of each package that it is in."""
+    """The module's file, and the `__init__.py` of each package around it."""
     parts = name.split(".")
     for i in range(1, len(parts) + 1):
         module, path = ".".join(parts[:i]), folder.joinpath(*parts[:i])
@@ -42,7 +42,7 @@ def _files(name: str, folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _imports(path: Path, module: str) -> list[str]:
-    """Names that a file may import, wherever in it; none if it cannot be read: importing says so."""
+    """Names that a file may import anywhere. Empty if it cannot be read; importing it reports that."""
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -56,22 +56,22 @@ def _imports(path: Path, module: str) -> list[str]:
             above = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
             names += [base, *(f"{base}.{a.name}".lstrip(".") for a in node.names)]
-    # A file of such a name is never what is imported: the library's module is there already.
+    # A file with the name of a loaded library's module is never imported.
     taken = {*sys.stdlib_module_names, "factory"}
     return [name for name in names if name and name.partition(".")[0] not in taken]
 
 
 def source_of(kind: str, folder: Path) -> str:
-    """The text of all those modules: editing any of them makes another result."""
+    """The text of all these modules. An edit of any of them changes the result."""
     modules = modules_of(kind, folder)
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in modules.values()]
-    # The module's own first and alone where it imports no other, as it always was.
+    # Only the module's own text where it imports no other: digests of older runs stay valid.
     others = sorted(zip(list(modules)[1:], texts[1:], strict=True))
     return "".join([*texts[:1], *(f"\0{name}\0{text}" for name, text in others)])
 
 
 def copy_along(kinds: Iterable[str], folder: Path, out: Path) -> None:
-    """Copy what these kinds need into `out`, at the same places."""
+    """Copy the modules that these kinds need into `out`, at the same relative paths."""
     files = {path for kind in kinds if ":" in kind for path in modules_of(kind, folder).values()}
     for path in sorted(files):
         target = out / path.relative_to(folder)

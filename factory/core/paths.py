@@ -8,21 +8,21 @@ from factory.core.errors import RecipeError
 
 
 def user_path(text: str | Path) -> Path:
-    """The path; `~` and `~name` at its beginning are home folders.
+    """The path, with a leading `~` or `~name` replaced by the home folder.
 
-    Raises `RecipeError` for a text that can name no file.
+    Raises `RecipeError` for a text that cannot name a file.
     """
     if "\0" in str(text):
-        raise RecipeError(f"{str(text)!r} is no path: it holds a NUL character")
+        raise RecipeError(f"{str(text)!r} is not a path: it holds a NUL character")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise RecipeError(f"{text}: {error}; write the whole path") from error
+        raise RecipeError(f"{text}: {error}; write the full path") from error
 
 
 def near(path: str | Path) -> str:
-    """A path as seen from the working directory if it is below that, else the whole of it."""
+    """A path relative to the working directory if it is below that, else the full path."""
     whole, here = Path(path).absolute(), Path.cwd()
-    # `..` is followed, but the last link is not: what a person calls `.venv/bin/python` stays that.
+    # Resolve `..` but not the last link: `.venv/bin/python` stays `.venv/bin/python`.
     whole = whole.parent.resolve() / whole.name
     return str(whole.relative_to(here)) if whole.is_relative_to(here) else str(whole)

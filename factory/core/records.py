@@ -1,4 +1,4 @@
-"""One prompt and everything learned about it: the records that traces are made of.
+"""Records that traces are made of: a prompt and everything learned about it.
 
 Every record can be traced to the model calls behind it: `call` is the ledger key of that call, in
 hexadecimal. Records hold nothing that depends on timing (seconds, cache hits, order of arrival), so
@@ -27,40 +27,40 @@ class Candidate(msgspec.Struct):
     """Position in `Sample.candidates`."""
     text: str
     origin: str
-    """The stage that made it: `generate` or `revise` (or a user's own)."""
+    """Name of the stage that made it: `generate`, `revise` or a user's own."""
     model: str
-    """The recipe's name of the model that wrote it."""
+    """Recipe name of the model that wrote it."""
     call: str
     parent: int | None = None
-    """The candidate this one is a revision of."""
+    """Index of the candidate that this one revises. None: an initial answer."""
     round: int = 0
     """0: an initial answer. r >= 1: made by the r-th revision."""
     finish_reason: str = "stop"
     """`stop`: ended by itself. `length`: cut at max_tokens."""
     output_tokens: int = 0
     drop_reason: str | None = None
-    """Why a filter dropped it; None: kept. Dropped candidates stay in the trace."""
+    """Reason for which a filter dropped it. None: kept. Dropped candidates stay in the trace."""
     reasoning: str | None = None
-    """What the model thought before `text`. None: it did not think."""
+    """The model's thought before `text`. None: it did not think."""
     reasoning_tokens: int = 0
     """Of the output tokens, those of the thought."""
 
 
 class Critique(msgspec.Struct):
-    """What the model found wrong with a candidate, in the light of some principles."""
+    """A model's critique of a candidate by some principles."""
 
     candidate: int
     round: int
-    """The revision round it serves, from 1."""
+    """Revision round that it is for, from 1."""
     principle_ids: list[str]
     text: str
     call: str
     request: str
-    """The user's turn that asked for it; a revision goes on from the same conversation."""
+    """The user's turn that asked for it. A revision continues the same conversation."""
     few_shot: int = 0
-    """Worked examples of the constitution at the start of that conversation."""
+    """Number of worked examples of the constitution at the start of that conversation."""
     reasoning: str | None = None
-    """What the critic thought before `text`. None: it did not think."""
+    """The critic's thought before `text`. None: it did not think."""
 
 
 class Reading(msgspec.Struct):
@@ -70,21 +70,21 @@ class Reading(msgspec.Struct):
     is_swapped: bool
     """True: `Verdict.b` was shown first, as answer A."""
     p: float | None
-    """P(`Verdict.a` is better), in [0, 1], whatever the order shown. None: unparsed."""
+    """P(`Verdict.a` is better), in [0, 1], regardless of the order shown. None: unparsed."""
     label_mass: float
-    """Probability the judge gave to the labels together, in [0, 1]; small: it was not answering."""
+    """Total probability that the judge gave to the labels, in [0, 1]. Small: it did not answer."""
     call: str
-    """Of several draws, the first one's; empty: its thought never ended."""
+    """Call that read the label; of several draws, the first one's. Empty: its thought never ended."""
     reasoning: str = ""
-    """What the judge thought or wrote, of all draws."""
+    """Text that the judge thought or wrote, of all draws."""
     reasoning_call: str = ""
-    """The call that wrote `reasoning`, where another reads the label; of the first draw."""
+    """Call that wrote `reasoning`, if another call read the label; of the first draw."""
     estimator: str = "logprob"
     """`logprob`: p is read from the labels' probabilities. `sampled`: it is a share of verdicts."""
     draws: int = 1
-    """Thoughts, or verdicts, that p is the mean of, with those that could not be read."""
+    """Number of thoughts or verdicts drawn for p, unparsed ones included."""
     variance: float | None = None
-    """Of p: the draws' own variance over their number. None: fewer than two were read."""
+    """Variance of p: the draws' variance divided by their number. None: fewer than two were read."""
     calls: list[str] = []
     """All calls, where there are several draws."""
 
@@ -97,21 +97,21 @@ class Verdict(msgspec.Struct):
     a: int
     b: int
     p: float | None
-    """P(`a` is better than `b`): mean over orders and principles. None: unparsed."""
+    """P(`a` is better than `b`), in [0, 1]: mean over orders and principles. None: unparsed."""
     order_gap: float | None
     """Mean over principles of |p as shown - p swapped|, in [0, 1]; 0: order does not matter."""
     is_consistent: bool | None
-    """Both orders, each averaged over principles, prefer the same answer."""
+    """True: both orders, each averaged over principles, prefer the same answer."""
     agreement: float | None
-    """Share of readings on the winner's side, in [0, 1]; of a tie: 0.5."""
+    """Share of readings that prefer the winner, in [0, 1]. 0.5 for a tie."""
     principle_ids: list[str]
     readings: list[Reading]
     variance: float | None = None
-    """Of p, from those of the readings that it is the mean of. None: nothing was drawn twice."""
+    """Variance of p, computed from the readings' variances. None: nothing was drawn twice."""
 
 
 class Score(msgspec.Struct):
-    """A number given to one candidate: by a judge, a reward model, a verifier, a ranking."""
+    """A number given to one candidate by a judge, a reward model, a verifier or a ranking."""
 
     name: str
     candidate: int
@@ -120,32 +120,32 @@ class Score(msgspec.Struct):
     detail: str = ""
     calls: list[str] = []
     low: float | None = None
-    """With `high`: how well `value` is known, where the stage says so (of `rank`, see there)."""
+    """Lower end of the interval around `value`, with `high`; set only by some stages (see `rank`)."""
     high: float | None = None
     estimator: str = ""
-    """Of a judge: `logprob` or `sampled`, as in `Reading`."""
+    """For a judge's score: `logprob` or `sampled`, as in `Reading`."""
     draws: int = 1
     variance: float | None = None
-    """Of `value`, over draws of the judge. None: fewer than two were read."""
+    """Variance of `value` over draws of the judge. None: fewer than two were read."""
 
 
 class StepLabels(msgspec.Struct):
-    """What one scorer says of each step of a candidate's solution. Lists run over the steps."""
+    """One scorer's scores and labels for the steps of a candidate's solution. Lists are per step."""
 
     name: str
-    """Names the scorer, for views: `steps: prm`."""
+    """Name of the scorer, which views refer to: `steps: prm`."""
     candidate: int
     steps: list[str]
     """The solution's steps, in order, at least one, without the white space between them."""
     scores: list[float | None]
-    """P(the step is correct), in [0, 1]. None: unknown, as of steps after the first error."""
+    """P(the step is correct), in [0, 1]. None: unknown, e.g. after the first error."""
     labels: list[bool | None]
     """True: correct. None: unknown."""
     calls: list[str] = []
 
 
 class Sample(msgspec.Struct):
-    """One prompt and everything learned about it. Stages take a sample and return it with more."""
+    """One prompt and everything learned about it. Each stage adds to it."""
 
     id: str
     """The source's id, or a hash of the prompt. Seeds derive from it."""
@@ -155,7 +155,7 @@ class Sample(msgspec.Struct):
     """The conversation to answer; the last message is the user's."""
     tags: list[str] = []
     reference: str | None = None
-    """The reference answer, where the source has one."""
+    """The reference answer, if the source has one."""
     candidates: list[Candidate] = []
     critiques: list[Critique] = []
     verdicts: list[Verdict] = []
@@ -169,12 +169,12 @@ class Sample(msgspec.Struct):
         return [c for c in self.candidates if c.drop_reason is None]
 
     def answered(self) -> list[Candidate]:
-        """Kept candidates that say anything: those to criticise, compare and score. One whose
-        thought never ended does not."""
+        """Kept candidates with a text: those to criticize, compare and score. A candidate whose thought
+        never ended has none."""
         return [c for c in self.kept() if c.text.strip()]
 
     def heads(self) -> list[Candidate]:
-        """Answered candidates without a revision: the newest of each chain."""
+        """Answered candidates that have no revision: the newest of each chain."""
         revised = {c.parent for c in self.candidates}
         return [c for c in self.answered() if c.index not in revised]
 
@@ -185,10 +185,10 @@ class Sample(msgspec.Struct):
         return candidate
 
     def chains(self) -> Iterator[tuple[Candidate, list[Candidate]]]:
-        """Each initial answer with the newest kept answers of its line of revisions.
+        """Each initial answer with the newest kept answers of its chain of revisions.
 
-        Newest: no kept answer descends from it, so a dropped revision gives way to the one before,
-        in the end to the initial answer itself. An empty list: all were dropped.
+        Newest: no kept answer descends from it. So if a revision was dropped, the one before counts,
+        in the end the initial answer. Empty list: all were dropped.
         """
         superseded: set[int] = set()
         for candidate in self.kept():
@@ -206,7 +206,7 @@ class Sample(msgspec.Struct):
             yield self.candidates[index], answers
 
     def revision_pairs(self) -> Iterator[tuple[Candidate, Candidate]]:
-        """(initial answer, newest revision) of each chain in which both are kept and say anything."""
+        """(initial answer, newest revision) of each chain in which both are kept and have a text."""
         answered = {c.index for c in self.answered()}
         for initial, newest in self.chains():
             if initial.index in answered:
@@ -215,10 +215,10 @@ class Sample(msgspec.Struct):
                         yield initial, revision
 
     def critique_of(self, revision: Candidate) -> Critique | None:
-        """The critique that a revision was written for. None: it is no revision, or had none.
+        """The critique that a revision answers. None: it is no revision, or had no critique.
 
-        An answer that was criticised several times at once has as many revisions, in that order;
-        a critique that says nothing has none.
+        An answer with several critiques in one round has as many revisions, in the same order. An
+        empty critique has none.
         """
         if revision.parent is None:
             return None
@@ -230,8 +230,8 @@ class Sample(msgspec.Struct):
         return critiques[min(place, len(critiques) - 1)] if critiques else None
 
     def prompt_text(self) -> str:
-        """The prompt as text: a line or more a turn, each with its role. What a turn says may look
-        like another; where that matters, lay out `prompt` with its contents quoted."""
+        """The prompt as text: each turn with its role. The text of a turn may look like another turn;
+        where that matters, quote the contents of `prompt` instead."""
         return "\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in self.prompt)
 
     def conversation(self, candidate: Candidate) -> list[Message]:
@@ -240,7 +240,7 @@ class Sample(msgspec.Struct):
 
 
 class BadRow(msgspec.Struct):
-    """A source row that is not a prompt. Quarantined, never skipped in silence."""
+    """A source row that is not a prompt. It is quarantined, never skipped silently."""
 
     index: int
     """Row of the source, from 0."""
@@ -258,7 +258,7 @@ class Failure(msgspec.Struct):
     line: int | None
     id: str | None
     stage: str
-    """`source`, or the stage that failed, as `judge-2`."""
+    """`source`, or the label of the stage that failed: `judge-2`."""
     error: str
     raw: str
     is_permanent: bool
@@ -276,26 +276,26 @@ def from_row(row: dict[str, Any]) -> Sample:
 
 
 class Drop(msgspec.Struct, frozen=True):
-    """A row that was considered and not made."""
+    """A dataset's row that was considered and dropped."""
 
     reason: str
-    """A key of `factory.export.view.REASONS`; a user's own view may have others."""
+    """A key of `factory.export.view.REASONS`. A user's own view may have others."""
 
 
 How = Literal["weights", "minimum", "mean_minus_variance"]
-"""How several scores become one."""
+"""Methods of combining several scores into one."""
 
 
 class Combination(msgspec.Struct, frozen=True):
-    """A score to be made of others."""
+    """A score that is combined from others."""
 
     name: str
-    """Of the combined score. Views asked for no score by name take it before its parts, if these
-    are named after it, as `reward/helpful` of `reward`."""
+    """Name of the combined score. A view that names no score prefers it to its parts, if these are
+    named after it: `reward/helpful` of `reward`."""
     parts: dict[str, float]
     """Name of a score -> its weight (for `weights`). At least one."""
     how: How = "weights"
     penalty: float = 1.0
-    """For `mean_minus_variance`, at least 0."""
+    """Weight of the variance in `mean_minus_variance`, at least 0."""
     standardise: bool = True
-    """False: the raw values are combined, which then must be on one scale."""
+    """True: standardize each part first. False: combine raw values, which must be on one scale."""

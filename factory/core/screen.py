@@ -1,8 +1,8 @@
-"""What a person who waits sees: what is happening now, and for how long.
+"""Progress on stderr: the current step and its duration.
 
-On a terminal a few lines are rewritten in place, twice a second. Elsewhere there are plain lines: one
-when something has taken a second, then one every ten. Lines that stay are `note`s. All on stderr, from
-a thread of its own, so that it goes on while a model loads or the event loop is busy.
+On a terminal, a few lines are rewritten in place twice a second. Elsewhere plain lines are printed: one
+once a step has taken a second, then one every ten seconds. Lines that stay are `note`s. A thread of its
+own prints them, so that they continue while a model loads or the event loop is busy.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from rich.text import Text
 from factory.core.terminal import printable
 
 SECONDS_BETWEEN_LINES = 10.0
-_SECONDS_BEFORE_A_LINE = 1.0  # what is over sooner is not said
+_SECONDS_BEFORE_A_LINE = 1.0  # shorter steps are not shown
 _PERIOD = 0.5
 
 
 class View(NamedTuple):
-    """What to show of something that is going on."""
+    """The text shown for the current step."""
 
     headline: str
-    """What is happening, as `loading smollm2-135m-instruct`. Another one: another thing has begun."""
+    """The step: `loading smollm2-135m-instruct`. A new headline means a new step."""
     facts: str = ""
-    """What follows it, and how long it has lasted, on the same line."""
+    """Text after the headline and the duration, on the same line."""
     lines: Sequence[str] = ()
     """Further lines, on a terminal only."""
 
 
 Show = Callable[[], View]
 Mirror = Callable[[str, str, Sequence[str]], None]
-"""Is told what is shown: headline, the whole line, further lines."""
+"""A function that receives what is shown: headline, the whole line, further lines."""
 
 
 class Screen:
-    """Says what is happening. `clock`: seconds that only grow."""
+    """Shows the current step. `clock`: a monotonic clock, in seconds."""
 
     def __init__(
         self,
@@ -72,13 +72,13 @@ class Screen:
         return self._console.width
 
     def note(self, text: str) -> None:
-        """Lines that stay."""
+        """Print lines that stay."""
         self._console.print(printable(text), markup=False, soft_wrap=True)
         self._due = self._clock() + SECONDS_BETWEEN_LINES
 
     @contextlib.contextmanager
     def doing(self, what: str | Show) -> Iterator[None]:
-        """Show that this is happening until the block ends; then again what was shown before."""
+        """Show this step until the block ends, then the step shown before."""
         self._stack.append(what)
         try:
             with self._shown():
@@ -87,13 +87,13 @@ class Screen:
             self._stack.pop()
 
     def now(self, what: str | Show) -> None:
-        """In a `doing` block: this is happening instead."""
+        """Replace the step shown by the current `doing` block."""
         if self._stack:
             self._stack[-1] = what
 
     @contextlib.contextmanager
     def telling(self, mirror: Mirror) -> Iterator[None]:
-        """Tell `mirror` too, as often as something is shown; unless all is quiet."""
+        """Pass everything shown to `mirror` too, unless the screen is quiet."""
         self._mirrors.append(mirror)
         try:
             yield
@@ -101,11 +101,11 @@ class Screen:
             self._mirrors.remove(mirror)
 
     def draw(self) -> None:
-        """Show what is happening at this moment. The thread calls it."""
+        """Show the current step. The thread calls this."""
         try:
             what = self._stack[-1]
         except IndexError:
-            return  # it is just over
+            return  # the step has just ended
         view = View(what) if isinstance(what, str) else what()
         now = self._clock()
         if view.headline != self._headline:
@@ -129,7 +129,7 @@ class Screen:
 
     @contextlib.contextmanager
     def _shown(self) -> Iterator[None]:
-        """With the thread that draws, unless it is there already."""
+        """Run the drawing thread during the block, unless it runs already."""
         if self._thread is not None or self.is_quiet:
             yield
             return
@@ -162,8 +162,8 @@ class Screen:
 
 
 def _standard_error() -> IO[str]:
-    """A copy of it: while an engine starts, the real one is turned to its log. Where a program has put
-    something else in its place, that."""
+    """A copy of stderr, since the real one is redirected to a log while an engine starts. If a program
+    has replaced `sys.stderr`, the replacement."""
     if sys.stderr is None:  # closed
         return open(os.devnull, "w", encoding="utf-8")
     if sys.stderr is not sys.__stderr__:
@@ -183,7 +183,7 @@ def duration(seconds: float) -> str:
 
 
 def roughly(seconds: float) -> str:
-    """A time that is no more than expected: `about 40 s`, `about 3 min`, `about 2 h 10 min`."""
+    """An estimated time, rounded: `about 40 s`, `about 3 min`, `about 2 h 10 min`."""
     if seconds < 90:
         return f"about {max(5, 5 * round(seconds / 5))} s"
     minutes = round(seconds / 60)

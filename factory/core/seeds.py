@@ -1,4 +1,4 @@
-"""Random choices that are pure functions of what they are for."""
+"""Seeds: random choices as pure functions of their purpose."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Sentences of a text, cut where a reader would: after a mark that ends one, and at line breaks.
+"""Sentences of a text, split after marks that end a sentence and at line breaks.
 
     Soak it, e.g. overnight. Then rinse.    2
-    - eggs\\n- rice                          2, an item each
+    - eggs\\n- rice                          2, one per item
     1. Boil 0.5 l of water.                 1
 
-No end: the point of a number, of an item's number, of initials and titles (Dr. J. Smith), and any
-before a small letter (e.g. this one). What follows the last mark without one of its own is a
-sentence that did not end.
+These points end no sentence: in a number, after an item's number, after initials and titles
+(Dr. J. Smith), and before a small letter (e.g. this one). Text after the last mark is a sentence that
+did not end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def sentences(text: str) -> list[str]:
     """The sentences, without the marks of list items."""
     found: list[str] = []
     for line in text.splitlines():
-        start = _ITEM.match(line).end()  # type: ignore[union-attr]  # it matches nothing at least
+        start = _ITEM.match(line).end()  # type: ignore[union-attr]  # it also matches the empty text
         for end in _END.finditer(line, start):
             so_far = line[start : end.end()]
             if not _SHORT.search(so_far) and not _SMALL.match(line, end.end()):
@@ -41,5 +41,5 @@ def sentences(text: str) -> list[str]:
 
 
 def has_ended(sentence: str) -> bool:
-    """It closes with a mark that ends a sentence."""
+    """True if it closes with a mark that ends a sentence."""
     return _WHOLE.search(sentence.rstrip()) is not None

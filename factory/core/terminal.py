@@ -1,16 +1,16 @@
-"""Texts of models, servers and files on a terminal: shown, never obeyed."""
+"""Safe display of texts of models, servers and files on a terminal."""
 
 from __future__ import annotations
 
 import re
 
-# C0 and C1 controls but tab and newline, DEL, and the marks that turn the direction of writing.
+# C0 and C1 controls except tab and newline, DEL, and the marks that change the direction of writing.
 _CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """The text with control characters spelled out, as `\\x1b`: they could recolour, rewrite or rename
-    what stands on a terminal."""
+    """The text with control characters escaped, as `\\x1b`: they could recolor or rewrite the terminal,
+    or rename its window."""
     return _CONTROLS.sub(_spelled, text.replace("\r\n", "\n"))
 
 

@@ -1,4 +1,4 @@
-"""Data from a YAML file becomes a pydantic model, or errors in the words of who edits the file."""
+"""Validation of YAML data by pydantic, with errors in the terms of the file that the user edits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from factory.core.yamlfile import Loc, YamlFile, closest, describe, listed, near
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# pydantic's kind of error -> what was expected; the names in braces are of the error's context.
+# pydantic's kind of error -> what was expected. Names in braces come from the error's context.
 _EXPECTED = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
@@ -41,7 +41,7 @@ _EXPECTED = {
 
 
 def validate(model: type[Model], file: YamlFile, data: Any, prefix: Loc = ()) -> Model:
-    """`data` as a `model`, or a `RecipeError` that lists everything wrong with it, a line each."""
+    """`data` as a `model`. Raises a `RecipeError` that lists all errors, a line each."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -53,7 +53,7 @@ def validate(model: type[Model], file: YamlFile, data: Any, prefix: Loc = ()) ->
 def _explain(
     model: type[BaseModel], errors: Iterable[ErrorDetails], data: Any
 ) -> Iterator[tuple[Loc, str]]:
-    """Each place in `data` that is wrong, with a message."""
+    """Each wrong place in `data`, with a message."""
     places: dict[Loc, list[ErrorDetails]] = {}
     for error in errors:
         places.setdefault(_place(error, data), []).append(error)
@@ -64,7 +64,7 @@ def _explain(
     }
     for loc, group in places.items():
         if any(len(other) > len(loc) and other[: len(loc)] == loc for other in places):
-            continue  # of a union: another member says more closely what is wrong
+            continue  # another member of the union describes the error better
         match group[0]["type"]:
             case "extra_forbidden":
                 yield loc, f"unknown field{_hint(model, loc)}"
@@ -78,7 +78,7 @@ def _explain(
 
 
 def _hint(model: type[BaseModel], loc: Loc) -> str:
-    """The nearest name to an unknown field's, and all there are."""
+    """The known name nearest to an unknown field's, and all known names."""
     *parents, name = loc
     fields = _fields(model, tuple(parents))
     deeper = (f"{field}.{name}" for field in fields if name in _fields(model, (*parents, field)))
@@ -88,7 +88,7 @@ def _hint(model: type[BaseModel], loc: Loc) -> str:
 
 
 def _mismatch(group: list[ErrorDetails], fields: list[str]) -> str:
-    """The errors of one value: several if it could have been one of several types."""
+    """The message for one value. It has several errors if several types were allowed."""
     found = group[0]["input"]
     expected = list(dict.fromkeys(_expected(error) for error in group))
     hint = ""
@@ -109,7 +109,7 @@ def _expected(error: ErrorDetails) -> str:
 
 
 def _place(error: ErrorDetails, data: Any) -> Loc:
-    """Where in the data the error is: pydantic's location without its names of union members."""
+    """The error's place in the data: pydantic's location without its names of union members."""
     place: list[int | str] = []
     for part in error["loc"]:
         is_key = isinstance(data, dict) and part in data
@@ -120,7 +120,7 @@ def _place(error: ErrorDetails, data: Any) -> Loc:
 
 
 def _fields(annotation: Any, loc: Loc) -> list[str]:
-    """Names of the fields at `loc` in a model; none where it takes any."""
+    """Names of the fields at `loc` in a model. Empty if any name is allowed."""
     for name in (part for part in loc if isinstance(part, str)):
         fields = next((m.model_fields for m in _models(annotation) if name in m.model_fields), {})
         annotation = fields[name].annotation if name in fields else None

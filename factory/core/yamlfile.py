@@ -1,10 +1,10 @@
-"""YAML files that people edit: load one, and say by line what is wrong with it.
+"""YAML files that people edit, loaded with line numbers for errors.
 
-A `YamlFile` is parsed data that knows where each field stands. Every complaint names file, line,
-field, what was found, what was expected and, for a mistyped name, the nearest right one.
+A `YamlFile` is parsed data that knows the line of each field. Every error names file, line, field,
+what was found, what was expected and, for a mistyped name, the nearest known one.
 
-A file that no person wrote (aliases that multiply, a million lines, a device) is refused at once: the
-limits stand below.
+A file that no person wrote (aliases that multiply, a million lines, a device) is refused at once. The
+limits are constants below.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ import yaml
 from factory.core.errors import RecipeError
 
 Loc = tuple[int | str, ...]
-"""Where a field is: names in mappings, positions in lists."""
+"""A field's place: names in mappings, positions in lists."""
 
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 20_000
-"""Values in a file, with each alias counted as all that it stands for."""
+"""Most values in a file. An alias counts as all the values it stands for."""
 MAX_DEPTH = 50
 MAX_ERRORS = 20
-"""Errors that one message lists."""
+"""Most errors that one message lists."""
 _MAX_INT = 2**63
 _URL_SECRETS = re.compile(r"(://)\S*[@?#]\S*")
 
-# Half a surrogate pair has no bytes in UTF-8, and NUL ends a file's name: neither is text.
+# Not text: half a surrogate pair has no bytes in UTF-8, and NUL ends a file's name.
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, but 1e-5 is the number it looks like, and 2026-01-31 and 12:30 are text. Values are
-    texts, numbers, true, false, null, lists and mappings. Every refusal is a `yaml.YAMLError`."""
+    """A loader of YAML 1.1, except that 1e-5 is a number, and 2026-01-31 and 12:30 are texts. Values
+    are texts, numbers, true, false, null, lists and mappings. Raises only `yaml.YAMLError`."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -78,7 +78,7 @@ class _Loader(yaml.SafeLoader):
         return value
 
     def number(self, node: yaml.ScalarNode) -> Any:
-        """A number in any of YAML's forms, but for 12:30, which is no 750."""
+        """A number in any of YAML's forms, except 12:30, which is not 750."""
         text = str(self.construct_scalar(node))
         if ":" in text:
             return text
@@ -144,7 +144,8 @@ def _too_many() -> str:
 
 
 def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """Values that the node stands for. `known`: of nodes seen before; None: it is being counted."""
+    """Number of values that the node stands for. `known`: the numbers of nodes seen before; None: the
+    node is being counted."""
     if id(node) in known:
         size = known[id(node)]
         if size is None:
@@ -183,7 +184,7 @@ def dump(data: Any) -> str:
 
 
 class YamlFile:
-    """A parsed YAML file that remembers on which line each field stands."""
+    """A parsed YAML file that knows the line of each field."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -227,7 +228,7 @@ class YamlFile:
             self._refuse_odd_keys(value, seen_nodes)
 
     def overridden(self, loc: Loc, text: str) -> None:
-        """Note that `--set text` changed the data there; errors about it name that, not a line."""
+        """Record that `--set text` changed the data there: errors then name the option, not a line."""
         self._overrides.append((loc, text))
 
     def error(self, loc: Loc, message: str) -> RecipeError:
@@ -242,7 +243,7 @@ class YamlFile:
         return RecipeError(f"{self.path}:{line}{field} {message}")
 
     def _find(self, loc: Loc) -> tuple[int, int]:
-        """(how many parts of `loc` stand in the file, the line, from 1, of the last that does)."""
+        """(number of parts of `loc` that are in the file, line, from 1, of the last one that is)."""
         node, line = self._root, 1
         for depth, part in enumerate(loc):
             child = _child(node, part)
@@ -272,8 +273,8 @@ def _read(path: Path) -> str:
             raise RecipeError(f"{path} is a pipe or a device; name a file")
         if found.st_size > MAX_BYTES:
             raise RecipeError(
-                f"{path} has {found.st_size:,} bytes, more than {MAX_BYTES:,}: this is no file that "
-                "a person edits; put prompts and data into files of their own"
+                f"{path} has {found.st_size:,} bytes, more than {MAX_BYTES:,}, too many for a file "
+                "that a person edits; put prompts and data into files of their own"
             )
         raw = path.read_bytes()[: MAX_BYTES + 1]
     except FileNotFoundError:
@@ -290,14 +291,15 @@ def _read(path: Path) -> str:
 
 
 def _explain_syntax(error: yaml.MarkedYAMLError) -> str:
-    """`10 is not YAML: while parsing a flow mapping that begins in line 9, expected ',' or '}'`"""
+    """The message: `10 is not YAML: while parsing a flow mapping that begins in line 9, expected ','
+    or '}'`."""
     problem = error.problem or "it makes no sense"
     remedy = next((f"; {remedy}" for part, remedy in _REMEDIES.items() if part in problem), "")
     line = error.problem_mark.line + 1 if error.problem_mark else 1
     if error.context and error.context_mark and error.context_mark.line + 1 < line:
         problem = f"{error.context} that begins in line {error.context_mark.line + 1}, {problem}"
     if isinstance(error, yaml.constructor.ConstructorError):
-        return f"{line} {problem}"  # well-formed, but no value of ours
+        return f"{line} {problem}"  # well-formed YAML, but not a value that we accept
     return f"{line} is not YAML: {problem}{remedy}"
 
 
@@ -308,7 +310,7 @@ def dotted(loc: Loc) -> str:
 
 
 def describe(value: Any) -> str:
-    """A value in a few words, as it looks in YAML."""
+    """A short description of a value, as it looks in YAML."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -322,15 +324,15 @@ def describe(value: Any) -> str:
 
 
 def clipped(text: str, length: int) -> str:
-    """The text, with its middle left out where it is longer than `length` characters, and what may
-    be a secret in a URL: a user with a password, a query."""
+    """The text without what may be a secret in a URL (user and password, query). If it is longer than
+    `length` characters, its middle is left out."""
     text = _URL_SECRETS.sub(r"\1...", text)
     half = length // 2
     return text if len(text) <= length else f"{text[:half]} ... {text[-half:]}"
 
 
 def listed(errors: Sequence[str]) -> str:
-    """Errors as one message, a line each; of more than 20 the first, and how many there are."""
+    """Errors as one message, a line each: the first 20, and the number of the others."""
     shown = errors[:MAX_ERRORS]
     if len(errors) > MAX_ERRORS:
         shown = [*shown, f"and {len(errors) - MAX_ERRORS:,} more errors"]
@@ -338,20 +340,20 @@ def listed(errors: Sequence[str]) -> str:
 
 
 def closest(word: str, choices: Iterable[str]) -> str:
-    """The choice most like the word, capitals or not; '' if none is like it."""
+    """The choice most similar to the word, ignoring case; '' if none is similar."""
     by_lower = {choice.lower(): choice for choice in choices}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1)
     return by_lower[found[0]] if found else ""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean 'x'?` or nothing."""
+    """`; did you mean 'x'?`, or '' if no choice is similar."""
     found = closest(word, choices)
     return f"; did you mean '{found}'?" if found else ""
 
 
 def missing_file(path: Path) -> str:
-    """What to say about a file that is not there, with the nearest that is."""
+    """The message about a missing file, with the most similar name in its folder."""
     if path.is_dir():
         return f"{path} is a folder; name a file in it"
     missing = path

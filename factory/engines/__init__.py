@@ -1,4 +1,4 @@
-"""Where tokens come from: vLLM in process, OpenAI-compatible endpoints, chat templates, thoughts.
+"""Engines, which generate tokens: vLLM in process, OpenAI-compatible endpoints, templates, thoughts.
 
 `ENGINES` is the registry; `build` makes a recipe's engines. May import core.
 """
@@ -27,12 +27,12 @@ def build(
     logs: Path | None,
     judges: Collection[str] = (),
 ) -> dict[str, Engine]:
-    """An engine for each name in a recipe's `models`; none is started yet. `judges`: names of those
+    """An engine for each name in a recipe's `models`. None is started yet. `judges`: names of models
     whose labels are read.
 
-    The same weights named twice share one engine, with the larger of the two contexts, which judges
-    if one of the two does. Engines in this process divide its memory evenly, unless the recipe gives
-    them fractions.
+    Two names of the same weights share one engine, with the larger of the two contexts; it judges if
+    one of the two does. Engines in this process share its memory equally, unless the recipe gives
+    fractions.
     """
     shared: dict[str, VllmConfig] = {}
     which: dict[str, str] = {}
@@ -63,18 +63,18 @@ def build(
 
 
 def _check_fractions(configs: list[VllmConfig]) -> None:
-    """Refuse more of the GPU than there is, before anything loads."""
+    """Raise `RecipeError` if the fractions add up to more than 1, before anything loads."""
     given = [f"{c.model}: {c.memory_fraction:g}" for c in configs if c.memory_fraction]
     total = sum(c.memory_fraction or 0 for c in configs)
     if total > 1:
         raise RecipeError(
-            f"models: memory_fraction adds up to {total:g} ({', '.join(given)}); engines that run "
-            "at the same time share one GPU: at most 1 together"
+            f"models: memory_fraction adds up to {total:g} ({', '.join(given)}); the engines share "
+            "one GPU, so the sum must be at most 1"
         )
 
 
 def _larger(a: VllmConfig, b: VllmConfig) -> VllmConfig:
-    """`a` with the larger sizes of the two; None is the model's own, the largest there is."""
+    """`a` with the larger sizes of the two. None is the model's own size, which is the largest."""
     sizes = {
         field: None if None in (x, y) else max(x, y)
         for field in ("max_model_len", "max_num_seqs", "memory_fraction")

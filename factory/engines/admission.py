@@ -1,4 +1,4 @@
-"""Who may go next: bounds what is handed to vLLM by the KV cache, so that nothing is preempted."""
+"""Admission: bounds the requests handed to vLLM by its KV cache, so that none is preempted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import itertools
 
 
 class Admission:
-    """Bounds the KV blocks and requests handed to vLLM; lets the lowest priority in first."""
+    """Bounds the KV blocks and the number of requests at vLLM. The lowest priority enters first."""
 
     def __init__(self, blocks: int, requests: int) -> None:
         self._blocks = self._free_blocks = blocks
@@ -18,7 +18,7 @@ class Admission:
         self._order = itertools.count()
 
     def resize(self, blocks: int, block_size: int, requests: int) -> None:
-        """Set what there is, when an engine has started. What is admitted stays admitted."""
+        """Set the limits when an engine has started. Admitted requests stay admitted."""
         self._free_blocks += blocks - self._blocks
         self._free_requests += requests - self._requests
         self._blocks, self._requests, self._block_size = blocks, requests, block_size
@@ -26,11 +26,11 @@ class Admission:
 
     @property
     def admitted(self) -> int:
-        """Requests that are with vLLM."""
+        """Number of requests at vLLM."""
         return self._requests - self._free_requests
 
     def blocks(self, tokens: int) -> int:
-        """KV blocks that a sequence of so many tokens fills, plus one that vLLM may hold ahead."""
+        """KV blocks that a sequence of this many tokens fills, plus one that vLLM may reserve."""
         return min(-(-tokens // self._block_size) + 1, self._blocks)
 
     async def acquire(self, need: int, priority: int) -> None:
@@ -54,7 +54,7 @@ class Admission:
             _, _, need, admitted = self._waiting[0]
             if not admitted.done():
                 if need > self._free_blocks:
-                    return  # the first in line waits for room; passing it by could starve it
+                    return  # the first in line waits for room; overtaking could starve it
                 self._free_blocks -= need
                 self._free_requests -= 1
                 admitted.set_result(None)

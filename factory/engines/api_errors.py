@@ -1,7 +1,7 @@
-"""What a server's failure means: whether to try again and when, and what to tell the user.
+"""Errors of servers: whether and when to try again, and the message for the user.
 
-In: the errors of the `openai` client. Out: `SampleError` where another call may fare better, and
-`EngineError` where none would. The API key is in none of their messages.
+In: errors of the `openai` client. Out: `SampleError` if another call may succeed, `EngineError` if
+none can. No message contains the API key.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from factory.engines.routing import Server
 if TYPE_CHECKING:
     from openai import APIError
 
-_LONGEST_RETRY_AFTER = 300.0  # seconds; a server that asks for more is asked again by then
-# What a server says of the request itself: asked again it would say the same.
+_LONGEST_RETRY_AFTER = 300.0  # seconds; the most we wait, even if a server asks for more
+# Statuses that concern the request itself: the same request would fail again.
 _OF_THE_REQUEST = frozenset({400, 413, 414, 422})
-# ... unless its words are about the account, which several providers say with a 400 too.
+# ... unless the message is about the account: several providers use 400 for that too.
 _OF_THE_ACCOUNT = re.compile(
     r"\b(billing|quota|credits?|balance|payment|spending|insufficient_quota|api[ _-]?key)\b", re.I
 )
@@ -34,15 +34,15 @@ _REMEDIES = {
     425: "it was too early",
     451: "the provider may not serve this here: name another model or provider",
 }
-_REMEDY = "mend what it complains of"
+_REMEDY = "fix what it complains of"
 
 
 class Refusal(SampleError):
-    """A server refused a request for what is in it, or for whose it is."""
+    """A server refused a request because of its contents or its account."""
 
 
 def may_pass(error: APIError) -> bool:
-    """Whether the same call may succeed a little later."""
+    """True if the same call may succeed a little later."""
     from openai import APIConnectionError, APIStatusError
 
     if isinstance(error, APIStatusError):
@@ -51,7 +51,7 @@ def may_pass(error: APIError) -> bool:
 
 
 def retry_after(error: APIError) -> float:
-    """Seconds the server asked us to wait (it says a number or a date); 0: it did not."""
+    """Seconds that the server asked us to wait, as a number or a date. 0: it did not."""
     response = getattr(error, "response", None)
     asked = response.headers.get("retry-after", "") if response is not None else ""
     try:
@@ -61,12 +61,12 @@ def retry_after(error: APIError) -> float:
             seconds = parsedate_to_datetime(asked).timestamp() - time.time()
         except (ValueError, TypeError, OverflowError):
             return 0.0
-    # In this order NaN is 0.
+    # In this order NaN becomes 0.
     return min(max(0.0, seconds), _LONGEST_RETRY_AFTER)
 
 
 def words(server: Server, error: APIError) -> str:
-    """What the server said, or what kept it from answering."""
+    """The server's message, or the cause of the failed connection."""
     from openai import APIStatusError
 
     if not isinstance(error, APIStatusError):
@@ -77,21 +77,21 @@ def words(server: Server, error: APIError) -> str:
 
 
 def exhausted(servers: Sequence[Server], last: Server, error: APIError, tries: int) -> Exception:
-    """What to raise when the last try, on `last`, failed too."""
+    """The exception to raise when the last try, on `last`, failed too."""
     from openai import APIConnectionError
 
     tried = f"tried {tries} times, last {last.url}: {words(last, error)}"
     if isinstance(error, APIConnectionError) and all(s.is_failing for s in servers):
         urls = ", ".join(s.url for s in servers)
         return EngineError(
-            f"nothing answers at {urls} ({tried}); start the server, or correct base_url"
+            f"no server answers at {urls} ({tried}); start the server, or correct base_url"
         )
     return SampleError(f"no completion ({tried})")
 
 
 def refusal(server: Server, error: APIError, model: str, key_name: str) -> Exception:
-    """What to raise where trying again would change nothing. `key_name`: the environment variable
-    that holds the key."""
+    """The exception to raise if trying again cannot help. `key_name`: the environment variable that
+    holds the key."""
     status = getattr(error, "status_code", 0)
     said = words(server, error)
     if 300 <= status < 400:
@@ -101,14 +101,14 @@ def refusal(server: Server, error: APIError, model: str, key_name: str) -> Excep
             f"{server.url} redirects to {server.clean(leads) or 'nowhere'} (HTTP {status}), which is "
             "not followed; set base_url to where the model is served"
         )
-    if status == 401:  # not in the server's words: some quote a part of the key
+    if status == 401:  # without the server's message: some quote a part of the key
         state = "was refused" if server.key else "is not set, and this server wants a key"
         return EngineError(f"{server.url}: {key_name} {state} (HTTP 401); set it to a valid key")
     if status == 403:
         return EngineError(f"{server.url}: the key in {key_name} may not do this ({said})")
     if status == 404 and model in server.models:
         return EngineError(
-            f"{server.url} has the model '{model}' and does not write with it ({said}); serve it "
+            f"{server.url} has the model '{model}' but cannot generate with it ({said}); serve it "
             "without `--runner pooling`, or set its task in the recipe"
         )
     if status == 404:

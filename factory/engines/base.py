@@ -1,7 +1,7 @@
-"""What an engine is: the seam between stages and whatever makes the tokens.
+"""The interface of an engine, which generates tokens for the stages.
 
-A request carries what is asked, and a number that tells one draw of an answer from the next: with
-the engine's fingerprint they are the key under which the ledger remembers the completion.
+A request holds a question and a draw, the number that tells one sampled answer from the next. With the
+engine's fingerprint they form the key under which the ledger remembers the completion.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from factory.core.errors import EngineError
 from factory.core.records import Message
 
 Task = Literal["generate", "classify", "token_classify"]
-"""What a model is served for, in vLLM's words: to write; to score a conversation (a reward model);
-to score each step (a process reward model)."""
+"""A model's task, by vLLM's names: `generate` text; `classify`: score a conversation (a reward model);
+`token_classify`: score each step (a process reward model)."""
 
 
 _SECRETS = frozenset(
@@ -31,10 +31,10 @@ _SECRETS = frozenset(
 
 
 def without_secrets(values: dict[str, Any]) -> dict[str, Any]:
-    """The mapping as it is. Raises `ValueError` if it holds a key or password at any depth: recipes
-    are copied into run folders and cards."""
+    """The mapping, unchanged. Raises `ValueError` if it holds a key or password at any depth, since
+    recipes are copied into run folders and cards."""
     stack: list[object] = [values]
-    seen: set[int] = set()  # YAML's aliases can repeat a part without end
+    seen: set[int] = set()  # YAML's aliases can make a part contain itself
     while stack:
         value = stack.pop()
         if id(value) in seen:
@@ -44,8 +44,8 @@ def without_secrets(values: dict[str, Any]) -> dict[str, Any]:
             for name, inner in value.items():
                 if str(name).lower().replace("-", "_") in _SECRETS and isinstance(inner, str):
                     raise ValueError(
-                        f"'{name}' is a secret, and what a recipe holds is copied into cards; "
-                        "leave it out and set it in the environment (of an endpoint: api_key_env)"
+                        f"'{name}' is a secret, and recipes are copied into cards; "
+                        "leave it out and set it in the environment (for an endpoint: api_key_env)"
                     )
                 stack.append(inner)
         elif isinstance(value, list):
@@ -54,25 +54,25 @@ def without_secrets(values: dict[str, Any]) -> dict[str, Any]:
 
 
 class Sampling(Config):
-    """How tokens are drawn. The names and meanings are vLLM's and the OpenAI API's."""
+    """Options of sampling. The names and meanings are vLLM's and the OpenAI API's."""
 
     temperature: float = Field(1.0, ge=0)
-    """0: greedy."""
+    """Temperature. 0: greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
-    """0: all tokens."""
+    """Number of likeliest tokens to draw from. 0: all tokens."""
     min_p: float = Field(0.0, ge=0, le=1)
     max_tokens: int = Field(256, ge=1)
-    """The longest answer, in tokens, with the thought before it."""
+    """The longest answer, in tokens, including the thought before it."""
     min_tokens: int = Field(0, ge=0)
     stop: list[str] = []
-    """Where the answer ends. In a thought they are not looked for, but for `</think>`, which stops
-    any model where its thought ends."""
+    """Strings at which the answer ends. They are ignored within a thought, except `</think>`, which
+    stops any model at the end of its thought."""
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float = Field(1.0, gt=0)
     extra: dict[str, Any] = {}
-    """Anything else the engine's own sampling parameters take, passed through unread."""
+    """Other sampling parameters of the engine, passed through unchecked."""
 
     @field_validator("extra")
     @classmethod
@@ -81,43 +81,43 @@ class Sampling(Config):
 
     @cached_property
     def changed(self) -> dict[str, Any]:
-        """What differs from the defaults, and always temperature and max_tokens: part of the key."""
+        """Temperature, max_tokens and the fields that differ from their defaults: part of the key."""
         values = self.model_dump(exclude_defaults=True)
         return {"temperature": self.temperature, "max_tokens": self.max_tokens, **values}
 
     @property
     def is_plain(self) -> bool:
-        """Tokens are drawn from the model's own distribution."""
+        """True if tokens are drawn from the model's own distribution."""
         return self.temperature == 1 and set(self.changed) <= {"temperature", "max_tokens"}
 
 
 class Scoring(msgspec.Struct, frozen=True):
-    """What a scoring model reads: all of the conversation, or a solution's steps.
+    """The input of a scoring model: a whole conversation, or a solution's steps.
 
-    Without steps the conversation ends with the answer to score, and the model's outputs at its end
-    are read. With steps it ends with the user's message; the steps follow as the answer, each with
-    `tag` and then `separator` after it, and the outputs are read at each `tag`, or, where there is
-    none, at the last token of each `separator`. Tag and separator are tokenised by themselves, as
-    TRL's process reward trainer did.
+    Without steps, the conversation ends with the answer to score, and outputs are read at its end.
+    With steps, the conversation ends with the user's message. The steps follow as the answer, each
+    followed by `tag` and then `separator`. Outputs are read at each `tag` or, if `tag` is empty, at the
+    last token of each `separator`. Tag and separator are tokenized by themselves, as TRL's process
+    reward trainer did.
     """
 
     steps: tuple[str, ...] = ()
     separator: str = "\n"
     tag: str = ""
-    """A single token of the model, as `<extra_0>`."""
+    """A single token of the model, such as `<extra_0>`; or empty."""
 
 
 class TextScoring(Scoring, frozen=True):
-    """Steps as one text with the prompt, without a chat template or names of who speaks:
+    """Prompt and steps as one text, without a chat template or names of speakers:
 
         PROMPT STEP1 TAG<separator>STEP2 TAG<separator>...STEPn TAG
 
-    It is tokenised whole, as SentencePiece makes other tokens of a tag or a line break in a text
-    than of one alone, and the outputs are read where the tag's token is.
+    It is tokenized whole, since SentencePiece splits a tag or a line break within a text differently
+    than alone. Outputs are read at the tag's token.
     """
 
     layout: Literal["text"] = "text"
-    """Tells the two apart in a call's key, which a `Scoring` of before had without it."""
+    """Marks this layout in a call's key. Keys of a plain `Scoring` have no such field."""
 
     @property
     def spaced_tag(self) -> str:
@@ -125,33 +125,33 @@ class TextScoring(Scoring, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One call of a model. All fields but `priority` and `seed` name it in the ledger."""
+    """One call of a model. All fields except `priority` and `seed` are part of its key."""
 
     messages: list[Message]
     """The conversation. A model without a chat template sees it as a Human/Assistant transcript."""
     sampling: dict[str, Any]
-    """`Sampling.changed`: temperature and max_tokens always, the rest where not default."""
+    """`Sampling.changed`: temperature and max_tokens, and other fields that are not default."""
     draw: int = 0
-    """In [0, 2**31). Tells sampled calls of the same content apart: each is drawn anew, and
-    remembered by itself. 0 where nothing is sampled: greedy calls, and labels."""
+    """In [0, 2**31). Tells sampled calls of the same content apart: each is drawn and remembered
+    separately. 0 where nothing is sampled: greedy calls, and labels."""
     prefix: str = ""
-    """Words put into the assistant's mouth; the completion continues them. A model that thinks goes
-    on without a thought, unless it begins with one (`reasoning.begun`)."""
+    """Beginning of the assistant's answer, which the completion continues. A thinking model then
+    does not think, unless the prefix begins with a thought (`reasoning.begun`)."""
     labels: tuple[str, ...] = ()
-    """If given, nothing is generated: the completion carries the log-probability of each label,
-    every one a single token, as the next token after `prefix`."""
+    """If given, nothing is generated: the completion holds the log-probability of each label as the
+    next token after `prefix`. Each label must be a single token."""
     scoring: Scoring | None = None
-    """If given, nothing is generated: the completion carries the outputs of a scoring model, one
-    whose `task` is `classify` (no steps) or `token_classify` (steps)."""
+    """If given, nothing is generated: the completion holds the outputs of a scoring model, whose
+    `task` is `classify` (no steps) or `token_classify` (steps)."""
     priority: int = 0
     """Lower goes first."""
     seed: int | None = None
-    """Of the engine's random numbers for this call: its draw, in a recipe with `reproducible: true`.
-    None: whatever comes, which is faster."""
+    """Seed of the engine's random numbers for this call: its draw, if the recipe says
+    `reproducible: true`. None: not seeded, which is faster."""
 
 
 def refuse_other_task(request: Request, task: Task, model: str) -> None:
-    """Raise `EngineError` if a model served for `task` is asked for something else."""
+    """Raise `EngineError` if the request does not fit the model's `task`."""
     wanted = "generate"
     if request.scoring:
         wanted = "token_classify" if request.scoring.steps else "classify"
@@ -163,11 +163,11 @@ def refuse_other_task(request: Request, task: Task, model: str) -> None:
 
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
-"""A count of tokens, within what a trace file holds."""
+"""A number of tokens, in the range that a trace file can hold."""
 
 
 class Completion(msgspec.Struct, array_like=True):
-    """What a model answered. The ledger remembers none, and reads none, outside of these types."""
+    """A model's answer. The ledger stores and reads only values of these types."""
 
     text: str
     finish_reason: str
@@ -177,15 +177,15 @@ class Completion(msgspec.Struct, array_like=True):
     """Prompt tokens whose keys and values came from the engine's prefix cache."""
     output_tokens: Tokens
     label_logprobs: dict[str, float] | None = None
-    """Natural log-probabilities under the whole vocabulary, <= 0; None unless labels were asked."""
+    """Natural log-probabilities over the whole vocabulary, <= 0. None unless labels were asked for."""
     scores: list[list[float]] | None = None
     """A scoring model's raw outputs (logits, no activation): [1, labels], or with steps
-    [steps, labels]. None unless scoring was asked. Not necessarily finite."""
+    [steps, labels]. None unless scoring was asked for. Not necessarily finite."""
     reasoning: str | None = None
-    """What a thinking model thought before `text`, without the marks around it. None: it did not
-    think. A thought that never ended has an empty `text` and the finish reason `length`."""
+    """The model's thought before `text`, without the marks around it. None: it did not think. If the
+    thought never ended, `text` is empty and the finish reason is `length`."""
     reasoning_tokens: Tokens = 0
-    """Of the output tokens, those of the thought and its marks. 0 also where nobody says."""
+    """Output tokens of the thought and its marks. 0 also if a server does not report them."""
 
 
 _ENDS = {
@@ -195,20 +195,20 @@ _ENDS = {
 
 
 def ended(reason: object) -> str | None:
-    """`Completion.finish_reason`, of what an engine or a server calls the end of an answer. None:
-    it is no end, such as `error` and `abort`."""
+    """An engine's or server's finish reason as `Completion.finish_reason`. None: the answer did not
+    end, as with `error` and `abort`."""
     return _ENDS.get(reason.lower()) if isinstance(reason, str) else None
 
 
 LABEL_CONTEXT = 8
-"""Characters of the prefix that are tokenised with a label to see what token it becomes there."""
+"""Characters at the prefix's end that are tokenized with a label to find the label's token there."""
 
 
 def label_token(
     before: Sequence[int], with_label: Sequence[int], alone: Sequence[int], label: str, model: str
 ) -> int:
-    """The token that a label is after a prefix, from three tokenisations: the prefix's end, the same
-    with the label, and the label alone (SentencePiece writes that one with a space).
+    """The token of a label after a prefix, from three tokenizations: the prefix's end, the same with
+    the label, and the label alone (which SentencePiece writes with a space).
 
     Raises `EngineError` if the label is not one token.
     """
@@ -223,7 +223,7 @@ def label_token(
 
 
 class EngineStats(msgspec.Struct):
-    """What an engine did since it started. Tokens are counted when a call completes."""
+    """Counts of an engine since it started. Tokens are counted when a call completes."""
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -231,9 +231,9 @@ class EngineStats(msgspec.Struct):
     output_tokens: int = 0
     restarts: int = 0
     running: int = 0
-    """Calls that it is working on now."""
+    """Calls in progress."""
     doing: str = ""
-    """What it does before it can answer, as `loading smollm2-135m-instruct`. Empty: nothing."""
+    """Work before it can answer: `loading smollm2-135m-instruct`. Empty: none."""
 
     def add(self, completion: Completion) -> None:
         self.calls += 1
@@ -243,29 +243,29 @@ class EngineStats(msgspec.Struct):
 
 
 class Engine(Protocol):
-    """Where tokens come from. Starting is slow, so it happens on the first call, not before."""
+    """An engine. Starting is slow, so it starts on the first call."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that determines a completion besides the request: weights, tokenizer,
-        precision. Cheap enough to ask before the engine has started."""
+        """Hash of everything besides the request that decides a completion: weights, tokenizer,
+        precision. Available, at little cost, before the engine has started."""
         ...
 
     async def generate(self, request: Request) -> Completion:
         """Answer one request. Any number may be in flight; the engine batches them.
 
-        Raises `SampleError` when this request cannot be served (too long for the context, refused),
-        `EngineError` when none can.
+        Raises `SampleError` if this request cannot be served (too long for the context, refused),
+        `EngineError` if no request can.
         """
         ...
 
     async def thinks(self) -> bool:
-        """Whether the model thinks before it answers, by its chat template or what a server makes of
-        it; False where nobody says."""
+        """True if the model thinks before it answers, by its chat template or the server's prompts.
+        False if unknown."""
         ...
 
     def stats(self) -> EngineStats: ...
 
     async def close(self) -> None:
-        """Free everything; no process stays behind. May be called twice."""
+        """Free everything and end all processes of the engine. May be called twice."""
         ...

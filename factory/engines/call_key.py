@@ -1,4 +1,4 @@
-"""What a model call is remembered by: a hash of all that decides its answer."""
+"""The key of a model call: a hash of everything that decides its answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _encode_key = msgspec.json.Encoder()
 
 
 def call_key(fingerprint: str, request: Request) -> bytes:
-    """16 bytes that name a call: all of the request but its priority and seed."""
+    """The key, 16 bytes: a hash of the fingerprint and the request without its priority and seed."""
     content: tuple[object, ...] = (
         fingerprint,
         request.messages,

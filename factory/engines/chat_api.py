@@ -1,16 +1,16 @@
-"""What any OpenAI-compatible server is asked, and how its answers are read.
+"""Requests to any OpenAI-compatible server, and the reading of its answers.
 
-These raise the errors of the `openai` client, and `SampleError` for an answer that is no completion:
-it names the server, the field and its value. Token counts are statistics, so nonsense there is 0.
+The functions raise the errors of the `openai` client, and `SampleError` for an answer that is no
+completion, with the server, the field and its value. Invalid token counts become 0: they are only
+statistics.
 
-A server that is not vLLM gets only what the recipe sets. A prefix needs a server that can continue
-the last message. Of a label call at most the 20 likeliest tokens are shown: if only some of the
-labels are among them, each other gets the smallest log-probability shown, which it cannot exceed,
-so a confident judge's P is at worst understated. If none is shown, none gets one.
+A server that is not vLLM gets only the fields that the recipe sets. A prefix needs a server that can
+continue the last message. For a label call, a server shows at most the 20 likeliest tokens. If only
+some labels are among them, the others get the smallest log-probability shown, an upper bound, so a
+confident judge's P is at worst understated. If no label is shown, none gets a log-probability.
 
-A thought is read where the server puts it: in a field of the message (`reasoning_content` or
-`reasoning`), in parts of it (`reasoning_details`, content in parts), or else before the answer, in the
-model's marks, if the text begins with them.
+A thought is read from a field of the message (`reasoning_content` or `reasoning`), from parts of it
+(`reasoning_details`, content in parts), or else from the text, if that begins with the model's marks.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from factory.engines.reasoning import CLOSE, Said, Where, cut, marks_before
 from factory.engines.routing import Server
 
 TOP_LOGPROBS = 20  # the most that the OpenAI API gives
-_LEAST = -9999.0  # how that API writes a log-probability of next to nothing; JSON has no -inf
-_LEAST_REST = 1e-9  # probability left to tokens not shown, whatever rounding says
-_NOISE = 0.01  # a log-probability so far above 0 is 0
+_LEAST = -9999.0  # that API's log-probability of an impossible token; JSON has no -inf
+_LEAST_REST = 1e-9  # least probability of all tokens not shown, despite rounding
+_NOISE = 0.01  # a log-probability of at most this is taken for 0
 _LARGEST_COUNT = 2**31 - 1
 
 
@@ -64,9 +64,9 @@ async def complete(server: Server, config: EndpointConfig, request: Request) -> 
 def sampling_fields(
     server: Server, request: Request, where: Where
 ) -> tuple[dict[str, Any], list[str]]:
-    """The sampling fields of a call that begins at `where`, and the stop strings that only an answer
-    ends at. An `extra` of null takes a field out."""
-    # What a call leaves out, vLLM takes from the model's generation_config.json.
+    """The sampling fields of a call that begins at `where`, and the stop strings that end only an
+    answer. An `extra` of null removes a field."""
+    # vLLM takes omitted fields from the model's generation_config.json.
     body = Sampling().model_dump() if server.is_vllm else {}
     body |= {"max_tokens": 1, "temperature": 0.0} if request.labels else request.sampling
     stops: list[str] = []
@@ -74,13 +74,13 @@ def sampling_fields(
     if server.marks is not None and where != "answer" and not request.labels:
         if body.get("stop"):
             body["stop"], stops = server.marks.stops(body["stop"], where)
-        extra = {"skip_special_tokens": False, **extra}  # the marks may be such
+        extra = {"skip_special_tokens": False, **extra}  # the marks may be special tokens
     body |= {"seed": request.seed, **extra}  # no seed: none is sent
     return {name: value for name, value in body.items() if value is not None}, stops
 
 
 def _thought(message: Mapping[str, Any]) -> str | None:
-    """What the server gives as the model's thought. None: nothing."""
+    """The model's thought as the server reports it. None: none."""
     said = [message.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details")]
     found = [_joined(value, "text") or _joined(value, "summary") for value in said]
     if isinstance(content := message.get("content"), list):
@@ -89,7 +89,7 @@ def _thought(message: Mapping[str, Any]) -> str | None:
 
 
 def _joined(value: object, kind: str) -> object:
-    """The texts of one kind in a list of parts, as one; another value as it is."""
+    """The texts of one kind in a list of parts, joined. Any other value is returned unchanged."""
     if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
         return value
     inner = [_joined(part.get(kind), "text") for part in value]  # Mistral's thoughts have parts too
@@ -106,7 +106,7 @@ def split(
     thought: str | None = None,
     is_split: bool = False,
 ) -> Completion:
-    """The completion with its thought apart. `is_split`: the server has told them apart itself, with
+    """The completion with its thought split off. `is_split`: the server has split them itself and gave
     this `thought`."""
     text, reason, marks = completion.text, completion.finish_reason, server.marks
     stops_at_thought = reason == "stop" and CLOSE in request.sampling.get("stop", [])
@@ -133,22 +133,22 @@ def split(
 
 
 def odd(server: Server, field: str, value: object, wanted: str) -> SampleError:
-    """An answer with a field that is not what it should be."""
+    """The error for an answer with an invalid field."""
     return SampleError(
-        f"{server.url} answered with {field} {server.clean(repr(value))} where {wanted} should be; "
-        "mend the server, or name another: the next run asks again"
+        f"{server.url} answered with {field} {server.clean(repr(value))} instead of {wanted}; "
+        "fix the server, or name another: the next run asks again"
     )
 
 
 def only_choice(server: Server, answer: Mapping[str, Any]) -> dict[str, Any]:
     """The completion in an answer.
 
-    Raises `SampleError` if there is none, or it ended otherwise than an answer ends.
+    Raises `SampleError` if there is none, or if its finish reason is not that of a finished answer.
     """
     choices = answer.get("choices")
     if not choices:
         raise SampleError(
-            f"{server.url} answered, but with no completion: {server.clean(str(answer))}"
+            f"{server.url} answered without a completion: {server.clean(str(answer))}"
         )
     if not isinstance(choices, list) or not isinstance(choices[0], dict):
         raise odd(server, "choices", choices, "a list of completions")
@@ -184,7 +184,7 @@ def read(
     details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
     written = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
     if server.is_vllm and isinstance(written, dict):
-        server.splits = True  # vLLM counts those where it has a parser for the model's thoughts
+        server.splits = True  # vLLM counts them if it has a parser for the model's thoughts
     return Completion(
         text=text,
         finish_reason=ended(choice.get("finish_reason")) or "",
@@ -197,7 +197,7 @@ def read(
 
 
 def count(usage: object, field: str) -> int:
-    """A number of tokens that a server tells; 0: it tells none, or no such number."""
+    """A number of tokens that a server reports. 0: it reports none, or an invalid one."""
     value = usage.get(field) if isinstance(usage, dict) else None
     return value if type(value) is int and 0 <= value <= _LARGEST_COUNT else 0
 
@@ -208,10 +208,10 @@ def count(usage: object, field: str) -> int:
 def _labels(
     server: Server, choice: Mapping[str, Any], labels: tuple[str, ...]
 ) -> dict[str, float] | None:
-    """The log-probability of each label; empty: no label is shown; None: the server shows nothing.
+    """The log-probability of each label. Empty: no label is shown. None: the server shows no tokens.
 
-    Where the answer's own token is a label with white space before it (" A"), that is how this
-    model writes them: the forms of a label then count together.
+    If the answer's own token is a label with white space before it (" A"), this model writes labels
+    so, and the forms of a label are added up.
     """
     first = _first_token(server, choice)
     if first is None:
@@ -220,7 +220,7 @@ def _labels(
     if not isinstance(tops, list | None):
         raise odd(server, "top_logprobs", tops, "a list")
     shown: dict[str, float] = {}
-    # The answer's own token is not always among them, or has none of its own.
+    # The answer's own token may be missing there, or have no list of likeliest tokens.
     own = [] if first.get("logprob") is None else [first]
     for top in [*(tops or ()), *own]:
         if not isinstance(top, dict) or not isinstance(top.get("token"), str):
@@ -260,11 +260,11 @@ def logprob(server: Server, token: str, value: object) -> float:
 
 
 def bounded(labels: tuple[str, ...], found: dict[str, float], shown: Any) -> dict[str, float]:
-    """The labels' log-probabilities, those not shown at their upper bound. `shown`: all that are."""
+    """The labels' log-probabilities; labels not shown get their upper bound. `shown`: all shown tokens."""
     if not found or len(found) == len(labels):
         return found
     least = min(shown)
-    if least >= min(found.values()):  # nothing less likely is shown: what is left is the bound
+    if least >= min(found.values()):  # no less likely token is shown: the rest is the bound
         rest = 1.0 - sum(math.exp(min(value, 0.0)) for value in shown)
         least = min(least, math.log(max(rest, _LEAST_REST)))
     return {label: found.get(label, least) for label in labels}

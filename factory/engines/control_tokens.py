@@ -1,13 +1,12 @@
-"""Control tokens kept out of texts: `<|im_end|>` in what a person or a model wrote is text, no role.
+"""Protection against control tokens in texts: `<|im_end|>` written by a person or a model stays text.
 
-A tokenizer finds the names of its control tokens wherever they stand. So a name that occurs in a text
-is broken before tokenising, by a joint (a character of Unicode's private use area) after its first
-character, and the ids of the joint are taken out of what comes back: ids that spell the text exactly,
-of which none is a control token. Engines and trainers do it alike. A text without such names, which is
-nearly every one, is left alone.
+A tokenizer finds the names of its control tokens anywhere in a text. So a name that occurs in a text is
+broken before tokenizing, by a joint (a character of Unicode's private use area) after its first
+character. Then the joint's ids are removed: the rest spells the text exactly, without a control token.
+Engines and trainers do the same. A text without such names (nearly every text) is not changed.
 
-Where the joint has no ids of its own (a vocabulary without bytes, where it is "unknown"), it stays in
-the text. Half a surrogate pair, which no tokenizer takes, is read as U+FFFD.
+If the joint has no ids of its own (a vocabulary without bytes, where it is "unknown"), it stays in the
+text. Half a surrogate pair, which no tokenizer accepts, is read as U+FFFD.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ _MARK = re.compile(r"\W.*\W", re.DOTALL)
 
 
 def broken(value: Any, names: re.Pattern[str] | None) -> tuple[Any, str]:
-    """`value` (a text, or messages: texts in lists and mappings) with the names in it broken, and the
-    joint that breaks them: "" if there is none, which costs one search."""
+    """`value` (a text, or messages: texts in lists and mappings) with its names broken, and the joint
+    that breaks them. The joint is "" if there is no name, which costs one search."""
     texts = list(_texts(value))
     if not all(map(_is_encodable, texts)):
         return broken(_changed(value, _encodable), names)
@@ -34,7 +33,7 @@ def broken(value: Any, names: re.Pattern[str] | None) -> tuple[Any, str]:
 
 
 def kept(ids: Sequence[int], joint_ids: Sequence[int]) -> list[int]:
-    """The places in `ids` that are no joint's."""
+    """Positions in `ids` that do not belong to a joint."""
     size, places, at = len(joint_ids), [], 0
     while at < len(ids):
         if size and list(ids[at : at + size]) == list(joint_ids):
@@ -46,10 +45,11 @@ def kept(ids: Sequence[int], joint_ids: Sequence[int]) -> list[int]:
 
 
 def named(names: set[str]) -> re.Pattern[str] | None:
-    """Matches any of the names, the longest first. A single character cannot be broken."""
+    """A pattern that matches any of the names, the longest first. Single characters are left out, since
+    they cannot be broken."""
     found = sorted((name for name in names if len(name) > 1), key=lambda name: (-len(name), name))
-    # Grouped by the first character, which nearly all of a text has not: hundreds of names cost a
-    # search no more than a few.
+    # Grouped by the first character, which is rare in texts, so that hundreds of names cost a search
+    # no more than a few.
     rests: dict[str, list[str]] = {}
     for name in found:
         rests.setdefault(name[0], []).append(re.escape(name[1:]))
@@ -58,14 +58,14 @@ def named(names: set[str]) -> re.Pattern[str] | None:
 
 
 def joint_texts(joint: str) -> tuple[str, str, str]:
-    """The texts whose ids `joint_ids` needs."""
+    """The three texts whose ids `joint_ids` needs."""
     other = next(j for j in _JOINTS if j != joint)
     return "<", f"<{joint}", f"<{other}"
 
 
 def joint_ids(before: list[int], joined: list[int], otherwise: list[int]) -> list[int]:
-    """The joint's ids, from those of `joint_texts`, without BOS and the like. []: it has none of its
-    own, but is "unknown" or nothing."""
+    """The joint's ids, from the ids of `joint_texts` without BOS and the like. []: the joint has no ids
+    of its own; it is "unknown" or dropped."""
     size = len(before)
     return joined[size:] if joined[:size] == before and joined != otherwise else []
 
@@ -74,16 +74,16 @@ _LIKE_A_NAME = re.compile(r"<[^<>\s]{1,60}>|\[[^\[\]\s]{1,30}\]")
 
 
 def lookalikes(value: Any) -> set[str]:
-    """What is written like a control token's name, `<...>` or `[...]`, in a text or in messages."""
+    """Strings that look like a control token's name, `<...>` or `[...]`, in a text or in messages."""
     return {found for text in _texts(value) for found in _LIKE_A_NAME.findall(text)}
 
 
 def control_names(tokenizer: Any) -> re.Pattern[str] | None:
-    """Matches the names of a tokenizer's control tokens; None: it has none. Remembered until its chat
-    template changes.
+    """A pattern that matches the names of a tokenizer's control tokens. None: it has none. Kept until
+    its chat template changes.
 
-    They are the tokens that the tokenizer calls special, and others that its template writes around a
-    turn of any role. (What else was added to a vocabulary, as `<think>`, models write in answers.)
+    Control tokens are those that the tokenizer calls special, and others that its template writes
+    around a turn of any role. Other added tokens, such as `<think>`, may occur in answers.
     """
     template = tokenizer.chat_template
     known = _known.get(tokenizer)
@@ -96,7 +96,7 @@ _known: WeakKeyDictionary[Any, tuple[Any, re.Pattern[str] | None]] = WeakKeyDict
 
 
 def _control_tokens(tokenizer: Any) -> set[str]:
-    # It may be one of vLLM's, a stand-in for a server's, or without a template.
+    # The tokenizer may be vLLM's, a stand-in for a server's, or without a template.
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     names = {str(token) for token in added if token.special}
     names |= {*map(str, getattr(tokenizer, "all_special_tokens", ()))}
@@ -108,11 +108,11 @@ def _control_tokens(tokenizer: Any) -> set[str]:
 
 
 _OF_THOUGHT = {"<think>", "</think>"}
-"""Written by models in their answers, though a template may open or close a thought as well."""
+"""No control tokens, although a template may write them: models write them in their answers."""
 
 
 def _turns(tokenizer: Any) -> str:
-    """What the chat template writes around a turn of each role, and before an answer."""
+    """Everything that the chat template writes around a turn of each role, and before an answer."""
     user, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
     conversations = (
         [user],
@@ -125,13 +125,13 @@ def _turns(tokenizer: Any) -> str:
         try:
             apply = tokenizer.apply_chat_template
             written.append(str(apply(conversation, tokenize=False, add_generation_prompt=True)))
-        except Exception:  # a template may refuse a role, in any way: then it writes nothing for it
+        except Exception:  # a template may refuse a role with any error; it then writes nothing
             continue
     return "".join(written)
 
 
 def _break(text: str, names: re.Pattern[str], joint: str) -> str:
-    while names.search(text):  # again: what is left of a name may be another one
+    while names.search(text):  # repeat: the rest of a broken name may be a name too
         text = names.sub(lambda found: found[0][0] + joint + found[0][1:], text)
     return text
 

@@ -1,12 +1,12 @@
-"""A model behind one or several OpenAI-compatible URLs: a vLLM server, or anybody's API.
+"""The engine for models behind one or several OpenAI-compatible URLs: a vLLM server, or any API.
 
 Invariants:
-- At most `concurrency` calls are in flight per URL; `routing` says which goes next, and where to.
-  A retry keeps its place in line.
-- The API key is read from the environment and is in no message that leaves this engine.
+- At most `concurrency` calls are in flight per URL. `routing` decides which call goes next, and to
+  which URL. A retry keeps its place in line.
+- The API key is read from the environment, and no message of this engine contains it.
 
-What is sent and read is in `chat_api` for any server, and in `vllm_server` for what only vLLM does;
-what a failure means is in `api_errors`.
+`chat_api` has the requests and answers of any server, `vllm_server` those that only vLLM has, and
+`api_errors` the errors.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _T = TypeVar("_T")
 
 
 class EndpointEngine:
-    """Any number of calls may be made at once; they wait here, not in a server's queue.
+    """An engine behind URLs. Any number of calls may be made at once; they wait here, not at the server.
 
-    `sleep` waits between tries and `rng` draws the jitter; neither changes what is answered.
+    `sleep` waits between tries and `rng` draws the jitter; neither changes any answer.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class EndpointEngine:
     ) -> None:
         self.config = config
         self._sleep = sleep
-        self._rng = rng or random.Random()  # not seeded: processes must not retry in step
+        self._rng = rng or random.Random()  # not seeded, so that processes do not retry in step
         self._key = _key(config.api_key_env)
         self._router = Router([], config.concurrency)
         self._order = itertools.count()
@@ -100,7 +100,7 @@ class EndpointEngine:
         return completion
 
     async def check(self, request: Request) -> None:
-        """Make a call like this one, as short as can be, and count it nowhere.
+        """Make a call like this one, as short as possible, without counting it.
 
         Raises `EngineError` if no such call can be answered.
         """
@@ -113,16 +113,16 @@ class EndpointEngine:
             except api_errors.Refusal:
                 if request.labels or request.scoring or sampling == request.sampling:
                     raise
-                completion = await self._answer(request)  # it refuses so short an answer, perhaps
+                completion = await self._answer(request)  # it may refuse so short an answer
         except api_errors.Refusal as error:
             raise EngineError(f"{error}{_wants(request)}") from error
         except SampleError:
-            return  # of this one call: others may fare better
+            return  # this one call failed; others may succeed
         if request.labels and completion.label_logprobs is None:
             raise EngineError(
-                f"{' and '.join(self.config.urls)} gives no log-probabilities, by which a judge is "
-                "read; switch them on there (logprobs, top_logprobs), or name a server that has "
-                "them, as vLLM"
+                f"{' and '.join(self.config.urls)} gives no log-probabilities, which reading a "
+                "judge needs; enable them there (logprobs, top_logprobs), or name a server that "
+                "has them, such as vLLM"
             )
         for server in self._router.servers:
             if not request.scoring and 0 < server.context <= max_tokens:
@@ -138,7 +138,7 @@ class EndpointEngine:
         return await self._served(lambda server: self._ask(server, request), request.priority)
 
     async def _served(self, ask: Callable[[Server], Awaitable[_T]], priority: int) -> _T:
-        """What a server answers, tried as often and with such waits as the recipe says."""
+        """A server's answer, with the recipe's number of retries and waits between them."""
         from openai import APIError
 
         self._connect()
@@ -176,8 +176,8 @@ class EndpointEngine:
                 self._router.servers.append(Server(url, client, self._key))
 
     async def _try(self, server: Server, ask: Callable[[Server], Awaitable[_T]]) -> _T:
-        """One try on one server, all it takes within `timeout`: a server that sends a byte now and
-        then is not waited for. Raises the errors of the `openai` client."""
+        """One try on one server, limited to `timeout` seconds in all, even if the server sends a byte
+        now and then. Raises the errors of the `openai` client."""
         from openai import APITimeoutError
 
         seconds = self.config.timeout
@@ -189,7 +189,7 @@ class EndpointEngine:
             raise APITimeoutError(request=None) from cause
 
     async def _probe(self, server: Server) -> None:
-        if server.is_vllm is None:  # calls that start together may each find out: that does no harm
+        if server.is_vllm is None:  # concurrent calls may each find out, which does no harm
             await vllm_server.probe(server, self.config.model)
 
     async def _thinks(self, server: Server) -> bool:
@@ -224,7 +224,7 @@ class EndpointEngine:
                 server.has_chat_template = False
                 if server.is_vllm:
                     return await self._ask(server, request)
-            # vLLM's own message counts an overlong prompt only up to the limit, or in characters.
+            # vLLM's own message counts a too long prompt only up to the limit, or in characters.
             if server.is_vllm:
                 prompt_tokens = len(await self._vllm.prompt_ids(server, request))
                 max_tokens = 1 if request.labels else request.sampling["max_tokens"]
@@ -234,7 +234,7 @@ class EndpointEngine:
 
 
 def _wants(request: Request) -> str:
-    """What a server must be able to do for a request that it refused."""
+    """The ability that a server needs for a request that it refused."""
     if not request.prefix and not request.labels:
         return ""
     wanted = "continue a message that has begun (continue_final_message)" if request.prefix else ""
@@ -244,7 +244,7 @@ def _wants(request: Request) -> str:
 
 
 def _key(variable: str) -> str:
-    """The API key, which may be none. Raises `EngineError` for what no header can hold."""
+    """The API key, which may be empty. Raises `EngineError` if no header can hold it."""
     key = os.environ.get(variable, "").strip()
     if not all("!" <= character <= "~" for character in key):
         raise EngineError(

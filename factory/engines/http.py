@@ -1,8 +1,8 @@
-"""One HTTP call of a server, bounded in size: a JSON object out, a JSON object in.
+"""One HTTP call to a server, bounded in size: a JSON object out, a JSON object in.
 
-Raises the errors of the `openai` client, whose ways with keys, proxies and errors these are, and
-`SampleError` for an answer that is too long or no JSON object. Redirects are not followed: a POST
-would arrive as a GET. How long a call may take is its caller's matter.
+Uses the `openai` client, for its handling of keys, proxies and errors. Raises that client's errors,
+and `SampleError` for an answer that is too long or no JSON object. Redirects are not followed: a POST
+would arrive as a GET. The caller limits the duration.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CONNECT_TIMEOUT = 10.0  # seconds
 
 
 def client_for(url: str, key: str, timeout: float) -> AsyncOpenAI:
-    """`timeout`: seconds without a byte."""
+    """A client for a server. `timeout`: seconds without a byte."""
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
     class Bounded(DefaultAsyncHttpxClient):  # type: ignore[misc]
@@ -51,14 +51,14 @@ async def _bounded(url: str, response: Any) -> bytes:
         content += part
         if len(content) > LONGEST_ANSWER:
             raise SampleError(
-                f"{url} answered with more than {LONGEST_ANSWER >> 20} MiB, which no completion "
-                "is; correct base_url, or mend the server"
+                f"{url} answered with more than {LONGEST_ANSWER >> 20} MiB, too much for a "
+                "completion; correct base_url, or fix the server"
             )
     return bytes(content)
 
 
 async def post(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """`path` is a URL, or begins below the server's."""
+    """Post a JSON object. `path`: a URL, or a path below the server's URL."""
     return _object(server, path, await server.client.post(path, body=body, cast_to=str))
 
 
@@ -68,13 +68,13 @@ async def get(server: Server, path: str) -> dict[str, Any]:
 
 def _object(server: Server, path: str, text: str) -> dict[str, Any]:
     try:
-        answer = json.loads(text)  # reads NaN too, which some servers write for a score
+        answer = json.loads(text)  # accepts NaN, which some servers write for a score
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
         said = server.clean(text) or "nothing"
         raise SampleError(
-            f"{server.url}: {path} answered with no JSON object but: {said}; correct base_url, "
-            "which usually ends in /v1, or mend the server"
+            f"{server.url}: {path} answered with no JSON object, but {said}; correct base_url, "
+            "which usually ends in /v1, or fix the server"
         )
     return answer

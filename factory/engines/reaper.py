@@ -1,4 +1,4 @@
-"""A process that outlives this one just long enough to end what this one has started."""
+"""The reaper: a helper process that ends our child processes after this process has died."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ for pid in sys.argv[1:]:
 
 
 def start_reaper(pids: list[int]) -> subprocess.Popen[bytes]:
-    """A process that kills those when this one is gone, however it went: its standard input then
-    ends. Left alone, vLLM's and a training go on with what they were given, and keep the memory."""
+    """Start a process that kills `pids` when this process is gone, however it ended: its standard input
+    then closes. Otherwise vLLM's processes and a training would continue and keep the memory."""
     command = [sys.executable, "-S", "-E", "-c", _REAPER, *map(str, pids)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)

@@ -1,14 +1,14 @@
-"""Thought told from answer: how a thinking model marks its thought, and where the answer begins.
+"""Splitting a model's thought from its answer: the marks around a thought, and where the answer begins.
 
-A model's marks are found in its chat template, never in an answer alone: one that does not think and
-writes about `<think>` loses nothing. Whether a thought is open where an answer begins is read from the
-end of its prompt, since templates differ: some open the block (DeepSeek-R1, QwQ: then only the closing
-mark is written), some leave it to the model (Qwen3), and some close an empty one to keep the model
-from thinking (`enable_thinking: false`).
+A model's marks are found in its chat template, never in an answer alone, so a model that does not think
+may write about `<think>`. The end of the prompt shows whether a thought is already open, since
+templates differ: some open the block (DeepSeek-R1, QwQ: the model writes only the closing mark), some
+leave it to the model (Qwen3), and some close an empty one so that the model does not think
+(`enable_thinking: false`).
 
-Requests write thoughts in one form for every model, `<think>...</think>`: `begun` puts a thought into
-a prefix, where `Marks.layout` writes the model's own marks, and a stop string `</think>` stops a model
-where its thought ends. Other stop strings are the answer's and do not end a thought.
+Requests use one form of thoughts for every model, `<think>...</think>`. `begun` puts a thought into a
+prefix, and `Marks.layout` translates it to the model's own marks. A stop string `</think>` stops any
+model at the end of its thought. Other stop strings apply only to the answer.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ _BLOCK = re.compile(
 )
 
 Where = Literal["thought", "answer", "either"]
-"""What a model writes next. `either`: a thought if it begins with the opening mark."""
+"""The kind of text that a model writes next. `either`: a thought if it begins with the opening mark."""
 
 
 def begun(reasoning: str, words: str = "") -> str:
-    """A prefix: what the model has thought, and the words with which its answer begins."""
+    """A prefix of the model's thought and the beginning of its answer."""
     return f"{OPEN}\n{reasoning}\n{CLOSE}\n\n{words}"
 
 
 class Said(NamedTuple):
-    """A model's text, split."""
+    """A model's text, split into thought and answer."""
 
     reasoning: str | None
-    """None: it did not think."""
+    """The thought. None: it did not think."""
     answer: str | None
-    """None: the thought never ended."""
+    """The answer. None: the thought never ended."""
     closings: int = 0
-    """Closing marks before the answer."""
+    """Number of closing marks before the answer."""
 
     def finished(self, reason: str) -> tuple[str, str]:
-        """The answer's text and `Completion.finish_reason`: a thought that never ended is a cut
-        answer, however the model ended it."""
+        """The answer's text and `Completion.finish_reason`. A thought that never ended counts as a cut
+        answer, whatever finish reason the model gave."""
         return ("", "length") if self.answer is None else (self.answer, reason)
 
 
 class Piece(NamedTuple):
-    """A part of a prefix. A mark may be a control token; a text holds none, whatever it says."""
+    """A part of a prefix. A mark may be a control token; a text never holds one."""
 
     text: str
     is_mark: bool
@@ -58,29 +58,30 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Marks:
-    """What stands around a model's thought."""
+    """The marks around a model's thought."""
 
     open: str
     close: str
     gap: str = ""
-    """Between a mark and the thought; twice, between the closing mark and the answer."""
+    """Text between a mark and the thought; twice, between the closing mark and the answer."""
     is_control: bool = False
-    """The marks are control tokens, which engines leave out of a text unless told not to."""
+    """True: the marks are control tokens, which engines leave out of a text unless told not to."""
     unthought: str = ""
-    """What stands before an answer without a thought; else an empty block."""
+    """Text before an answer without a thought. Empty: an empty block is written."""
 
     def where(self, prompt: str) -> Where:
-        """What follows a prompt, of which the end is enough."""
+        """The kind of text that follows a prompt. Its end is enough."""
         end = prompt.rstrip()
         if end.endswith(self.close):
             return "answer"
         return "thought" if end.endswith(self.open) else "either"
 
     def layout(self, prompt: str, prefix: str) -> tuple[list[Piece], Where]:
-        """What follows the prompt so that the answer begins with `prefix`, and what comes then.
+        """The pieces that follow the prompt so that the answer begins with `prefix`, and the kind of
+        text that comes next.
 
-        Words go into the answer, after the thought that the prefix holds or else after an empty one:
-        a model that is asked to go on with an answer does not think first.
+        The prefix's text goes into the answer, after the prefix's thought or else after an empty
+        thought: a model that continues an answer does not think first.
         """
         where = self.where(prompt)
         if not prefix:
@@ -101,8 +102,8 @@ class Marks:
         return [Piece(*piece) for piece in pieces if piece[0]], "thought" if is_open else "answer"
 
     def split(self, text: str, where: Where) -> Said:
-        """The text in two. Blocks that follow each other are one thought, of which the answer is what
-        comes after the last; in the answer itself nothing is looked for."""
+        """Split a text into thought and answer. Consecutive blocks are one thought; the answer follows
+        the last one. Marks within the answer are ignored."""
         rest = text.lstrip()
         if where == "answer" or (where == "either" and not rest.startswith(self.open)):
             return Said(None, text)
@@ -121,7 +122,7 @@ class Marks:
         return Said("\n\n".join(thoughts) or None, rest, closings)
 
     def stops(self, stops: Sequence[str], where: Where) -> tuple[list[str], list[str]]:
-        """Of a request's stop strings, those that the engine is given, and those that `cut` needs."""
+        """A request's stop strings in two lists: those for the engine, and those for `cut`."""
         if where == "answer":
             return [*stops], []
         of_thought = {CLOSE, self.close}
@@ -130,7 +131,7 @@ class Marks:
 
 
 def cut(said: Said, reason: str, stops: Sequence[str]) -> tuple[Said, str]:
-    """The answer up to the first of the stop strings in it."""
+    """Cut the answer at the first stop string in it. Returns it with its finish reason."""
     found = [at for stop in stops if (at := (said.answer or "").find(stop)) >= 0]
     if not found or said.answer is None:
         return said, reason
@@ -140,13 +141,13 @@ def cut(said: Said, reason: str, stops: Sequence[str]) -> tuple[Said, str]:
 def thought_tokens(
     ids: Sequence[int], said: Said, close: str, decode: Callable[[Sequence[int]], str]
 ) -> int:
-    """Of the ids of a text, those up to the closing mark of its thought, the mark's included."""
+    """Number of a text's ids up to and including the closing mark of its thought."""
     if said.answer is None:
         return len(ids)
     if not said.closings:
         return 0
     low, high = 0, len(ids)
-    while low < high:  # the fewest ids in which the marks are
+    while low < high:  # bisect for the fewest ids that contain the marks
         middle = (low + high) // 2
         if decode(ids[:middle]).count(close) >= said.closings:
             high = middle
@@ -165,7 +166,7 @@ HARMONY = Marks(
     unthought=_HARMONY_ANSWER,
 )
 """gpt-oss: the thought is a message of its own, in another channel."""
-_ASKED_FOR = Marks("<thinking>", "</thinking>", "\n")  # by prompts, of models that do not think
+_ASKED_FOR = Marks("<thinking>", "</thinking>", "\n")  # requested by prompts, not a model's own
 KNOWN = (
     Marks(OPEN, CLOSE, "\n"),
     Marks("<seed:think>", "</seed:think>"),
@@ -177,31 +178,29 @@ KNOWN = (
     HARMONY,
     _ASKED_FOR,
 )
-"""Marks in use, by which a template is searched."""
+"""Known marks, for which a template is searched."""
 
 ON: dict[str, Any] = {"enable_thinking": True, "thinking": True}
 OFF: dict[str, Any] = {"enable_thinking": False, "thinking": False}
-"""Arguments by which chat templates switch thinking."""
+"""Arguments that switch thinking off in chat templates."""
 
 
 def marks_in(template: object) -> Marks | None:
-    """The marks that a chat template speaks of, or several do (name -> template). None: its model
-    does not think."""
+    """The marks in a chat template, or in several (name -> template). None: the model does not think."""
     texts = [*template.values()] if isinstance(template, dict) else [template]
     whole = "\n".join(text for text in texts if isinstance(text, str))
     return next((m for m in KNOWN if m.open in whole or m.close in whole), None)
 
 
 def marks_after(prompt: str) -> Marks | None:
-    """The marks of a model whose template is not shown, by the end of a prompt that it made. None:
-    they are not there."""
+    """The marks of a model whose template is unknown, by the end of a prompt. None: no marks there."""
     if prompt.endswith("<|start|>assistant"):
         return HARMONY
     return next((m for m in KNOWN if m.where(prompt) != "either"), None)
 
 
 def marks_before(text: str, finish_reason: str) -> Marks | None:
-    """The marks of a model of which nothing is known, by the block that its text begins with."""
+    """The marks of an unknown model, by the block that its text begins with."""
     start = text.lstrip()
     for marks in KNOWN:
         if marks != _ASKED_FOR and start.startswith(marks.open):
@@ -210,8 +209,8 @@ def marks_before(text: str, finish_reason: str) -> Marks | None:
 
 
 def thinks(marks: Marks, prompt: str, off: str, on: str) -> bool:
-    """Whether a model thinks before it answers, from a prompt, and the same one with thinking
-    switched `OFF` and `ON`: a template that does not open a thought may leave that to the model."""
+    """True if a model thinks before it answers, by a prompt and the same prompt with thinking switched
+    `OFF` and `ON`. A template that does not open a thought may leave that to the model."""
     where = marks.where(prompt)
     if where != "either":
         return where == "thought"

@@ -1,9 +1,9 @@
-"""From messages to token ids: how a model is shown a conversation, in the engines and in training.
+"""Rendering: messages -> token ids, the same for engines and training.
 
-In: a transformers tokenizer. Out: ids with exactly one BOS, where the model has one, and an EOS only
-where an answer has ended, whatever the tokenizer itself puts around a text. Names of control tokens in
-the messages are text (`control_tokens`). Training and serving come here alike, so that a model is
-asked about the very tokens it learned from.
+In: a transformers tokenizer. Out: ids with exactly one BOS, if the model has one, and an EOS only
+where an answer has ended, regardless of what the tokenizer adds around a text. Names of control tokens
+in messages are text (`control_tokens`). Training and serving both use this module, so that a model is
+asked with the same tokens it was trained on.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from factory.engines.control_tokens import broken, control_names, joint_ids, joi
 from factory.engines.reasoning import Piece
 
 NEXT_TURN = "\n\nHuman:"
-"""Where a model without a chat template stops: it would go on with the other's turn."""
+"""Stop string for a model without a chat template, which would continue with the user's turn."""
 
 
 def transcript(messages: Sequence[Message]) -> str:
-    """A conversation for a model without a chat template, as in the Constitutional AI paper. Ends
-    where the assistant's answer begins, unless the last message is the assistant's."""
+    """A conversation as text for a model without a chat template, as in the Constitutional AI paper.
+    Ends where the assistant's answer begins, unless the last message is the assistant's."""
     names = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "system": ""}
     if other := {m["role"] for m in messages} - names.keys():
         raise SampleError(
@@ -37,8 +37,8 @@ def transcript(messages: Sequence[Message]) -> str:
 def prompt_ids(
     tokenizer: Any, messages: Sequence[Message], kwargs: Mapping[str, Any], prefix: str = ""
 ) -> list[int]:
-    """Ids of the conversation up to where the assistant's answer begins, and then those of the
-    prefix. `kwargs` go to the chat template."""
+    """Ids of the conversation up to the assistant's answer, then those of the prefix. `kwargs`: arguments
+    for the chat template."""
     if tokenizer.chat_template is None:
         return text_ids(tokenizer, transcript(messages) + (f" {prefix}" if prefix else ""))
     ids = _templated(tokenizer, messages, kwargs, add_generation_prompt=True)
@@ -48,10 +48,10 @@ def prompt_ids(
 def conversation_ids(
     tokenizer: Any, messages: Sequence[Message], kwargs: Mapping[str, Any]
 ) -> list[int]:
-    """Ids of a whole conversation, the answer's end included: what a reward model reads.
+    """Ids of a whole conversation including the answer's end: the input of a reward model.
 
-    Padding tokens at the end are left out: transformers reads a reward at the last token that is
-    none, which matters where the end-of-text token is the padding token too.
+    Padding tokens at the end are left out: transformers reads a reward at the last token that is not
+    padding, which matters if the end-of-text token is the padding token too.
     """
     if tokenizer.chat_template is None:
         ids = text_ids(tokenizer, transcript(messages), ends=True)
@@ -63,8 +63,8 @@ def conversation_ids(
 
 
 def text_ids(tokenizer: Any, text: str, *, ends: bool = False) -> list[int]:
-    """Ids of a text as the model begins one: with its BOS, if it has one. `ends`: and with what the
-    tokenizer puts after a text, or else its EOS."""
+    """Ids of a text with the model's BOS, if it has one. `ends`: also add the tokens that the tokenizer
+    puts after a text, or else its EOS."""
     opening, closing = around(tokenizer)
     if not closing and tokenizer.eos_token_id is not None:
         closing = [tokenizer.eos_token_id]
@@ -72,7 +72,7 @@ def text_ids(tokenizer: Any, text: str, *, ends: bool = False) -> list[int]:
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a text alone: neither BOS nor EOS, and no control token."""
+    """Ids of a text alone, without BOS, EOS or control tokens."""
     if not text:
         return []
     text, joint = broken(text, control_names(tokenizer))
@@ -83,7 +83,7 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def laid_out(tokenizer: Any, pieces: Sequence[Piece]) -> list[int]:
-    """Ids of a prefix that begins an answer, of which the marks of a thought may be control tokens."""
+    """Ids of a prefix that begins an answer. The marks of a thought in it may be control tokens."""
     ids: list[int] = []
     for text, is_mark in pieces:
         ids += _encoded(tokenizer, text) if is_mark else plain_ids(tokenizer, text)
@@ -91,9 +91,9 @@ def laid_out(tokenizer: Any, pieces: Sequence[Piece]) -> list[int]:
 
 
 def templated(tokenizer: Any, apply: Callable[..., Any], conversation: Any, **options: Any) -> Any:
-    """What `apply`, the tokenizer's `apply_chat_template`, makes of one conversation or several, but
-    with the names of control tokens in them as text. The options are its own; of tensors
-    (`return_tensors`) the joints of broken names are not taken out."""
+    """The result of `apply`, the tokenizer's `apply_chat_template`, for one conversation or several, with
+    the names of control tokens in them as text. `options`: those of `apply`. With `return_tensors` the
+    joints of broken names are not removed."""
     conversation, joint = broken(conversation, control_names(tokenizer))
     made = apply(conversation, **options)
     if not joint:
@@ -102,20 +102,21 @@ def templated(tokenizer: Any, apply: Callable[..., Any], conversation: Any, **op
 
 
 def after_answer(tokenizer: Any, kwargs: Mapping[str, Any]) -> str | None:
-    """What the chat template writes after a conversation's last answer. None: it shows no answer."""
+    """The text that the chat template writes after a conversation's last answer. None: it shows no
+    answer."""
     answer = "An answer to find"
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]
     try:
         text = str(tokenizer.apply_chat_template(turns, **{**kwargs, "tokenize": False}))
-    except Exception:  # a template may refuse these turns, in any way
+    except Exception:  # a template may refuse these turns with any error
         return None
     _, found, after = text.rpartition(answer)
     return after if found else None
 
 
 def answer_end(tokenizer: Any, kwargs: Mapping[str, Any]) -> int | None:
-    """The token that a model ends an answer with: the first control token that its chat template
-    writes there, or else its EOS. None: it has neither."""
+    """The token that ends an answer: the first control token that the chat template writes there, or
+    else the EOS. None: there is neither."""
     if tokenizer.chat_template is not None:
         special = {*tokenizer.all_special_ids}
         added = tokenizer.added_tokens_decoder.items()
@@ -128,14 +129,14 @@ def answer_end(tokenizer: Any, kwargs: Mapping[str, Any]) -> int | None:
 
 
 def around(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The ids that the tokenizer puts (before, after) a text by itself, as its BOS and its EOS."""
+    """The ids that the tokenizer adds (before, after) a text, such as BOS and EOS."""
     inner, whole = _encoded(tokenizer, "a"), list(tokenizer.encode("a"))
     opening = before(inner, whole)
     return opening, whole[len(opening) + len(inner) :]
 
 
 def before(inner: list[int], whole: list[int]) -> list[int]:
-    """The ids of `whole` that stand before those of `inner` in it."""
+    """The ids of `whole` before those of `inner`."""
     size = len(inner)
     return whole[: next((i for i in range(len(whole)) if whole[i : i + size] == inner), 0)]
 
@@ -143,8 +144,8 @@ def before(inner: list[int], whole: list[int]) -> list[int]:
 def step_ids(
     tokenizer: Any, messages: Sequence[Message], scoring: Scoring, kwargs: Mapping[str, Any]
 ) -> tuple[list[int], list[int]]:
-    """Ids of a prompt with a solution in steps, and the position of the token at which each step is
-    read, ascending; the layout is `Scoring`'s.
+    """Ids of a prompt with a solution in steps, and the positions, ascending, at which the steps are
+    read. `Scoring` describes the layout.
 
     Raises `EngineError` if the tag is not one token, or there is neither tag nor separator.
     """
@@ -180,25 +181,24 @@ def step_ids(
 
 
 def said_in(messages: Sequence[Message], scoring: TextScoring) -> tuple[list[str], list[str]]:
-    """The texts that a `whole_text` is made of: those of the prompt, and the steps."""
+    """The texts that `whole_text` joins: those of the prompt, and the steps."""
     _refuse_blank(scoring)
     return [message["content"] for message in messages], [*scoring.steps]
 
 
 def whole_text(said: Sequence[Sequence[str]], scoring: TextScoring) -> str:
-    """What a model reads that knows no turns; the contents of several messages stand apart by a
-    blank line."""
+    """The input of a model that knows no turns. A blank line separates the contents of messages."""
     contents, steps = said
     solution = scoring.separator.join(step + scoring.spaced_tag for step in steps)
     return "\n\n".join(contents) + f" {solution}"
 
 
 def tag_positions(ids: Sequence[int], tag: Sequence[int], scoring: TextScoring) -> list[int]:
-    """Where each step of a `whole_text` is read. `tag`: the ids of `spaced_tag` alone, of which the
-    last is its token (SentencePiece puts a space's before it).
+    """Positions at which the steps of a `whole_text` are read. `tag`: the ids of `spaced_tag` alone; the
+    last is the tag's token (SentencePiece puts a space's token before it).
 
-    Raises `EngineError` if there is no such token in the text, `SampleError` if there are not as many
-    as steps: one of the texts holds it too.
+    Raises `EngineError` if the text has no such token, and `SampleError` if their number differs from
+    that of the steps, since one of the texts holds the tag too.
     """
     found = [i for i, token in enumerate(ids) if token == tag[-1]] if tag else []
     if not found:
@@ -208,8 +208,8 @@ def tag_positions(ids: Sequence[int], tag: Sequence[int], scoring: TextScoring) 
         )
     if len(found) != len(scoring.steps):
         raise SampleError(
-            f"the step tag '{scoring.tag}' is {len(found)} times in a text of {len(scoring.steps)} "
-            "steps: the prompt or a step holds it too",
+            f"the step tag '{scoring.tag}' occurs {len(found)} times in a text of "
+            f"{len(scoring.steps)} steps: the prompt or a step holds it too",
             is_permanent=True,
             raw="\n".join(scoring.steps),
         )

@@ -1,10 +1,10 @@
-"""Which call goes next, and to which of the URLs that serve a model.
+"""Routing of calls: which goes next, and to which of the URLs that serve a model.
 
 Invariants:
 - At most `concurrency` calls are in flight per URL. The others wait in one heap, lowest priority
   first, oldest first among equals.
-- A call goes to the URL with the fewest calls in flight. A URL that failed gets none while another
-  is well, but for a trial call now and then; its next answer makes it well again.
+- A call goes to the URL with the fewest calls in flight. While another URL works, a URL that failed
+  gets only a trial call now and then. Its next answer restores it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 _REST = 5.0  # seconds between trial calls to a URL that failed
-_QUOTED = 500  # characters of a server's words in a message
+_QUOTED = 500  # most characters of a server's text in a message
 
 
 @dataclass(eq=False)
 class Server:
-    """What we know of one URL."""
+    """The state of one URL."""
 
     url: str
     client: AsyncOpenAI
@@ -38,36 +38,36 @@ class Server:
     next_trial: float = 0.0
     """While failing: the `time.monotonic()` from which it may be tried."""
     is_vllm: bool | None = None
-    """None: not known yet."""
+    """True for a vLLM server. None: not known yet."""
     context: int = 0
-    """Tokens; 0: not told."""
+    """Context in tokens. 0: unknown."""
     has_chat_template: bool = True
-    """False: it has said that its model has none, so that it takes no conversations."""
+    """False: it has said that its model has no chat template, so it takes no conversations."""
     models: Sequence[str] = ()
-    """Names of the models it serves, where it tells."""
+    """Names of the models it serves, if it lists them."""
     marks: Marks | None = None
-    """What stands around its model's thoughts. None: nothing, or not known."""
+    """The marks around its model's thoughts. None: none, or not known."""
     where: Where = "either"
-    """What its model writes where an answer begins."""
+    """The kind of text with which its model begins an answer."""
     opening: tuple[int, ...] | None = None
-    """The tokens with which its prompts end, which `where` is read from. None: not known yet."""
+    """The tokens at the end of its prompts, from which `where` is read. None: not known yet."""
     splits: bool = False
-    """It has told thought and answer apart itself."""
+    """True: the server splits thought and answer itself."""
 
     def note_failure(self) -> None:
         self.is_failing = True
         self.next_trial = time.monotonic() + _REST
 
     def clean(self, text: str) -> str:
-        """What this server said, fit for a message: without the key and control characters, and not
-        too long."""
+        """A text of this server, safe for a message: without the key and control characters, and at
+        most `_QUOTED` characters long."""
         for written in {self.key, repr(self.key)[1:-1]} - {""}:
             text = text.replace(written, "<key>")
         return "".join(c if c.isprintable() else " " for c in text[:_QUOTED]).strip()
 
 
 class Router:
-    """Hands the places at the servers to the calls that wait."""
+    """Assigns the places at the servers to waiting calls."""
 
     def __init__(self, servers: list[Server], concurrency: int) -> None:
         self.servers = servers
@@ -76,7 +76,7 @@ class Router:
 
     @asynccontextmanager
     async def slot(self, priority: int, order: int) -> AsyncIterator[Server]:
-        """Wait for a turn; then a place at this server is held for the length of the block."""
+        """Wait for a turn, then hold a place at the yielded server during the block."""
         turn: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (priority, order, turn))
         self._hand_out()
@@ -88,10 +88,10 @@ class Router:
                 self._hand_out()
 
     def _hand_out(self) -> None:
-        """Give the places there are to the first in line."""
+        """Give free places to the first in line."""
         while self._waiting:
             turn = self._waiting[0][2]
-            if not turn.done():  # done: its caller was cancelled
+            if not turn.done():  # done: its caller was canceled
                 server = self._least_loaded()
                 if server is None:
                     return
@@ -100,7 +100,7 @@ class Router:
             heapq.heappop(self._waiting)
 
     def _least_loaded(self) -> Server | None:
-        """The server for the next call. None: none has a place."""
+        """The server for the next call. None: no server has a free place."""
         some_are_well = any(not server.is_failing for server in self.servers)
         open_servers = []
         for server in self.servers:

@@ -1,9 +1,9 @@
 """The form in which a model's own chat template trains a thought before an answer.
 
-Templates differ: Qwen's writes a message's `reasoning_content` between its marks, gpt-oss's a message's
-`thinking`, others leave what stands between `<think>` and `</think>` in the content where it is, and
-DeepSeek-R1's takes everything before `</think>` away. So an answer with a thought is rendered in each
-form, as a trainer renders it, until the thought is found in the text that would be learned.
+Templates differ. Qwen's writes a message's `reasoning_content` between its marks; gpt-oss's uses a
+message's `thinking`; others keep the text between `<think>` and `</think>` in the content; DeepSeek-R1's
+removes everything before `</think>`. So an answer with a thought is rendered in each form, as a trainer
+renders it, until the thought is in the text that would be learned.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import msgspec
 from factory.core.errors import RecipeError
 
 KEYS = ("reasoning_content", "thinking", "reasoning")
-"""Keys of a message that templates read a thought from, the commonest first."""
+"""Keys of a message that templates read a thought from, the most common first."""
 MARKS = ("<think>\n", "\n</think>\n\n")
-"""Around a thought in an answer's text."""
+"""Marks around a thought in an answer's text."""
 
 _QUESTION: dict[str, Any] = {"role": "user", "content": "A question to find"}
 _ANSWER, _THOUGHT = "An answer to find", "A thought to find"
 
 
 class Form(msgspec.Struct, frozen=True):
-    """How a thought stands in a message of the assistant's."""
+    """The place of a thought in an assistant's message."""
 
     key: str | None = None
-    """The message's key that holds it. None: it opens the content, between `MARKS`."""
+    """The message's key that holds it. None: it is at the beginning of the content, between `MARKS`."""
     absent: str | None = None
-    """What the key holds where there is no thought."""
+    """The key's value if there is no thought."""
 
     def message(self, answer: str, thought: str | None) -> dict[str, Any]:
         if self.key is not None:
@@ -56,11 +56,10 @@ def form_of(tokenizer: Any, model: str) -> Form:
         if _is_learned(tokenizer, form):
             return form
     raise RecipeError(
-        f"the chat template of {model} takes thoughts away: of an answer with one, neither as a "
-        f"message's {', '.join(KEYS)} nor between {MARKS[0].strip()} and {MARKS[1].strip()} in its "
-        "content, anything is left in the text to train on; set reasoning: drop, or give the model's "
-        "folder a chat template that keeps what it is given (TRL has some: chat_templates/"
-        "*_training.jinja)"
+        f"the chat template of {model} removes thoughts from the text to train on, both as a "
+        f"message's {', '.join(KEYS)} and between {MARKS[0].strip()} and {MARKS[1].strip()} in its "
+        "content; set reasoning: drop, or give the model's folder a chat template that keeps "
+        "thoughts (TRL has some: chat_templates/*_training.jinja)"
     )
 
 
@@ -79,7 +78,7 @@ def form_in(folder: Path, model: str, *, trust_remote_code: bool = False) -> For
 
 
 def thought_key(messages: Sequence[Mapping[str, Any]]) -> str | None:
-    """The key under which the last of the messages may hold a thought; None: under none."""
+    """The key under which the last message holds a thought. None: it has no such key."""
     return next((key for key in KEYS if key in messages[-1]), None) if messages else None
 
 
@@ -96,8 +95,8 @@ def _forms(tokenizer: Any) -> Iterator[Form]:
 
 
 def _is_learned(tokenizer: Any, form: Form) -> bool:
-    """The thought, once, and then the answer are in what a trainer learns: the conversation less what
-    it shares with the prompt."""
+    """True if the learned text holds the thought once, followed by the answer. The learned text is the
+    conversation without the beginning that it shares with the prompt."""
     whole = _rendered(tokenizer, form.message(_ANSWER, _THOUGHT))
     before = _rendered(tokenizer)
     if whole is None or before is None:
@@ -108,16 +107,16 @@ def _is_learned(tokenizer: Any, form: Form) -> bool:
     places = learned.find(_THOUGHT), learned.find(_ANSWER)
     if not 0 <= places[0] < places[1]:
         return False
-    # A template that writes marks itself would have them twice.
+    # A template that writes marks itself would write them twice.
     return form.key is not None or whole.count(MARKS[0].strip()) == 1
 
 
 def _rendered(tokenizer: Any, *answer: Mapping[str, Any]) -> str | None:
-    """The conversation, or without an answer the prompt, as text. None: the template refuses it."""
+    """The conversation as text; without an answer, the prompt. None: the template refuses it."""
     try:
         text = tokenizer.apply_chat_template(
             [_QUESTION, *answer], tokenize=False, add_generation_prompt=not answer
         )
-    except Exception:  # a template may refuse a message, in any way
+    except Exception:  # a template may refuse a message with any error
         return None
     return str(text)

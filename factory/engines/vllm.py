@@ -1,14 +1,14 @@
-"""vLLM in process: requests stream into its continuous batching, and nothing is ever preempted.
+"""The engine that runs vLLM in process: requests stream into its batches and are never preempted.
 
 Invariants:
-- The blocks of KV cache that admitted requests can ever need never exceed what there is, so vLLM
-  never preempts (a preempted request is computed twice, and with a seed it kills the CPU engine).
-- An engine begins with random numbers of its own, unless the recipe names its `seed`: one that was
-  begun again must not draw for the second answer to a prompt what another drew for the first.
-- Requests wait in one heap by priority; a few more than can run are handed over, so that a slot
-  that falls free is filled at the very next step.
-- The engine's own processes may die at any time: calls in flight wait for a new one and are sent
-  again, with the same seed, if any.
+- Admitted requests together never need more KV blocks than there are, so vLLM never preempts. (A
+  preempted request is computed twice, and with a seed it kills the CPU engine.)
+- An engine starts with a random state of its own, unless the recipe names its `seed`. Otherwise a
+  restarted engine could draw the same text for the second answer to a prompt as for the first.
+- Requests wait in one heap by priority. A few more than can run are handed over, so that a free slot
+  is filled at the very next step.
+- The engine's own processes may die at any time. Calls in flight then wait for a new engine and are
+  sent again, with the same seed, if any.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ from factory.engines.render import NEXT_TURN, conversation_ids, prompt_ids, step
 from factory.engines.vllm_names import ENGINE_ARGS, parser_problem, unknown_name
 from factory.engines.vllm_reasoning import Thoughts, template_of, tokenizer_thinks
 
-_MAX_DEATHS = 4  # of the engine in a row without one call completed, or under one call
-_CPU_SEQUENCES = 64  # throughput on CPUs is flat beyond
-_CPU_BLOCK = 32  # tokens; vLLM's default there is 128, which misses short shared prefixes
+_MAX_DEATHS = 4  # deaths of the engine in a row without a completed call, or during one call
+_CPU_SEQUENCES = 64  # throughput on CPUs does not grow beyond
+_CPU_BLOCK = 32  # tokens; vLLM's default on CPUs is 128, which misses short shared prefixes
 _HANDED_OVER = (
-    1.25  # requests given to vLLM for each that can run: the rest of them wait in its queue
+    1.25  # requests handed to vLLM per request that can run; the others wait in its queue
 )
-# Engine arguments that say where and how fast, not what: changing them keeps the ledger valid.
+# Engine arguments that affect only place and speed, not answers: they are not in the fingerprint.
 _PLACEMENT = frozenset({
     "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enforce_eager",
     "gpu_memory_utilization", "kv_cache_memory_bytes", "block_size", "max_model_len",
@@ -66,35 +66,35 @@ _PLACEMENT = frozenset({
 
 
 class VllmConfig(Config):
-    """A model that vLLM runs in this process."""
+    """Options of a model that vLLM runs in this process."""
 
     engine: Literal["vllm"] = "vllm"
     model: str
-    """`smollm2-135m-instruct`, a local folder (relative to the recipe), a Hub id, or `trained:NAME`:
-    what the recipe's training of that name makes."""
+    """`smollm2-135m-instruct`, a local folder (relative to the recipe), a Hub id, or `trained:NAME`, the
+    result of the recipe's training of that name."""
     max_model_len: int | None = Field(None, ge=16)
     """Context in tokens. None: the model's own."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_num_seqs: int | None = Field(None, ge=1)
-    """Sequences that run at once. None: 64 on CPUs, 256 on GPUs."""
+    """Most sequences that run at once. None: 64 on CPUs, 256 on GPUs."""
     task: Task = "generate"
-    """`classify`: a reward model. `token_classify`: a process reward model. Both are scored by, and
-    write nothing; a trained model with a classification head is what they need."""
+    """`classify`: a reward model. `token_classify`: a process reward model. Both only score, and need a
+    trained model with a classification head."""
     label_tokens: list[str] = []
-    """With a task that scores, makes a scoring model of one that writes: its outputs are the logits
-    of these tokens, written as in the model's vocabulary: `["▁+", "▁-"]` for Math-Shepherd's."""
+    """With a task that scores: use a generating model, whose outputs are then the logits of these
+    tokens, written as in its vocabulary: `["▁+", "▁-"]` for Math-Shepherd's."""
     memory_fraction: float | None = Field(None, gt=0, le=1)
-    """Share of the GPU's memory. None: 0.9 divided evenly among the recipe's engines."""
+    """Share of the GPU's memory. None: an equal share of 0.9 for each of the recipe's engines."""
     chat_template_kwargs: dict[str, Any] = {}
-    """Passed to the chat template, as `{enable_thinking: false}`."""
+    """Arguments for the chat template, such as `{enable_thinking: false}`."""
     reasoning_parser: str | None = None
-    """Of vLLM's, the one that tells this model's thought from its answer, as for `--reasoning-parser`.
-    None: the marks in its chat template do, if it thinks."""
+    """vLLM's parser that splits this model's thought from its answer, as for `--reasoning-parser`.
+    None: the marks in its chat template are used, if it thinks."""
     trust_remote_code: bool = False
-    """Run code that the model's authors ship with it. Say true only of authors you trust."""
+    """Run code that comes with the model. Set it only if you trust the model's authors."""
     engine_args: dict[str, Any] = {}
-    """Passed through to vLLM's AsyncEngineArgs, as `{tensor_parallel_size: 2}`. `hf_overrides` is put
-    over what this engine sets there (a judge's `head_dtype`), key by key."""
+    """Arguments passed to vLLM's AsyncEngineArgs, such as `{tensor_parallel_size: 2}`. `hf_overrides`
+    overrides, key by key, what this engine sets there (a judge's `head_dtype`)."""
 
     @field_validator("reasoning_parser")
     @classmethod
@@ -120,11 +120,11 @@ class VllmConfig(Config):
 
 
 class VllmEngine:
-    """One vLLM engine, started on the first request. `log` gets what its processes print.
+    """One vLLM engine, started on the first request. `log`: the file for its processes' output.
 
-    `share`: the part of the machine this engine may take when the recipe names none, in (0, 1].
-    `judges`: labels are read from it, so its last layer computes in float32: bfloat16 keeps 8 bits of
-    a logit, and near one half a quarter of the verdicts would be ties that are none.
+    `share`: the share of the machine it may take if the recipe names none, in (0, 1].
+    `judges`: labels are read from it, so its last layer computes in float32. bfloat16 keeps 8 bits of
+    a logit, which would turn a quarter of the verdicts near one half into false ties.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class VllmEngine:
             settings: list[Any] = [c.dtype, sorted(c.chat_template_kwargs.items()), content]
             if c.task != "generate":
                 settings += [c.task, c.label_tokens]
-            elif self._may_think:  # ledgers of before hold its thoughts within its answers
+            elif self._may_think:  # older ledgers hold its thoughts within its answers
                 settings.append(["reasoning", c.reasoning_parser])
             if elsewhere := weights.read_from(c.engine_args):
                 settings.append(elsewhere)
@@ -176,8 +176,8 @@ class VllmEngine:
 
     @property
     def _may_think(self) -> bool:
-        """Its template speaks of thoughts and the recipe does not switch them off, or a parser is
-        named."""
+        """True if its template has marks of thoughts and the recipe does not switch them off, or if a
+        parser is named."""
         c = self.config
         is_off = any(c.chat_template_kwargs.get(name) is value for name, value in OFF.items())
         return c.reasoning_parser is not None or (
@@ -186,7 +186,7 @@ class VllmEngine:
 
     @property
     def _tokenizer_dir(self) -> Path:
-        """The folder of the tokenizer, which need not be the model's."""
+        """The tokenizer's folder, which may differ from the model's."""
         return Path(self.config.engine_args.get("tokenizer") or self._model_dir)
 
     async def thinks(self) -> bool:
@@ -233,7 +233,7 @@ class VllmEngine:
             need = self._admission.blocks(len(ids) + output_tokens)
             await self._admission.acquire(need, request.priority)
             try:
-                engine = await self._running()  # now: it may have died while this waited
+                engine = await self._running()  # only now: it may have died while this waited
                 output = await self._call(engine, ids, params, request.priority)
             except _EngineDied:
                 output = None
@@ -256,8 +256,8 @@ class VllmEngine:
         )
 
     async def check(self, request: Request) -> None:
-        """Start the engine, and see what all requests of this kind would meet before they reach it:
-        other sampling parameters than vLLM has, labels of several tokens, no room for an answer.
+        """Start the engine, and find errors that all requests of this kind would meet: unknown sampling
+        parameters, labels of several tokens, no room for an answer.
 
         Raises `FactoryError`.
         """
@@ -329,8 +329,8 @@ class VllmEngine:
     # -- from a request to what vLLM takes -----------------------------------------------------
 
     def _ids(self, request: Request) -> tuple[list[int], list[int], Where]:
-        """The prompt's ids, the positions whose outputs are read (of steps, else none), and what the
-        model writes next."""
+        """The prompt's ids, the positions whose outputs are read (of steps, else none), and the kind of
+        text that comes next."""
         kwargs, scoring = self.config.chat_template_kwargs, request.scoring
         if scoring is None and self._thoughts is not None:
             ids = prompt_ids(self._tokenizer, request.messages, kwargs)
@@ -354,7 +354,7 @@ class VllmEngine:
         return self._label_ids[end, label]
 
     def _params(self, request: Request, where: Where) -> tuple[Any, list[str]]:
-        """vLLM's parameters, and the stop strings that only an answer ends at."""
+        """vLLM's parameters, and the stop strings that end only an answer."""
         from vllm import PoolingParams, SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -400,10 +400,10 @@ class VllmEngine:
         return self._engine
 
     async def _bury(self, dead: Any) -> None:
-        """Clear away a dead engine; the next `_running` starts another."""
+        """Remove a dead engine. The next `_running` starts another."""
         async with self._starting:
             if self._engine is not dead:
-                return  # another call has seen to it
+                return  # another call has removed it
             self._engine = None
             self._dismiss_reaper()
             self._stats.restarts += 1
@@ -420,7 +420,7 @@ class VllmEngine:
             engine = await asyncio.to_thread(self._load)
         except (EngineError, RecipeError):
             raise
-        except Exception as error:  # whatever vLLM raises, the user needs its own words
+        except Exception as error:  # vLLM may raise anything; the user needs its message
             raise EngineError(
                 f"vLLM could not start {self.config.model}: {error}\n{self._tail()}\n"
                 f"(all it printed is in {self._log})"
@@ -458,7 +458,7 @@ class VllmEngine:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM
 
-            # What vLLM logs in this process later, as an engine's death, belongs in its log too.
+            # vLLM's later log lines in this process (such as an engine's death) go to its log too.
             logging.getLogger("vllm").handlers = [logging.FileHandler(self._log)]
             with _main_module_hidden():
                 return AsyncLLM.from_engine_args(self._engine_args(AsyncEngineArgs))
@@ -482,9 +482,9 @@ class VllmEngine:
             args["max_num_seqs"] = config.max_num_seqs or _CPU_SEQUENCES
             args["block_size"] = _CPU_BLOCK
             args["enforce_eager"] = True  # compiling costs a minute and gains nothing on small runs
-            # A prompt computed in two steps kills the CPU engine, as preemption does: it takes back
-            # a random number from the request's generator, and those on CPUs cannot ("CPU Generator
-            # does not use offset", vLLM 0.31).
+            # A prompt computed in two steps kills the CPU engine, as preemption does: vLLM rewinds
+            # the request's random generator, which CPU generators cannot do ("CPU Generator does not
+            # use offset", vLLM 0.31).
             args["enable_chunked_prefill"] = False
             args["kv_cache_memory_bytes"] = _cpu_cache_bytes(self._share)
         else:
@@ -526,7 +526,7 @@ class VllmEngine:
 
 
 def _short(model: str) -> str:
-    """A model's name without the folders that it is in."""
+    """A model's name without its folders."""
     return model if model.count("/") < 2 else Path(model).name
 
 
@@ -536,15 +536,15 @@ class _EngineDied(Exception):
 
 @contextlib.contextmanager
 def _main_module_hidden() -> Iterator[None]:
-    """So that the engine's process does not run the user's script again: it needs nothing of it, and a
-    script without `if __name__ == "__main__"` would start engines without end."""
+    """Hide the user's script from the engine's process, which would otherwise run it again. It needs
+    nothing of it, and a script without `if __name__ == "__main__"` would start engines without end."""
     module = sys.modules["__main__"]
     hidden: dict[str, Any] = {
         name: module.__dict__.pop(name)
         for name in ("__file__", "__spec__")
         if name in module.__dict__
     }
-    module.__spec__ = None  # it must be there
+    module.__spec__ = None  # the attribute must exist
     try:
         yield
     finally:
@@ -552,14 +552,14 @@ def _main_module_hidden() -> Iterator[None]:
 
 
 def _spare_the_compiler() -> None:
-    """On CPUs vLLM compiles its sampler at the first unseeded batch (16 s, then cached: 3 s), and dies
-    where there is no C++ compiler. There it samples uncompiled, 20% slower at 64 sequences."""
+    """Sample uncompiled if there is no C++ compiler, 20% slower at 64 sequences. On CPUs vLLM compiles
+    its sampler at the first unseeded batch (16 s, then cached: 3 s), and dies without a compiler."""
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
 def _scores(output: Any, positions: list[int]) -> Completion:
-    """What a scoring model put out: one row, or one at each of the positions."""
+    """A scoring model's outputs: one row, or one row per position."""
     rows = output.outputs.data.float()
     rows = rows[positions] if positions else rows.reshape(1, -1)
     return Completion(
@@ -573,9 +573,9 @@ def _scores(output: Any, positions: list[int]) -> Completion:
 
 
 def _hf_overrides(config: VllmConfig, *, judges: bool) -> dict[str, Any]:
-    """What is changed of the model's own config: ours, and the recipe's, which goes first.
+    """Overrides of the model's own config: ours, and the recipe's, which take precedence.
 
-    Raises `RecipeError` if the recipe's is no mapping.
+    Raises `RecipeError` if the recipe's are no mapping.
     """
     theirs = config.engine_args.get("hf_overrides") or {}
     if not isinstance(theirs, dict):
@@ -587,16 +587,17 @@ def _hf_overrides(config: VllmConfig, *, judges: bool) -> dict[str, Any]:
     if config.label_tokens:
         ours |= {"classifier_from_token": config.label_tokens, "method": "no_post_processing"}
     if judges and config.task == "generate" and config.dtype != "float32":
-        ours["head_dtype"] = "float32"  # a scoring model's is float32 as it is
+        ours["head_dtype"] = "float32"  # a scoring model's is float32 already
     return ours | theirs
 
 
 def _refuse_other_head(config: VllmConfig, model_dir: Path) -> None:
-    """vLLM would put a random head on a model without one and score with it."""
+    """Raise `RecipeError` if the model's head does not fit its task. vLLM would score with a random
+    head."""
     try:
         names = json.loads((model_dir / "config.json").read_text())["architectures"] or []
     except (OSError, ValueError, KeyError):
-        return  # vLLM says what is wrong with the folder
+        return  # vLLM will report the folder's error
     writes = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
     if writes and config.task != "generate" and not config.label_tokens:
         trains = "reward" if config.task == "classify" else "prm"
@@ -613,7 +614,8 @@ def _refuse_other_head(config: VllmConfig, model_dir: Path) -> None:
 
 
 def _refuse_unknown_tokens(config: VllmConfig, model_dir: Path) -> None:
-    """vLLM would read the logits of the unknown token in place of one that is not there."""
+    """Raise `RecipeError` if a label token is not in the vocabulary. vLLM would read the logits of the
+    unknown token instead."""
     from transformers import AutoTokenizer
 
     vocabulary = AutoTokenizer.from_pretrained(
@@ -628,7 +630,7 @@ def _refuse_unknown_tokens(config: VllmConfig, model_dir: Path) -> None:
 
 
 def _cpu_cache_bytes(share: float) -> int:
-    """KV cache on a CPU: an eighth of the free memory, 256 MiB to 4 GiB."""
+    """Bytes of KV cache on a CPU: an eighth of the free memory, 256 MiB to 4 GiB."""
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -638,9 +640,9 @@ def _cpu_cache_bytes(share: float) -> int:
 
 
 def _shut_down(engine: Any) -> None:
-    with contextlib.suppress(Exception):  # a dead engine may fail in any way while it is cleared
+    with contextlib.suppress(Exception):  # shutting down a dead engine may raise anything
         engine.shutdown()
-    # Its __del__ shuts down again, when the interpreter is half gone: complaints on every exit.
+    # Its __del__ would shut down again while the interpreter exits, and print errors each time.
     engine.shutdown = lambda *_: None
 
 

@@ -1,7 +1,7 @@
-"""What vLLM calls its arguments and parsers, read from its source: loading it takes seconds.
+"""Names of vLLM's arguments and parsers, read from its source, since importing it takes seconds.
 
-Where there is no vLLM, or its source looks otherwise, nothing is known and nothing is refused: vLLM
-itself says what it does not take.
+If vLLM is not installed, or its source has another form, nothing is known and nothing is refused; vLLM
+itself then reports wrong names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SAMPLING_PARAMS = ("sampling_params.py", ("SamplingParams",))
 def unknown_name(
     names: Iterable[str], of: tuple[str, tuple[str, ...]], title: str
 ) -> tuple[str, str] | None:
-    """(the first name that is no field of these classes, what is wrong with it); None: all are."""
+    """(the first name that is no field of these classes, the error's text). None: all are fields."""
     known = _fields(*of)
     for name in names:
         if known and name not in known:
@@ -29,7 +29,7 @@ def unknown_name(
 
 
 def parser_problem(name: str) -> str | None:
-    """What is wrong with the name of a reasoning parser; None: nothing."""
+    """The error in the name of a reasoning parser. None: it is valid or unknown."""
     known = _parsers()
     if not known or name in known:
         return None
@@ -44,7 +44,7 @@ def _near(name: str, known: Sequence[str]) -> str:
 
 @functools.cache
 def _fields(path: str, classes: tuple[str, ...]) -> list[str]:
-    """The annotated fields of classes in a file of vLLM's."""
+    """The annotated fields of classes in one of vLLM's files."""
     found = []
     for node in _source(path):
         if isinstance(node, ast.ClassDef) and node.name in classes:
@@ -64,7 +64,7 @@ def _parsers() -> list[str]:
 
 
 def _source(path: str) -> list[ast.stmt]:
-    """The statements of one of vLLM's files; none, if it is not there."""
+    """The statements of one of vLLM's files. Empty if the file does not exist."""
     spec = find_spec("vllm")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         try:

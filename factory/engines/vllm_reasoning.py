@@ -1,8 +1,8 @@
-"""The thoughts of a model that vLLM runs in this process: its marks, or one of vLLM's parsers.
+"""Thoughts of a model that vLLM runs in this process, split by marks or by one of vLLM's parsers.
 
-A parser is vLLM's own knowledge of a model's form, named as for its `--reasoning-parser`; without one
-the chat template's marks are used (`reasoning`). Prefixes and counts of tokens go by the marks, which a
-parser tells where the template does not.
+A parser is vLLM's own code for a model's form, named as for `--reasoning-parser`. Without one, the chat
+template's marks are used (`reasoning`). Prefixes and counts of tokens always use the marks; a parser
+supplies them if the template has none.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from factory.engines.reasoning import (
 )
 from factory.engines.render import laid_out, plain_ids
 
-_END = 16  # tokens at a prompt's end, in which a mark is if it ends with one
+_END = 16  # tokens at a prompt's end that are searched for a mark
 
 
 class Thoughts:
-    """How one model's thoughts are laid out in prompts and read in what it writes."""
+    """Writing and reading of one model's thoughts."""
 
     def __init__(
         self,
@@ -54,14 +54,15 @@ class Thoughts:
 
     @property
     def shows_control_tokens(self) -> bool:
-        """vLLM must leave control tokens in the text: the marks are such, or the parser reads them."""
+        """True if vLLM must leave control tokens in the text, because the marks are control tokens or
+        the parser reads them."""
         if self._parser is not None:
             return self._parser.reads_control_tokens
         marks = self.marks
         return marks is not None and bool(self._named(marks.open + marks.close))
 
     def begin(self, ids: list[int], prefix: str) -> tuple[list[int], Where]:
-        """The prompt's ids with those of the prefix, and what the model writes next."""
+        """The prompt's ids with those of the prefix, and the kind of text that comes next."""
         if self.marks is None:
             return ids + plain_ids(self._tokenizer, prefix), "answer" if prefix else "either"
         end = self._tokenizer.decode(ids[-_END:], skip_special_tokens=False)
@@ -73,8 +74,8 @@ class Thoughts:
         return self.marks.stops(stops, where) if self.marks else ([*stops], [])
 
     def read(self, output: Any, where: Where, stops: Sequence[str]) -> tuple[Said, str, int]:
-        """(what was thought and said, `Completion.finish_reason`, tokens of the thought) of one of
-        vLLM's outputs. `stops`: strings at which the answer ends, of which vLLM was not told."""
+        """(thought and answer, `Completion.finish_reason`, tokens of the thought) of one of vLLM's
+        outputs. `stops`: strings at which the answer ends that vLLM was not given."""
         text, ids, marks = output.text, output.token_ids, self.marks
         if where == "answer":
             said = Said(None, text)
@@ -110,7 +111,7 @@ class Thoughts:
 
 
 class _Parser:
-    """One of vLLM's reasoning parsers, as its server uses it. They keep state: one a text."""
+    """One of vLLM's reasoning parsers, as its server uses it. It has state, so each text needs its own."""
 
     def __init__(
         self, name: str, tokenizer: Any, template_kwargs: Mapping[str, Any], model_config: Any
@@ -136,7 +137,7 @@ class _Parser:
         )
         try:
             self._request = self._make().adjust_request(request)
-        except Exception as error:  # as of a tokenizer without the marks it looks for
+        except Exception as error:  # for example, the tokenizer lacks the parser's marks
             raise RecipeError(
                 f"reasoning_parser: vLLM's '{name}' cannot read this model: {error}; name another, "
                 "or leave it out: the chat template's own marks are then used"
@@ -167,7 +168,7 @@ class _Parser:
 
 
 def template_of(folder: Path) -> str:
-    """The chat templates in a model's folder, as one text; "": there is none, or it is not read."""
+    """The chat templates in a model's folder, as one text. "": there is none, or it cannot be read."""
     found = []
     for path in (folder / "chat_template.jinja", *folder.glob("additional_chat_templates/*.jinja")):
         if path.is_file():
@@ -182,7 +183,7 @@ def template_of(folder: Path) -> str:
 
 
 def tokenizer_thinks(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> bool:
-    """Whether a model thinks before it answers, as its chat template says."""
+    """True if a model thinks before it answers, by its chat template."""
     marks = marks_in(tokenizer.chat_template)
     if marks is None:
         return False
@@ -203,7 +204,7 @@ def tokenizer_thinks(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> bool
 def answer_reader(
     tokenizer: Any, template_kwargs: Mapping[str, Any]
 ) -> Callable[[Sequence[int]], str] | None:
-    """From the ids of a completion to its answer, without the thought before it; "" where that never
+    """A function from a completion's ids to its answer without the thought; "" if the thought never
     ended. None: the model does not think."""
     marks = marks_in(tokenizer.chat_template)
     if marks is None:

@@ -1,15 +1,15 @@
-"""What only a vLLM server understands: token ids in, log-probabilities of given tokens and the
-outputs of scoring models out.
+"""Calls that only a vLLM server understands: token ids in; log-probabilities of given tokens, and the
+outputs of scoring models, out.
 
-A vLLM server is recognised once per URL and asked for more than the OpenAI API promises: sampling
+A vLLM server is recognized once per URL. It is then asked for more than the OpenAI API offers: sampling
 that ignores the model's `generation_config.json`, prefixes appended as token ids, names of control
-tokens that stay text (`control_tokens`), labels' log-probabilities by token id, and raw scores. All
-then equal those of the in-process engine, except that padding tokens at a conversation's end stay
-where they are: the server does not tell which token is padding. That matters to a reward model only
-if it was trained with its end-of-text token as padding and its chat template ends with that very
-token; serve such a one in process.
+tokens that stay text (`control_tokens`), labels' log-probabilities by token id, and raw scores. The
+results equal those of the in-process engine, with one exception: padding tokens at a conversation's end
+are kept, since the server does not report the padding token. That matters only for a reward model that
+was trained with its end-of-text token as padding and whose chat template ends with that token; run such
+a model in process.
 
-These raise the errors of the `openai` client besides those they name.
+The functions raise the errors of the `openai` client besides those they name.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ from factory.engines.render import (
 from factory.engines.routing import Server
 
 _REMEMBERED_TEXTS = 4096  # prefixes, labels and tags whose token ids are kept
-_LONG = 512  # characters of a text that will not come again
-_END = 16  # tokens at a prompt's end, in which a mark is if it ends with one
+_LONG = 512  # characters; longer texts are not kept, as they rarely come again
+_END = 16  # tokens at a prompt's end that are searched for a mark
 NO_TEMPLATE = "must provide a chat template"
-"""What a server says of a conversation for a model without a chat template."""
+"""A server's message about a conversation for a model without a chat template."""
 
 
 async def probe(server: Server, model: str) -> None:
@@ -62,11 +62,11 @@ async def probe(server: Server, model: str) -> None:
         listed = (await get(server, "/models")).get("data")
         cards = [card for card in listed if isinstance(card, dict)] if _is_list(listed) else []
         server.models = [str(card.get("id")) for card in cards]
-        if any(card.get("owned_by") == "vllm" for card in cards):  # others tokenize otherwise
+        if any(card.get("owned_by") == "vllm" for card in cards):  # others have another /tokenize
             told = await _post(server, "/tokenize", {"model": model, "prompt": "a"})
             server.context = chat_api.count(told, "max_model_len")
     except SampleError:
-        pass  # it does not speak of models, and may well write
+        pass  # it does not list models, but may still generate
     except APIStatusError as error:
         if may_pass(error):
             raise
@@ -74,7 +74,7 @@ async def probe(server: Server, model: str) -> None:
 
 
 class VllmCalls:
-    """Calls of one model on any of the vLLM servers that serve it. Remembers ids of short texts."""
+    """Calls of one model on any of the vLLM servers that serve it. Keeps the ids of short texts."""
 
     def __init__(self, config: EndpointConfig) -> None:
         self._config = config
@@ -83,17 +83,17 @@ class VllmCalls:
         self._learning = asyncio.Lock()
 
     async def complete(self, server: Server, request: Request) -> Completion:
-        """Send the chat template's ids, generation prompt included, and then the prefix's.
+        """Send the chat template's ids, generation prompt included, followed by the prefix's ids.
 
-        `continue_final_message` may merge tokens of the template and the prefix, loses spaces that
-        a template trims, and renders no <think> block that the generation prompt opens.
+        `continue_final_message` is not used: it may merge tokens of the template and the prefix, loses
+        spaces that a template trims, and omits a <think> block that the generation prompt opens.
         """
         ids, where = await self._begun(server, request)
         body, stops = chat_api.sampling_fields(server, request, where)
         end = request.prefix[-LABEL_CONTEXT:]
         tokens = {label: await self._label_id(server, end, label) for label in request.labels}
         if tokens:
-            # Servers too old to know `logprob_token_ids` give the likeliest tokens instead.
+            # Servers that are too old for `logprob_token_ids` give the likeliest tokens instead.
             body |= {"logprobs": chat_api.TOP_LOGPROBS, "logprob_token_ids": list(tokens.values())}
             body["return_tokens_as_token_ids"] = True
         elif not server.has_chat_template:
@@ -113,15 +113,15 @@ class VllmCalls:
     async def score(self, server: Server, messages: list[Message], scoring: Scoring) -> Completion:
         """A scoring model's outputs at the conversation's end, or at each step.
 
-        Raises `EngineError` if the server is not one that can, `ContextOverflow`, and `SampleError`
-        if it answers otherwise than it should.
+        Raises `EngineError` if the server cannot score, `ContextOverflow`, and `SampleError` if its
+        answer is invalid.
         """
         from openai import APIStatusError
 
         model, task = self._config.model, self._config.task
         remedy = (
             f"scoring through an endpoint needs a vLLM server with `--runner pooling` (and, where "
-            f"the model can do more, `--pooler-config.task {task}`) and /tokenize within reach"
+            f"the model can do more, `--pooler-config.task {task}`) and a reachable /tokenize"
         )
         if not server.is_vllm:
             if server.models and model not in server.models:
@@ -137,7 +137,9 @@ class VllmCalls:
         body |= {"task": task, "use_activation": False, "encoding_format": "float"}
         try:
             answer = await _post(server, "/pooling", body)
-        except APIStatusError as error:  # 404: it writes; 501: it has no head; param: another task
+        except (
+            APIStatusError
+        ) as error:  # 404: it generates; 501: it has no head; param: another task
             if error.status_code in (404, 501) or error.param == "task":
                 said = words(server, error)
                 raise EngineError(f"{server.url} cannot {task} ({said}); {remedy}") from None
@@ -161,8 +163,8 @@ class VllmCalls:
     # -- thoughts ------------------------------------------------------------------------------
 
     async def learn(self, server: Server) -> None:
-        """Find out, once, how the model marks its thoughts: by what its prompts end with, or else by
-        marks that are tokens of its own."""
+        """Find the model's marks of thoughts, once: by the end of its prompts, or else by known marks
+        that are single tokens of its vocabulary."""
         from openai import APIStatusError
 
         async with self._learning:
@@ -174,21 +176,21 @@ class VllmCalls:
             except APIStatusError as error:
                 if may_pass(error) or NO_TEMPLATE in str(error):
                     raise
-                opening, end = (), ""  # it does not say
+                opening, end = (), ""  # unknown
             except SampleError:
                 opening, end = (), ""
             server.where = server.marks.where(end) if server.marks else "either"
             server.opening = opening
 
     async def thinks(self, server: Server) -> bool:
-        """Whether the model thinks before it answers, as far as its prompts tell."""
+        """True if the model thinks before it answers, as far as its prompts show."""
         if server.marks is None or server.where != "either":
             return server.where == "thought"
         _, off = await self._end_of_prompts(server, OFF)
         return thinks(server.marks, "", off, on="it is not asked")
 
     async def count(self, server: Server, completion: Completion) -> None:
-        """Count the tokens of a thought whose answer's server has not."""
+        """Count the tokens of a thought, if the server has not."""
         if completion.reasoning and not completion.reasoning_tokens:
             ids = await self._tokenize(server, completion.reasoning)
             completion.reasoning_tokens = min(len(ids), completion.output_tokens)
@@ -196,7 +198,7 @@ class VllmCalls:
     async def _end_of_prompts(
         self, server: Server, switch: Mapping[str, Any]
     ) -> tuple[tuple[int, ...], str]:
-        """Ids and text that all prompts end with, so that a user's words are none of it."""
+        """Ids and text that all prompts end with. They hold nothing of a user's text."""
         one, other = [
             await self._chat_ids(server, [said], begins_answer=True, switch=switch)
             for said in (_said("Hello"), _said("Is 7 odd? Yes"))
@@ -233,7 +235,7 @@ class VllmCalls:
         return (await self._begun(server, request))[0]
 
     async def _begun(self, server: Server, request: Request) -> tuple[list[int], Where]:
-        """The prompt's ids with those of the prefix, and what the model writes next."""
+        """The prompt's ids with those of the prefix, and the kind of text that comes next."""
         prefix = request.prefix
         if not server.has_chat_template:
             text = transcript(request.messages) + (f" {prefix}" if prefix else "")
@@ -251,14 +253,14 @@ class VllmCalls:
         return ids, where
 
     async def takes(self, server: Server, messages: Sequence[Message]) -> bool:
-        """The server itself makes the right tokens of these messages: it has a chat template, which
-        would find no control tokens in their texts."""
+        """True if the server itself tokenizes these messages correctly: it has a chat template, and the
+        texts hold no names of control tokens."""
         return server.has_chat_template and await self._names(server, messages) is None
 
     async def _step_ids(
         self, server: Server, messages: list[Message], scoring: Scoring
     ) -> tuple[list[int], list[int]]:
-        """As `render.step_ids`, which does the work once every text has its ids."""
+        """As `render.step_ids`, which is called once the ids of every text are known."""
         if isinstance(scoring, TextScoring):
             plain = said_in(messages, scoring)
             said, joint = broken(plain, await self._names(server, plain))
@@ -287,8 +289,8 @@ class VllmCalls:
         begins_answer: bool,
         switch: Mapping[str, Any] = {},
     ) -> list[int]:
-        """The chat template's ids, and with `begins_answer` those that open the assistant's turn.
-        `switch`: further arguments of the template."""
+        """The chat template's ids. `begins_answer`: with those that open the assistant's turn. `switch`:
+        further arguments of the template."""
         messages, joint = broken(messages, await self._names(server, messages))
         body = {
             "model": self._config.model,
@@ -300,13 +302,13 @@ class VllmCalls:
         return await self._unjoined(server, ids, joint)
 
     async def _plain_ids(self, server: Server, text: str) -> list[int]:
-        """Ids of a text in which no name is a control token."""
+        """Ids of a text, with names of control tokens as text."""
         text, joint = broken(text, await self._names(server, text))
         told = self._tokenize if len(text) > _LONG else self._text_ids
         return await self._unjoined(server, await told(server, text), joint)
 
     async def _opening(self, server: Server) -> list[int]:
-        """What the tokenizer puts before a text, as its BOS."""
+        """The ids that the tokenizer puts before a text, such as BOS."""
         inner = await self._text_ids(server, "a")
         body = {"model": self._config.model, "prompt": "a", "add_special_tokens": True}
         whole = await _ids(server, body)
@@ -319,7 +321,7 @@ class VllmCalls:
         return [ids[i] for i in kept(ids, joint_ids(*told))]
 
     async def _names(self, server: Server, value: Any) -> re.Pattern[str] | None:
-        """Of what is written like a control token in a text or in messages, what is one token."""
+        """A pattern of the strings in `value` that look like control tokens and are single tokens."""
         alike = {text: await self._text_ids(server, text) for text in sorted(lookalikes(value))}
         return named({text for text, ids in alike.items() if len(ids) == 1})
 
@@ -331,13 +333,14 @@ class VllmCalls:
         return self._ids[text]
 
     async def _tokenize(self, server: Server, text: str, *, is_whole: bool = False) -> list[int]:
-        """`is_whole`: the text is all that the model reads, so it begins as the tokenizer begins."""
+        """Ids of a text, from /tokenize. `is_whole`: the text is the model's whole input, so it begins
+        with the tokenizer's own beginning (BOS)."""
         body = {"model": self._config.model, "prompt": text, "add_special_tokens": is_whole}
         return await _ids(server, body)
 
 
 class _Tokenized:
-    """Texts whose ids a server has told, in the form of a tokenizer that knows no others."""
+    """A tokenizer that knows only the texts whose ids a server has given."""
 
     chat_template = "the server's"
 
@@ -361,7 +364,7 @@ def _marks(scoring: Scoring) -> set[str]:
 
 
 async def _post(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """One of vLLM's own routes, which lie beside /v1."""
+    """Post to one of vLLM's own routes, which are beside /v1."""
     return await post(server, server.url.removesuffix("/v1") + path, body)
 
 
@@ -374,7 +377,7 @@ async def _ids(server: Server, body: dict[str, Any]) -> list[int]:
 
 
 def _shown(server: Server, choice: Mapping[str, Any]) -> dict[str, float]:
-    """Name of each token shown -> its log-probability; empty: none is."""
+    """Name of each shown token -> its log-probability. Empty: none is shown."""
     logprobs = choice.get("logprobs")
     if logprobs is None:
         return {}
@@ -387,7 +390,7 @@ def _shown(server: Server, choice: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _rows(server: Server, answer: dict[str, Any]) -> list[list[float]]:
-    """The outputs, one row or one for each token; those that JSON cannot hold (null) are NaN."""
+    """The outputs: one row, or one row per token. Values that JSON cannot hold (null) become NaN."""
     try:
         data = answer["data"][0]["data"]
         rows = data if isinstance(data[0], list) else [data]
@@ -398,7 +401,7 @@ def _rows(server: Server, answer: dict[str, Any]) -> list[list[float]]:
     except (LookupError, TypeError, ValueError, OverflowError):
         said = server.clean(str(answer))
         raise SampleError(
-            f"{server.url} answered, but with no scores: {said}; serve the model with vLLM's "
+            f"{server.url} answered without scores: {said}; serve the model with vLLM's "
             "`--runner pooling`: the next run asks again"
         ) from None
 

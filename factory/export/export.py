@@ -1,9 +1,8 @@
-"""Traces -> datasets. READ FIRST in this package.
+"""Export: traces -> datasets. READ FIRST in this package.
 
-One pass over the samples fills all views at once; where scores are to be combined, a pass before it
-measures them. Views are pure, so another view, or the same one
-with other rules, is made again from the traces and never calls a model. Nothing is replaced before
-every view has been written in full.
+One pass over the samples fills all views at once. Where scores are to be combined, an earlier pass
+measures them. Views are pure, so a changed or added view is made from the traces without a model
+call. Nothing is replaced before every view has been written in full.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from factory.export.write import DatasetWriter, FileFormat, rows_in
 from factory.scorers.combine import Measured, measure, with_combined
 
 _LOOKED_AT = 1000
-"""Samples of which one must have `extra`, that there is a column of it."""
+"""First samples that are searched for `extra`; if one has it, the dataset gets that column."""
 
 VIEWS: dict[str, type[Config]] = {
     "preference": PreferenceView,
@@ -55,13 +54,13 @@ def export(
     file_format: FileFormat = "arrow",
     may_empty: bool = True,
 ) -> list[ViewReport]:
-    """Writes a dataset for each view into `out`, with rows in the order of `samples()`.
+    """Write a dataset for each view into `out`, with rows in the order of `samples()`.
 
-    `combinations` are scores that the views see beside those in the samples. `form`: how thoughts
-    stand in the answers of views that keep them; None: between marks. `may_empty`: a dataset that has
-    rows may be replaced by one that has none; else that raises `FactoryError`, and none is replaced.
+    `combinations`: scores that the views see beside those in the samples. `form`: the form of thoughts
+    in the answers of views that keep them; None: between marks. `may_empty`: a dataset that has rows
+    may be replaced by one that has none; if False, that raises `FactoryError` and nothing is replaced.
 
-    `facts` tells the cards where the data comes from; each may be missing: run_name,
+    `facts`: the data's origin, for the cards. Each may be missing: run_name,
     factory_version, constitution {name, version, digest}, models {name: {model, fingerprint}},
     reproducible (the engine was seeded), tokens {prompt, output}, counts {samples, quarantined},
     cut {stage: [cut answers, answers]}, thoughts_for (the model whose chat template wants that
@@ -104,7 +103,7 @@ def export(
 
 
 class _Export:
-    """One view on its way to disk."""
+    """The writing of one view to disk."""
 
     def __init__(self, view: View, folder: Path, form: Form, file_format: FileFormat) -> None:
         features = view.features()
@@ -119,7 +118,7 @@ class _Export:
         self._statistics = RowStatistics(features)
 
     def carry(self) -> None:
-        """Add a column `extra`, of what the source has besides."""
+        """Add a column `extra`, which holds the source's other columns."""
         if "extra" not in self._features:
             self._carries = True
             self._writer.widen(with_extra(self._features))
@@ -142,7 +141,7 @@ class _Export:
             self._statistics.choose(n)
 
     def _formed(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row with its thoughts as the model's template trains them."""
+        """The row with thoughts in the form that the model's template trains."""
         if self._form is None:
             return row
         formed = {
@@ -177,14 +176,14 @@ class _Export:
         )
 
     def refuse_to_empty(self, report: ViewReport) -> None:
-        """Raises `FactoryError` if rows would be lost and none gained."""
+        """Raise `FactoryError` if a dataset that has rows would become empty."""
         before = 0 if report.rows else rows_in(self._writer.folder)
         if before:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.drops.items())
             raise FactoryError(
-                f"{self._writer.folder} has {before:,} rows, and this would leave it none "
+                f"{self._writer.folder} has {before:,} rows and would become empty "
                 f"({reasons or 'no sample has what the view needs'}); nothing was replaced. Give the "
-                "view another name, or say --allow-empty"
+                "view another name, or use --allow-empty"
             )
 
     def publish(self, report: ViewReport, facts: Mapping[str, Any]) -> None:

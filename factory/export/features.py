@@ -1,8 +1,7 @@
-"""Columns and their types, told as `datasets` tells them, without importing it.
+"""Columns and their types, as `datasets` describes them, without importing it.
 
-That takes two seconds, which is too long for the end of a short run. `Features` are a view's
-columns; what a file holds of them is what `datasets.Features` of the same names and types would
-write, byte for byte.
+The import takes two seconds, too long for the end of a short run. `Features` are a view's columns.
+Files hold the same bytes that `datasets.Features` of the same names and types would write.
 """
 
 from __future__ import annotations

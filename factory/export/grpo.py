@@ -1,8 +1,8 @@
-"""Samples -> prompts to train on by trial and reward: GRPO and its family.
+"""Samples -> prompts for online training with rewards: GRPO and its family.
 
-One row a sample: no answer of the run is trained on, so none is looked at. TRL hands every column
-but the prompt to the reward functions, by its name. So there is no `reasoning` to drop or keep: the
-model that is trained thinks anew.
+One row per sample. The run's answers are not used, since the trained model writes its own; so there
+is no `reasoning` to drop or keep. TRL passes every column except the prompt to the reward functions,
+by its name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class GrpoView(Config):
-    """Prompts, each with what a reward function needs to know."""
+    """Prompts, each with the columns that a reward function needs."""
 
     kind: Literal["grpo"] = "grpo"
     name: FolderName | None = None

@@ -1,7 +1,7 @@
-"""Samples -> answers labelled good or bad, for KTO.
+"""Samples -> answers labeled good or bad, for KTO.
 
-With a `threshold` the label comes from a score; without one, from pairs: winners are good, losers
-bad. An answer has one label at most once: one that both wins and loses is dropped.
+With a `threshold` the label comes from a score. Without one it comes from pairs: winners are good,
+losers bad. Each answer has at most one label: one that both wins and loses is dropped.
 """
 
 from __future__ import annotations

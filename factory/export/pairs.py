@@ -1,7 +1,7 @@
-"""Which two answers of a sample make a pair, better one first.
+"""Pairs of a sample's answers, the better one first.
 
-A pair exists only where the better side is known to be better. Every pair that was considered comes
-out once, as a `Pair` or as a `Drop` with its reason.
+A pair is made only where one answer is known to be better. Every pair that is considered is returned
+once, as a `Pair` or as a `Drop` with its reason.
 """
 
 from __future__ import annotations
@@ -25,53 +25,54 @@ class Pair(msgspec.Struct, frozen=True):
     chosen: Candidate
     rejected: Candidate
     preference: float | None = None
-    """The judge's P(chosen is better), in (0.5, 1]. None: scores ranked them, or nothing did."""
+    """The judge's P(chosen is better), in (0.5, 1]. None: scores ranked the two, or nothing did."""
     chosen_score: float | None = None
     rejected_score: float | None = None
     agreement: float | None = None
     principle_ids: list[str] = []
-    """Those that the judge asked about; without a judge, those of the line's critiques."""
+    """Principles that the judge asked about; without a judge, those of the revisions' critiques."""
     judged_by: list[str] = []
-    """Those that the judge asked about."""
+    """Principles that the judge asked about."""
 
     @property
     def margin(self) -> float | None:
-        """Above 0. None: not verified."""
+        """The chosen answer's margin over the rejected one, above 0. None: not verified."""
         if self.chosen_score is None or self.rejected_score is None:
             return None
         return self.chosen_score - self.rejected_score
 
 
 class PairRules(Config):
-    """How pairs are chosen; shared by the views that need pairs."""
+    """Options of choosing pairs; shared by the views that need pairs."""
 
     pairs: Literal["revision_vs_initial", "best_vs_worst", "all_pairs"] = "revision_vs_initial"
     """`revision_vs_initial`: each answer's last revision against the answer itself.
-    `best_vs_worst`: one pair a prompt, by score. `all_pairs`: every two answers of a prompt."""
+    `best_vs_worst`: one pair per prompt, by score. `all_pairs`: every two answers of a prompt."""
     min_margin: float = Field(0.0, ge=0.0)
     """A pair's margin must be above this: 2p - 1 (0 to 1) by verdict, a difference by scores."""
     consistent: bool = False
-    """Keep only pairs of which the judge prefers the same answer in both orders. False: the mean of
-    both orders decides. For pairs by verdict."""
+    """Keep only pairs where the judge prefers the same answer in both orders. False: the mean of both
+    orders decides. For pairs by verdict."""
     verified: bool = True
     """Keep only revisions that the judge prefers. False: every revision is chosen over its initial
-    answer unseen, as in Constitutional AI; no judge is needed. For `revision_vs_initial` only."""
+    answer without a judge, as in Constitutional AI. For `revision_vs_initial` only."""
     score: str | None = None
-    """Name of the score to rank by. None: the judge's verdicts; without any, the only score there
-    is. For `best_vs_worst` and `all_pairs` only."""
+    """Name of the score to rank by. None: the judge's verdicts; without verdicts, the only score. For
+    `best_vs_worst` and `all_pairs` only."""
     truncated: Truncated = "drop"
-    """Pairs with an answer that was cut at max_tokens. `best_vs_worst` is among the others."""
+    """Pairs with an answer that was cut at max_tokens. `drop` them, or `keep` them. With `drop`,
+    `best_vs_worst` chooses among the other answers."""
     reasoning: Reasoning = "drop"
-    """What a model thought before its answer. `keep` it in the form in which the model's own chat
-    template trains it; verdicts and scores are of the answers alone, whatever is kept."""
+    """The thought before an answer. `keep` it in the form that the model's own chat template trains, or
+    `drop` it. Verdicts and scores concern the answers alone in either case."""
 
     def conflicts(self) -> Iterator[str]:
-        """What these options say that cannot be meant together."""
+        """Contradictions among these options, a sentence each."""
         by_revision = self.pairs == "revision_vs_initial"
         if by_revision and self.score is not None:
             yield (
-                f"score: {self.score} ranks best_vs_worst and all_pairs; revision_vs_initial goes "
-                "by the judge's verdict; leave score out, or choose other pairs"
+                f"score: {self.score} is for best_vs_worst and all_pairs; revision_vs_initial uses "
+                "the judge's verdict; leave score out, or choose other pairs"
             )
         if not self.verified and not by_revision:
             yield f"verified: false is for revision_vs_initial; {self.pairs} needs evidence"
@@ -128,7 +129,7 @@ class PairRules(Config):
                     yield self._unverified(sample, revision, initial)
 
     def _preferred(self, sample: Sample, revision: Candidate, initial: Candidate) -> Pair | Drop:
-        """The revision over its initial answer, if the judge says so."""
+        """The revision over its initial answer, if the judge prefers it."""
         pair = self._judged(sample, revision, initial)
         if isinstance(pair, Pair) and pair.chosen is not revision:
             return Drop("revision-not-preferred")
@@ -159,7 +160,7 @@ class PairRules(Config):
         if self.consistent and not verdict.is_consistent:
             return Drop("order-decided")
         if verdict.p <= 0.5:
-            # A judge may be intransitive: face to face, the best on average does not win.
+            # A judge may be intransitive: the best on average may lose the direct comparison.
             return Drop("tie" if verdict.p == 0.5 else "contradictory")
         return msgspec.structs.replace(
             pair,
@@ -170,7 +171,7 @@ class PairRules(Config):
         )
 
     def _judged(self, sample: Sample, a: Candidate, b: Candidate) -> Pair | Drop:
-        """The two by their own verdict, the winner chosen."""
+        """The pair by its own verdict, the winner chosen."""
         if (reason := self._unfit(a, b)) is not None:
             return reason
         verdict = compare(sample, a.index, b.index)
@@ -189,7 +190,7 @@ class PairRules(Config):
         return Pair(chosen, rejected, p, p, 1 - p, verdict.agreement, ids, ids)
 
     def _scored(self, a: Candidate, b: Candidate, scores: dict[int, float]) -> Pair | Drop:
-        """The two by their scores, the higher one chosen."""
+        """The pair by scores, the higher one chosen."""
         if (reason := self._unfit(a, b)) is not None:
             return reason
         if a.index not in scores or b.index not in scores:
@@ -208,7 +209,7 @@ class PairRules(Config):
         )
 
     def _unverified(self, sample: Sample, revision: Candidate, initial: Candidate) -> Pair | Drop:
-        """The revision over its initial answer, on the strength of the critiques alone."""
+        """The revision over its initial answer, without a verdict."""
         if (reason := self._unfit(revision, initial)) is not None:
             return reason
         line = {initial.index}
@@ -224,7 +225,7 @@ class PairRules(Config):
         )
 
     def _unfit(self, a: Candidate, b: Candidate) -> Drop | None:
-        """Why these texts make no pair, whatever a judge says of them."""
+        """The reason why these texts make no pair, regardless of verdicts. None: they may."""
         for candidate in (a, b):
             if (reason := unfit(candidate, self.truncated)) is not None:
                 return reason
@@ -236,7 +237,7 @@ class PairRules(Config):
 
 
 def same_answer(a: Candidate, b: Candidate) -> bool:
-    """The two say the same, whatever was thought before."""
+    """True if both texts are the same; thoughts are ignored."""
     return a.text.strip() == b.text.strip()
 
 

@@ -1,7 +1,7 @@
-"""Samples -> rows of a better and a worse answer, for DPO and its family and for reward models.
+"""Samples -> pairs of a better and a worse answer, for DPO and its family and for reward models.
 
-Always: `chosen` and `rejected` differ, and where anything was measured `margin > 0`.
-TRL's RewardTrainer puts a column named `margin` into its loss; remove it if that is not meant.
+Always: `chosen` and `rejected` differ, and `margin > 0` where anything was measured.
+TRL's RewardTrainer puts a column named `margin` into its loss; remove the column to avoid that.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Samples -> solutions in steps with a label for each, for training a process reward model.
+"""Samples -> solutions in labeled steps, for training a process reward model.
 
-Labels come from one scorer: a `rollout` or `process` stage. A row keeps the whole solution; steps
-that nobody could judge, as those after the first error, have the label null. The last step of a
-solution that was cut at max_tokens is no whole step, whatever its label, so such a solution makes no
-row, unless `truncated: keep` is set. Steps are of the answer: what was thought before it was not
-labelled, and is left out.
+Labels come from one scorer: a `rollout` or `process` stage. A row keeps the whole solution. Steps
+whose label is unknown, such as those after the first error, have the label null. A solution that was
+cut at max_tokens ends in an incomplete step, so it is dropped unless `truncated: keep` is set. Steps
+are of the answer; the thought before it has no labels and is left out.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ if TYPE_CHECKING:
 
 
 class ProcessView(Config):
-    """Prompts, each with a solution in labelled steps."""
+    """Prompts, each with a solution in labeled steps."""
 
     kind: Literal["process"] = "process"
     name: FolderName | None = None
     """Folder of the dataset; None: the kind."""
     steps: str | None = None
-    """Name of the stage that labelled the steps. None: the only one there is."""
+    """Name of the stage that labeled the steps. None: the only one there is."""
     truncated: Truncated = "drop"
-    """Solutions that were cut at max_tokens."""
+    """Solutions that were cut at max_tokens: `drop` or `keep`."""
     prm800k: bool = False
     """Write the rows in PRM800K's format too, to `NAME.prm800k.jsonl` beside the dataset."""
 
@@ -69,7 +68,7 @@ class ProcessView(Config):
         return schemas.process()
 
     def write_beside(self, folder: Path) -> None:
-        """What the view makes besides its dataset, which is `folder`, once that is in place."""
+        """Write the PRM800K file, if asked for, beside the dataset in `folder`, once that is in place."""
         if not self.prm800k:
             return
         from datasets import load_from_disk

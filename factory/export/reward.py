@@ -1,9 +1,9 @@
 """Samples -> prompts with all their scored answers, for training a reward model.
 
-Listwise: one row a prompt, so that all pairs of a prompt can share a batch (InstructGPT). Pairs
+Listwise: one row per prompt, so that all pairs of a prompt can share a batch (InstructGPT). Pairs
 derive from it. No two answers of a row are the same text; equal scores stay. Answers that were cut
-at max_tokens are left out, each with a note. What was thought before an answer is left out too: its
-score is the answer's, and answers are what a reward model is shown.
+at max_tokens are left out, each with a note. Thoughts are left out too: scores are of the answers,
+and a reward model sees only answers.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class RewardView(Config):
     score: str | None = None
     """Name of the score. None: the only one there is, the combined one before its parts."""
     min_responses: int = Field(2, ge=1)
-    """Prompts with fewer different scored answers make no row."""
+    """Prompts with fewer different scored answers are dropped."""
     truncated: Truncated = "drop"
-    """Answers that were cut at max_tokens."""
+    """Answers that were cut at max_tokens: `drop` or `keep`."""
 
     def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop | Note]:
         scores = scores_of(sample, self.score)

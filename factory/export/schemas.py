@@ -96,7 +96,7 @@ def with_extra(features: Features) -> Features:
 
 
 def with_thoughts(features: Features, key: str) -> Features:
-    """With a key of the answers' messages for what was thought before."""
+    """The features with a key for the thought in the answers' messages."""
     return Features(
         {
             name: _messages(key) if name in ANSWERS and feature == _messages() else feature
@@ -110,7 +110,7 @@ def _messages(*more: str) -> List:
 
 
 ANSWERS = ("chosen", "rejected", "completion")
-"""Columns of an answer as messages."""
+"""Columns that hold an answer as messages."""
 MEANINGS = {
     "prompt": "the conversation to answer, as messages",
     "chosen": "the better answer, as one assistant message",
@@ -143,4 +143,4 @@ MEANINGS = {
     "prompt_id": "the source's id of the prompt",
     "extra": "the source's other columns, as the text of a JSON object",
 }
-"""What each column holds, for the dataset card."""
+"""Column -> its description in the dataset card."""

@@ -1,11 +1,10 @@
-"""Samples -> prompts with an answer worth imitating, for supervised fine-tuning.
+"""Samples -> prompts with an answer to imitate, for supervised fine-tuning.
 
 `final` is the dataset of Constitutional AI's first stage (Bai et al. 2022): all last revisions,
 judged or not. `best` is best-of-n, and with `min_score` rejection sampling.
 
-Where a filter dropped a last revision, `final` takes the answer before it, in the end the first one,
-and says so by a note: a first answer is what the revisions were to replace. `revised` takes
-revisions alone.
+If a filter dropped the last revision, `final` takes the answer before it, in the end the first one,
+and adds a note, since the revisions were to replace that answer. `revised` takes only revisions.
 """
 
 from __future__ import annotations
@@ -34,23 +33,23 @@ class SftView(Config):
     pick: Literal["final", "revised", "initial", "best", "all"] = "final"
     """`final`: the last revision of each answer that no filter dropped; the answer itself, if it was
     never revised or all its revisions were dropped. `revised`: the same of revised answers only.
-    `initial`: the answers before revision. `best`: the one answer a prompt with the highest score.
+    `initial`: the answers before revision. `best`: the answer of each prompt with the highest score.
     `all`: initial and revised answers."""
     score: str | None = None
-    """Name of the score that `best` goes by. None: the judge's verdicts; without any, the only
-    score there is, the combined one before its parts."""
+    """Name of the score that `best` uses. None: the judge's verdicts; without verdicts, the only score
+    (the combined one, if there is one)."""
     min_score: float | None = None
-    """`best` must score at least this, on the score's own scale; else the prompt makes no row."""
+    """`best` must score at least this, on the score's own scale; else the prompt is dropped."""
     truncated: Truncated = "drop"
-    """Answers that were cut at max_tokens."""
+    """Answers that were cut at max_tokens: `drop` or `keep`."""
     reasoning: Reasoning = "drop"
-    """What the model thought before its answer. `keep` it in the form in which the model's own chat
-    template trains it."""
+    """The thought before an answer. `keep` it in the form that the model's own chat template trains, or
+    `drop` it."""
 
     @model_validator(mode="before")
     @classmethod
     def _read_old_name(cls, data: Any) -> Any:
-        """The recipes of older runs say `keep_truncated`."""
+        """Accept `keep_truncated`, the option's name in recipes of older runs."""
         if not isinstance(data, dict) or not isinstance(data.get("keep_truncated"), bool):
             return data
         rest = {name: value for name, value in data.items() if name != "keep_truncated"}
@@ -109,7 +108,7 @@ class SftView(Config):
                 yield from self._best(sample)
 
     def _best(self, sample: Sample) -> Iterator[Candidate | Drop | Note]:
-        """The best of the answers that can be used at all."""
+        """The best of the usable answers."""
         ranking = rank(sample, self.score)
         if isinstance(ranking, Drop):
             yield ranking
@@ -129,7 +128,7 @@ class SftView(Config):
         yield best
 
     def chosen_among(self, sample: Sample) -> int | None:
-        """n, where the sample's row is a plain best of n scored answers."""
+        """n, if the sample's row is a plain best of n scored answers; else None."""
         if self.pick != "best" or self.min_score is not None:
             return None
         ranking = rank(sample, self.score)
@@ -138,7 +137,7 @@ class SftView(Config):
     def needs(self) -> frozenset[str]:
         if self.pick == "best":
             return frozenset({"candidates", f"score:{self.score}" if self.score else "ranking"})
-        # `final` too: an answer that was never revised is its own newest.
+        # `final` too: the newest version of an answer that was never revised is the answer itself.
         return frozenset({"candidates"})
 
     def features(self) -> Features:
@@ -146,8 +145,8 @@ class SftView(Config):
 
 
 def _stands_in(sample: Sample, answer: Candidate) -> bool:
-    """A filter dropped a revision of this answer that said something else. (A revision that changed
-    nothing is dropped as a duplicate, and nothing is lost.)"""
+    """True if a filter dropped a revision of this answer with another text. (A revision that changed
+    nothing is dropped as a duplicate and does not count.)"""
     line = {answer.index}
     for candidate in sample.candidates:  # parents come first
         if candidate.parent in line:

@@ -1,18 +1,18 @@
-"""What a view is: a pure function from one sample to rows of a dataset.
+"""The interface of a view: a pure function from one sample to rows of a dataset.
 
 A view is a frozen config (a part of the recipe) with three methods. It never calls a model and
-looks at one sample at a time, so any view can be made again from the traces at no cost. Where it
-makes no row it gives the reason, and where a row is not what one would think, a note.
+looks at one sample at a time, so any view can be made again from the traces at no cost. It gives a
+reason for every row it drops, and a note for a row that may surprise the reader.
 
-An answer that was cut at max_tokens did not end, and trainers put an end token after every answer:
-such a row teaches a model to stop mid-sentence, and such a pair that complete beats cut. So views
-that train on answers leave cut ones out, unless they say `truncated: keep`; then rows tell which
-they are (`finish_reason`), for the trainer to leave the end token off. An answer that was cut before
-its thought ended is no answer, and makes no row in any case.
+Cut answers: trainers put an end token after every answer. A row with an answer that was cut at
+max_tokens would teach a model to stop mid-sentence; such a pair would teach that complete beats cut.
+So views that train on answers drop cut ones, unless `truncated: keep` is set. Rows then mark them
+(`finish_reason`), and the trainer leaves the end token off. An answer that was cut before its thought
+ended has no text and is always dropped.
 
-What a model thought before its answer is left out, unless a view says `reasoning: keep`: then its
-rows hold it in the message's key `REASONING`, and `export` puts it into the form that the model's
-own chat template trains (`factory.engines.thought_form`).
+Thoughts are left out, unless a view says `reasoning: keep`. Its rows then hold the thought in the
+message's key `REASONING`, and `export` puts it into the form that the model's own chat template
+trains (`factory.engines.thought_form`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from factory.export.features import Features
 
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
-"""No dots or slashes: temporary folders begin with a dot, and a view stays inside its run."""
+"""A folder's name without dots or slashes: temporary folders begin with a dot, and a view stays inside
+its run."""
 
 REASONS = {
     "contradictory": "the evidence points both ways",
@@ -57,7 +58,7 @@ REASONS = {
     "truncated": "cut off at max_tokens",
     "unparsed": "the judge's answer could not be read",
 }
-"""Every reason our views drop for, in words that stay: manifests carry them."""
+"""Drop reasons of the built-in views. The keys must not change: manifests hold them."""
 
 
 NOTES = {
@@ -65,23 +66,23 @@ NOTES = {
     "revision-dropped": "a filter dropped the revision, and the answer before it stands in the row",
     "truncated": "an answer cut at max_tokens was left out of a choice or a list of several",
 }
-"""Every note our views make, in words that stay."""
+"""Notes of the built-in views. The keys must not change: manifests hold them."""
 
 Truncated = Literal["drop", "keep"]
 Reasoning = Literal["drop", "keep"]
 REASONING = "reasoning"
-"""Key of the thought in a view's messages, where it keeps them."""
+"""Key of the thought in the messages of a view that keeps thoughts."""
 
 
 class Note(msgspec.Struct, frozen=True):
-    """Something to know about a row, counted beside the drops."""
+    """A remark on a row, counted beside the drops."""
 
     reason: str
     """A key of `NOTES` (a user's own view may have others)."""
 
 
 class View(Protocol):
-    """A dataset to make from the traces."""
+    """A dataset that is made from the traces."""
 
     @property
     def kind(self) -> str: ...
@@ -91,7 +92,7 @@ class View(Protocol):
         """The dataset's folder; None: its kind."""
 
     def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop | Note]:
-        """The sample's rows, one value for each feature, a drop for each row not made, and notes."""
+        """The sample's rows (a value for each feature), a drop for each row not made, and notes."""
 
     def needs(self) -> frozenset[str]:
         """Facts that the recipe's stages must make: `candidates`, `revisions`,
@@ -109,15 +110,15 @@ class Chooses(Protocol):
     """A view whose row may be a choice among several answers."""
 
     def chosen_among(self, sample: Sample) -> int | None:
-        """n, where the sample's row is a plain best of n scored answers."""
+        """n, if the sample's row is a plain best of n scored answers; else None."""
 
 
 @runtime_checkable
 class WritesBeside(Protocol):
-    """A view that makes more than its dataset."""
+    """A view that writes another file beside its dataset."""
 
     def write_beside(self, folder: Path) -> None:
-        """Write it, once the dataset is in place in `folder`."""
+        """Write the file, once the dataset is in place in `folder`."""
 
 
 def folder_of(view: View) -> str:
@@ -125,7 +126,7 @@ def folder_of(view: View) -> str:
 
 
 def answer(candidate: Candidate, reasoning: Reasoning = "drop") -> list[dict[str, Any]]:
-    """The candidate as TRL's completion: the assistant's one message."""
+    """The candidate as TRL's completion: a list of one assistant message."""
     message: dict[str, Any] = {"role": "assistant", "content": candidate.text}
     if reasoning == "keep":
         message[REASONING] = (candidate.reasoning or "").strip() or None
@@ -133,10 +134,10 @@ def answer(candidate: Candidate, reasoning: Reasoning = "drop") -> list[dict[str
 
 
 def unfit(candidate: Candidate, truncated: Truncated) -> Drop | None:
-    """Why a trainer should not see this answer, whatever was found out about it; None: it may."""
+    """The reason why no trainer should see this answer, regardless of its scores. None: it may."""
     if candidate.drop_reason is not None:
         return Drop("filtered")
-    if not candidate.text.strip():  # cut: its thought never ended
+    if not candidate.text.strip():  # cut before its thought ended
         return Drop("truncated" if candidate.finish_reason == "length" else "empty")
     if truncated == "drop" and candidate.finish_reason == "length":
         return Drop("truncated")

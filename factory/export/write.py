@@ -7,10 +7,10 @@
 
 or, for other readers, FOLDER/data.jsonl or FOLDER/data.parquet and the card alone.
 
-Rows stream into a hidden sibling folder, which takes the old dataset's place by rename once every
-file is on disk. A reader never sees half a dataset: a crash leaves the old one or the new one; at
-worst, between the two renames, the old one under its hidden name, from where `recover` puts it
-back. The bytes depend on the rows alone. One writer a folder at a time: the run's lock sees to it.
+Rows stream into a hidden sibling folder. Once every file is on disk, it replaces the old dataset by
+rename. A reader never sees half a dataset: a crash leaves the old one or the new one. A crash between
+the two renames leaves the old one under its hidden name, and `recover` puts it back. The bytes depend
+only on the rows. The run's lock ensures one writer per folder.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 FileFormat = Literal["arrow", "jsonl", "parquet"]
 BATCH_ROWS = 1_000
-"""Rows a record batch. A memory-mapped reader touches one batch to get at one row."""
+"""Rows per record batch. A memory-mapped reader loads one batch to read one row."""
 SHARD_BYTES = 500_000_000
-"""A file is closed at the first batch boundary past this; what `datasets` does by default."""
+"""Bytes after which a file is closed, at the next end of a batch; the default of `datasets`."""
 
-# What we write, and what `datasets` keeps beside a dataset that was loaded from there.
+# Files that we write, and cache files that `datasets` puts beside a dataset that it loaded.
 _OURS = re.compile(
     r"data-\d+(-of-\d+)?\.arrow|data\.(jsonl|parquet)|dataset_info\.json|state\.json|README\.md|cache-.*|tmp.*|\..*"
 )
@@ -61,8 +61,8 @@ def is_whole(folder: Path, fingerprint: str) -> bool:
 
 
 def _has_features(shard: Path, features: Mapping[str, Any]) -> bool:
-    """Whether the columns of an Arrow file are these. Both say it as `datasets` does, the file
-    without what is null or a default."""
+    """True if an Arrow file has these columns. Both describe them as `datasets` does; the file leaves
+    out fields that are null or a default."""
     import pyarrow as pa
 
     with pa.OSFile(str(shard)) as file:
@@ -80,7 +80,7 @@ def _holds(held: object, told: object) -> bool:
 
 
 def rows_in(folder: Path) -> int:
-    """Of a dataset that was written here; 0 where there is none."""
+    """Number of rows of the dataset in `folder`; 0 if there is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -97,7 +97,7 @@ def rows_in(folder: Path) -> int:
 
 
 def recover(datasets: Path) -> None:
-    """Makes good what killed writers left in a folder of datasets."""
+    """Repair a folder of datasets after writers were killed."""
     for replaced in datasets.glob(".*.old"):
         _restore(datasets / replaced.name[1:].removesuffix(".old"), replaced)
         if replaced.exists():
@@ -107,7 +107,7 @@ def recover(datasets: Path) -> None:
 
 
 def _restore(folder: Path, replaced: Path) -> None:
-    """Puts the old dataset back, if it was moved aside and nothing took its place."""
+    """Put the old dataset back, if it was moved aside and not replaced."""
     if replaced.exists() and not folder.exists():
         replaced.rename(folder)
 
@@ -121,7 +121,7 @@ def _fingerprint(shards: Sequence[Path]) -> str:
 
 
 class HasSchema(Protocol):
-    """Features, ours or those of `datasets`."""
+    """Features: ours, or those of `datasets`."""
 
     @property
     def arrow_schema(self) -> pa.Schema: ...
@@ -146,21 +146,21 @@ class DatasetWriter:
         self._building.mkdir(parents=True)
 
     def widen(self, features: HasSchema) -> None:
-        """Take these features instead. Before the first row."""
+        """Replace the features. Call it before the first row."""
         self._schema = features.arrow_schema
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """`row` has a value for every feature."""
+        """Add a row. It must have a value for every feature."""
         self._rows.append(row)
         if len(self._rows) >= BATCH_ROWS:
             self._write_batch()
 
     def finish(self) -> str:
-        """All rows are in. Returns the fingerprint: a hash of features and rows."""
+        """Close the last file. Returns the fingerprint: a hash of features and rows."""
         if self._rows:
             self._write_batch()
         if not self._shards:
-            self._open_shard()  # load_from_disk wants a file even for no rows
+            self._open_shard()  # load_from_disk needs a file even without rows
         self._close_shard()
         for i, shard in enumerate(self._shards):
             # The number of shards is only known now.
@@ -171,7 +171,7 @@ class DatasetWriter:
         return self._fingerprint
 
     def publish(self, card: str) -> None:
-        """Puts the dataset, with its card, in its place."""
+        """Move the dataset, with its card, into place."""
         self._write_text("README.md", card)
         if self._format == "arrow":
             self._describe()
@@ -185,7 +185,7 @@ class DatasetWriter:
         shutil.rmtree(self._replaced, ignore_errors=True)
 
     def _describe(self) -> None:
-        """What `load_from_disk` reads beside the rows."""
+        """Write the files that `load_from_disk` reads beside the rows."""
         info = {"citation": "", "description": "", "homepage": "", "license": ""}
         told = json.loads(self._schema.metadata[b"huggingface"])["info"]
         self._write_text("dataset_info.json", _json(dict(sorted((info | told).items()))))
@@ -193,7 +193,7 @@ class DatasetWriter:
         self._write_text(saved.STATE, _json(state))
 
     def _convert(self) -> None:
-        """The rows as one file of the other format, in place of the Arrow files."""
+        """Replace the Arrow files by one file of the other format."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -218,7 +218,7 @@ class DatasetWriter:
             shard.unlink()
 
     def abandon(self) -> None:
-        """Leaves everything as it was before. Does nothing after `publish`."""
+        """Remove what was written and leave the old dataset. Does nothing after `publish`."""
         if self._file is not None:
             self._file.close()
         self._stream = self._file = None
@@ -226,7 +226,7 @@ class DatasetWriter:
         _restore(self.folder, self._replaced)
 
     def _clear_up(self) -> None:
-        """Makes good what an interrupted writer left behind."""
+        """Repair what an interrupted writer left."""
         _restore(self.folder, self._replaced)
         for stale in (self._building, self._replaced):
             if stale.exists():
@@ -236,7 +236,7 @@ class DatasetWriter:
         names = [p.name for p in self.folder.iterdir()] if self.folder.is_dir() else ["a file"]
         if others := sorted(name for name in names if not _OURS.fullmatch(name)):
             raise FactoryError(
-                f"{self.folder} is not a dataset alone, so it is not replaced: it holds {others[0]}; "
+                f"{self.folder} is not replaced: besides a dataset it holds {others[0]}; "
                 "move it away, or give the view another name"
             )
 

@@ -1,4 +1,4 @@
-"""Are two formulas equal? By sympy, exactly. Run in helper processes only: see `math_check.py`."""
+"""Equality of two formulas, exactly, by sympy. Runs only in helper processes: see `math_check.py`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CONSTANTS = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "oo": sympy.oo}
 
 
 def is_equal(answer: str, expected: str) -> bool | None:
-    """Whether two texts are the same answer. None: sympy cannot tell, or fails."""
+    """True if two texts are the same answer. None: sympy cannot tell, or fails."""
     seed(0)  # it tries numbers in place of names
     try:
         return is_same(parse(answer), parse(expected), _leaf)

@@ -1,4 +1,4 @@
-r"""Is an answer right? Checked against a reference, without a model.
+r"""Check of an answer against a reference, without a model.
 
     math      the final answer is the reference: the same number, formula, set, choice or words
     gsm8k     the number after the last `####`, as in GSM8K (Cobbe et al. 2021); without one, unparsed
@@ -40,9 +40,9 @@ How = Literal["math", "gsm8k", "exact", "pattern"]
 
 MARK = "####"
 LAST_CHARS = 2000
-"""Of an answer, what is searched for its result: the end, where results stand."""
+"""Characters at an answer's end that are searched for its result."""
 SHOWN_CHARS = 200
-"""Of an answer, what may stand around a reference that is longer than that."""
+"""Most characters of an answer around a reference that is longer than `LAST_CHARS`."""
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 NUMBER = re.compile(
     r"(?P<sign>[-+\u2212]?)\s?[$€£]?\s?(?P<minus>-?)"
@@ -55,7 +55,7 @@ nothing is read."""
 def check(
     answer: str, reference: str, how: How, pattern: str | None = None
 ) -> tuple[bool | None, str]:
-    """(whether the answer is right, what was read of it).
+    """(True if the answer is right, the text that was read as the answer).
 
     Raises `ValueError` if the reference is blank or of the wrong form, whatever the answer is, and
     if `how` is `pattern` and none is given. Waits for another process where it takes algebra.
@@ -67,13 +67,13 @@ def check(
 async def check_aside(
     answer: str, reference: str, how: How, pattern: str | None = None
 ) -> tuple[bool | None, str]:
-    """`check` for an event loop: what takes algebra is waited for in a thread."""
+    """`check` for an event loop: waits for algebra in a thread."""
     found = _checked(answer, reference, how, pattern)
     return await asyncio.to_thread(found.settled) if isinstance(found, _Algebra) else found
 
 
 def final_line(text: str) -> str | None:
-    """What the last `####` of a text is followed by on its line. None: there is none."""
+    """The text after the last `####`, on its line. None: there is none."""
     _, mark, after = text.rpartition(MARK)
     return after.strip().partition("\n")[0].strip() if mark else None
 

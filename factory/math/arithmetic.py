@@ -18,9 +18,9 @@ Token = Fraction | str
 NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 OPERATORS = {"+": "+", "-": "-", "*": "*", "/": "/", "×": "*", "÷": "/", "x": "*", "\u2212": "-"}
 MAX_PLACES = 12
-"""Decimal places of a value that we write."""
+"""Most decimal places of a value that is written."""
 MAX_DIGITS = 100
-"""Of a number that is read: a longer one is none of anybody's sums."""
+"""Most digits of a number that is read."""
 _LEXEME = re.compile(rf"\s*(?:(?P<number>{NUMBER})|(?P<sign>[-+*/×÷x\u2212()]))")
 
 
@@ -119,7 +119,7 @@ def operate(tokens: list[Token], result: Fraction | None = None) -> Operation:
 
 
 def _next(tokens: list[Token]) -> int:
-    """Where the operator stands that is next."""
+    """Position of the next operator to apply."""
     end = tokens.index(")") if ")" in tokens else len(tokens)
     opening = [i for i in range(end) if tokens[i] in ("(", "-(")]
     start = opening[-1] + 1 if opening else 0
@@ -131,7 +131,7 @@ def _next(tokens: list[Token]) -> int:
 
 
 def value(tokens: list[Token]) -> Fraction:
-    """What a sum comes to."""
+    """The value of a sum."""
     while len(tokens) > 1:
         tokens = operate(tokens).rest
     (number,) = tokens

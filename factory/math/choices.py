@@ -31,7 +31,7 @@ def choice(text: str) -> str | None:
 
 
 def without_label(text: str) -> str:
-    """`12` of `(B) 12`."""
+    """The text without its choice's label: `12` of `(B) 12`."""
     said = said_by(text)
     return _LABEL.sub("", said, count=1) if _LABEL.match(said) else text
 

@@ -1,5 +1,5 @@
-r"""Are two formulas the same answer? Lists, sets, intervals and equations are taken apart here;
-whether two numbers or terms are equal is `leaf`'s to say.
+r"""Comparison of two formulas as answers. Lists, sets, intervals and equations are taken apart here; a
+function `leaf` compares numbers and terms.
 
 - An equation that solves for a name is what it says the name is: `x = 5` is 5. Of a longer one,
   against an answer that is none, the last side counts: `48 / 2 = 24` is 24.
@@ -24,7 +24,7 @@ class AlgebraError(Exception):
 
 
 def is_same(answer: Node, reference: Node, leaf: Leaf) -> bool | None:
-    """Whether the answer is the reference's. None: it could not be told."""
+    """True if the answer is the reference's. None: unknown."""
     answer, reference = _sides(answer, reference)
     if is_value(reference) and not is_value(answer):
         is_known = not is_arithmetic(answer) or rational(answer) is not None
@@ -43,8 +43,7 @@ def by_arithmetic(answer: Node, reference: Node) -> bool | None:
 
 
 def _as_percent(answer: Node, reference: Node) -> Sequence[Fraction]:
-    """What the reference is where one of the two has a percent sign and the other leaves it to the
-    question: 10% is 10 and 1/10."""
+    """Values of the reference if only one of the two has a percent sign: 10% is 10 and 1/10."""
     found = [tree.op == "percent" for tree in (answer, reference)]
     value = rational(reference)
     if found[0] == found[1] or value is None:

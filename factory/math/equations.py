@@ -12,7 +12,7 @@ from typing import NamedTuple
 from factory.math.arithmetic import NUMBER, Token, decimal, parse, value
 
 MAX_CHARS = 120
-"""Of a sum within prose."""
+"""Most characters of a sum within prose."""
 _BULLET = re.compile(r"\s*(?:[-*•]|[0-9]{1,3}[.)])\s+")
 _RESULT = re.compile(rf"=\s*[$€£]?\s?((?:-\s?)?(?:{NUMBER}))(?![0-9.,]*[0-9%])")
 _NUMBER = re.compile(rf"((?:-\s?)?(?:{NUMBER}))")
@@ -24,7 +24,7 @@ _ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 
 class Shown(NamedTuple):
-    """A number, and where it stands in a line."""
+    """A number and its place in a line."""
 
     value: Fraction
     start: int
@@ -32,7 +32,7 @@ class Shown(NamedTuple):
 
 
 class Equation(NamedTuple):
-    """A sum and what it comes to."""
+    """A sum and its value."""
 
     tokens: list[Token]
     shown: Shown

@@ -1,4 +1,4 @@
-"""One known error put into a solution that is right: what a process reward model must find.
+"""Injection of one known error into a right solution, for process reward models to find.
 
     changed_number     a step's result is off by a little, or a digit of it differs
     swapped_operation  a step's result is computed with another operation than is written there
@@ -132,7 +132,7 @@ def near(right: Fraction, rng: random.Random) -> list[Fraction]:
 
 
 def _swapped(tokens: list[Token]) -> list[Fraction]:
-    """What a sum comes to if one of its operations is taken for another."""
+    """Values of a sum with one of its operations replaced by another."""
     results = []
     for at, token in enumerate(tokens):
         if isinstance(token, str) and token in _SWAPS:

@@ -1,4 +1,4 @@
-r"""Where a text gives its final answer, and how much of the words around it belongs to it.
+r"""The final answer of a text: its place, and the words around it that belong to it.
 
 In this order: the last `\boxed{}` (several that stand side by side are one answer); what follows the
 last "answer is", "Answer:" and the like, to the end of its sentence; else the end of the text: the
@@ -40,7 +40,7 @@ class Final(NamedTuple):
     text: str
     """Its words, LaTeX without dollars."""
     formula: str | None
-    """What of them is the number or formula, without unit. None: they are no such thing."""
+    """The number or formula in it, without unit. None: it has none."""
     unit: str = ""
     is_explicit: bool = False
     """Boxed, or said to be the answer, or all that the text says."""
@@ -62,9 +62,9 @@ _MARK = re.compile(
 SENTENCE_END = re.compile(r"(?<=[.!?])(?=[\s*_\"')\]]*(?:\s|$))|\n|(?<=[。！？।؟])")
 _SHORTENED = re.compile(r"\b(approx|ca|vs|no|eq|Mr|Mrs|Ms|Dr|St)\.(?=\s)")
 _ANNOTATION = re.compile(r"<<[^<>\n]*>>")
-"""What a calculator worked out in GSM8K's solutions: 48/2 = <<48/2=24>>24."""
+"""A calculator's note in GSM8K's solutions: 48/2 = <<48/2=24>>24."""
 _REMARK = re.compile(r"(?<=[0-9%])\s+\([-+*/0-9., =×÷]*\)\s*$")
-"""What stands behind a number as its reason: 17 (14 + 9 - 6)."""
+"""A reason in brackets after a number: 17 (14 + 9 - 6)."""
 _WHICH_IS = re.compile(r"\b(?:which|that) (?:is|equals|gives|makes|comes to)\b|\bi\.e\.,?\s")
 _BULLET = re.compile(r"\A\s*[-*•+]\s+")
 _ITEM = re.compile(r"^[ \t]*\(?\d{1,2}[.)][ \t]+(?=\S)", re.MULTILINE)
@@ -140,7 +140,7 @@ def final_answer(text: str, *, is_marked: bool = False) -> Final | None:
 
 
 def _boxed(text: str) -> str | None:
-    r"""What the last `\boxed{}` holds; "": it is not closed. None: there is none."""
+    r"""The contents of the last `\boxed{}`. "": it is not closed. None: there is none."""
     boxes = [*_BOX.finditer(text)]
     if not boxes:
         return None
@@ -183,7 +183,7 @@ def _only(text: str) -> Final | None:
 
 
 def _marks(text: str) -> list[int]:
-    """Where the marks end. "The result is" and "the answer was" may be said of a step: they count
+    """Positions of the marks' ends. "The result is" and "the answer was" may be said of a step: they count
     after "final", as a label of a line, and where no number follows their sentence."""
     return [found.end() for found in _MARK.finditer(text) if not _is_of_a_step(found)]
 
@@ -398,7 +398,7 @@ def _last_of(sentence: str, pieces: Sequence[str]) -> Final | None:
 
 
 def _worked_out(words: Sequence[str], runs: Sequence[_Run], pieces: Sequence[str]) -> int:
-    """How many of the runs lead to the answer: those behind an equation may only say what it is of,
+    """Number of runs that lead to the answer. Runs after an equation may only say what it is of,
     as in `120/24 = 5 hours to read 120 pages`."""
     for count in range(len(runs), 0, -1):
         run = runs[count - 1]
@@ -433,7 +433,7 @@ def _split_list(text: str) -> list[str]:
 
 
 def _is_compound(between: Sequence[str]) -> bool:
-    """What stands between the two numbers of "5 hours and 30 minutes"."""
+    """True for the words between the two numbers of "5 hours and 30 minutes"."""
     names = [word.strip(",.").lower() for word in between]
     if len(names) == 1 and re.fullmatch(f"[{NO_SPACES}]{{1,2}}", names[0]):
         return True
@@ -493,7 +493,7 @@ def last_words(text: str) -> tuple[str, bool]:
 
 
 def after_mark(line: str) -> str | None:
-    """What follows the last mark of a line; None: there is no mark."""
+    """The text after the last mark of a line. None: there is no mark."""
     marks = _marks(line)
     return line[marks[-1] :] if marks else None
 

@@ -58,7 +58,7 @@ def _is_mathematics(inside: str) -> bool:
 
 
 def _arguments_end(text: str, at: int) -> int | None:
-    """Where a macro's arguments in braces end; None: one is not closed."""
+    """Position of the end of a macro's arguments in braces. None: one is not closed."""
     while (begin := re.compile(r"\s*(?=[{\[])").match(text, at)) is not None:
         if text[begin.end()] == "[" and text[at - 1] == "}":
             break
@@ -70,7 +70,7 @@ def _arguments_end(text: str, at: int) -> int | None:
 
 
 def closing(text: str, at: int) -> int | None:
-    """Where the bracket at `at` is closed."""
+    """Position of the bracket that closes the one at `at`. None: it is not closed."""
     pair = {"{": "}", "[": "]", "(": ")"}[text[at]]
     depth = 0
     for i in range(at, len(text)):

@@ -201,7 +201,7 @@ class _Parser:
         return self._factor()
 
     def _begins_factor(self) -> bool:
-        """What multiplies without a sign: 2x, 3(4). Two numbers side by side are no product."""
+        """True at a factor that multiplies without a sign: 2x, 3(4). Two adjacent numbers are no product."""
         token = self._next
         if token.kind == "word":
             return True
@@ -236,7 +236,7 @@ class _Parser:
         return found
 
     def _group(self) -> Node:
-        """What stands between braces, as a macro's argument."""
+        """The contents of braces, such as a macro's argument."""
         self.expect("{")
         found = self._relation()
         self.expect("}")
@@ -435,7 +435,7 @@ def _is_product(word: str) -> bool:
 
 
 def _without_rounded(signs: list[str], sides: list[Node]) -> tuple[list[str], list[Node]]:
-    """What `≈` says of a value is a remark: 1/6 ≈ 0.167. Elsewhere it is `=`: x ≈ 3.14."""
+    """Drop `≈` after a value, where it is a remark: 1/6 ≈ 0.167. Elsewhere it means `=`: x ≈ 3.14."""
     for i, sign in enumerate(signs):
         is_known = is_value(sides[i]) and all(leaf.op != "sym" for leaf in leaves(sides[i]))
         if sign == "≈" and is_known:

@@ -1,4 +1,4 @@
-r"""Are two formulas equal? Asked of sympy in processes of their own.
+r"""Equality of two formulas, by sympy in helper processes.
 
 A model can write what algebra never finishes, and no thread can be stopped. So helper processes
 answer, each under limits of the operating system on processor time and memory; one that dies of
@@ -33,7 +33,7 @@ MEMORY_BYTES = 4 * 2**30
 
 @functools.lru_cache(maxsize=4096)
 def compare(answer: str, expected: str) -> bool | None:
-    """Whether two formulas, as `factory/math/formula.py` reads them, are the same answer.
+    """True if two formulas, as read by `factory/math/formula.py`, are the same answer.
 
     None: comparing them took too long, or neither could be shown.
     """

@@ -1,4 +1,4 @@
-"""A solution's text -> its steps: the units that process reward models read and label.
+"""Splitting of a solution into steps, the units that process reward models read and label.
 
 The steps hold all of the text: without white space, the steps one after the other are the solution.
 """
@@ -15,7 +15,7 @@ import regex
 from factory.core.words import UNSPACED
 
 Split = Literal["newline", "blank_line", "numbered", "sentence"]
-"""Where a step ends. `newline`: at the end of a line. `blank_line`: of a paragraph. `numbered`:
+"""End of a step. `newline`: at the end of a line. `blank_line`: of a paragraph. `numbered`:
 before a line that begins with "Step 2", or, where none does, with "2." or "2)". `sentence`: of a
 sentence, or of a line."""
 

@@ -1,8 +1,8 @@
-"""Every model call of a run goes through here: remembered, in flight already, or made.
+"""Model calls of a run: answered from the ledger, joined to one in flight, or made.
 
-`SampleModels` is what a stage sees. It turns a `Question` into a `Request` with the draw and the
-priority of its sample; `Calls` answers it from the ledger if it can, joins a call that is in flight
-if there is one, and otherwise asks the engine and remembers the answer.
+Stages see `SampleModels`. It turns a `Question` into a `Request` with the draw and the priority of
+its sample. `Calls` then answers from the ledger if it can, else joins the same call in flight, else
+asks the engine and remembers the answer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Answer:
 
 
 class StageCount(msgspec.Struct):
-    """What a stage asked for. Tokens are those of all its calls, made or remembered."""
+    """Calls and tokens of a stage. Tokens are those of all its calls, made or remembered."""
 
     made: int = 0
     remembered: int = 0
@@ -48,7 +48,7 @@ class StageCount(msgspec.Struct):
     """Of the prompt tokens, those from the engine's prefix cache when the call was made."""
     output_tokens: int = 0
     seconds: float = 0.0
-    """Waiting of all samples added up; samples wait at the same time."""
+    """Waiting time, summed over samples that wait at the same time."""
     answers: int = 0
     """Texts that models wrote: all calls but those that read labels or scores."""
     cut: int = 0
@@ -86,9 +86,9 @@ class Calls:
         count: StageCount,
         before: Callable[[], Awaitable[None]] | None = None,
     ) -> list[Asked]:
-        """Answer all requests, in their order. One that fails fails all, when all have ended.
+        """Answer all requests, in their order. If one fails, raises its error once all have ended.
 
-        `before` is awaited first if there is one that the ledger does not know.
+        `before` is awaited first if any call is not in the ledger.
         """
         fingerprint = self._fingerprints.get(model)
         if fingerprint is None:
@@ -115,7 +115,7 @@ class Calls:
                     failures.append(result)
                 else:
                     answers[i] = result
-            if failures:  # one that stops the run before one that is only this sample's
+            if failures:  # an error that stops the run goes before a `SampleError`
                 raise min(failures, key=lambda failure: isinstance(failure, SampleError))
         asked: list[Asked] = []
         for key, completion in zip(keys, answers, strict=True):
@@ -128,12 +128,12 @@ class Calls:
         return asked
 
     def commit(self) -> None:
-        """Return when every call that was answered is on disk: what names one is written after."""
+        """Return when every answered call is on disk. Files that name a call are written after this."""
         self._ledger.flush()
 
     async def _remembered(self, keys: list[bytes]) -> dict[bytes, Completion]:
-        """What the ledger holds of these calls. All samples that ask in one turn of the event loop
-        share one query: the trip to the file costs more than what it fetches."""
+        """The ledger's completions of these calls. All samples that ask in one turn of the event loop
+        share one query, since a query costs more than the rows it fetches."""
         loop = asyncio.get_running_loop()
         found: asyncio.Future[dict[bytes, Completion]] = loop.create_future()
         if not self._look_ups:
@@ -151,7 +151,7 @@ class Calls:
                     found.set_exception(error)
             return
         for _, found in asked:
-            if not found.done():  # done: its sample was cancelled
+            if not found.done():  # done: its sample was canceled
                 found.set_result(held)
 
     async def _make(
@@ -161,8 +161,8 @@ class Calls:
             if (completion := await asyncio.shield(others)) is not None:
                 count.remembered += 1
                 return completion
-            # Whoever made the call was cancelled or failed: make it ourselves.
-        if (just_made := self._ledger.just_put(key)) is not None:  # since we looked it up
+            # The task that made the call was canceled or failed: make the call here.
+        if (just_made := self._ledger.just_put(key)) is not None:  # put since the look-up
             count.remembered += 1
             return just_made
         ours: asyncio.Future[Completion | None] = asyncio.get_running_loop().create_future()
@@ -179,7 +179,8 @@ class Calls:
             ours.set_result(completion)
 
     def _remember(self, key: bytes, completion: Completion) -> None:
-        """Raises `SampleError` for what the ledger, a trace or the manifest could not hold."""
+        """Put a completion into the ledger. Raises `SampleError` if it could not be stored there, in a
+        trace or in the manifest."""
         try:
             completion.text = _encodable(completion.text)
             if completion.reasoning is not None:
@@ -187,8 +188,8 @@ class Calls:
             self._ledger.put(key, completion)
         except (msgspec.MsgspecError, TypeError, ValueError, AttributeError) as error:
             raise SampleError(
-                f"the model's answer cannot be kept ({error}): {completion!r:.500}; mend the engine "
-                "or server it comes from: the next run asks again"
+                f"the model's answer cannot be stored ({error}): {completion!r:.500}; fix the engine "
+                "or server it comes from; the next run asks again"
             ) from error
 
 
@@ -208,13 +209,13 @@ def request_of(
 
 
 def is_sampled(question: Question) -> bool:
-    """Asking again may be answered otherwise."""
+    """True if another draw may give another answer: text at a temperature above 0."""
     return bool(question.sampling.temperature) and not question.labels and not question.scoring
 
 
 def _encodable(text: str) -> str:
-    """Half a surrogate pair is valid in JSON, where a server may cut an answer, but not in UTF-8,
-    which everything we write is: it becomes U+FFFD."""
+    """`text` with halves of surrogate pairs replaced by U+FFFD. A server that cuts an answer may send
+    one in JSON; UTF-8, which all our files use, cannot hold it."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -223,9 +224,10 @@ def _encodable(text: str) -> str:
 
 
 class SampleModels:
-    """The recipe's models for one sample at one stage (`stages.base.Models`). `count` adds up what
-    the stage asks for; `before` is awaited before it makes a call; `is_reproducible`: draws
-    seed the engine."""
+    """The recipe's models for one sample at one stage (`stages.base.Models`).
+
+    `count`: gets the stage's calls and tokens. `before`: awaited before a call is made.
+    `is_reproducible`: draws seed the engine."""
 
     __slots__ = (
         *("_before", "_calls", "_is_reproducible", "_priority", "_sample_id", "_seed"),

@@ -1,11 +1,11 @@
-"""A run's folder: whose it is, what a kill left in it, and whether what it says is there is there.
+"""A run's folder: its owner, recovery after a kill, and checks that its files are intact.
 
-    RUN/manifest.json, traces/, quarantine.jsonl, datasets/    what is whole, and stays so meanwhile:
-    RUN/.next/     what another plan has made so far, with a manifest of its own
-    RUN/.ready/    the same once it is whole: it takes the place of the above
+    RUN/manifest.json, traces/, quarantine.jsonl, datasets/    the current run; untouched meanwhile
+    RUN/.next/     a newer run while it is made, with a manifest of its own
+    RUN/.ready/    the newer run once it is whole, until it has replaced the current one
 
-One rename makes `.next` count. Whoever holds the folder next moves the rest into place, from
-wherever a kill stopped it, and the manifest last.
+One rename, `.next` to `.ready`, makes the newer run count. Then its files are moved into place, the
+manifest last. If a kill interrupts that, the next process to lock the folder finishes it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from factory.pipeline.traces import TracePart
 
 NEXT = ".next"
 _READY = ".ready"
-# What a run, a preview or a phase leaves behind when it is killed before there is a manifest.
+# Files that a run, a preview or a phase leaves when it is killed before it writes a manifest.
 _EARLY = re.compile(
     r"\.lock|logs|models|before-.+|ledger\.sqlite(-\w+)?|manifest\.json\.half|progress\.json(\.half)?"
 )
@@ -41,15 +41,15 @@ _SHOWN = 3
 
 
 def refuse_others(out: Path) -> None:
-    """Raises `RecipeError` if the folder holds anything that no run of ours has made."""
+    """Raise `RecipeError` if the folder holds anything that no run has made."""
     if out.exists() and not out.is_dir():
         raise RecipeError(f"--out {out} is a file; name a folder")
     try:
         names = {path.name for path in out.iterdir()} if out.is_dir() else set()
     except OSError as error:
         raise FactoryError(f"cannot read {out} ({error}); choose another --out") from error
-    # A manifest that was moved away, as our own errors advise, leaves these. Where the ledger is
-    # elsewhere, there are traces.
+    # Left when the user moved the manifest away, as our errors advise. If the ledger is elsewhere,
+    # there are traces.
     is_left = {LOCK, "quarantine.jsonl"} <= names and not names.isdisjoint(_KEPT)
     is_run = manifests.may_be_ours(out) if "manifest.json" in names else is_left
     others = sorted(name for name in names if not _EARLY.fullmatch(name))
@@ -58,35 +58,35 @@ def refuse_others(out: Path) -> None:
     if others := others or sorted(names):
         shown = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
         raise RecipeError(
-            f"--out {out} holds something that no run has made ({shown}), which would be "
+            f"--out {out} holds files that no run has made ({shown}) and that would be "
             "overwritten; name another folder, or empty this one"
         )
 
 
 @contextlib.contextmanager
 def writing_in(out: Path) -> Iterator[None]:
-    """Turns an `OSError` into a message with what to do."""
+    """Turn an `OSError` of the block into a `FactoryError` that says what to do."""
     try:
         yield
     except OSError as error:
         raise FactoryError(
-            f"cannot write in {out} ({error}); free some space or mend the folder and run "
-            "again: what was done is kept"
+            f"cannot write in {out} ({error}); free some space or fix the folder and run "
+            "again; finished work is kept"
         ) from error
 
 
-# Where its calls are remembered ---------------------------------------------------------------------
+# The ledger's path --------------------------------------------------------------------------------
 
 
 def ledger_of(out: Path) -> Path:
-    """The ledger that the run in `out` began with; of one that has none yet, the folder's own."""
+    """The ledger that the run in `out` began with; before it has one, the folder's own."""
     manifest = manifests.read(out)
     return out / (manifest.ledger if manifest and manifest.ledger else LEDGER)
 
 
 def ledger_name(out: Path, ledger: Path) -> str:
-    """What the manifest calls a ledger: nothing, if it is the folder's own; relative, if it moves
-    along when somebody moves the folder that the run is in; else absolute."""
+    """A ledger's name in the manifest. Empty: the folder's own. Relative: it moves along with the
+    folder that the run is in. Else absolute."""
     ledger, out = (path.absolute().resolve() for path in (ledger, out))
     if ledger == out / LEDGER:
         return ""
@@ -94,40 +94,40 @@ def ledger_name(out: Path, ledger: Path) -> str:
 
 
 def prepare_ledger(out: Path, named: Path | None) -> None:
-    """Make the folder of a ledger that the user named. If none is named, raises `FactoryError` where
-    the run began with one that is elsewhere and not there any more: to go on without it would make
-    every call again."""
+    """Make the folder of a ledger that the user named.
+
+    If none is named, raises `FactoryError` if the run began with a ledger elsewhere that no longer
+    exists: without it every call would be made again."""
     if named is not None:
         named.parent.mkdir(parents=True, exist_ok=True)
         return
     ledger = ledger_of(out)
     if ledger.parent != out and not ledger.is_file():
         raise FactoryError(
-            f"{out} remembers its calls in {ledger}, which is not there: put it back, or name a "
-            "ledger with --ledger FILE (calls that it does not know are made again)"
+            f"{out} remembers its calls in {ledger}, which does not exist: put it back, or name a "
+            "ledger with --ledger FILE (calls that are not in it are made again)"
         )
 
 
-# What a kill left ---------------------------------------------------------------------------------
+# Recovery after a kill ----------------------------------------------------------------------------
 
 
 def begin(work: Path, manifest: Manifest) -> None:
-    """Make the folder ready to go on as the manifest says. That is durable before anything that an
-    older one tells of is taken away."""
+    """Write the manifest durably, then remove files that only an older manifest names."""
     work.mkdir(exist_ok=True)
     manifest.save(work)
     shards.drop_parts_from(work, manifest.parts)
 
 
 def take_place(out: Path) -> None:
-    """What is in `.next` becomes the run; it is whole."""
+    """Replace the run by the one in `.next`, which must be whole."""
     (out / NEXT).rename(out / _READY)
     sync(out)
     recover(out)
 
 
 def recover(out: Path) -> None:
-    """Bring to its end what was being moved into place. Only for who holds the folder."""
+    """Finish moving `.ready` into place. The caller must hold the folder's lock."""
     ready = out / _READY
     if (ready / "manifest.json").exists():
         for path in sorted(ready.iterdir()):
@@ -147,8 +147,8 @@ def recover(out: Path) -> None:
 
 
 def recover_if_free(out: Path) -> None:
-    """`recover`, for a command that only looks; does nothing where it may not write or another
-    process is working."""
+    """`recover`, for commands that only read. Does nothing if the folder is not writable or another
+    process works in it."""
     left = [out / _READY, *(out / "datasets").glob(".*.old")]
     if any(path.exists() for path in left):
         with contextlib.suppress(FactoryError, OSError):
@@ -158,15 +158,15 @@ def recover_if_free(out: Path) -> None:
                 recover(out)
 
 
-# Is it all there? ---------------------------------------------------------------------------------
+# Checks -------------------------------------------------------------------------------------------
 
 
 def damaged_parts(run: Path, manifest: Manifest) -> dict[int, str]:
-    """Parts that are not as the manifest says, by number, in words."""
+    """Part number -> how it differs from the manifest, in words. Intact parts are left out."""
     if not manifest.parts or manifest.trace_parts:
         return shards.damaged_parts(run, manifest.trace_parts)
     damaged, samples = {}, 0
-    for number in range(manifest.parts):  # by a version that kept no checksums
+    for number in range(manifest.parts):  # written by a version without checksums
         first = number * manifest.part_size
         try:
             indexes = shards.indexes_in(run, number)
@@ -183,14 +183,14 @@ def damaged_parts(run: Path, manifest: Manifest) -> dict[int, str]:
 
 
 def with_checksums(run: Path, manifest: Manifest) -> list[TracePart]:
-    """The parts of an undamaged run, also of one that was begun without checksums."""
+    """The parts of an undamaged run. Computes checksums if the run was begun without them."""
     if len(manifest.trace_parts) == manifest.parts:
         return manifest.trace_parts
     return [shards.look_at_part(run, number) for number in range(manifest.parts)]
 
 
 def is_quarantine_whole(run: Path, manifest: Manifest) -> bool:
-    """Every line that the manifest counts is there, and tells of a row of its own."""
+    """True if quarantine.jsonl has every line that the manifest counts, each of a different row."""
     try:
         return len(quarantined(run, manifest)) == manifest.quarantined
     except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
@@ -198,7 +198,7 @@ def is_quarantine_whole(run: Path, manifest: Manifest) -> bool:
 
 
 def quarantined(run: Path, manifest: Manifest) -> set[int]:
-    """The source rows that quarantine.jsonl tells of. Raises if it is not whole."""
+    """The indexes of the quarantined source rows. Raises if quarantine.jsonl is not whole."""
     if not manifest.quarantine_bytes:
         return set()
     with (run / "quarantine.jsonl").open("rb") as file:
@@ -208,27 +208,27 @@ def quarantined(run: Path, manifest: Manifest) -> set[int]:
     decode = msgspec.json.Decoder(Failure).decode
     failures = [decode(line) for line in held.split(b"\n")[:-1]]
     if len(failures) != manifest.quarantined:
-        raise ValueError("quarantine.jsonl has other lines than the manifest counts")
+        raise ValueError("quarantine.jsonl does not have the lines that the manifest counts")
     return {failure.index for failure in failures}
 
 
 def refuse_damaged(run: Path, manifest: Manifest) -> None:
-    """Raises `FactoryError` if the traces are not those that the manifest tells of."""
+    """Raise `FactoryError` if the traces differ from the manifest."""
     wrong = {shards.part_path(run, n).name: w for n, w in damaged_parts(run, manifest).items()}
-    if manifest.state != "running":  # there, one more may be under way
+    if manifest.state != "running":  # a running one may be writing its next part
         for number in shards.parts_from(run, manifest.parts):
-            wrong[shards.part_path(run, number).name] = "is none of the run's"
+            wrong[shards.part_path(run, number).name] = "is not part of the run"
     if wrong:
         shown = ", ".join(f"{name} {what}" for name, what in list(wrong.items())[:_SHOWN])
         more = f", and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise FactoryError(
-            f"{run / 'traces'} is not what the run wrote: {shown}{more}. Run the recipe again "
-            f"({manifest.recipe_path}): what is missing is made anew from the ledger"
+            f"{run / 'traces'} was changed or damaged: {shown}{more}. Run the recipe again "
+            f"({manifest.recipe_path}): missing samples are made again from the ledger"
         )
 
 
 def damaged_views(run: Path, manifest: Manifest) -> set[str]:
-    """Datasets, by name, that are not on disk as the manifest says."""
+    """Names of the datasets that are missing on disk or differ from the manifest."""
     return {
         view["view"]
         for view in manifest.views
@@ -237,8 +237,8 @@ def damaged_views(run: Path, manifest: Manifest) -> set[str]:
 
 
 def refuse_if_damaged_at_rest(run: Path, manifest: Manifest) -> None:
-    """`refuse_damaged`, for a command that only looks: while another process works in the folder,
-    what is there changes between two looks."""
+    """`refuse_damaged`, for commands that only read. Does nothing while another process works in the
+    folder, since the files then change."""
     try:
         refuse_damaged(run, manifest)
     except FactoryError:

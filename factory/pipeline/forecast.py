@@ -1,17 +1,16 @@
-"""How much of a run is done, what is left of it, and how long that takes. Arithmetic; shows nothing.
+"""Forecast of a run: calls and tokens done and left, and the time left. Arithmetic only; prints nothing.
 
     forecast = Forecast(stages, engines, rows=...)
-    counts = forecast.begin()        a row begins: the run puts a `StageCount` in for each stage it enters
-    forecast.end(counts)             it has ended
-    forecast.look()                  an `Outlook`, once a second at most
+    counts = forecast.begin()        a row begins; the run adds a `StageCount` for each stage it enters
+    forecast.end(counts)             the row has ended
+    forecast.look()                  an `Outlook`; computed at most once a second
 
-Calls a row makes at a stage are learned from the rows that have passed it; as long as those are few,
-what the stage says of itself counts too (`Stage.expected_calls`). So are tokens a call, by the stage's
-max_tokens before there is any. Time comes from tokens: the seconds that a prompt token and an output
-token of each engine take are fitted to what was done so far, while calls were being made. Calls
-answered from the ledger cost what those before them cost, and are in no other rate.
+Calls per row at a stage are estimated from the rows that have passed it, with the stage's own estimate
+(`Stage.expected_calls`) as a prior. Tokens per call are estimated likewise, with max_tokens as the
+prior. Time is computed from tokens: the seconds per prompt token and per output token of each engine
+are fitted to the work so far. Calls answered from the ledger have a rate of their own.
 
-`begin` and `end` are cheap, since they are in the run's loop; `look` may be called by another thread.
+`begin` and `end` are cheap, since they are in the run's loop. `look` may be called by another thread.
 """
 
 from __future__ import annotations
@@ -28,56 +27,56 @@ from factory.pipeline.calls import StageCount
 from factory.pipeline.pace import Pace
 from factory.stages.base import Expected, Question, Stage
 
-_PERIOD = 1.0  # seconds between two looks that measure
-_ROWS_DECLARED = 1.0  # rows that a stage's own word on its calls counts for
-_CALLS_DECLARED = 4.0  # calls that max_tokens counts for
-_USED = 0.5  # of max_tokens, before anything is known
-_PROMPT_TOKENS = 100.0  # of a call, before anything is known
-_CALLS_BEFORE_TIME = 5  # made, before there is a time left
-_NOTHING = 0.5  # of a call
-_RECENT = 256  # rows that tell whether those to come are in the ledger
+_PERIOD = 1.0  # seconds between two measurements
+_ROWS_DECLARED = 1.0  # weight, in rows, of a stage's own estimate of its calls
+_CALLS_DECLARED = 4.0  # weight, in calls, of the prior on tokens per call
+_USED = 0.5  # prior share of max_tokens that an answer uses
+_PROMPT_TOKENS = 100.0  # prior prompt tokens per call
+_CALLS_BEFORE_TIME = 5  # calls to be made before a time left is shown
+_NOTHING = 0.5  # calls left that count as none
+_RECENT = 256  # newest rows, which show whether the rows to come are in the ledger
 
 
 class StageOutlook(NamedTuple):
     label: str
     calls: int
-    """Ended: made, or answered from the ledger."""
+    """Calls that have ended: made, or answered from the ledger."""
     expected: float | None
-    """All calls, those included. None: nobody knows how many rows there are."""
+    """All calls, ended ones included. None: the number of rows is unknown."""
     is_certain: bool
-    """Each row has asked as often as the stage said before."""
+    """True if each row so far made as many calls as the stage estimated."""
     tokens: int
-    """Of output."""
+    """Output tokens so far."""
     expected_tokens: float | None
 
 
 class Outlook(NamedTuple):
-    """A run at one moment."""
+    """The state of a run at one moment."""
 
     stages: list[StageOutlook]
-    """Those that make calls."""
+    """The stages that make calls."""
     rows: int
-    """Ended in this run, quarantined ones included."""
+    """Rows that have ended in this run, quarantined ones included."""
     failed: int
-    """Of those, quarantined."""
+    """Of `rows`, those quarantined."""
     made: int
     remembered: int
-    """Calls made, and answered from the ledger."""
+    """`made`: calls made. `remembered`: calls answered from the ledger."""
     to_make: float | None
-    """Calls that are still to be made. None: nobody knows how many rows there are."""
+    """Calls that are still to be made. None: the number of rows is unknown."""
     share: float | None
-    """Of the work that is done, by its time, in [0, 1]. None: unknown."""
+    """Share of the work that is done, measured in time, in [0, 1]. None: unknown."""
     seconds_left: float | None
     """None: unknown yet."""
     tokens_a_second: float
     cached: float
     """Share of prompt tokens from prefix caches, in [0, 1]."""
     doing: tuple[str, ...]
-    """What engines do before they can answer, as `loading smollm2-135m-instruct`."""
+    """Work of engines that cannot answer yet: `loading smollm2-135m-instruct`."""
 
 
 class _Sum:
-    """What the rows that have passed a stage asked there."""
+    """Calls and tokens of several rows at one stage."""
 
     __slots__ = ("cached", "made", "output", "prompt", "remembered", "rows")
 
@@ -103,36 +102,36 @@ class _Sum:
 
 
 class _Rows(NamedTuple):
-    """What the rows that have begun asked, by stage."""
+    """Calls and tokens of the rows that have begun, by stage."""
 
     passed: dict[str, _Sum]
-    """Of those that have passed it."""
+    """Totals of the rows that have passed the stage."""
     here: dict[str, _Sum]
-    """Of those that are at it,"""
+    """Totals of the rows that are at the stage."""
     asked: dict[str, list[int]]
-    """and the calls of each that have ended."""
+    """Ended calls of each row that is at the stage."""
     before: dict[str, int]
-    """Rows that are yet to reach it."""
+    """Number of rows that have begun and not yet reached the stage."""
 
 
 class _Declared(NamedTuple):
-    """What a stage is before anything is known of it."""
+    """A stage's own estimates, used as priors."""
 
     calls: float
-    """A row's."""
+    """Calls per row."""
     prompt_tokens: float
-    """Of what the stage itself says in a call, at four characters a token."""
+    """Tokens of the stage's own text in a call, at four characters per token."""
     most_tokens: float
-    """Of output, that a call may have."""
+    """Most output tokens that a call may have."""
     is_text: bool
-    """It writes: how much of `most_tokens` it uses is to be learned."""
+    """True if it writes text: the share of `most_tokens` that it uses is then estimated."""
     engines: tuple[int, ...]
-    """That its calls go to, evenly."""
+    """Positions of the engines that its calls go to, in equal shares."""
 
 
 class Forecast:
-    """`rows`: those this run is to go through; None: unknown. `expected`: a sample before the first
-    stage."""
+    """Forecast of a run. `rows`: number of rows to go through; None: unknown. `expected`: a sample
+    before the first stage."""
 
     def __init__(
         self,
@@ -159,7 +158,8 @@ class Forecast:
         self._outlook: Outlook | None = None
 
     def begin(self) -> dict[str, StageCount]:
-        """Of a row: where its counts go, by stage, in the order in which it enters them."""
+        """Begin a row. The caller adds a count to the returned dict for each stage the row enters, in
+        order."""
         counts: dict[str, StageCount] = {}
         self._begun += 1
         self._open[id(counts)] = counts
@@ -242,7 +242,7 @@ class Forecast:
         )
 
     def _where(self) -> _Rows:
-        """What rows have asked, by where they are."""
+        """Calls and tokens of all rows so far, by the stage they have reached."""
         labels = self._declared
         passed = {label: each.copy() for label, each in self._passed.items()}
         found = _Rows(
@@ -271,7 +271,7 @@ class Forecast:
     def _work(
         self, calls: Mapping[str, float], tokens: Mapping[str, tuple[float, float]]
     ) -> list[float]:
-        """Tokens of so many calls, in the kinds of `pace`."""
+        """Tokens of this number of calls, in the kinds of `pace`."""
         work = [0.0] * (2 * len(self._engines))
         for label, declared in self._declared.items():
             for engine in declared.engines:
@@ -282,7 +282,7 @@ class Forecast:
     def _running(
         self, stats: Sequence[EngineStats], waiting: Mapping[str, float]
     ) -> Iterator[float]:
-        """Of the calls that rows wait for, the share that each engine is working on."""
+        """For each engine, the share of the calls waited for that it is working on, in [0, 1]."""
         calls = [0.0] * len(stats)
         for label, declared in self._declared.items():
             for engine in declared.engines:
@@ -315,8 +315,8 @@ class Forecast:
         )
 
     def _made_share(self, calls: Mapping[str, float]) -> dict[str, float]:
-        """Of the calls at each stage, the share that the newest rows make, or wait for: what is in the
-        ledger is answered at once."""
+        """For each stage, the share of the newest rows' calls that had to be made, in [0, 1]. The rest
+        came from the ledger."""
         made, every = dict.fromkeys(calls, 0.0), dict.fromkeys(calls, 0.0)
         for counts in list(self._recent):
             is_open = id(counts) in self._open
@@ -340,7 +340,7 @@ def _declare(
     places: list[Engine],
     expected: Expected,
 ) -> dict[str, _Declared]:
-    """Of each stage that makes calls, in order."""
+    """The priors of each stage that makes calls, in order."""
     found: dict[str, _Declared] = {}
     for label, stage in stages:
         calls = stage.expected_calls(expected)
@@ -371,11 +371,12 @@ def _tokens_a_call(
     here: Mapping[str, _Sum],
     running: int,
 ) -> dict[str, tuple[float, float]]:
-    """(prompt tokens that are not cached, output tokens) by stage. `running`: calls under way."""
-    # Rows at a stage may have calls whose tokens are not counted yet, so they speak where no other can.
+    """Stage -> (prompt tokens that are not cached, output tokens) per call. `running`: calls in flight."""
+    # Rows still at a stage may have calls whose tokens are not counted yet, so they are used only
+    # where no row has passed it.
     seen = {label: each if each.calls else here[label] for label, each in passed.items()}
     every = sum(each.calls for each in seen.values())
-    # The first calls to end are the short ones: as long as most are still running, less is believed.
+    # The first calls to end are the short ones: while most still run, the prior weighs more.
     weight = _CALLS_DECLARED + running * running / (running + every) if running else _CALLS_DECLARED
     texts = [label for label in seen if declared[label].is_text]
     most = sum(declared[label].most_tokens * seen[label].calls for label in texts)
@@ -398,7 +399,7 @@ def _tokens_a_call(
 
 
 def _since(first: EngineStats, now: EngineStats) -> EngineStats:
-    """Of an engine that may have worked before."""
+    """The engine's counts since `first`."""
     return msgspec.structs.replace(
         now,
         calls=now.calls - first.calls,

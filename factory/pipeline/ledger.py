@@ -1,20 +1,20 @@
 """The ledger: every model call remembered by its content.
 
 A call's key is a hash of (engine fingerprint, messages, sampling, draw, prefix, labels, scoring);
-its value is the completion. A run is then a pure function that is memoised: resuming, extending and
-editing pay only for calls that were never made before.
+its value is the completion. A run is thus a memoized pure function: resuming, extending and editing
+pay only for new calls.
 
 SQLite in WAL mode with one writer thread that commits in groups, at most `COMMIT_EVERY` seconds
-apart: what a `kill -9` can lose is what completed since the last commit. Look-ups see completions
-that are not committed yet. Several processes may share a ledger: SQLite lets them write in turn. A
-call that two make at the same moment is paid for twice, and the first answer is kept.
+apart. A `kill -9` loses only completions since the last commit. Look-ups see completions that are
+not committed yet. Several processes may share a ledger: SQLite lets them write in turn. A call that
+two of them make at the same moment is paid for twice, and the first answer is kept.
 
 Invariants:
-- A ledger that holds anything is never deleted or replaced, whatever is wrong with it. A row that
-  cannot be decoded is a call that was never made: it is made again, and then replaced.
-- The write-ahead log stays under 64 MiB, unless another program reads the ledger all the while.
-- Where the file system cannot share memory, as some network file systems, a rollback journal
-  takes the log's place: slower, as safe.
+- A ledger that holds anything is never deleted or replaced, whatever is wrong with it. The call of
+  a row that cannot be decoded is made again, and the row is then replaced.
+- The write-ahead log stays under 64 MiB, unless another program keeps reading the ledger.
+- On file systems without shared memory (some network file systems) a rollback journal replaces the
+  log: as safe, but slower.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ log = logging.getLogger(__name__)
 
 
 class Ledger:
-    """Opens or makes the ledger at `path`. Use as a context manager; closing commits the rest.
+    """The ledger at `path`, made if it does not exist. A context manager; closing commits the rest.
 
     Raises `LedgerError` if the file is no ledger, is of another format, is corrupt, or (from `get`,
     `put`, `flush`, `close`) if it cannot be written any more.
@@ -80,7 +80,7 @@ class Ledger:
         self._wake = threading.Condition()
         self._is_closing = False
         self._is_stale = False
-        self._reading = threading.Lock()  # who uses the reader's connection
+        self._reading = threading.Lock()  # guards the reader's connection
         self._log = path.with_name(path.name + "-wal")
         self._log_limit = _LOG_BYTES
         try:
@@ -97,45 +97,45 @@ class Ledger:
     # -- opening -------------------------------------------------------------------------------
 
     def _begin_if_blank(self) -> None:
-        """Make a file of zero bytes alone an empty one: a power cut may leave it, of a ledger that
-        was being made, and SQLite refuses it. Not if a log beside it still holds anything."""
+        """Empty a file that holds only zero bytes. A power cut while a ledger is made may leave one,
+        and SQLite refuses it. Does nothing if a log beside it still holds anything."""
         beside = (self._log, self.path.with_name(self.path.name + "-journal"))
         if not self.path.is_file() or not _size(self.path) or any(map(_size, beside)):
             return
         with self.path.open("rb") as file:
             if any(any(block) for block in iter(lambda: file.read(_BLOCK), b"")):
                 return
-        log.warning("%s held nothing but zero bytes and is begun again", self.path)
+        log.warning("%s held only zero bytes; the ledger starts empty", self.path)
         with self.path.open("r+b") as file:
             file.truncate(0)
 
     def _make(self) -> bool:
-        """Make the ledger if there is none, or an empty file. True: it has a write-ahead log."""
+        """Make the ledger if there is no file or an empty one. True: it has a write-ahead log."""
         try:
             answer = self._make_with("NORMAL", "WAL")
             if answer == "wal":
                 return True
-        except sqlite3.OperationalError as error:  # there is no memory to share
+        except sqlite3.OperationalError as error:  # no shared memory
             if error.sqlite_errorcode & 0xFF not in _NO_LOG:
                 raise
             answer = str(error)
-        # Exclusive: the one way, there, into a file that has a log.
+        # Without shared memory, only an exclusive connection can open a file that has a log.
         self._make_with("EXCLUSIVE", "TRUNCATE")
         log.warning(
-            "%s: SQLite can keep no write-ahead log on this file system (%s) and uses a rollback "
-            "journal, which is as safe and slower; an --out on a local disk is faster",
+            "%s: SQLite cannot keep a write-ahead log on this file system (%s) and uses a rollback "
+            "journal, which is as safe but slower; an --out on a local disk is faster",
             self.path,
             answer,
         )
         return False
 
     def _make_with(self, locking: str, journal: str) -> str:
-        """Returns the journal that SQLite says it uses."""
+        """Make the table, and return the journal mode that SQLite reports."""
         with contextlib.closing(self._connect()) as connection:
             connection.execute(f"PRAGMA locking_mode={locking}").fetchone()
             self._refuse_other_file(connection)
             answer: str = connection.execute(f"PRAGMA journal_mode={journal}").fetchone()[0]
-            connection.execute("BEGIN IMMEDIATE")  # now, not at the first call: it may fail
+            connection.execute("BEGIN IMMEDIATE")  # fail now, not at the first call
             if not _find_table(connection):
                 connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version={FORMAT}")
@@ -144,8 +144,8 @@ class Ledger:
             return answer
 
     def _refuse_other_file(self, connection: sqlite3.Connection) -> None:
-        """A file in which nothing is yet is none: a kill or a full disk leaves it behind while a
-        ledger is made."""
+        """Raise `LedgerError` if the file is not a ledger of this format. An empty file is accepted:
+        a kill or a full disk leaves one while a ledger is made."""
         application, version = (
             connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("application_id", "user_version")
@@ -208,7 +208,7 @@ class Ledger:
         found: dict[bytes, Completion] = {}
         missing = []
         for key in keys:
-            # Pending before writing before the file: the order in which a completion moves.
+            # In this order, as a completion moves from pending to writing to the file.
             if held := self.just_put(key):
                 found[key] = held
             else:
@@ -230,14 +230,14 @@ class Ledger:
         return found
 
     def just_put(self, key: bytes) -> Completion | None:
-        """The completion of a call that was put a moment ago: it may not be committed yet."""
+        """The completion of a call that was put and may not be committed yet; else None."""
         encoded = self._pending.get(key) or self._writing.get(key)
         return _decode.decode(encoded) if encoded else None
 
     def _see_commits(self) -> None:
-        """Look-ups share one read transaction, begun anew after each commit of ours: a transaction
-        for every look-up would cost as much as the look-up. Without a log it would stop all
-        commits, so there each look-up has its own."""
+        """Begin a new read transaction if we have committed since the last one. Look-ups share it,
+        since one transaction per look-up would double the cost. Without a log an open one would block
+        all commits, so there each look-up has its own."""
         if self._is_stale:
             self._is_stale = False
             self._end_reading()
@@ -253,8 +253,8 @@ class Ledger:
     def put(self, key: bytes, completion: Completion) -> None:
         """Remember a completion; it is on disk at the next group commit.
 
-        Raises `msgspec.MsgspecError`, `TypeError` or `ValueError` for one that could not be read
-        back, and remembers nothing then.
+        Raises `msgspec.MsgspecError`, `TypeError` or `ValueError` if it could not be read back;
+        nothing is then remembered.
         """
         if self._failure:
             raise self._broken(self._failure) from self._failure
@@ -266,7 +266,7 @@ class Ledger:
                 self._wake.notify()
 
     def flush(self) -> None:
-        """Return when all that was put until now is on disk, whatever is put meanwhile."""
+        """Return when everything put before this call is on disk."""
         with self._wake:
             last = self._groups + bool(self._writing) + bool(self._pending)
             self._wake.notify()
@@ -274,8 +274,8 @@ class Ledger:
                 self._wake.wait(COMMIT_EVERY)
         if self._failure:
             raise self._broken(self._failure) from self._failure
-        # A commit alone withstands a kill, not a power cut. The log only: to close a second handle
-        # of the database itself would give up SQLite's locks on it.
+        # A commit alone survives a kill, but not a power cut. Sync only the log: closing a second
+        # handle of the database file would release SQLite's locks on it.
         try:
             sync(self._log)
         except FileNotFoundError:
@@ -316,11 +316,11 @@ class Ledger:
                     self._write(connection, rows)
                     self._shorten_log(connection)
                 with self._wake:
-                    self._is_stale = True  # before the next line: a look-up misses neither
+                    self._is_stale = True  # before the next line, so that no look-up misses a row
                     self._writing = {}
                     self._groups += 1
                     self._wake.notify_all()
-        except Exception as error:  # handed to whoever next puts, flushes or closes
+        except Exception as error:  # raised by the next put, flush or close
             with self._wake:
                 self._failure = error
                 self._pending = {**self._writing, **self._pending}
@@ -333,8 +333,8 @@ class Ledger:
         connection.execute("BEGIN IMMEDIATE")
         replaced = [(key,) for key, _ in rows if key in self._undecodable]
         connection.executemany("DELETE FROM calls WHERE key = ?", replaced)
-        # Many rows a statement: each statement gives up the interpreter's lock once, and
-        # waits for it again while the event loop is busy.
+        # Many rows per statement: each statement releases the GIL once, and has to wait for it
+        # while the event loop is busy.
         for i in range(0, len(rows), _ROWS):
             values = [x for row in rows[i : i + _ROWS] for x in row]
             marks = ",".join(["(?,?)"] * (len(values) // 2))
@@ -343,18 +343,18 @@ class Ledger:
         self._undecodable.difference_update(key for (key,) in replaced)
 
     def _shorten_log(self, connection: sqlite3.Connection) -> None:
-        """Empty a log that has become long. SQLite itself does so only in a moment without a
-        reader, and ours always holds its transaction."""
+        """Empty a log that has become long. SQLite does so itself only while nobody reads, and our
+        reader always holds its transaction."""
         if not self._has_log or _size(self._log) < self._log_limit:
             return
         with self._reading:
             self._end_reading()
-        # Copies the log into the file, which takes a while. A look-up meanwhile begins at the log's
-        # end, so it is in the way of nothing but the emptying.
+        # Copies the log into the file, which takes a while. Look-ups meanwhile read from the log's
+        # end, so they block only the emptying.
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         with self._reading:
             self._end_reading()
-            # At once or not at all: look-ups wait, and another program may read for hours.
+            # Try once, without waiting: look-ups wait, and another program may read for hours.
             connection.execute("PRAGMA busy_timeout=0")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             connection.execute(f"PRAGMA busy_timeout={int(_TIMEOUT * 1000)}")
@@ -362,8 +362,8 @@ class Ledger:
 
 
 def _transactions(rows: Mapping[bytes, bytes]) -> Iterator[list[tuple[bytes, bytes]]]:
-    """The rows in lists that each add about `_TRANSACTION_BYTES` to the log, at most: a row's
-    place in the file is random, so it costs a page or two besides its own bytes."""
+    """The rows in lists that each add at most about `_TRANSACTION_BYTES` to the log. A row's place in
+    the file is random, so it costs a page or two besides its own bytes."""
     part: list[tuple[bytes, bytes]] = []
     size = 0
     for row in rows.items():
@@ -377,12 +377,12 @@ def _transactions(rows: Mapping[bytes, bytes]) -> Iterator[list[tuple[bytes, byt
 
 
 def _find_table(connection: sqlite3.Connection) -> bool:
-    """Whether there is any table in the file."""
+    """True if the file has any table."""
     return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
 
 
 def _size(path: Path) -> int:
-    """Bytes; 0: there is no such file."""
+    """The file's size in bytes; 0 if there is none."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

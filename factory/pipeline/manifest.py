@@ -1,4 +1,4 @@
-"""The manifest: what a run has done so far, and how to go on. Written whole, after every part.
+"""The manifest: a run's progress, from which the next run continues. Written whole, after every part.
 
 It is the commit point: a part, and the lines of the quarantine that belong to it, count only once
 the manifest says so.
@@ -19,17 +19,17 @@ FORMAT = 1
 
 
 class Manifest(msgspec.Struct):
-    """A run's state. `digest` decides whether the parts on disk are still what the recipe asks."""
+    """A run's state. `digest` decides whether the parts on disk still fit the recipe."""
 
     digest: str
-    """Of stages, constitution, models and seed (`Recipe.digest`)."""
+    """Digest of stages, constitution, models and seed (`Recipe.digest`)."""
     source_digest: str
     part_size: int
     views_digest: str = ""
     limit: int | None = None
     format: int = FORMAT
     state: str = "running"
-    """`running` (or killed while running), `traced` (the datasets are owed) or `finished`."""
+    """`running` (or killed while running), `traced` (the datasets are not made yet) or `finished`."""
     recipe_path: str = ""
     versions: dict[str, str] = {}
     models: dict[str, dict[str, str]] = {}
@@ -39,25 +39,25 @@ class Manifest(msgspec.Struct):
     """Every call of this folder was made with its draw as the engine's seed."""
     parts: int = 0
     rows: int = 0
-    """Source rows in those parts: samples and quarantined."""
+    """Source rows in those parts: samples and quarantined rows."""
     samples: int = 0
     quarantined: int = 0
     failed: int = 0
-    """Of those, samples that failed in a stage (the rest were no prompts to begin with)."""
+    """Of the quarantined, samples that failed in a stage. The rest were rows that are not prompts."""
     retriable: int = 0
-    """Quarantined by a failure that may not happen again: the next run tries them again."""
+    """Of the quarantined, those whose failure may be temporary: the next run tries them again."""
     quarantine_bytes: int = 0
     reasons: dict[str, int] = {}
-    """Quarantine reasons, as `critique: ...`, most common first."""
+    """Quarantine reason (`critique: ...`) -> count, most frequent first."""
     stages: dict[str, StageCount] = {}
     restarts: int = 0
     ledger: str = ""
-    """Where calls are remembered, if not in the run's folder: relative to it, or absolute."""
+    """The ledger's path, relative to the run's folder or absolute. Empty: the folder's own."""
     seconds: float = 0.0
-    """Running time, of all tries together."""
+    """Running time, summed over all starts of the run."""
     views: list[dict[str, Any]] = []
     trace_parts: list[TracePart] = []
-    """Rows and checksum of each part. Empty in manifests that were written before parts had one."""
+    """Samples and checksum of each part. Empty in manifests of versions without checksums."""
 
     def cached_share(self) -> float:
         """Share of prompt tokens that came from prefix caches, in [0, 1]."""
@@ -79,7 +79,7 @@ _COUNTS = ("parts", "rows", "samples", "quarantined", "failed", "retriable", "qu
 
 
 def _contradiction(m: Manifest) -> str:
-    """What cannot be true in a manifest, in words; empty: nothing."""
+    """A contradiction between the manifest's fields, in words. Empty: none."""
     if m.part_size < 1:
         return f"part_size: {m.part_size}"
     for name in _COUNTS:
@@ -92,7 +92,7 @@ def _contradiction(m: Manifest) -> str:
     if m.quarantine_bytes and not m.quarantined:
         return f"{m.quarantined} quarantined, in {m.quarantine_bytes} bytes"
     if m.trace_parts and len(m.trace_parts) != m.parts:
-        return f"{m.parts} parts, but trace_parts tells of {len(m.trace_parts)}"
+        return f"{m.parts} parts, but trace_parts lists {len(m.trace_parts)}"
     if m.trace_parts and (held := sum(part.samples for part in m.trace_parts)) != m.samples:
         return f"{m.samples} samples, but {held} in trace_parts"
     for i, view in enumerate(m.views):
@@ -103,7 +103,7 @@ def _contradiction(m: Manifest) -> str:
 
 
 def may_be_ours(run: Path) -> bool:
-    """False: the folder's manifest.json is whole and another program's."""
+    """False if the folder's manifest.json is valid JSON of another program."""
     try:
         held = msgspec.json.decode((run / "manifest.json").read_bytes())
     except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
@@ -112,7 +112,7 @@ def may_be_ours(run: Path) -> bool:
 
 
 def read(run: Path) -> Manifest | None:
-    """The manifest of a run; None: there is none yet. Raises `FactoryError` if it is unreadable."""
+    """The manifest of a run. None: there is none yet. Raises `FactoryError` if it is unreadable."""
     path = run / "manifest.json"
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
@@ -120,13 +120,13 @@ def read(run: Path) -> Manifest | None:
         return None
     except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise FactoryError(
-            f"{path} cannot be read ({error}); move it away, and the next run goes through the "
-            "source again, answering from the ledger what it can"
+            f"{path} cannot be read ({error}); move it away: the next run then goes through the "
+            "source again and answers remembered calls from the ledger"
         ) from error
     if manifest.format == FORMAT and (wrong := _contradiction(manifest)):
         raise FactoryError(
-            f"{path} contradicts itself ({wrong}); move it away, and the next run goes through the "
-            "source again, answering from the ledger what it can"
+            f"{path} contradicts itself ({wrong}); move it away: the next run then goes through the "
+            "source again and answers remembered calls from the ledger"
         )
     if manifest.format != FORMAT:
         raise FactoryError(

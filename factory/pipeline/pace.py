@@ -1,8 +1,8 @@
-"""How long work takes: seconds a token of each engine, fitted to what was done so far. Arithmetic only.
+"""Pace of a run: seconds per token of each engine, fitted to the work so far. Arithmetic only.
 
-Work is counted in kinds: 2i are the prompt tokens that engine i computed (not from its cache), 2i + 1
-the output tokens that it made. Time in which every call was answered from the ledger, and in which
-engines were loading, is in none of these figures.
+Work is counted in kinds. Kind 2i: prompt tokens that engine i computed (not from its cache). Kind
+2i + 1: output tokens of engine i. Time in which engines were loading, or in which every call was
+answered from the ledger, is excluded.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-_PROMPT_COST = 1 / 8  # of an output token's, before anything is known
-_TO_PRIOR = 1.0  # how strongly a cost is drawn to what was taken for granted
-_ROUNDS = 50  # of the fit
-_RATE_SECONDS = 15.0  # that a rate of tokens is taken over
+_PROMPT_COST = 1 / 8  # prior cost of a prompt token, as a share of an output token's
+_TO_PRIOR = 1.0  # weight of the prior in the fit
+_ROUNDS = 50  # rounds of the fit
+_RATE_SECONDS = 15.0  # window of the rate of tokens
 
 
 class Pace:
-    """What the time so far was spent on. `began`: seconds of the clock."""
+    """Time spent so far, by kind of work. `began`: the clock's seconds at the beginning."""
 
     def __init__(self, engines: int, began: float) -> None:
         self._costs = Costs(2 * engines)
@@ -31,7 +31,8 @@ class Pace:
     def measure(
         self, now: float, made: int, remembered: int, work: Sequence[float], *, is_loading: bool
     ) -> None:
-        """All counts are since the beginning. `is_loading`: an engine cannot answer yet."""
+        """Add a measurement. All counts are since the beginning. `is_loading`: an engine cannot
+        answer yet."""
         seconds, self._last = now - self._last, now
         newly_made, self._made = made - self._made, made
         newly_remembered, self._remembered = remembered - self._remembered, remembered
@@ -43,11 +44,11 @@ class Pace:
             self._costs.learn(self._busy, seconds, work)
 
     def seconds(self, work: Sequence[float]) -> float:
-        """That this work takes."""
+        """Seconds that this work takes."""
         return self._costs.seconds(work)
 
     def replay_seconds(self, calls: float) -> float:
-        """That so many calls from the ledger take."""
+        """Seconds that this number of calls from the ledger takes."""
         return calls * self._replaying / self._replayed if self._replayed else 0.0
 
     @property
@@ -55,7 +56,7 @@ class Pace:
         return self._replaying
 
     def rate(self, now: float, output_tokens: int) -> float:
-        """Output tokens a second, of late."""
+        """Output tokens per second over the last `_RATE_SECONDS`."""
         self._outputs.append((now, output_tokens))
         while len(self._outputs) > 2 and now - self._outputs[1][0] >= _RATE_SECONDS:
             self._outputs.popleft()
@@ -64,9 +65,8 @@ class Pace:
 
 
 class Costs:
-    """Seconds that one unit of each kind of work takes. Least squares over the moments so far, none
-    negative; where the moments do not tell kinds apart, a prompt token costs an eighth of an output
-    token."""
+    """Seconds per unit of each kind of work: non-negative least squares over the measurements so far.
+    Where they do not tell kinds apart, a prompt token costs an eighth of an output token."""
 
     def __init__(self, kinds: int) -> None:
         self._kinds = range(kinds)
@@ -75,7 +75,7 @@ class Costs:
         self._costs = [0.0] * kinds
 
     def learn(self, seconds: float, weight: float, work: Sequence[float]) -> None:
-        """All that was done in all the seconds so far; the moment stands for `weight` of them."""
+        """Add a measurement: all work in all seconds so far. It counts for `weight` seconds."""
         for i in self._kinds:
             self._with_time[i] += weight * seconds * work[i]
             for j in self._kinds:

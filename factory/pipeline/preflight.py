@@ -1,14 +1,14 @@
-"""A call of each kind that is owed, before the work: what a model cannot do is found in seconds.
+"""Preflight: one call of each kind before the work, which finds in seconds what a model cannot do.
 
-A server that refuses words put into the assistant's mouth, or gives no log-probabilities, would
-else be found when the judge's turn comes, after all generation. Here too it is found how a judge is
-read (`judging`), and then its questions are tried in that form.
+Without it, a server that cannot continue an assistant's message, or gives no log-probabilities, would
+be found when the judge's turn comes, after all generation. Preflight also finds how a judge is read
+(`judging`) and tries its questions in that form.
 
 Invariants:
-- Nothing is tried until a call is to be made that the ledger does not know, and then only for the
-  stage that makes it and those after it: a run that is all remembered needs no server.
-- What is tried is not remembered, and counts nowhere.
-- Only what every call of a kind would meet stops the run. A failure of this one call does not.
+- Nothing is tried until a call is not in the ledger, and then only for the stage that makes it and
+  the stages after it. A run that is fully remembered needs no server.
+- Calls of the preflight are not remembered and not counted.
+- Only an error that every call of the kind would meet stops the run. A failure of one call does not.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Checks(Protocol):
     """An engine that can be tried."""
 
     async def check(self, request: Request) -> None:
-        """Raise `FactoryError` if no request of this kind can be answered."""
+        """Raise `FactoryError` if the engine cannot answer any request of this kind."""
         ...
 
 
@@ -56,7 +56,7 @@ class _Trial(NamedTuple):
 
 
 class Preflight:
-    """Tries what a recipe's stages ask of its engines, each kind of call once."""
+    """Tries each kind of call that a recipe's stages make, once."""
 
     def __init__(self, recipe: Recipe, engines: Mapping[str, Engine], judges: Judges) -> None:
         self._stages = [*zip(recipe.stage_labels(), recipe.stages, strict=True)]
@@ -68,7 +68,7 @@ class Preflight:
         self._failure: FactoryError | None = None
 
     async def before(self, position: int) -> None:
-        """To be awaited before the stage at `position` makes a call. Raises `FactoryError`."""
+        """Await this before the stage at `position` makes a call. Raises `FactoryError`."""
         if position >= self._tried_from:
             return
         async with self._one_at_a_time:
@@ -83,8 +83,8 @@ class Preflight:
                 self._tried_from = position
 
     async def _try(self, stages: Sequence[tuple[str, Stage]]) -> None:
-        """Servers first, all at once; then engines of this process, one by one, since each starts.
-        Raises the failure that the first stage would meet."""
+        """Try servers first, all at once; then engines of this process one by one, since each has to
+        start. Raises the error that the first stage would meet."""
         trials = self._trials(stages)
         remote = [trial for trial in trials if isinstance(trial.engine, EndpointEngine)]
         ended = await asyncio.gather(*(trial() for trial in remote), return_exceptions=True)
@@ -115,7 +115,7 @@ class Preflight:
         return is_new
 
     async def _of_judge(self, judging: Judging) -> list[Request]:
-        """Once it is found how the judge is read."""
+        """The calls to try once it is known how the judge is read."""
         example = request_of(judging.question())
         read = await self._judges.reads(judging.model, judging.estimator, example)
         return [request_of(question) for question in judging.examples(read)]
@@ -133,5 +133,5 @@ def _kind(request: Request) -> str:
         return "to score each step" if request.scoring.steps else "for a score"
     if request.labels:
         labels = ", ".join(request.labels)
-        return f"for the log-probabilities of {labels} after words put into its mouth"
-    return "to go on from words put into its mouth" if request.prefix else "to write"
+        return f"for the log-probabilities of {labels} after the beginning of its answer"
+    return "to continue the beginning of its answer" if request.prefix else "to write"

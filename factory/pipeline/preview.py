@@ -1,4 +1,4 @@
-"""`factory preview`: a few samples, made for real."""
+"""`factory preview`: make a few samples."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from factory.sources.source import open_source
 def answer_some(
     recipe: Recipe, out: Path, *, ledger: Path | None = None, progress: Progress | None = None
 ) -> list[Sample | Failure]:
-    """Take the recipe's rows (set `source.limit`) through its stages; only their calls are kept, in
-    `ledger` or the one of the run in `out`."""
+    """Take the recipe's rows through its stages (limit them by `source.limit`). Only the calls are kept,
+    in `ledger` or else in the ledger of the run in `out`."""
     folder.refuse_others(out)
     folder.prepare_ledger(out, ledger)
     progress = progress or Progress()

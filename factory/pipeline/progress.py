@@ -1,7 +1,7 @@
-"""What a run says while it goes: what is happening, then calls and tokens by stage and the time left.
+"""Progress of a run on the screen: what is happening, calls and tokens by stage, and the time left.
 
-On a terminal a bar for each stage, rewritten in place; elsewhere a plain line every ten seconds (see
-`screen`). What is said comes from a `Forecast`.
+On a terminal, a bar for each stage, rewritten in place. Elsewhere, a plain line every ten seconds (see
+`screen`). The figures come from a `Forecast`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DONE, _TO_DO = "━", "─"
 
 
 class Progress(Screen):
-    """Says how far a run, a scoring or a comparison is."""
+    """The progress display of a run, a scoring or a comparison."""
 
     def __init__(
         self,
@@ -38,8 +38,8 @@ class Progress(Screen):
 
     @contextlib.contextmanager
     def mirrored(self, out: Path, recipe: str) -> Iterator[None]:
-        """Say it in the run's folder too (see `pulse`), for `factory status`. If the block fails, or the
-        process is killed, what was said last stays there."""
+        """Mirror the display in the run's folder (see `pulse`), for `factory status`. If the block fails
+        or the process is killed, the last state stays there."""
         if self.is_quiet:
             yield
             return
@@ -59,9 +59,10 @@ class Progress(Screen):
         before: int = 0,
         answers: int = 0,
     ) -> Iterator[Forecast | None]:
-        """Show how far rows are on their way through a recipe's stages. `rows`: all there are, of
-        which `before` are done already. `answers`: that a row brings along. Yields the forecast to
-        tell of each row; None: nobody looks."""
+        """Show the progress of rows through a recipe's stages.
+
+        `rows`: their number, of which `before` are done already. `answers`: answers that a row brings
+        along. Yields the forecast, which the caller tells of each row; None: nothing is shown."""
         if self.is_quiet:
             yield None
             return
@@ -87,7 +88,7 @@ def view(what: str, outlook: Outlook, *, rows: int | None, before: int) -> View:
 
 
 def _calls_to_make(outlook: Outlook) -> str:
-    """While nothing can be called yet."""
+    """The line shown while no engine can answer yet."""
     if outlook.to_make is None:
         return ""
     about = "" if all(stage.is_certain for stage in outlook.stages) else "about "
@@ -153,6 +154,6 @@ def _bar(share: float) -> str:
 
 
 def _rounded(tokens: float) -> str:
-    """An expectation, to two digits."""
+    """An expected number, rounded to two digits."""
     unit = 10 ** max(0, len(str(int(tokens))) - 2)
     return f"{round(tokens / unit) * unit:,}"

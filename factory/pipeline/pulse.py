@@ -1,9 +1,8 @@
-"""RUN/progress.json: what a run does at this moment, for who looks at it from outside.
+"""RUN/progress.json: the current state of a run, for other processes to read.
 
-The manifest counts whole parts; this says what the run's own terminal says, and is there from a run's
-first second, before an engine, a ledger or a manifest is. It is written about once a second, by rename
-and without a sync: nothing rests on it. A run that ends well takes it away; one that is stopped leaves
-it, as of a second before.
+It says what the run's terminal shows, from the first second on, before there is an engine, a ledger or
+a manifest. It is written about once a second, by rename and without a sync, since nothing depends on
+it. A run that succeeds removes it. A run that is stopped leaves it, at most about a second old.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ _SECONDS_BETWEEN = 1.0
 
 
 class Beat(msgspec.Struct):
-    """What progress.json holds."""
+    """The contents of progress.json."""
 
     recipe: str
     doing: str
-    """What is happening, in words, as `making samples: 40%, about 3 min left`."""
+    """The current step, in words: `making samples: 40%, about 3 min left`."""
     lines: Sequence[str] = ()
-    """More of it: a line for each stage."""
+    """Details: one line per stage."""
     began: float = 0.0
-    """Unix time in seconds."""
+    """Start of the run: Unix time in seconds."""
     seen: float = 0.0
-    """When this was written: Unix time in seconds."""
+    """Time of writing: Unix time in seconds."""
 
 
 class Pulse:
-    """Writes progress.json. What cannot be written is left out: a run does not fail of it."""
+    """Writes progress.json. Ignores write errors: a run does not fail because of them."""
 
     def __init__(self, out: Path, recipe: str, doing: str = "starting") -> None:
         self._path = out / NAME
@@ -45,7 +44,7 @@ class Pulse:
         self.beat(doing, doing)
 
     def beat(self, headline: str, doing: str, lines: Sequence[str] = ()) -> None:
-        """Write, if a second has passed or something else is happening."""
+        """Write if a second has passed or the step has changed."""
         now = time.time()
         if headline == self._headline and now - self._last < _SECONDS_BETWEEN:
             return
@@ -63,14 +62,14 @@ class Pulse:
 
 @contextlib.contextmanager
 def shown(out: Path, recipe: str, doing: str) -> Iterator[None]:
-    """progress.json that says this, and goes if all ends well."""
+    """Show this text in progress.json during the block; remove the file if the block succeeds."""
     pulse = Pulse(out, recipe, doing)
     yield
     pulse.end()
 
 
 def read(run: Path) -> Beat | None:
-    """None: there is none, or it cannot be read."""
+    """The last state of a run. None: there is none, or it cannot be read."""
     with contextlib.suppress(OSError, ValueError, RecursionError, msgspec.MsgspecError):
         return msgspec.json.decode((run / NAME).read_bytes(), type=Beat)
     return None

@@ -2,12 +2,12 @@
 
     source rows -> window of samples in flight -> stages -> parts in source order -> views
 
-Nothing here knows what a stage asks or where tokens come from. Whatever happens on the way, what is
-on disk is whole: calls are in the ledger within a fraction of a second, a part and its manifest
-entry are written when its last sample ends, and the next run goes on from there.
+This module does not know what a stage asks or which engine answers. Files on disk are always whole:
+calls are in the ledger within a fraction of a second; a part and its manifest entry are written when
+its last sample ends. The next run continues from there.
 
-A run that is whole stays until what takes its place is whole (see `folder`). What is missing of it is
-made anew from the ledger.
+A finished run stays until its replacement is finished (see `folder`). Missing parts of it are made
+again from the ledger.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ from factory.sources.source import Source, open_source
 
 _FAILURES_BEFORE_STOPPING = 20  # samples that must have ended before a rate means anything
 _REASONS_KEPT = 50
-_NAMED = 12  # columns that a line names
+_NAMED = 12  # most columns that a message names
 
 Result = TypeVar("Result")
 
 
 class Outcome(msgspec.Struct):
-    """What became of one source row."""
+    """The result of one source row."""
 
     result: Sample | Failure
     counts: dict[str, StageCount] = {}
@@ -77,23 +77,22 @@ def run(
     progress: Progress | None = None,
     retries: bool = True,
 ) -> Manifest:
-    """Make what the recipe asks for in the folder `out`, or what is missing of it.
+    """Run the recipe into the folder `out`, or finish the run that is there.
 
-    `ledger`: another file to remember calls in than the folder's own, or than the run began with;
-    the manifest names it. `retries`: in a finished run,
-    try samples again that failed by what may not happen again. Returns the manifest; its
-    `state` is `finished`. Raises `FactoryError`; whatever was done stays done. The first Ctrl+C
-    stops cleanly with `KeyboardInterrupt`, a second at once.
+    `ledger`: the file to remember calls in; the manifest then names it. None: the file the run began
+    with, else the folder's own. `retries`: in a finished run, try samples again whose failure may be
+    temporary. Returns the manifest, whose `state` is `finished`. Raises `FactoryError`; finished work
+    is kept. The first Ctrl+C stops cleanly with `KeyboardInterrupt`, a second one at once.
     """
     work = run_async(recipe, out, ledger=ledger, progress=progress, retries=retries)
     return in_loop(work)
 
 
 def in_loop(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run `work` in an event loop of its own, the fast one.
+    """Run `work` in an event loop of its own (uvloop), with less frequent garbage collection.
 
-    A thousand samples in flight are many objects and hardly any cycles: the collector would look
-    through them all again and again, for a third of the time the runner itself takes.
+    A thousand samples in flight are many objects with hardly any cycles; scanning them again and again
+    would take a third of the runner's own time.
     """
     import uvloop
 
@@ -120,11 +119,11 @@ async def run_async(
 ) -> Manifest:
     """`run`, for a program with an event loop of its own.
 
-    `engines` by model name take the place of the recipe's; they stay open afterwards.
+    `engines` by model name take the place of the recipe's; they stay open afterward.
     """
     progress = progress or Progress()
     folder.refuse_others(out)
-    manifests.read(out)  # nothing is touched beside a manifest that cannot be read
+    manifests.read(out)  # raises before anything is touched beside an unreadable manifest
     with (
         alone_in(out) as held,
         folder.writing_in(out),
@@ -133,14 +132,14 @@ async def run_async(
     ):
         folder.recover(out)
         source = open_source(recipe.source, recipe.folder)
-        thoughts_of(recipe)  # a template that keeps none is found before the work
+        thoughts_of(recipe)  # raises before the work if a template keeps no thoughts
         ours = {} if engines else build(recipe.models, recipe.folder, out / "logs", recipe.judges())
         engines = engines or ours
         try:
             with contextlib.ExitStack() as opened:
                 path = ledger or folder.ledger_of(out)
 
-                def calls() -> Calls:  # a run in which nothing is to be done needs no ledger
+                def calls() -> Calls:  # lazy: a run with nothing to do needs no ledger
                     folder.prepare_ledger(out, ledger)
                     return Calls(opened.enter_context(Ledger(path)), engines)
 
@@ -170,7 +169,7 @@ def _describe(constitution: Constitution | None) -> dict[str, str] | None:
 
 
 class _Run:
-    """All that making traces takes."""
+    """Everything needed to make traces."""
 
     def __init__(
         self,
@@ -195,9 +194,9 @@ class _Run:
         return self._open_calls()
 
     async def make(self, out: Path, *, retries: bool) -> Manifest:
-        """Make what is missing of the traces in `out`, and return their manifest.
+        """Make the missing traces in `out`, and return their manifest.
 
-        Going through the source again costs little: calls that were made are in the ledger.
+        Going through the source again costs little, since earlier calls are in the ledger.
         """
         old = manifests.read(out)
         new = self._new_manifest(old)
@@ -227,21 +226,21 @@ class _Run:
                 for name, config in recipe.models.items()
             },
             constitution=_describe(recipe.constitution),
-            # The ledger answers with calls of the runs before, seeded or not.
+            # The ledger also answers with calls of earlier runs, seeded or not.
             reproducible=recipe.reproducible and (old is None or old.reproducible),
         )
 
     async def _plan(
         self, work: Path, old: Manifest | None, new: Manifest, *, retries: bool
     ) -> Manifest:
-        """The manifest to go on from: the old one where it still holds and what it tells of is on
-        disk, or could be put there again; else the new one."""
+        """The manifest to continue from: the old one if it still fits the recipe and its files are on
+        disk or could be made again; else the new one."""
         plan = _going_on(self._recipe, old, new, retries=retries)
         if plan is new:
             return new
         if not folder.is_quarantine_whole(work, plan):
             self._progress.note(
-                f"{work / 'quarantine.jsonl'} is not as it was written: going through the source"
+                f"{work / 'quarantine.jsonl'} was changed or is incomplete: going through the source"
             )
             return new
         damaged = await asyncio.to_thread(folder.damaged_parts, work, plan)
@@ -253,7 +252,7 @@ class _Run:
         return plan
 
     async def _add_checksums(self, work: Path, plan: Manifest) -> None:
-        """Where a version that kept none began the run."""
+        """Add checksums to the manifest of a run that was begun by a version without them."""
         parts = await asyncio.to_thread(folder.with_checksums, work, plan)
         if parts != plan.trace_parts:
             plan.trace_parts = parts
@@ -261,7 +260,7 @@ class _Run:
             plan.save(work)
 
     async def _remake(self, work: Path, manifest: Manifest, number: int) -> bool:
-        """Write a part again as it was. False: that cannot be, and all is to be made again."""
+        """Make a part again, identical to the old one. False: impossible; all parts must be made again."""
         if not manifest.trace_parts:
             return False
         first = number * manifest.part_size
@@ -278,14 +277,14 @@ class _Run:
         return shards.write_part(work, number, samples) == manifest.trace_parts[number]
 
     async def _make_traces(self, work: Path, manifest: Manifest, out: Path) -> None:
-        """Take the rows that are owed through the stages and write them down, a part at a time."""
+        """Take the remaining rows through the stages and write them, a part at a time."""
         if manifest.state != "running":
             shards.drop_parts_from(work, manifest.parts)
             return
         if self._recipe.reproducible and not manifest.reproducible:
             self._progress.note(
-                "reproducible: true holds for calls from now on; the ledger remembers others that "
-                "were made without a seed. For a run that is reproducible as a whole, use a new --out"
+                "reproducible: true applies to calls from now on; the ledger also holds calls that "
+                "were made without a seed. For a fully reproducible run, use a new --out"
             )
         manifest.reproducible &= self._recipe.reproducible
         if self._recipe.constitution:
@@ -293,7 +292,7 @@ class _Run:
         if carried := self._source.carried():
             more = f" and {len(carried) - _NAMED} more" if len(carried) > _NAMED else ""
             names = ", ".join(name[:40] for name in carried[:_NAMED])
-            self._progress.note(f"carried along from the source, in `extra`: {names}{more}")
+            self._progress.note(f"source columns kept in `extra`: {names}{more}")
         manifest.ledger = folder.ledger_name(out, self._ledger)
         folder.begin(work, manifest)
         _save_inputs(self._recipe, work, out)
@@ -301,7 +300,7 @@ class _Run:
         part = _Part(work, manifest, self._calls, self._held)
         rows = self._source.rows(manifest.rows)
         if manifest.rows:
-            self._progress.note(f"going on after {manifest.rows} samples that are done")
+            self._progress.note(f"continuing after {manifest.rows} finished samples")
         with self._progress.following(
             "making samples",
             self._recipe,
@@ -321,27 +320,28 @@ class _Run:
             manifest.seconds = time.monotonic() - began
             part.close()
         _refuse_nothing(manifest)
-        folder.refuse_damaged(work, manifest)  # somebody may have deleted them meanwhile
+        folder.refuse_damaged(work, manifest)  # they may have been deleted meanwhile
         self._held.check()
         manifest.state = "traced"
         manifest.save(work)
 
 
 def _going_on(recipe: Recipe, old: Manifest | None, new: Manifest, *, retries: bool) -> Manifest:
-    """The old manifest, if what it tells of is what the new one is to tell of, or a part of it; else
-    the new one."""
+    """The old manifest, if its parts are all or a beginning of what the new one needs; else the new
+    one."""
     same = ("digest", "source_digest", "part_size")
     if old is None or any(getattr(old, field) != getattr(new, field) for field in same):
         return new
     if old.state == "running" and _is_failing(recipe, old.failed, old.rows):
-        return new  # parts smaller than what a rate is measured on: their failures are tried again
+        return new  # too few samples to measure a failure rate: the failed ones are tried again
     if old.state == "running" and old.rows and not old.samples:
         return new
     return new if old.state == "finished" and old.retriable and retries else old
 
 
 async def _to_its_end(work: Callable[[], None]) -> None:
-    """`work` in a thread, also if we are cancelled: nothing is written once the folder is free."""
+    """Run `work` in a thread to its end, even if canceled, so that nothing is written once the folder's
+    lock is released."""
     running = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         await asyncio.shield(running)
@@ -351,15 +351,15 @@ async def _to_its_end(work: Callable[[], None]) -> None:
 
 
 def _refuse_nothing(manifest: Manifest) -> None:
-    """Raises `NothingMade` if there is no sample."""
+    """Raise `NothingMade` if there is no sample."""
     if manifest.samples:
         return
     if not manifest.rows:
         raise NothingMade("the source has no rows, so no sample was made; check source.path")
     raise NothingMade(
-        f"no sample was made: all {manifest.quarantined} rows failed; the commonest reasons:\n"
+        f"no sample was made: all {manifest.quarantined} rows failed; the most frequent reasons:\n"
         f"{_commonest(Counter(manifest.reasons))}\n"
-        "mend the cause and run again"
+        "fix the cause and run again"
     )
 
 
@@ -373,7 +373,8 @@ async def outcomes(
     calls: Calls,
     forecast: Forecast | None = None,
 ) -> AsyncGenerator[Outcome]:
-    """Each row taken through all stages, many at once; in the rows' order. `forecast` is told."""
+    """Take each row through all stages, many at once. Yields outcomes in the rows' order, and reports
+    them to `forecast`."""
     labels = recipe.stage_labels()
     has_own_stage = any(":" in stage.kind for stage in recipe.stages)
     preflight = Preflight(recipe, calls.engines, calls.judges)
@@ -408,13 +409,13 @@ async def outcomes(
                 )
             except (FactoryError, asyncio.CancelledError):
                 raise
-            except Exception as error:  # a user's stage may raise anything; it is this sample's
+            except Exception as error:  # a user's stage may raise anything: this sample fails
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 place = f"{Path(where.filename).name}:{where.lineno}"
                 text = f"{type(error).__name__}: {error} ({place})"
                 return Outcome(_failure(row, label, text, "", is_permanent=False), counts)
             count.seconds = time.monotonic() - began
-        if has_own_stage:  # ours put nothing into a sample that a trace cannot hold
+        if has_own_stage:  # the built-in stages make only records that a trace can hold
             try:
                 shards.check_storable(sample)
             except SampleError as error:
@@ -433,8 +434,8 @@ def _failure(sample: Sample, stage: str, error: str, raw: str, is_permanent: boo
 
 
 class _Part:
-    """The part being filled. Closing it commits the calls that it names, then writes the trace, then
-    the quarantine, then the manifest, which makes both count."""
+    """The part being filled. Closing it commits the calls it names, then writes the trace, then the
+    quarantine, then the manifest, which makes both count."""
 
     def __init__(self, out: Path, manifest: Manifest, calls: Calls, held: Held) -> None:
         self._out = out
@@ -444,7 +445,7 @@ class _Part:
         self._quarantine = out / "quarantine.jsonl"
         self._begin()
         with self._quarantine.open("ab") as file:
-            file.truncate(manifest.quarantine_bytes)  # lines of a part that was never finished
+            file.truncate(manifest.quarantine_bytes)  # remove lines of an unfinished part
 
     def _begin(self) -> None:
         self._samples: list[Sample] = []
@@ -491,7 +492,7 @@ class _Part:
         self._begin()
 
 
-# Digits that say what went wrong: an HTTP status, an errno, an exit code.
+# Numbers that identify an error: an HTTP status, an errno, an exit code.
 _CODES = re.compile(
     r"((?i:\b(?:HTTP(?:/[\d.]+)?|status|code|errno|signal)(?: code)?)\W{0,2}\d+)"
     r"|(?<![:\w])\d+"
@@ -499,8 +500,8 @@ _CODES = re.compile(
 
 
 def reason_of(failure: Failure) -> str:
-    """What failures are counted by: numbers in their text differ where the reason does not, except
-    where they are the reason."""
+    """The reason by which failures are counted: the error's text with numbers replaced, except those
+    that identify the error."""
     text = f"{failure.stage}: {failure.error}"
     return _CODES.sub(lambda match: match[1] or "#", text)[:300]
 
@@ -510,22 +511,22 @@ def _is_failing(recipe: Recipe, failed: int, ended: int) -> bool:
 
 
 def _stop_if_failing(recipe: Recipe, manifest: Manifest, part: _Part) -> None:
-    """Rows that were no prompts in the first place are the source's matter and do not count."""
+    """Raise `FactoryError` if too many samples failed. Source rows that are not prompts do not count."""
     failed = manifest.failed + part.failed
     ended = manifest.rows + len(part)
     if ended >= _FAILURES_BEFORE_STOPPING and _is_failing(recipe, failed, ended):
         reasons = Counter(manifest.reasons) + Counter(reason_of(f) for f in part.failures)
         raise TooManyFailures(
             f"{failed} of {ended} samples failed, more than max_failure_rate "
-            f"({recipe.max_failure_rate:g}) allows; the commonest reasons:\n{_commonest(reasons)}\n"
-            "mend the cause and run again (what succeeded is remembered), or raise max_failure_rate"
+            f"({recipe.max_failure_rate:g}) allows; the most frequent reasons:\n{_commonest(reasons)}\n"
+            "fix the cause and run again (finished calls are remembered), or raise max_failure_rate"
         )
 
 
 def _save_inputs(recipe: Recipe, work: Path, out: Path) -> None:
-    """Keep the recipe and the constitution with the run, so that it can be repeated from there."""
+    """Copy the recipe and the constitution into the run's folder, so that the run can be repeated."""
     data = recipe.movable()
-    if recipe.folder.resolve() != out.resolve():  # a user's own code goes along
+    if recipe.folder.resolve() != out.resolve():  # also copy the user's own code
         kinds = [stage.kind for stage in recipe.stages] + [view.kind for view in recipe.views]
         own_code.copy_along(kinds, recipe.folder, work)
     if recipe.constitution_path:

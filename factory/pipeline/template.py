@@ -1,7 +1,7 @@
-"""Whose chat template a run's datasets are written for, where views keep thoughts.
+"""The chat template that a run's datasets are written for, where views keep thoughts.
 
-It is that of the models which write the answers and whose weights are here; behind an endpoint a
-model's template is out of reach, and thoughts then open the answers, between marks.
+It is the template of the models that write the answers, if their weights are on this machine. The
+template of a model behind an endpoint is unknown: thoughts then open the answers, between marks.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from factory.recipe.recipe import Recipe
 
 
 class WrittenFor(msgspec.Struct, frozen=True):
-    """What `thoughts_of` found."""
+    """The result of `thoughts_of`."""
 
     form: Form = Form()
     model: str | None = None
-    """The recipe's name of the model whose template says so. None: no template is at hand."""
+    """The recipe's name of the model whose template it is. None: no template is available."""
 
 
 def thoughts_of(recipe: Recipe) -> WrittenFor:

@@ -1,4 +1,4 @@
-"""Trace files: complete samples in source order, a part whole or absent.
+"""Trace files: complete samples in source order. A part is whole or absent.
 
 A part holds a fixed range of source rows. Its bytes are a function of its samples alone, and the
 manifest keeps their checksum.
@@ -120,9 +120,9 @@ class TracePart(msgspec.Struct, frozen=True):
     """A part as it was written."""
 
     samples: int
-    """Its rows."""
+    """Number of samples."""
     sha256: str
-    """Of the file, in hex."""
+    """Checksum of the file, in hex."""
 
 
 _PART = re.compile(r"part-(\d{5,})\.parquet")
@@ -133,7 +133,7 @@ def part_path(run: Path, part: int) -> Path:
 
 
 def write_part(run: Path, part: int, samples: Sequence[Sample]) -> TracePart:
-    """Write a part, replacing what was there, whole or not at all."""
+    """Write a part whole or not at all, replacing an older one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -160,13 +160,13 @@ def _sha256(path: Path) -> str:
 
 
 def is_no_file(path: Path) -> bool:
-    """There is something, and it is no file; to open a pipe would wait for ever."""
+    """True if the path exists and is not a file. Opening a pipe would wait forever."""
     return path.exists() and not path.is_file()
 
 
 def damaged_parts(run: Path, parts: Sequence[TracePart]) -> dict[int, str]:
-    """Those of the first parts of a run that are not on disk as they were written, and in words how
-    they differ."""
+    """Number of each damaged part -> how it differs from what was written, in words. `parts`: the
+    first parts of the run as they were written."""
     damaged = {}
     for number, part in enumerate(parts):
         try:
@@ -211,7 +211,7 @@ def read_samples(run: Path) -> Iterator[Sample]:
             raise FactoryError(
                 f"{path} cannot be read as a trace file of this version ({error}); move "
                 f"{run / 'manifest.json'} away and run the recipe again: the traces are then "
-                "written anew, from the ledger"
+                "written again, from the ledger"
             ) from error
 
 
@@ -237,8 +237,8 @@ _decode = msgspec.msgpack.Decoder(Sample).decode
 
 
 def check_storable(sample: Sample) -> None:
-    """Raises `SampleError` if a stage put something into the sample that a trace cannot hold, such
-    as a NumPy number or half a surrogate pair."""
+    """Raise `SampleError` if the sample holds something that a trace cannot, such as a NumPy number or
+    half a surrogate pair."""
     try:
         _decode(_encode(sample))
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:

@@ -1,14 +1,14 @@
-"""A recipe that trains a model which its own later stages use, as a process reward model made from
-the run's labels and then asked to score the run's answers.
+"""Runs in phases: a recipe that trains a model which its own later stages use. Example: a process
+reward model trained on the run's labels, which then scores the run's answers.
 
     models:    {prm: {model: trained:prm, task: token_classify}}
     stages:    [..., {kind: rollout}, {kind: process, model: prm}]
     training:  [{kind: prm, view: process, model: policy}]
 
-For each such training, in the recipe's order: the stages before the first that needs its result are
-run into RUN/before-NAME/, the training's view of that is trained on, and RUN/models/NAME leads to
-the model. Then the whole recipe runs with it. All phases share the run's ledger, so no call
-is made twice, and each is left alone once it is finished.
+For each such training, in the recipe's order: (1) the stages before the first that needs its result
+run into RUN/before-NAME/; (2) the model is trained on the training's view of that run; (3) the link
+RUN/models/NAME leads to the model. Then the whole recipe runs with it. All phases share the run's
+ledger, so no call is made twice. A finished phase is not repeated.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def run_with_trainings(
     progress: Progress | None = None,
     retries: bool = True,
 ) -> Manifest:
-    """`pipeline.run.run`, with the trainings that the recipe's own stages wait for."""
+    """`pipeline.run.run`, preceded by the trainings whose results the recipe's stages use."""
     progress = progress or Progress()
     folder.refuse_others(out)
     waited = waited_for(recipe)
@@ -61,8 +61,8 @@ def waited_for(recipe: Recipe) -> list[TrainingConfig]:
 
 
 def as_far_as_trained(recipe: Recipe, out: Path) -> Recipe:
-    """The recipe with the models that were trained in `out`, and without the stages that wait for
-    one that was not."""
+    """The recipe with the models that were trained in `out`, without the stages that need a model not
+    trained yet."""
     for model, training in recipe.trained_models().items():
         made = model_folder(out, training)
         if not (made / "training.json").exists():
@@ -108,7 +108,7 @@ def _train(
     progress.note(f"making data to train {name} on")
     made_in = out / f"before-{name}"
     part = before(recipe, name)
-    if ledger is None:  # the run's, or, where a kill came before it had one, the phase's
+    if ledger is None:  # the run's; the phase's, if a kill came before the run had one
         known = out if manifests.read(out) else made_in
         ledger = folder.ledger_of(known) if manifests.read(known) else out / folder.LEDGER
     with progress.mirrored(out, str(recipe.path)):
@@ -117,14 +117,14 @@ def _train(
     rows = view["rows"]
     if not rows:
         raise FactoryError(
-            f"{made_in} made no rows for '{training.view}', so there is nothing to train {name} on: "
+            f"{made_in} made no rows for '{training.view}' to train {name} on: "
             f"{why_no_rows(made_in, view)}; use more prompts, easier ones, or a stronger model"
         )
     progress.note(f"training {name} on {rows} rows")
     assert training.model is not None  # the recipe's check sees to it
     base = recipe.absolute_model(training.model)
     data = made_in / "datasets" / training.view
-    # Other data, options or weights make another model, beside the one before.
+    # Other data, options or weights make another model, in a folder of its own.
     job = [view["fingerprint"], weights.fingerprint(weights.resolve(base)), training.config]
     content = msgspec.json.encode([*job, training.lora])
     made = out / "models" / f"{name}-{hashlib.blake2b(content, digest_size=4).hexdigest()}"
@@ -138,14 +138,14 @@ def _train(
 
 
 def model_folder(out: Path, name: str) -> Path:
-    """Where a run keeps what its training of that name made: a link to the newest."""
+    """The link in a run's folder to the newest model that the training `name` made."""
     return out / "models" / name
 
 
 def _point(link: Path, target: Path) -> None:
     if link.is_dir() and not link.is_symlink():
         raise FactoryError(
-            f"{link} is a folder, where a link was: a copy of a run followed it; delete it"
+            f"{link} should be a link but is a folder, as copying a run can make it; delete it"
         )
     half = link.with_name(f".{link.name}")
     half.unlink(missing_ok=True)

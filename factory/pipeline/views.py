@@ -21,7 +21,7 @@ from factory.pipeline.template import thoughts_of
 from factory.recipe.recipe import Recipe
 
 DATASETS = "datasets"
-"""The folder in a run's folder."""
+"""Name of the datasets' folder in a run's folder."""
 
 
 def export_views(recipe: Recipe, out: Path, manifest: Manifest, *, may_empty: bool = True) -> None:
@@ -43,9 +43,9 @@ def export_again(
     file_format: FileFormat = "arrow",
     may_empty: bool = False,
 ) -> Manifest:
-    """The datasets of a run that is whole, for who holds its folder: in their place there, or in the
-    folder `to`, which leaves the run as it is. Returns the manifest with what was made. Raises
-    `FactoryError` if the run is not whole."""
+    """Make the datasets of a finished run again, in its folder, or in the folder `to`, which leaves the
+    run unchanged. The caller must hold the folder's lock. Returns the manifest with the new datasets.
+    Raises `FactoryError` if the run is not finished."""
     if manifest.state == "running":
         raise FactoryError(f"{out} is not finished: run its recipe again first")
     folder.refuse_damaged(out, manifest)
@@ -64,8 +64,9 @@ def export_again(
 
 
 def why_no_rows(out: Path, view: Mapping[str, Any]) -> str:
-    """The real cause, of a dataset that has no row: what filters took away, what the scores say, and
-    why the view itself dropped rows; in words, as `12 of 12 answers were filtered (12 truncated)`."""
+    """The cause of a dataset without rows, in words: answers that filters dropped, scores that were
+    unparsed or all equal, and rows that the view dropped. Example:
+    `12 of 12 answers were filtered (12 truncated)`."""
     answers, filtered = 0, Counter[str]()
     scores: defaultdict[str, list[float | None]] = defaultdict(list)
     for sample in shards.read_samples(out):
@@ -86,7 +87,7 @@ def why_no_rows(out: Path, view: Mapping[str, Any]) -> str:
     if view["drops"]:
         why = ", ".join(f"{count:,} {reason}" for reason, count in view["drops"].items())
         parts.append(f"rows not made: {why}")
-    return "; ".join(parts) or "no sample holds what it needs"
+    return "; ".join(parts) or "no sample holds what the view needs"
 
 
 def write_views(

@@ -1,4 +1,4 @@
-"""The only place where samples become concurrent: a sliding window over the source, in order."""
+"""A sliding window over the source: the only place where samples run concurrently."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ samples at any stage; a row and its task take about 20 kB while in the window.""
 async def in_order(
     rows: Iterable[Row], work: Callable[[Row], Awaitable[Outcome]], window: int = WINDOW
 ) -> AsyncGenerator[Outcome]:
-    """`work` on every row, up to `window` at once; the outcomes in the rows' order.
+    """Do `work` on every row, up to `window` at once. Yields outcomes in the rows' order.
 
-    Memory is bounded however slow the oldest row is. If `work` raises, or the iteration is closed,
-    everything in flight is cancelled and awaited.
+    Memory is bounded, however slow the oldest row is. If `work` raises or the iteration is closed, all
+    rows in flight are canceled and awaited.
     """
     running: deque[asyncio.Task[Outcome]] = deque()
 

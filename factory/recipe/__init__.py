@@ -1,4 +1,4 @@
-"""The YAML of a recipe: read, checked across its fields, and the registries that its `kind`s name.
+"""Recipes: the YAML, its checks, and the registries that its `kind`s name.
 
 May import training, export and what is below them.
 """

@@ -1,5 +1,5 @@
-"""What must hold across a recipe before anything runs: every name in it leads somewhere, every file
-is there, and no stage or view needs what nothing before it makes."""
+"""Checks across a recipe before anything runs: every name refers to something, every file exists, and
+an earlier stage makes whatever a stage or view needs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from factory.recipe.recipe import Recipe
 
 Problem = tuple[Loc, str]
-"""A place in the recipe and what is wrong there."""
+"""A place in the recipe, and the error there."""
 
 _LOOKED_AT = 1_000
-"""Rows of a source."""
+"""Rows of a source that are checked."""
 _SHOWN_CHARS = 100
-"""Of a prompt, in a message."""
+"""Characters of a prompt that a message shows."""
 
-# What a stage or view can need -> its name, and what makes it.
+# A fact that a stage or view can need -> its name, and a stage that makes it.
 _MAKERS = {
     "candidates": ("candidates", "{kind: generate}"),
     "critiques": ("critiques", "{kind: critique}"),
@@ -52,7 +52,7 @@ _MAKERS = {
     "steps:*": ("labelled steps", "{kind: process}, {kind: rollout} or {kind: corrupt}"),
 }
 
-# The same of what has a name.
+# The same for facts that have a name.
 _NAMED = {
     "score": (
         "a score",
@@ -63,7 +63,7 @@ _NAMED = {
 
 
 def problems(recipe: Recipe, *, trains: bool = True) -> Iterator[Problem]:
-    """Everything wrong with a recipe whose parts are right one by one. `trains`: with its trainings."""
+    """All errors of a recipe whose parts are each valid. `trains`: check its trainings too."""
     of_training = _training(recipe) if trains else ()
     return chain(_sources(recipe), _models(recipe), _stages(recipe), of_training)
 
@@ -78,7 +78,7 @@ def _sources(recipe: Recipe) -> Iterator[Problem]:
         except SourceError as error:
             yield loc, str(error)
             continue
-        if (recipe.folder / source.path).exists():  # others may have to be fetched first
+        if (recipe.folder / source.path).exists():  # others may have to be downloaded first
             seen = list(islice(opened.rows(0), _LOOKED_AT))
             if seen and all(isinstance(row, BadRow) for row in seen):
                 first = next(row for row in seen if isinstance(row, BadRow))
@@ -98,7 +98,7 @@ def _models(recipe: Recipe) -> Iterator[Problem]:
         except RecipeError as error:
             yield loc, str(error)
             continue
-        is_hub_id = "/" in config.model  # looked up when it is needed
+        is_hub_id = "/" in config.model  # not checked before it is needed
         if not is_local and not is_hub_id and closest(config.model, [weights.EMBEDDED]):
             yield loc, f"no model '{config.model}'; did you mean '{weights.EMBEDDED}'?"
     if recipe.evaluation:
@@ -108,7 +108,7 @@ def _models(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _trained(recipe: Recipe, loc: Loc, name: str) -> Iterator[Problem]:
-    """The training that makes a model is there, and what comes before it makes its data."""
+    """Errors of a model that a training makes: no such training, or its data is made too late."""
     results = [training.result for training in recipe.training]
     if name not in results:
         have = f"(have: {', '.join(results) or 'none'})"
@@ -117,7 +117,7 @@ def _trained(recipe: Recipe, loc: Loc, name: str) -> Iterator[Problem]:
     at = results.index(name)
     training = recipe.training[at]
     if training.model is None:
-        yield ("training", at), "a model of the recipe waits for it: name the `model` to train"
+        yield ("training", at), "a model of the recipe needs its result: name the `model` to train"
     stages = recipe.stages[: first_use(recipe, name)]
     used = [*(m for s in stages for m in s.models_used().values()), training.model]
     trained = recipe.trained_models()
@@ -135,7 +135,7 @@ def _trained(recipe: Recipe, loc: Loc, name: str) -> Iterator[Problem]:
 
 
 def _sampling(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
-    """`extra` of a stage's sampling goes to vLLM as it is, if all its models run there."""
+    """Errors of `extra` in a stage's sampling, which goes to vLLM unchanged if all its models run there."""
     configs = [recipe.models.get(name) for name in stage.models_used().values()]
     sampling = getattr(stage, "sampling", None)
     if isinstance(sampling, Sampling) and all(isinstance(c, VllmConfig) for c in configs):
@@ -151,7 +151,7 @@ def _no_model(recipe: Recipe, loc: Loc, name: str) -> Iterator[Problem]:
 
 
 def _stages(recipe: Recipe) -> Iterator[Problem]:
-    """Of stages and views, in the order in which they would run."""
+    """Errors of stages and views, in the order in which they would run."""
     facts: set[str] = set()
     makers: dict[str, Stage] = {}
     for i, stage in enumerate(recipe.stages):
@@ -159,9 +159,9 @@ def _stages(recipe: Recipe) -> Iterator[Problem]:
             yield ("stages", i, *inner), message
         for need in lacking(stage.facts_needed(), facts):
             yield ("stages", i), _lack(need, facts, "earlier stage")
-            facts.add(need)  # said once
+            facts.add(need)  # report it once
         for fact in sorted(stage.facts_made() & facts):
-            same = makers.get(fact, stage) == stage  # again, as after a revision
+            same = makers.get(fact, stage) == stage  # the same stage again, as after a revision
             if fact.startswith("score:") and not same:
                 name = fact.removeprefix("score:")
                 yield ("stages", i), f"an earlier stage makes a score '{name}'; give one a `name`"
@@ -177,7 +177,7 @@ def _stages(recipe: Recipe) -> Iterator[Problem]:
 
 
 def stage_problems(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
-    """What is wrong with one stage, whatever comes before it; places are within the stage."""
+    """Errors of one stage by itself. Places are relative to the stage."""
     yield from _sampling(recipe, stage)
     for field, model in stage.models_used().items():
         loc = tuple(field.split("."))
@@ -202,7 +202,7 @@ def stage_problems(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
 
 
 def first_use(recipe: Recipe, training: str) -> int:
-    """Position of the first stage that uses what a training makes; past the last if none does."""
+    """Position of the first stage that uses a training's result; the number of stages if none does."""
     waiting = {model for model, name in recipe.trained_models().items() if name == training}
     for i, stage in enumerate(recipe.stages):
         if waiting & {*stage.models_used().values()}:
@@ -211,7 +211,7 @@ def first_use(recipe: Recipe, training: str) -> int:
 
 
 def lacking(needs: Iterable[str], facts: set[str]) -> list[str]:
-    """What is needed and not among the facts; `score:*` is any fact that begins so."""
+    """The needs that are not among the facts. `score:*` is met by any fact with that beginning."""
 
     def is_there(need: str) -> bool:
         return any(f.startswith(need[:-1]) if need.endswith(":*") else f == need for f in facts)
@@ -220,7 +220,7 @@ def lacking(needs: Iterable[str], facts: set[str]) -> list[str]:
 
 
 def _lack(need: str, facts: set[str], maker: str) -> str:
-    """`needs critiques, which no earlier stage makes; {kind: critique} does`"""
+    """The message: `needs critiques, which no earlier stage makes; {kind: critique} does`."""
     if need in _MAKERS:
         what, how = _MAKERS[need]
         return f"needs {what}, which no {maker} makes; {how} does"
@@ -238,7 +238,7 @@ def _lack(need: str, facts: set[str], maker: str) -> str:
 def _training(recipe: Recipe) -> Iterator[Problem]:
     views = [folder_of(view) for view in recipe.views]
     results: dict[str, int] = {}
-    # Those that a stage waits for are made first.
+    # Trainings that a stage needs run first.
     made = {*recipe.trained_models().values()}
     for i, training in enumerate(recipe.training):
         if (first := results.setdefault(training.result, i)) != i:
@@ -264,7 +264,7 @@ def _training(recipe: Recipe) -> Iterator[Problem]:
 
 
 def check_held_out(recipe: Recipe) -> None:
-    """Refuse held-out prompts that the training sees. Reads all of both sources."""
+    """Raise `RecipeError` if the source has a held-out prompt. Reads all of both sources."""
     if recipe.evaluation is None:
         return
     training, held_out = recipe.source, recipe.evaluation.source
@@ -273,7 +273,7 @@ def check_held_out(recipe: Recipe) -> None:
         return
     count = sum(isinstance(row, Sample) for row in opened[1])
     shown = " ".join(shared[0].prompt[-1]["content"].split())
-    remedy = "take them out of one of the two"
+    remedy = "remove them from one of the two"
     if is_problems(held_out.path) and held_out.path == training.path:
         other = {"limit": training.limit, **training.options}
         exclude = ", ".join(
@@ -288,12 +288,13 @@ def check_held_out(recipe: Recipe) -> None:
 
 
 def is_at_hand(source: SourceConfig, folder: Path) -> bool:
-    """Its rows can be read without fetching anything."""
+    """True if the source can be read without a download."""
     return is_problems(source.path) or (folder / os.path.expanduser(source.path)).exists()
 
 
 def check_training(recipe: Recipe) -> None:
-    """Refuse options that the trainers do not have. Imports their libraries, which takes seconds."""
+    """Raise `RecipeError` for options that the trainers do not have. Imports their libraries, which
+    takes seconds."""
     for i, training in enumerate(recipe.training):
         try:
             TRAINERS[training.kind].check(training.config, training.lora)

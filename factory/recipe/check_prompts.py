@@ -1,7 +1,7 @@
-"""Whether a recipe's prompts and the rest of it suit each other: their length, their tags.
+"""Checks of a recipe's prompts against the rest of it: their length and their tags.
 
-Reads the first rows of a source that is at hand, and counts tokens by the model's own tokenizer where
-its files are at hand too: `tokenizers` alone, since transformers takes seconds to load.
+Reads the first rows of a source that is available locally. Counts tokens with the model's own
+tokenizer if its files are available too, by `tokenizers`, since transformers takes seconds to load.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from factory.sources.source import open_source
 from factory.stages.generate import Generate
 
 _LOOKED_AT = 1_000
-"""Rows of the source."""
+"""Rows of the source that are checked."""
 
 
 def check_prompts(recipe: Recipe) -> list[str]:
-    """What to know of the prompts, a sentence each. Raises `RecipeError` if a model's context has no
-    room for any of them."""
+    """Remarks on the prompts, a sentence each. Raises `RecipeError` if no prompt fits a model's
+    context."""
     rows = islice(open_source(recipe.source, recipe.folder).rows(0), _LOOKED_AT)
     samples = [row for row in rows if isinstance(row, Sample)]
     for i, stage in enumerate(recipe.stages):
@@ -57,12 +57,12 @@ def _refuse_small_context(
 
 
 def _tokens(folder: Path, samples: list[Sample]) -> Iterator[int]:
-    """Of each prompt's texts; a chat template adds some."""
+    """Number of tokens of each prompt's texts. A chat template adds some."""
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception:  # it has another kind of file, or none: the engine will say
+    except Exception:  # another kind of file, or none: the engine will report it
         return
     for sample in samples:
         text = "\n".join(message["content"] for message in sample.prompt)
@@ -70,7 +70,7 @@ def _tokens(folder: Path, samples: list[Sample]) -> Iterator[int]:
 
 
 def _folder(recipe: Recipe, config: object) -> Path | None:
-    """The model's files, if they are at hand without work."""
+    """The folder of the model's files, if they are available without a download or conversion."""
     if not isinstance(config, VllmConfig):
         return None
     if config.model == weights.EMBEDDED:
@@ -91,7 +91,7 @@ def _own_context(folder: Path) -> int | None:
 
 
 def _tags(recipe: Recipe, samples: list[Sample]) -> Iterator[str]:
-    """Principles that are for prompts with tags which none has."""
+    """Remarks on principles that never apply, since no prompt has their tags."""
     have = sorted({tag for sample in samples for tag in sample.tags})
     seen = f"the first {len(samples):,} prompts" if len(samples) == _LOOKED_AT else "the prompts"
     for principle in recipe.constitution.principles if recipe.constitution else ():

@@ -1,4 +1,4 @@
-"""A recipe's file -> a checked `Recipe`, or every error that it has at once."""
+"""Loading of a recipe's file: a checked `Recipe`, or one error that lists all that is wrong."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from factory.recipe.recipe import PlainFields, Recipe, code_of
 from factory.recipe.registry import pick_engine, pick_stage, pick_training, pick_view
 
 _CONSTITUTION_FOLDERS = (".", "constitutions", "../constitutions")
-"""Where a name is looked for, from the recipe's folder; the last as `factory init` lays them out."""
+"""Folders, relative to the recipe's, in which a constitution's name is looked up. The last is the
+layout that `factory init` makes."""
 _RECIPE_FIELDS = {"source", "models", "stages"}
-"""A file with one of these is a recipe, which may well have the name of its constitution."""
+"""A file with one of these fields is a recipe. It may have the same name as its constitution."""
 
 
 def load(
@@ -28,8 +29,8 @@ def load(
 ) -> Recipe:
     """Read and check a recipe.
 
-    `overrides` are `--set` texts, as `stages.0.n=4`; `limit` takes the place of `source.limit`.
-    `trains`: its trainings must have what they need, which who makes other views does not care for.
+    `overrides`: texts of `--set`, such as `stages.0.n=4`. `limit`: replaces `source.limit`.
+    `trains`: check the trainings too; False for a command that only makes views.
     """
     file = YamlFile(path)
     if "principles" in file.data and "stages" not in file.data:
@@ -41,7 +42,7 @@ def load(
     wrong: list[str] = []
 
     def attempt(function: Callable[..., Any], *args: Any) -> Any:
-        """What the function returns; None, and its error is kept, if it raises one."""
+        """Call a function and return its result. If it raises an error, keep it and return None."""
         try:
             return function(*args)
         except RecipeError as error:
@@ -91,7 +92,8 @@ def load(
 
 
 def _entries(file: YamlFile, field: str) -> Iterable[tuple[Any, Any]]:
-    """(name or position, entry) of a field; none if it has another type: `PlainFields` says so."""
+    """(name or position, entry) of a field. Empty if the field has another type, which `PlainFields`
+    reports."""
     found = file.data.get(field)
     if field == "models":
         return found.items() if isinstance(found, dict) else ()
@@ -101,7 +103,7 @@ def _entries(file: YamlFile, field: str) -> Iterable[tuple[Any, Any]]:
 def find_constitution(file: YamlFile) -> Path | None:
     name = file.data.get("constitution")
     if not isinstance(name, str):
-        return None  # there is none, or `PlainFields` says what is wrong
+        return None  # missing, or `PlainFields` reports the error
     path = file.path.parent / user_path(name)
     if path.is_file():
         return path
@@ -118,7 +120,7 @@ def find_constitution(file: YamlFile) -> Path | None:
 
 
 def _own_constitution(file: YamlFile, name: str) -> Path | None:
-    """The user's constitution of that name; it goes before the shipped one."""
+    """The user's constitution of that name, which is preferred to a shipped one."""
     if "/" in name:
         return None
     for folder in _CONSTITUTION_FOLDERS:

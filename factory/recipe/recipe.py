@@ -1,7 +1,7 @@
-"""The recipe: what a user wants made, checked as a whole before any engine starts.
+"""The recipe: the description of a run, checked as a whole before any engine starts.
 
 `load` reads the YAML, applies `--set` overrides and returns a `Recipe`, or raises one `RecipeError`
-that lists all that is wrong: file, line, field, what was found and what was expected.
+that lists all errors: file, line, field, what was found and what was expected.
 """
 
 from __future__ import annotations
@@ -29,48 +29,49 @@ from factory.training.config import TrainingConfig
 
 
 class StopRules(Config):
-    """When `factory align` stops before its last round.
+    """Rules by which `factory align` stops before its last round.
 
-    Each rule is a claim, and stops the rounds only where the held-out prompts show it: where the
-    whole 95% interval is past the limit. An interval that holds the limit has shown nothing, with
-    few prompts least of all, and the rounds go on as they were asked for; which of them was best is
-    decided at the end. To stop where a gain is too small to be worth a round, raise `win_rate`.
+    A rule stops the rounds only if the held-out prompts show it to hold: the whole 95% interval is
+    past the limit. An interval that contains the limit shows nothing (as is likely with few prompts),
+    and the rounds continue; the best round is chosen at the end. To stop where a gain is too small to
+    be worth a round, raise `win_rate`.
     """
 
     win_rate: float = Field(0.5, ge=0, le=1)
-    """No gain: the interval of the win rate against the round before ends at or below this. At 0.5
-    or more also if all comparisons are ties: the round changed nothing. 0: never."""
+    """Stop for lack of gain: the interval of the win rate against the round before ends at or below
+    this. At 0.5 or more, also if all comparisons are ties. 0: never."""
     length_ratio: float | None = Field(2.0, gt=0)
-    """Answers grow: the interval of words an answer, in multiples of the first model's, begins
-    above this. Such a round's model is not named the best. None: never."""
-    kl: float | None = Field(None, gt=0)
-    """The model moves away: the interval of the log-ratio to the first model, in nats an answer,
+    """Stop for longer answers: the interval of words per answer, as a multiple of the first model's,
     begins above this. Such a round's model is not named the best. None: never."""
+    kl: float | None = Field(None, gt=0)
+    """Stop for divergence: the interval of the log-ratio to the first model, in nats per answer, begins
+    above this. Such a round's model is not named the best. None: never."""
 
 
 class EvaluationConfig(Config):
-    """How `factory align` compares a trained model with those before."""
+    """Options of the comparison that `factory align` makes between a trained model and those before."""
 
     source: SourceConfig
-    """Prompts that the training never saw: `factory align` refuses those that are in `source` too."""
+    """Held-out prompts. `factory align` refuses prompts that are in the recipe's `source` too."""
     model: str
-    """The model in training, by the recipe's name."""
+    """Recipe name of the model that is trained."""
     judge: str | None = None
-    """The judge, by the recipe's name; its weights stay those of the recipe in every round. None: the
-    answer with the higher score wins, by the first of `scores`."""
+    """Recipe name of the judge. Its weights stay those of the recipe in every round. None: the answer
+    with the higher score wins, by the first of `scores`."""
     principles: Annotated[int, Field(ge=1)] | Literal["all"] = 1
-    """Principles that each comparison is judged by, each in both orders."""
+    """Number of principles that each comparison is judged by, each in both orders."""
     sampling: Sampling = Sampling(temperature=0.0)
-    """Of the models' answers. At temperature 1 the log-ratio to the first model estimates the KL."""
+    """Sampling of the models' answers. At temperature 1 the log-ratio to the first model estimates the
+    KL divergence."""
     scores: list[dict[str, Any]] = []
-    """More scoring stages, as `{kind: verify}`: their means are reported by model."""
+    """Scoring stages, such as `{kind: verify}`. Their means are reported for each model."""
     stop: StopRules = StopRules()
 
     @model_validator(mode="after")
     def _compares_by_something(self) -> Self:
         if self.judge is None and not self.scores:
             raise ValueError(
-                "judge: name one of the models, or give `scores` to compare answers by, as "
+                "judge: name one of the models, or give `scores` to compare answers by: "
                 "`scores: [{kind: verify}]`"
             )
         return self
@@ -81,19 +82,19 @@ class PlainFields(Config):
     engine or kind."""
 
     name: str = Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the run; letters, digits, dots, hyphens and underscores."""
+    """Name of the run: letters, digits, dots, hyphens and underscores."""
     seed: int = Field(0, ge=0)
-    """Every random choice derives from it and a sample's id."""
+    """Seed of the run. Every random choice derives from it and a sample's id."""
     reproducible: bool = False
-    """Seed the engine with each call's draw, so that the same engine answers a call alike whenever
-    it is made. It slows the engine down (docs/recipes.md, Reproducibility); what was answered once is
+    """Seed the engine with each call's draw, so that the same engine gives a call the same answer
+    whenever it is made. This slows the engine down (docs/recipes.md, Reproducibility). Calls are
     remembered either way."""
     source: SourceConfig
     constitution: str | None = None
-    """A file, relative to the recipe, or a name: of a file in the recipe's folder, in
+    """A file, relative to the recipe; or the name of a constitution in the recipe's folder, in
     `constitutions/` there or beside it, or else of a shipped one."""
     max_failure_rate: float = Field(0.1, ge=0, le=1)
-    """The share of samples failing in a stage that stops the run, once 20 have ended."""
+    """Stop the run if more than this share of samples fails in a stage, once 20 have ended."""
     part_size: int = Field(512, ge=1)
     """Source rows in a trace file, the unit of resuming."""
     evaluation: EvaluationConfig | None = None
@@ -104,7 +105,7 @@ class PlainFields(Config):
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """A recipe that was checked: every name in it leads somewhere."""
+    """A checked recipe: every name in it refers to something."""
 
     path: Path
     name: str
@@ -121,13 +122,13 @@ class Recipe(msgspec.Struct, frozen=True):
     views: list[View]
     training: list[TrainingConfig]
     own_code: list[str]
-    """Each stage's source code, with what it imports; empty for those of this package."""
+    """Source code of each stage and of its imports; empty for the built-in stages."""
     text: str
     """The recipe as YAML, with the overrides applied and paths as the user wrote them."""
 
     @property
     def folder(self) -> Path:
-        """Relative paths in the recipe start here."""
+        """The folder that relative paths in the recipe start from."""
         return self.path.parent
 
     def stage_labels(self) -> list[str]:
@@ -140,7 +141,7 @@ class Recipe(msgspec.Struct, frozen=True):
         return labels
 
     def digest(self, fingerprints: Mapping[str, str]) -> str:
-        """Hash of all that decides what a sample's trace holds, given its source row."""
+        """Hash of everything that, with the source row, decides a sample's trace."""
         content = [
             self.seed,
             [_dump(stage) for stage in self.stages],
@@ -151,14 +152,14 @@ class Recipe(msgspec.Struct, frozen=True):
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()
 
     def with_model(self, name: str, model: str) -> Recipe:
-        """The same with other weights under a model's name."""
+        """The recipe with other weights for the model `name`."""
         data = parse(self.text)
         data["models"][name]["model"] = model
         models = {**self.models, name: self.models[name].model_copy(update={"model": model})}
         return msgspec.structs.replace(self, models=models, text=dump(data))
 
     def absolute_model(self, name: str) -> str:
-        """A model as it is understood from any folder: a path, a Hub id or the embedded one."""
+        """A model's name that is valid in any folder: an absolute path, a Hub id or the embedded model."""
         model = self.models[name].model
         if model == weights.EMBEDDED:
             return model
@@ -169,7 +170,7 @@ class Recipe(msgspec.Struct, frozen=True):
         return frozenset().union(*(stage.judges() for stage in self.stages))
 
     def trained_models(self) -> dict[str, str]:
-        """Name of each model that the recipe itself trains -> the training's name."""
+        """Recipe name of each model that the recipe trains -> the training's name."""
         return {
             name: config.model.removeprefix(weights.TRAINED)
             for name, config in self.models.items()
@@ -177,7 +178,7 @@ class Recipe(msgspec.Struct, frozen=True):
         }
 
     def movable(self) -> dict[str, Any]:
-        """The recipe's data with its paths made absolute: loaded from any folder, it is the same."""
+        """The recipe's data with absolute paths, so that it can be loaded from any folder."""
         data: dict[str, Any] = parse(self.text)
         sources = [data["source"], *([data["evaluation"]["source"]] if self.evaluation else [])]
         for source in sources:
@@ -193,7 +194,7 @@ class Recipe(msgspec.Struct, frozen=True):
         return data
 
     def describe_constitution(self) -> str:
-        """Which it is, and from which file: a name may stand for one of several."""
+        """The constitution's name, version, number of principles and file."""
         made, path = self.constitution, self.constitution_path
         if made is None or path is None:
             return "none"
@@ -213,8 +214,8 @@ def _dump(config: Any) -> dict[str, Any]:
 
 
 def code_of(config: Stage | View, folder: Path) -> str:
-    """The source of a user's own stage or view, and of what it imports from the recipe's folder:
-    editing it makes another result."""
+    """The source code of a user's own stage or view and of its imports from the recipe's folder. An
+    edit of it changes the result."""
     if type(config).__module__.startswith("factory."):
         return ""
     if code := own_code.source_of(config.kind, folder.absolute()):

@@ -1,4 +1,4 @@
-"""From an entry of a recipe to the class that its `kind` or `engine` names, filled in.
+"""Registries: an entry of a recipe -> an instance of the class that its `kind` or `engine` names.
 
 The tables `ENGINES`, `STAGES`, `VIEWS` and `TRAINERS` are the registries. A stage or view of another
 kind is a user's own class, named `module:Class`.
@@ -35,7 +35,7 @@ from factory.stages.revise import Revise
 from factory.training import TRAINERS
 from factory.training.config import TrainingConfig
 
-# kind -> class, or a table of classes by `mode`, the first being the default.
+# kind -> class, or a table of classes by `mode`; the first mode is the default.
 STAGES: dict[str, type[Stage] | dict[str, type[Stage]]] = {
     "generate": Generate,
     "critique": Criticise,
@@ -51,8 +51,8 @@ STAGES: dict[str, type[Stage] | dict[str, type[Stage]]] = {
     "filter": Filter,
 }
 
-# Name of a module beside a recipe -> files and sources of all that it imports from there, by name, as
-# they were imported last.
+# Name of a module beside a recipe -> name, file and source of all modules that it imports from there,
+# as last imported.
 _imported: dict[str, dict[str, tuple[Path, bytes]]] = {}
 
 
@@ -94,7 +94,7 @@ def pick_training(file: YamlFile, loc: Loc, entry: Any) -> Any:
 def _kind(
     file: YamlFile, loc: Loc, entry: Any, known: Mapping[str, Any], *, is_open: bool = True
 ) -> str:
-    """A name in the table, or `module:Class` if the table is open."""
+    """The entry's kind: a name in the table, or `module:Class` if the table is open."""
     _refuse_unless_mapping(file, loc, entry, f"kind: {next(iter(known))}")
     found = entry.get("kind")
     if is_open and isinstance(found, str) and ":" in found:
@@ -119,14 +119,14 @@ def _name(file: YamlFile, loc: Loc, found: Any, known: Mapping[str, Any]) -> str
 
 
 def _own_class(path: str, file: YamlFile, loc: Loc, base: type) -> Any:
-    """A user's own class. Its module is looked for beside the recipe, then where Python looks."""
+    """A user's own class. Its module is searched beside the recipe, then on Python's path."""
     module, _, name = path.partition(":")
     folder = file.path.parent.absolute()
     sys.path[:] = [str(folder), *(other for other in sys.path if other != str(folder))]
     files = own_code.modules_of(path, folder)
     now = {name: (file, file.read_bytes()) for name, file in files.items()}
     if now and _imported.get(module) != now:
-        for stale in now:  # another recipe's, or this one from before an edit
+        for stale in now:  # another recipe's modules, or this recipe's before an edit
             sys.modules.pop(stale, None)
         importlib.invalidate_caches()
         _imported[module] = now
@@ -135,7 +135,7 @@ def _own_class(path: str, file: YamlFile, loc: Loc, base: type) -> Any:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise file.error(loc, f"cannot import '{path}': {error}") from error
-    except Exception as error:  # the user's module may fail in any way while it is imported
+    except Exception as error:  # importing a user's module may raise anything
         kind, said = type(error).__name__, str(error).partition("\n")[0]
         raise file.error(loc, f"importing '{path}' raised {kind}: {said}") from error
     if not (isinstance(found, type) and issubclass(found, base)):

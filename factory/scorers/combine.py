@@ -1,9 +1,9 @@
-"""Several scores of an answer -> one, at view time: the traces keep the raw scores only.
+"""Combination of several scores of an answer into one, at view time. Traces hold only the raw scores.
 
-Each part is standardised over the run, z = (x - mean) / std, with the mean and the population
-standard deviation of the kept candidates whose value is known. A first pass over the samples
-measures them (Welford 1962); then samples are passed on with the combined score added, which views
-and cards see as any other. A part with std = 0 tells nothing, so its z is 0 for every candidate. A
+Each part is standardized over the run, z = (x - mean) / std, with the mean and the population
+standard deviation of the kept candidates whose value is known. A first pass over the samples measures
+these (Welford 1962). Samples are then passed on with the combined score added, which views and cards
+treat like any other. A part with std = 0 has no information, so its z is 0 for every candidate. A
 candidate that lacks a part has the combined value None.
 
     weights              sum of w_i z_i
@@ -24,17 +24,17 @@ from factory.core.records import Combination, Drop, Sample, Score
 from factory.scorers.comparison import scores_of
 
 DECIMALS = 6
-"""Combined scores are rounded, so that equals are equal but for float noise."""
+"""Decimals of combined scores, rounded so that float noise does not make equal scores differ."""
 
 
 class Moments(msgspec.Struct, frozen=True):
-    """One part over the run."""
+    """Mean and deviation of one part over the run."""
 
     count: int
-    """Kept candidates whose value is known."""
+    """Number of kept candidates whose value is known."""
     mean: float | None
     std: float | None
-    """Of the population. None, like the mean: no value is known."""
+    """Standard deviation of the population. None, like the mean, if no value is known."""
 
     def standardise(self, value: float) -> float:
         if self.mean is None or not self.std:
@@ -43,17 +43,17 @@ class Moments(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """A combination with what its parts are over the run."""
+    """A combination with the moments of its parts over the run."""
 
     combination: Combination
     moments: dict[str, Moments]
-    """By part, in the order of `combination.parts`."""
+    """Part -> its moments, in the order of `combination.parts`."""
 
 
 def measure(combinations: Sequence[Combination], samples: Iterable[Sample]) -> list[Measured]:
-    """One pass over the samples (none, if there is nothing to combine).
+    """Measure the parts in one pass over the samples (none if there is nothing to combine).
 
-    Raises `RecipeError` where a combined score would have the name of another score.
+    Raises `RecipeError` if a combined score would have the name of another score.
     """
     if not combinations:
         return []
@@ -74,7 +74,7 @@ def measure(combinations: Sequence[Combination], samples: Iterable[Sample]) -> l
 
 
 def with_combined(sample: Sample, measured: Sequence[Measured]) -> Sample:
-    """The sample with the combined scores of its kept candidates; `sample` stays as it was."""
+    """A copy of the sample with the combined scores of its kept candidates."""
     if not measured:
         return sample
     combined = [score for each in measured for score in _scores(each, sample)]
@@ -82,7 +82,7 @@ def with_combined(sample: Sample, measured: Sequence[Measured]) -> Sample:
 
 
 def combine(values: Sequence[float], combination: Combination) -> float:
-    """The parts' values of one candidate, standardised or not, in the order of the parts."""
+    """The combined score of one candidate. `values`: its parts, standardized or not, in order."""
     match combination.how:
         case "weights":
             weights = combination.parts.values()
@@ -96,7 +96,7 @@ def combine(values: Sequence[float], combination: Combination) -> float:
 
 
 class _Running:
-    """Mean and variance of values that pass by (Welford's recurrence)."""
+    """Running mean and variance of values (Welford's recurrence)."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -116,13 +116,13 @@ class _Running:
 
 
 def _known(sample: Sample, part: str) -> dict[int, float]:
-    """Kept candidate -> its value, where known."""
+    """Kept candidate -> its value, if known."""
     scores = scores_of(sample, part)
     return {} if isinstance(scores, Drop) else scores
 
 
 def _scores(measured: Measured, sample: Sample) -> list[Score]:
-    """One for each kept candidate that has a score of any part."""
+    """A combined score for each kept candidate that has a score of any part."""
     combination, moments = measured.combination, measured.moments
     known = {part: _known(sample, part) for part in moments}
     parts = [score for score in sample.scores if score.name in moments]

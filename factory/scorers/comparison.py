@@ -1,4 +1,4 @@
-"""What a sample knows about which of its answers is better: verdicts and scores, read one way.
+"""Comparisons and rankings of a sample's answers, from its verdicts and scores.
 
 Unparsed and non-finite values are no evidence: never a loss, a tie or a zero.
 """
@@ -14,23 +14,23 @@ import msgspec
 from factory.core.records import Drop, Sample
 
 DECIMALS = 6
-"""Kept of means of probabilities: below is float noise, which would make a winner of a tie."""
+"""Decimals of means of probabilities, rounded so that float noise does not turn a tie into a win."""
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """What the judges say of two answers."""
+    """The judges' verdicts on two answers, combined."""
 
     p: float | None
-    """P(the first is better), mean over the judges that could be read. None: none could."""
+    """P(the first is better), in [0, 1]: mean over the judges that were parsed. None: none was."""
     agreement: float | None
-    """Share of readings on the winner's side, in [0, 1], mean over judges; of a tie: 0.5."""
+    """Share of readings that prefer the winner, in [0, 1], mean over judges. 0.5 for a tie."""
     principle_ids: list[str]
     is_consistent: bool
-    """No verdict changed with the order shown."""
+    """True: no verdict changed with the order shown."""
 
 
 class Ranking(msgspec.Struct, frozen=True):
-    """Answers by how good they are."""
+    """A ranking of answers by score."""
 
     scores: dict[int, float]
     """Index of a kept candidate -> its score; higher is better. Unknown scores are absent."""
@@ -61,7 +61,7 @@ def compare(sample: Sample, first: int, second: int) -> Comparison | None:
 
 
 def rank(sample: Sample, score: str | None) -> Ranking | Drop:
-    """By the score named; with None by the verdicts, or without verdicts as in `scores_of`."""
+    """The ranking by the named score. None: by verdicts, or without verdicts as in `scores_of`."""
     if score is None and sample.verdicts:
         return Ranking(_win_rates(sample), is_by_verdicts=True)
     scores = scores_of(sample, score)
@@ -69,9 +69,9 @@ def rank(sample: Sample, score: str | None) -> Ranking | Drop:
 
 
 def scores_of(sample: Sample, name: str | None) -> dict[int, float] | Drop:
-    """Kept candidates' scores (the mean, if scored twice); name None: the sample's only score.
+    """Kept candidates' scores (the mean, if scored twice). `name` None: the sample's only score.
 
-    Parts do not count beside the score they were combined into, `reward/helpful` beside `reward`.
+    Parts such as `reward/helpful` are ignored beside the score combined from them, `reward`.
     """
     names = {name} if name is not None else {s.name for s in sample.scores}
     if len(names) > 1:

@@ -1,9 +1,9 @@
-"""Where a solution first goes wrong, from completions of its beginnings, and what a judge says to it.
+"""The first error of a solution, found by completing its beginnings, and checked by a judge.
 
-A beginning of k steps is asked about by a `Probe`; everything else here is arithmetic. Lists run
-over the solution's S steps. A step is called right if any completion of the beginning that ends
-with it reaches the right answer, wrong if all fail ("hard" labels, Wang et al. 2312.08935); after
-the first wrong step labels are None: the rest builds on an error.
+A `Probe` completes a beginning of k steps; everything else here is arithmetic. Lists are over the
+solution's S steps. A step is right if any completion of the beginning that ends with it reaches the
+right answer, and wrong if all fail ("hard" labels, Wang et al. 2312.08935). Labels after the first
+wrong step are None, since these steps build on an error.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 Probe = Callable[[Sequence[int]], Awaitable[list[float | None]]]
-"""Steps kept (each in 1..S) -> share of completions with the right answer, in [0, 1]; None: no
-completion had an answer that could be read."""
+"""Numbers of kept steps (each in 1..S) -> share of completions with the right answer, in [0, 1]. None:
+no completion had an answer that could be read."""
 
 
 class Found(NamedTuple):
-    """What completions say of each step."""
+    """The results of completions, for each step."""
 
     shares: list[float | None]
-    """Of right completions, in [0, 1]; None: not asked, or not read."""
+    """Share of right completions, in [0, 1]. None: not probed, or unparsed."""
     labels: list[bool | None]
 
 
 async def every_step(count: int, ends_right: bool | None, probe: Probe) -> Found:
-    """Ask about every beginning at once. `ends_right`: the solution's own answer, which settles the
-    last step without a completion; None: it has none, so the last step is asked about too."""
+    """Probe every beginning at once. `ends_right`: whether the solution's own answer is right, which
+    labels the last step without a completion. None: it has no answer, so the last step is probed too."""
     asked = range(1, count + 1 if ends_right is None else count)
     shares = await probe(asked) if asked else []
     if ends_right is not None:
@@ -36,11 +36,10 @@ async def every_step(count: int, ends_right: bool | None, probe: Probe) -> Found
 
 async def binary_search(count: int, ends_right: bool | None, probe: Probe) -> Found:
     """Find the first wrong step by halving (OmegaPRM, Luo et al. 2406.06592), in at most
-    ceil(log2(S)) probes, one after the other; a solution that ends right needs none.
+    ceil(log2(S)) consecutive probes. A solution that ends right needs none.
 
-    It takes for granted that a beginning from which the answer is reached holds no error, and one
-    from which it is not holds one. A probe that could not be read ends the search: what is not yet
-    settled stays None.
+    Assumes that a beginning holds an error exactly if no completion of it reaches the right answer. An
+    unparsed probe ends the search; steps without a label yet stay None.
     """
     shares: list[float | None] = [None] * count
     if ends_right is None:
@@ -66,19 +65,19 @@ async def binary_search(count: int, ends_right: bool | None, probe: Probe) -> Fo
 
 
 def until_first_error(labels: Sequence[bool | None]) -> list[bool | None]:
-    """The labels, None after the first False."""
+    """The labels, with None after the first False."""
     end = labels.index(False) + 1 if False in labels else len(labels)
     return [*labels[:end], *[None] * (len(labels) - end)]
 
 
 def settled(labels: Sequence[bool | None]) -> int:
-    """How many steps from the first on have a label."""
+    """Number of consecutive steps, from the first, that have a label."""
     return labels.index(None) if None in labels else len(labels)
 
 
 def agreed(labels: Sequence[bool | None], judged: Sequence[bool | None]) -> list[bool | None]:
-    """The labels as far as a judge says the same, None from there on. If the two put the first
-    error in different places, that is from the earlier place on. `judged` may be shorter."""
+    """The labels up to the first step on which the judge differs, None from there on. If they place the
+    first error differently, that is from the earlier place on. `judged` may be shorter."""
     same: list[bool | None] = [None] * len(labels)
     for i, (label, says) in enumerate(zip(labels, judged, strict=False)):
         if label is None or says is not label:
@@ -88,8 +87,8 @@ def agreed(labels: Sequence[bool | None], judged: Sequence[bool | None]) -> list
 
 
 def share_right(labels: Sequence[bool | None]) -> float | None:
-    """Share of the steps that come before the first wrong one, in [0, 1]; 1: none is wrong. None:
-    where the first wrong step is was not settled."""
+    """Share of the steps before the first wrong one, in [0, 1]; 1: none is wrong. None: the first wrong
+    step was not found."""
     known = settled(labels)
     if known < len(labels) and False not in labels[:known]:
         return None

@@ -1,24 +1,23 @@
 """Ask a judge which of two answers is better, in both orders, and read its probabilities.
 
-Per principle and order one call: the conversation, answers A and B, the principle's question, and
-the words "The better answer is (" put into the judge's mouth; p is P(A) / (P(A) + P(B)) of the next
-token (Bai et al. 2022, section 4.1; both orders averaged as in RLAIF, Lee et al. 2309.00267). With
-`chain_of_thought` the judge first reasons, and each p is clamped to [0.40, 0.60], as in Bai et al. A
-judge that thinks by itself, or whose model shows no log-probabilities, is read as `labels` tells.
+One call per principle and order: the conversation, answers A and B, the principle's question, and the
+beginning of the judge's answer, "The better answer is (". p is P(A) / (P(A) + P(B)) of the next token
+(Bai et al. 2022, section 4.1; both orders are averaged as in RLAIF, Lee et al. 2309.00267). With
+`chain_of_thought` the judge first reasons, and each p is clamped to [0.40, 0.60], as in Bai et al. For
+a judge that thinks by itself, or whose model shows no log-probabilities, see `labels`.
 
-The question stands last, so the answers are read once for all principles. Two equal answers are
-p = 0.5 without a call. What people and models wrote is quoted (`stages.base.quoted`), so that an
-answer which says "Answer (B):" or names the better one stays inside its slot.
+The question comes last, so that the engine's cache serves the answers for all principles. Two equal
+answers have p = 0.5 without a call. Texts of people and models are quoted (`stages.base.quoted`), so
+that an answer which says "Answer (B):" or names the better one stays inside its slot.
 
-A revision is judged by what it was written for: the principles of its critique, with several rounds
-those of the last. Other pairs are judged by principles drawn by the seed and the sample alone, so
-that all judges of a recipe draw the same, and their agreement is about the answers
-(`export/statistics.py`).
+A revision is judged by the principles of its critique, with several rounds those of the last. Other
+pairs are judged by principles drawn only by the seed and the sample, so that all judges of a recipe
+draw the same and their agreement is about the answers (`export/statistics.py`).
 
-With `pairs: swiss` K candidates play a Swiss tournament: K/2 pairs a round instead of K(K-1)/2 in
-all. A candidate's points are the sum of its P(better); a bye and an unparsed verdict, neither a win
-nor a loss, are 0.5 points each, in the schedule and nowhere else. Rank the result with
-`kind: rank`: winners met winners, so a mean of P would be unfair to them.
+With `pairs: swiss` K candidates play a Swiss tournament: K/2 pairs per round instead of K(K-1)/2 in
+all. A candidate's points are the sum of its P(better). A bye and an unparsed verdict count 0.5 points
+each, only in the schedule. Rank the result with `kind: rank`: winners met winners, so a mean of P would
+be unfair to them.
 """
 
 from __future__ import annotations
@@ -75,37 +74,36 @@ def _default_principles(fields: dict[str, Any]) -> int | Literal["same"]:
 
 
 class PairwiseJudge(Stage):
-    """Compare candidates two by two."""
+    """Compare pairs of candidates."""
 
     kind: Literal["judge"] = "judge"
     mode: Literal["pairwise"] = "pairwise"
     name: str = "judge"
-    """Names this judge in verdicts."""
+    """Name of this judge in verdicts."""
     model: str
     pairs: Literal["revision_vs_initial", "all_pairs", "swiss"] = "revision_vs_initial"
-    """Which candidates are compared: each initial answer with its newest revision, all with all, or
-    in a Swiss tournament those that did equally well so far."""
+    """The pairs to compare. `revision_vs_initial`: each initial answer with its newest revision.
+    `all_pairs`: all with all. `swiss`: a Swiss tournament, of candidates with similar points so far."""
     rounds: int | None = Field(None, ge=1, le=10_000)
-    """Of the Swiss tournament; None: log2 of the candidates, rounded up. It ends early where all
+    """Rounds of the Swiss tournament. None: log2 of the candidates, rounded up. It ends early once all
     have met."""
     principles: int | Literal["same", "all"] = Field(default_factory=_default_principles)
-    """How many principles, each asked about in both orders. `same`: those of the critique that the
-    revision was written for, the default for revision_vs_initial. A number: so many; of a revision
-    its critique's own come first, and the others are drawn (1 is the default for other pairs).
-    `all` that apply. Without a constitution: none."""
+    """Principles to judge by, each in both orders. `same`: those of the revision's critique, the default
+    for revision_vs_initial. A number: that many, the critique's own first and the others drawn; 1 is
+    the default for other pairs. `all`: all that apply. Without a constitution: none."""
     chain_of_thought: bool = False
     estimator: Estimator = "auto"
-    """How the judge is read. `logprob`: by the probabilities of the labels; a judge that thinks, after its
-    thought. `sampled`: by verdicts that it writes, `samples` of them, and the share of each. `auto`:
-    by log-probabilities where its model shows them, else by verdicts."""
+    """Method of reading the judge. `logprob`: by the labels' probabilities, after the thought if it
+    thinks. `sampled`: by the shares of `samples` written verdicts. `auto`: `logprob` if its model shows
+    log-probabilities, else `sampled`."""
     samples: int | None = Field(None, ge=1, le=10_000)
     """Thoughts or written verdicts drawn in each order; p is their mean. None: 4 verdicts, 1 thought."""
     sampling: Sampling | None = None
-    """Of thoughts and of written verdicts; a label's probabilities are never sampled. None: at
-    temperature 1, at most 2048 tokens; with `chain_of_thought` at temperature 0, at most 256."""
+    """Sampling of thoughts and of written verdicts; label probabilities are not sampled. None:
+    temperature 1, at most 2048 tokens; with `chain_of_thought` temperature 0, at most 256."""
     template: str = COMPARISON
-    """Can use: conversation (text), prompt (messages), a, b, question; `{{ a | quoted }}` puts
-    "> " before each line, so that an answer cannot pass for words of the template."""
+    """The question to the judge. Can use: conversation (text), prompt (messages), a, b, question.
+    `{{ a | quoted }}` puts "> " before each line, so that an answer cannot imitate the template."""
 
     def facts_made(self) -> frozenset[str]:
         ranking = {"ranking"} if self.pairs != "revision_vs_initial" else set()
@@ -170,8 +168,8 @@ class PairwiseJudge(Stage):
     def _principles(
         self, sample: Sample, answers: Sequence[Candidate], models: Models
     ) -> dict[int, list[Principle | None]]:
-        """By index of an answer that is `a` of a pair: what the pair is judged by. None alone: no
-        principle applies, and the plain question is asked."""
+        """Index of each answer that is `a` of a pair -> the principles to judge the pair by. [None]: no
+        principle applies, so the plain question is asked."""
         constitution = models.constitution
         if constitution is None:
             return {answer.index: [None] for answer in answers}
@@ -192,7 +190,7 @@ class PairwiseJudge(Stage):
     def _own(
         self, sample: Sample, answer: Candidate, constitution: Constitution
     ) -> list[Principle]:
-        """Of a revision that is judged as one: the principles it was written for."""
+        """The principles that a revision was written for, if it is judged as a revision."""
         is_of_revisions = self.pairs == "revision_vs_initial"
         critique = sample.critique_of(answer) if is_of_revisions else None
         if critique is None:
@@ -206,7 +204,7 @@ class PairwiseJudge(Stage):
         return list(combinations(sample.answered(), 2))
 
     async def _tournament(self, sample: Sample, models: Models) -> list[Verdict]:
-        """Verdicts by round; the calls of a round go out together."""
+        """All verdicts of the tournament. The calls of a round are made together."""
         points = {candidate.index: 0.0 for candidate in sample.answered()}
         rounds: list[list[Pair]] = []
         verdicts: list[Verdict] = []
@@ -231,7 +229,7 @@ class PairwiseJudge(Stage):
         pairs: list[tuple[Candidate, Candidate]],
         models: Models,
     ) -> list[Verdict]:
-        """The verdict on each pair, of calls that go out together."""
+        """The verdict on each pair. All calls are made together."""
         principles = self._principles(sample, [a for a, _ in pairs], models)
         showings = [
             _Showing(a, b, principle, is_swapped)
@@ -303,7 +301,7 @@ class PairwiseJudge(Stage):
 
 
 class _Showing(NamedTuple):
-    """Two answers to be shown, under one principle, in one order."""
+    """Two answers in one order, to be compared by one principle."""
 
     a: Candidate
     b: Candidate
@@ -318,10 +316,10 @@ class _Showing(NamedTuple):
 
 
 def verdict(judge: str, a: int, b: int, readings: list[Reading]) -> Verdict:
-    """Combine readings that come in pairs of orders, a principle each.
+    """Combine readings, which are pairs of both orders, one pair per principle.
 
-    A principle of which one order is unparsed is left out; with none left the verdict is unparsed.
-    No readings at all: the two answers are equal, a tie.
+    A principle is left out if one of its orders is unparsed. If none is left, the verdict is unparsed.
+    Without readings the two answers are equal: a tie.
     """
     fields: dict[str, Any] = {"judge": judge, "a": a, "b": b, "readings": readings}
     if not readings:
@@ -359,7 +357,7 @@ def _mean(values: list[float]) -> float:
 
 
 def _variance(variances: list[float | None]) -> float | None:
-    """Of the mean of readings that were drawn apart. None: of one of them nothing is known."""
+    """Variance of the mean of independent readings. None: one of them has an unknown variance."""
     known = [v for v in variances if v is not None]
     if len(known) < len(variances):
         return None
@@ -367,6 +365,6 @@ def _variance(variances: list[float | None]) -> float | None:
 
 
 def _on_side(value: float, p: float) -> float:
-    """1 if a reading prefers the same answer as the verdict p, 0.5 if either has no preference."""
+    """1 if a reading prefers the same answer as the verdict p, 0.5 if one of them is a tie, else 0."""
     lean = (value - 0.5) * (p - 0.5)
     return 0.5 if lean == 0 else float(lean > 0)

@@ -1,11 +1,11 @@
 """Ask a judge to score each candidate by a rubric; the score is the expected value.
 
-The words "Score: " are put into the judge's mouth and the score is sum_k k * P(k), with P from the
-log-probabilities of the score tokens, normalised. With `chain_of_thought` the judge first reasons,
-`samples` times, and the expected scores are averaged (Self-Rewarding, Yuan et al. 2401.10020, which
-parses the digit instead and draws three samples). A judge that thinks by itself, or whose model shows
-no log-probabilities, is read as `labels` tells. What people and models wrote is quoted
-(`stages.base.quoted`): it stays inside its slot.
+The judge's answer begins with "Score: ", and the score is sum_k k * P(k), with P from the normalized
+log-probabilities of the score tokens. With `chain_of_thought` the judge first reasons, `samples` times,
+and the expected scores are averaged (Self-Rewarding, Yuan et al. 2401.10020, which parses the digit
+instead and draws three samples). For a judge that thinks by itself, or whose model shows no
+log-probabilities, see `labels`. Texts of people and models are quoted (`stages.base.quoted`), so they
+stay inside their slots.
 """
 
 from __future__ import annotations
@@ -61,27 +61,27 @@ class PointwiseJudge(Stage):
     kind: Literal["judge"] = "judge"
     mode: Literal["pointwise"]
     name: str = "judge"
-    """Names the score, for views: `score: judge`."""
+    """Name of the score, for views: `score: judge`."""
     model: str
     rubric: str = RUBRIC
     low: int = Field(0, ge=0, le=9)
     high: int = Field(5, ge=1, le=9)
-    """Scores are the whole numbers from low to high, one digit each."""
+    """The highest score. Scores are the whole numbers from low to high, one digit each."""
     chain_of_thought: bool = False
     estimator: Estimator = "auto"
-    """How the judge is read. `logprob`: by the probabilities of the labels; a judge that thinks, after its
-    thought. `sampled`: by verdicts that it writes, `samples` of them, and the share of each. `auto`:
-    by log-probabilities where its model shows them, else by verdicts."""
+    """Method of reading the judge. `logprob`: by the labels' probabilities, after the thought if it
+    thinks. `sampled`: by the shares of `samples` written verdicts. `auto`: `logprob` if its model shows
+    log-probabilities, else `sampled`."""
     samples: int | None = Field(None, ge=1, le=10_000)
     """Thoughts or written verdicts drawn for each candidate; their scores are averaged. None: 4
     verdicts, 1 thought."""
     sampling: Sampling | None = None
-    """Of thoughts and of written verdicts; a label's probabilities are never sampled. None: at
+    """Sampling of thoughts and of written verdicts; label probabilities are not sampled. None:
     temperature 1, at most 2048 tokens; with `chain_of_thought` at most 256."""
     template: str = RATING
-    """Can use: conversation (text), prompt (messages), answer, rubric, low, high;
-    `{{ answer | quoted }}` puts "> " before each line, so that an answer cannot pass for words of
-    the template."""
+    """The question to the judge. Can use: conversation (text), prompt (messages), answer, rubric, low,
+    high. `{{ answer | quoted }}` puts "> " before each line, so that an answer cannot imitate the
+    template."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
 
@@ -167,5 +167,5 @@ class PointwiseJudge(Stage):
 
 
 def expected_score(probabilities: Mapping[str, float]) -> float:
-    """sum_k k * P(k) over integer labels, in [low, high]."""
+    """The expected score: sum_k k * P(k) over integer labels, in [low, high]."""
     return sum(int(label) * p for label, p in probabilities.items())

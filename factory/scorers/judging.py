@@ -1,9 +1,9 @@
-"""How each model is read when it judges: whether it shows log-probabilities of labels, and whether it
-thinks first. Found out once, and remembered in the ledger beside the calls that follow from it.
+"""The method of reading each judge: does its model show log-probabilities of labels, and does it think
+first? Determined once per model, and remembered in the ledger beside the calls that depend on it.
 
-So a run that goes on reads its judges as it began, whatever a server says by then, and one that is all
-remembered needs no server. Only a server is asked: an engine in this process shows log-probabilities
-and knows from the model's files whether it thinks.
+So a run that is continued reads its judges as before, whatever a server says by then, and a fully
+remembered run needs no server. Only servers are asked: an engine in this process always shows
+log-probabilities, and knows from the model's files whether it thinks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Memory(Protocol):
-    """What the ledger is to this: calls by their keys."""
+    """The ledger's methods that are used here: calls by their keys."""
 
     def get_many(self, keys: Sequence[bytes]) -> Mapping[bytes, Completion]: ...
 
@@ -37,7 +37,7 @@ class Memory(Protocol):
 
 
 class Judges:
-    """The engines, asked about judging. Without a ledger it is remembered here alone."""
+    """Finds the method of reading for each engine. Without a ledger, remembers it only in memory."""
 
     def __init__(self, engines: Mapping[str, Engine], ledger: Memory | None = None) -> None:
         self._engines = engines
@@ -48,8 +48,8 @@ class Judges:
     async def reads(
         self, model: str, estimator: Estimator, example: Request, before: Before | None = None
     ) -> Reads:
-        """`example`: a request for labels. `before` is awaited before a server is asked, once: it
-        may find out on the way.
+        """The method of reading the model. `example`: a request for labels. `before`: awaited once before
+        a server is asked; it may determine the method itself.
 
         Raises `EngineError` if the model can neither show log-probabilities nor write.
         """
@@ -114,6 +114,6 @@ class Judges:
             self._ledger.put(self._key(model, fact), told)
 
     def _key(self, model: str, fact: Fact) -> bytes:
-        """Of no call that could be made: it has no messages."""
+        """The ledger key of a fact. It has no messages, so no real call has the same key."""
         nothing = Request([], {}, 0, labels=(fact,))
         return call_key(self._engines[model].fingerprint, nothing)

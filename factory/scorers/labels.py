@@ -1,14 +1,14 @@
-"""How a judge that answers with one of a few labels is read, and how well that is known.
+"""Reading of a judge that answers with one of a few labels, with the variance of the result.
 
-Two estimators. `logprob`: the answer's first words are put into the judge's mouth, so that the next
-token is the label, and its probabilities are read. A judge that thinks is read after its thought; with
-`thinks_aloud` one that does not is asked to, in words of ours. `sampled`, for a model that shows no
-log-probabilities: it is asked to end its reply with those words and a label, a few times, and each
-reply is a verdict.
+There are two estimators. `logprob`: the judge's answer is begun, so that the next token is the label,
+and the labels' probabilities are read. A judge that thinks is read after its thought; with
+`thinks_aloud` a judge that does not think by itself is asked to reason first. `sampled`, for a model
+that shows no log-probabilities: it is asked several times to end its reply with the same words and a
+label, and each reply is a verdict.
 
-Of several draws, thoughts or verdicts, the mean counts, and the variance of that mean is known: the
-draws' own variance over their number. A thought that never ended, and a reply without a verdict or
-that was cut, are unparsed: they enter no mean.
+The result is the mean over draws (thoughts or verdicts). The variance of that mean is the draws'
+variance divided by their number. A thought that never ended, and a reply that was cut or has no
+verdict, are unparsed and enter no mean.
 """
 
 from __future__ import annotations
@@ -24,36 +24,35 @@ from factory.engines.reasoning import CLOSE, begun
 from factory.stages.base import Estimator, Models, Question, Reads
 
 MIN_MASS = 0.01
-"""Labels that together get less probability than this were not an answer: unparsed."""
+"""Least total probability of the labels. Below this the judge did not answer: unparsed."""
 DECIMALS = 6
-"""Kept of probabilities and of means over them. Below is float noise, which would make a winner of
-a tie."""
+"""Decimals of probabilities and of their means, rounded so that float noise does not turn a tie into a
+win."""
 REASON = "Let us think step by step:"
 LABEL_CALL = Sampling(temperature=0.0, max_tokens=1)
 SAMPLES = 4
-"""Verdicts drawn where nobody says how many."""
+"""Default number of verdicts drawn."""
 DRAWN = Sampling(max_tokens=2048)
-"""How thoughts and verdicts are drawn where nobody says: from the model's own distribution, as that of
-log-probabilities is."""
+"""Default sampling of thoughts and verdicts: the model's own distribution, as for log-probabilities."""
 Value = Callable[[Mapping[str, float]], float]
-"""Of the labels' probabilities, the number that is wanted."""
+"""A function from the labels' probabilities to the wanted number."""
 _CLOSERS = {"(": ")", '"': '"', "[": "]"}
-"""What ends words that a label follows, by their last character."""
+"""Last character of the words before a label -> the closing character after the label."""
 
 
 class Asking(NamedTuple):
-    """What a stage wants of its judge."""
+    """A stage's options for asking its judge."""
 
     estimator: Estimator = "auto"
     samples: int | None = None
-    """Draws, of verdicts or thoughts. None: `SAMPLES` verdicts, one thought."""
+    """Number of draws, of verdicts or thoughts. None: `SAMPLES` verdicts, one thought."""
     sampling: Sampling | None = None
-    """Of what is drawn. None: `aloud` for thinking in words of ours, else `DRAWN`."""
+    """Sampling of draws. None: `aloud` for requested reasoning, else `DRAWN`."""
     thinks_aloud: bool = False
     aloud: Sampling = DRAWN
 
     def problem(self) -> tuple[str, str] | None:
-        """(field, what is wrong with it)."""
+        """(field, error). None: no error."""
         if (self.samples or 1) > 1 and self.sampling is not None and not self.sampling.temperature:
             return "samples", (
                 f"at temperature 0 all {self.samples} are the same; set samples: 1, or a temperature"
@@ -65,7 +64,7 @@ class Asking(NamedTuple):
         return self.sampling or (self.aloud if in_our_words else DRAWN)
 
     def draws(self, read: Reads) -> int:
-        """1 where all would be the same."""
+        """The number of draws; 1 if all would be the same."""
         is_drawn = read.estimator == "sampled" or read.thinks or self.thinks_aloud
         if not is_drawn or not self.drawn(read).temperature:
             return 1
@@ -73,18 +72,18 @@ class Asking(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """One reading of a judge, of which there may be several to a question."""
+    """One reading of a judge. A question may have several."""
 
     probabilities: dict[str, float] | None
-    """Of each label, in [0, 1], summing to 1; a verdict has 1 for its own. None: unparsed."""
+    """Probability of each label, in [0, 1], summing to 1. A verdict has 1 for its label. None: unparsed."""
     mass: float
-    """Probability of all labels together, in [0, 1]; of a verdict 1, and 0 if it could not be read."""
+    """Total probability of the labels, in [0, 1]. For a verdict 1, or 0 if it is unparsed."""
     call: str = ""
     """The call that read the label, or that replied. Empty: the thought never ended."""
     reasoning: str = ""
-    """What was thought; of a verdict, what was thought and replied."""
+    """The thought; for a verdict, thought and reply."""
     reasoning_call: str = ""
-    """The call that thought, where another reads the label."""
+    """The call that wrote the thought, if another call reads the label."""
 
 
 class Label(NamedTuple):
@@ -96,7 +95,7 @@ class Label(NamedTuple):
 
     @property
     def mass(self) -> float:
-        """Mean over draws, in [0, 1]; of verdicts the share that was read."""
+        """Mean mass over draws, in [0, 1]; for verdicts, the share that was read."""
         return sum(draw.mass for draw in self.draws) / len(self.draws)
 
     @property
@@ -105,18 +104,18 @@ class Label(NamedTuple):
 
     @property
     def calls(self) -> list[str]:
-        """In the order in which they were made for each draw."""
+        """Ledger keys of the calls, by draw, in the order in which they were made."""
         both = (call for draw in self.draws for call in (draw.reasoning_call, draw.call))
         return [call for call in both if call]
 
     def mean(self, value: Value) -> float | None:
-        """Of what `value` makes of each draw. None: unparsed, none could be read."""
+        """Mean of `value` over the draws that were read. None: unparsed, as none was read."""
         values = self._values(value)
         return sum(values) / len(values) if values else None
 
     def variance(self, value: Value) -> float | None:
-        """Of that mean: the draws' own variance over their number. None: of fewer than two nothing
-        is known."""
+        """Variance of that mean: the draws' variance divided by their number. None: fewer than two were
+        read."""
         values = self._values(value)
         if (count := len(values)) < 2:
             return None
@@ -128,7 +127,7 @@ class Label(NamedTuple):
 
 
 class Judging(NamedTuple):
-    """How a stage's judge is asked, about a conversation such as it will be asked about."""
+    """The questions to a stage's judge about a typical conversation."""
 
     model: str
     messages: list[Message]
@@ -141,11 +140,11 @@ class Judging(NamedTuple):
         return self.asking.estimator
 
     def question(self) -> Question:
-        """For the label at once."""
+        """The question that asks for the label directly."""
         return _label_question(self.messages, self.prefix, self.labels)
 
     def examples(self, read: Reads) -> list[Question]:
-        """A question of each kind that `ask_labels` asks of a judge that is read so."""
+        """A question of each kind that `ask_labels` asks of a judge read by this method."""
         drawing = _drawing(self.messages, self.labels, self.prefix, self.asking, read, ())
         if drawing is None:
             return [self.question()]
@@ -155,7 +154,7 @@ class Judging(NamedTuple):
         return [drawing, _label_question(self.messages, words, self.labels)]
 
     def calls(self) -> int:
-        """For each conversation, as far as one can say before it is known how the judge is read."""
+        """Expected calls per conversation, before the method of reading is known."""
         is_sampled = self.asking.estimator == "sampled"
         read = Reads("sampled" if is_sampled else "logprob", thinks=False)
         return self.asking.draws(read) * len(self.examples(read))
@@ -171,8 +170,8 @@ async def ask_labels(
     asking: Asking,
     salt: Callable[[int, int], tuple[object, ...]],
 ) -> list[Label]:
-    """The label that follows `prefix` in each conversation. `salt`: of (a conversation's place, the
-    draw), what tells a call that draws from the others."""
+    """Ask for the label that follows `prefix` in each conversation. `salt`: (position of the conversation,
+    draw) -> the salt that tells a sampled call from the others."""
     if not conversations:
         return []
     read = await models.reads(
@@ -198,10 +197,10 @@ async def ask_labels(
 
 
 class _Thought(NamedTuple):
-    """What stands before a label."""
+    """The text before a label."""
 
     words: str | None
-    """In the judge's mouth, with what it thought. None: the thought never ended."""
+    """The beginning of the judge's answer, with its thought. None: the thought never ended."""
     text: str = ""
     call: str = ""
 
@@ -218,7 +217,7 @@ def _drawing(
     read: Reads,
     salt: tuple[object, ...],
 ) -> Question | None:
-    """What is asked for a thought or a verdict. None: the label is read at once."""
+    """The question for a thought or a verdict. None: the label is read directly."""
     sampling = asking.drawn(read)
     if read.estimator == "sampled":
         said = _to_reply(messages, labels, prefix, thinks_aloud=asking.thinks_aloud)
@@ -243,7 +242,7 @@ def _thought(completion: Completion, call: str, prefix: str, read: Reads) -> _Th
 
 
 def _aloud(said: str, prefix: str) -> str:
-    """What a judge that thought in our words has said, up to the label."""
+    """The text of a judge that was asked to reason, up to the label."""
     return f"{REASON} {said}\n{prefix}"
 
 
@@ -254,7 +253,7 @@ async def _after(
     labels: tuple[str, ...],
     thoughts: Sequence[_Thought],
 ) -> list[Draw]:
-    """The label after each thought."""
+    """A reading of the label after each thought."""
     asked = await models.ask(
         model,
         [
@@ -277,7 +276,7 @@ async def _after(
 def _to_reply(
     messages: list[Message], labels: tuple[str, ...], prefix: str, *, thinks_aloud: bool
 ) -> list[Message]:
-    """The conversation, with the form of a reply from which a verdict is read."""
+    """The conversation with instructions for the form of the reply that holds the verdict."""
     first, last = ", ".join(labels[:-1]), labels[-1]
     form = f"{prefix.strip()}X" if prefix.strip()[-1:] in _CLOSERS else f"{prefix.strip()} X"
     asked = (
@@ -300,8 +299,8 @@ def _verdict(completion: Completion, call: str, labels: tuple[str, ...], prefix:
 
 
 def verdict_in(reply: str, labels: Sequence[str], prefix: str) -> str | None:
-    """The label that a reply ends with: the last one after the words of `prefix`, or one that stands
-    alone on the last line. None: there is none.
+    """The label that a reply ends with: the last one after the words of `prefix`, or one alone on the
+    last line. None: there is none.
 
     >>> verdict_in("Both are kind.\\n**The better answer is (B).**", ("A", "B"), "The better answer is (")
     'B'
@@ -328,8 +327,8 @@ def verdict_in(reply: str, labels: Sequence[str], prefix: str) -> str | None:
 
 
 def leaning(p: float | None) -> bool | None:
-    """Which way a probability leans: above one half, or below. None: it is unknown, or a tie, which
-    is neither; of float noise no tie is broken."""
+    """True if a probability is above one half, False if below. None: unknown, or a tie (rounded, so that
+    float noise breaks no tie)."""
     if p is None or round(p, DECIMALS) == 0.5:
         return None
     return p > 0.5
@@ -338,10 +337,10 @@ def leaning(p: float | None) -> bool | None:
 def read_labels(
     completion: Completion, labels: tuple[str, ...]
 ) -> tuple[dict[str, float] | None, float]:
-    """(probability of each label, normalised to 1; probability of all labels together, in [0, 1]).
+    """(probability of each label, normalized to 1; probability of all labels together, in [0, 1]).
 
-    The first is None, unparsed, when a label's log-probability is missing or not finite or the
-    labels' mass is below `MIN_MASS`.
+    The first is None (unparsed) if a label's log-probability is missing or not finite, or the labels'
+    mass is below `MIN_MASS`.
     """
     logprobs = completion.label_logprobs or {}
     known = [logprobs[label] for label in labels if math.isfinite(logprobs.get(label, math.nan))]

@@ -1,29 +1,28 @@
-r"""Score each step of each candidate with a process reward model, in one prefill a solution.
+r"""Score each step of each candidate with a process reward model, in one prefill per solution.
 
-The candidate's text is cut into steps, laid out as the model was trained to see them
-(`engines.base.Scoring`), and the model's logits are read at the end of each step. P(the step is
-correct) is their softmax: over two columns (wrong, right), over three (PRM800K's ratings -1, 0,
-+1), or a sigmoid of a single one. Qwen2.5-Math-PRM, and models that `factory train prm` makes with
-a tag, are asked so:
+The candidate's text is split into steps and laid out as in the model's training
+(`engines.base.Scoring`). The model's logits are read at the end of each step. P(the step is correct) is
+their softmax over two columns (wrong, right) or three (PRM800K's ratings -1, 0, +1), or the sigmoid of
+a single one. For Qwen2.5-Math-PRM, and models that `factory train prm` makes with a tag:
 
     {kind: process, model: prm, split: blank_line, separator: "", tag: "<extra_0>"}
 
-Models that say it with a token are the same to this stage: the engine reads the logits of the two
-tokens at each tag. Math-Shepherd's model, which says "+" or "-" after each line, reads prompt and
-solution as one text, and its scores are those of the code on its model card:
+Models that answer with a token work too: the engine reads the logits of the two tokens at each tag.
+Math-Shepherd's model, which writes "+" or "-" after each line, reads prompt and solution as one text.
+Its scores equal those of the code on its model card:
 
     models:
       shepherd: {model: PATH, task: token_classify, label_tokens: ["▁+", "▁-"]}
     stages:
       - {kind: process, model: shepherd, layout: text, tag: "ки", good: first, aggregate: minimum}
 
-(Label tokens are named as the vocabulary has them: in SentencePiece's "▁+" is a plus after a space.)
+(Label tokens are written as in the vocabulary: SentencePiece's "▁+" is a plus after a space.)
 
 A solution's score is the product of its steps' P (Lightman et al. 2305.20050, where the neutral
-rating counts as correct), or the least, the last or the mean of them. Models trained on Monte Carlo
-labels do better with the last one, those trained on human labels with product or minimum.
+rating counts as correct), or their minimum, last or mean. Models trained on Monte Carlo labels do
+better with the last, those trained on human labels with product or minimum.
 
-A step is labelled correct above one half, wrong below it; at one half exactly it is neither (None).
+A step's label is True if P is above one half, False if below, and None at exactly one half.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ Aggregate = Literal["product", "minimum", "last", "mean"]
 
 NO_STEPS = "no steps"
 NOT_FINITE = "not finite"
-"""Details of scores that are None. The second: the model put out NaN or infinity, as one does whose
-precision is too small for it (float16), or with broken weights."""
+"""Details of scores that are None. The second: the model's output was NaN or infinite, as with too low
+a precision (float16) or broken weights."""
 SCORING_CALL = Sampling(temperature=0.0, max_tokens=1)
 
 
@@ -55,26 +54,26 @@ class ProcessReward(Stage):
 
     kind: Literal["process"] = "process"
     name: str = "process"
-    """Names the score and the steps' labels, for views: `score: process`, `steps: process`."""
+    """Name of the score and of the steps' labels, for views: `score: process`, `steps: process`."""
     model: str
     split: Split = "newline"
-    """Where the candidate's text is cut into steps."""
+    """Method of splitting the candidate's text into steps."""
     steps: str | None = None
-    """Instead of cutting the text: score the steps of the step labels with this name."""
+    """Name of step labels whose steps are scored, instead of splitting the text."""
     layout: Literal["chat", "text"] = "chat"
-    """What the model reads. `chat`: the prompt by the chat template, then the steps, each tokenised
-    by itself. `text`: prompt and steps as one text, tokenised whole: a space after the prompt, a
+    """The model's input. `chat`: the prompt by the chat template, then the steps, each tokenized
+    by itself. `text`: prompt and steps as one text, tokenized whole: a space after the prompt, a
     space and the tag after each step, the separator between steps."""
     separator: str = "\n"
-    """Follows each step. Without a tag, the step is read at its last token."""
+    """Text after each step. Without a tag, the step is read at its last token."""
     tag: str = ""
-    """A single token of the model that follows each step and at which the step is read."""
+    """A single token after each step, at which the step is read."""
     good: Literal["last", "first"] = "last"
-    """The column that means "right", of two or three. Ours, and Qwen's, have it last."""
+    """The column that means "right", of two or three. It is the last in our models and Qwen's."""
     neutral_is_good: bool = True
-    """Of three columns: the middle one, PRM800K's rating 0, counts as correct."""
+    """With three columns: the middle one, PRM800K's rating 0, counts as correct."""
     aggregate: Aggregate = "product"
-    """From P(correct) of the steps to the solution's score, in [0, 1]."""
+    """Function from the steps' P(correct) to the solution's score, in [0, 1]."""
 
     def splits(self) -> bool:
         return True
@@ -169,7 +168,8 @@ class ProcessReward(Stage):
 def correct(
     logits: Sequence[float], *, good: Literal["last", "first"], neutral_is_good: bool
 ) -> float:
-    """P(the step is correct), in [0, 1]: one finite logit's sigmoid, or the good columns' softmax."""
+    """P(the step is correct), in [0, 1]: the sigmoid of one finite logit, or the softmax of the good
+    columns."""
     if len(logits) == 1:
         logits = (0.0, logits[0])  # the sigmoid is the softmax against 0
     elif good == "first":
@@ -180,8 +180,8 @@ def correct(
 
 
 def aggregated(ps: Sequence[float], how: Aggregate) -> float:
-    """The solution's score, in [0, 1], from at least one step's. It has six significant digits, not
-    decimals: the product of many steps is small and still ranks solutions."""
+    """The solution's score, in [0, 1], from at least one step's P. Rounded to six significant digits, not
+    decimals, since a product of many steps is small and still ranks solutions."""
     match how:
         case "product":
             value = math.prod(ps)
@@ -195,7 +195,7 @@ def aggregated(ps: Sequence[float], how: Aggregate) -> float:
 
 
 def trained_layout(folder: Path) -> dict[str, str]:
-    """`separator` and `tag` that `factory train prm` trained a model with, if it made this one."""
+    """`separator` and `tag` that a model was trained with, if `factory train prm` made it."""
     try:
         record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         steps = record["steps_as"]

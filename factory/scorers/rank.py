@@ -1,10 +1,9 @@
-"""Rank a sample's candidates by the verdicts it holds, and score each by its strength. No calls.
+"""Rank a sample's candidates by its verdicts, and score each by its strength. No model is called.
 
-Each verdict that was read is one comparison, with the judge's P as a soft outcome; unparsed ones are
-left out, and so are verdicts on dropped candidates. Strengths are comparable within one sample only:
-each sample's are centred on their own mean. By Bradley-Terry they are fair to whom a candidate
-happened to meet, as in a Swiss tournament, which a mean of P is not; by Elo they depend on the order
-of the verdicts (see `factory.stats`).
+Each parsed verdict is one comparison, with the judge's P as a soft outcome. Unparsed verdicts and
+verdicts on dropped candidates are left out. Strengths are comparable only within one sample, whose mean
+is 0. Bradley-Terry strengths account for the strength of the opponents, as needed for a Swiss
+tournament; a mean of P does not. Elo ratings depend on the order of the verdicts (see `factory.stats`).
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ class Rank(Stage):
 
     kind: Literal["rank"] = "rank"
     name: str = "rank"
-    """Names the score, for views: `score: rank`. Without it views go by the verdicts themselves."""
+    """Name of the score, for views: `score: rank`. Views that do not name it use the verdicts."""
     method: Literal["bradley_terry", "elo"] = "bradley_terry"
     judge: str | None = None
-    """Use the verdicts of the judge of this name alone. None: of all judges, alike."""
+    """Name of the judge whose verdicts are used. None: all judges, with equal weight."""
     regularisation: float = Field(REGULARISATION, ge=MIN_REGULARISATION)
-    """Pull of strengths to 0, in comparisons; smaller trusts few verdicts more. Bradley-Terry's."""
+    """Bradley-Terry: pull of strengths to 0, in comparisons. Smaller trusts few verdicts more."""
     length_control: bool = False
-    """Take out of the strengths what longer answers win by length. Bradley-Terry's."""
+    """Bradley-Terry: remove the advantage of longer answers from the strengths."""
     gamma: float | None = None
-    """The length's effect, as known from elsewhere; > 0: longer wins. None: fitted to each sample,
-    for which a sample's few verdicts are weak evidence."""
+    """A known effect of length; > 0: longer wins. None: fitted to each sample, whose few verdicts are
+    weak evidence for it."""
     resamples: int = Field(200, ge=0, le=100_000)
-    """0: scores without an interval. Else with: Bradley-Terry's 95% interval, which is computed
-    whatever the number, or the central 95% of so many of Elo's replays, which is none."""
+    """0: scores without an interval. Above 0: with Bradley-Terry's 95% interval, which does not depend on
+    the number; or with the central 95% of this many replays for Elo, which is no confidence interval."""
 
     def facts_needed(self) -> frozenset[str]:
         named = set() if self.judge is None else {f"judge:{self.judge}"}
@@ -124,5 +123,5 @@ class Rank(Stage):
 
 
 def _rounded(value: float) -> float:
-    """To the decimals of the records, and never -0.0."""
+    """The value rounded to the records' decimals, and never -0.0."""
     return round(value, DECIMALS) + 0.0

@@ -1,12 +1,12 @@
-"""Score each candidate with one reward model, or with several, one a criterion.
+"""Score each candidate with one reward model, or with several, one per criterion.
 
-A reward model with one label gives its raw logit. One with two or more gives the log-odds of a
-label, log p / (1 - p) under a softmax: of two labels the second is the good one, unless `label`
-says otherwise, and that is logit[1] - logit[0]. No activation and no scale: rewards compare answers
-within one model only, so several are combined after standardising each over the run, at view time
-(`factory/scorers/combine.py`); the trace keeps the raw ones.
+A reward model with one label gives its raw logit. A model with two or more gives the log-odds of one
+label, log p / (1 - p) under a softmax. With two labels that is the second, logit[1] - logit[0], unless
+`label` says otherwise. There is no activation or scale: rewards are comparable only within one model.
+So several are standardized over the run and combined at view time (`factory/scorers/combine.py`); the
+trace keeps the raw ones.
 
-An output that is not finite is a score that could not be read: None, never a zero.
+An output that is not finite is an unparsed score: None, never zero.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ class Reward(Stage):
 
     kind: Literal["reward"] = "reward"
     name: str = Field("reward", min_length=1)
-    """Names the score, for views: `score: reward`. Of several models it is the combined score, and
-    each model's own is `reward/<criterion>`."""
+    """Name of the score, for views: `score: reward`. With several models it is the combined score, and
+    each model's own score is `reward/<criterion>`."""
     model: str | None = None
-    """The one reward model. Or several:"""
+    """The reward model, if there is only one."""
     models: dict[str, str] = {}
-    """Criterion -> the reward model for it, as `{helpful: rm1, harmless: rm2}`."""
+    """Several reward models: criterion -> model, such as `{helpful: rm1, harmless: rm2}`."""
     label: int | None = Field(None, ge=0)
-    """The output that stands for a good answer, from 0. None: the only one, or the second of two."""
+    """Index, from 0, of the output for a good answer. None: the only one, or the second of two."""
     combine: How = "weights"
     """`weights`: the weighted sum. `minimum`: the worst criterion. `mean_minus_variance`: the mean
-    less `penalty` times the variance over the models."""
+    minus `penalty` times the variance over the models."""
     weights: dict[str, float] = {}
-    """Criterion -> weight. Empty: equal ones that sum to 1."""
+    """Criterion -> weight. Empty: equal weights that sum to 1."""
     penalty: float = Field(1.0, ge=0)
-    """What a unit of variance costs, for `combine: mean_minus_variance`."""
+    """Weight of the variance, for `combine: mean_minus_variance`."""
     standardise: bool = True
-    """Bring each model's scores to mean 0 and variance 1 over the run before combining them."""
+    """Standardize each model's scores to mean 0 and variance 1 over the run before combining them."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
 
@@ -132,22 +132,22 @@ class Reward(Stage):
         return sample
 
     def _scorers(self) -> dict[str, str]:
-        """Name of a raw score -> the model that gives it."""
+        """Name of each raw score -> its model."""
         if self.model is not None:
             return {self.name: self.model}
         return {f"{self.name}/{criterion}": model for criterion, model in self.models.items()}
 
 
 def reward(logits: Sequence[float], label: int | None, model: str) -> float:
-    """One model's outputs for one answer -> its reward; higher is better. Not finite if they are not.
+    """The reward of one answer from one model's outputs; higher is better. Not finite if they are not.
 
-    Raises `EngineError` if `label` does not fit the number of outputs: no sample would do better.
+    Raises `EngineError` if `label` does not fit the number of outputs, as every sample would fail.
     """
     count = len(logits)
     if label is not None and label >= count:
         raise EngineError(
             f"model '{model}' has {count} label{'s' * (count != 1)}, so `label: {label}` is not "
-            "there (labels count from 0); mend the reward stage's `label`, or name another model"
+            "there (labels count from 0); fix the reward stage's `label`, or name another model"
         )
     if count == 1:
         return logits[0]

@@ -1,23 +1,22 @@
-"""Label the steps of solutions with no human and no process reward model: complete them and see.
+"""Label the steps of solutions by completing them, without people or a process reward model.
 
 From the end of each step the policy completes the solution `n` times, and each answer is checked
-against the reference. The share of right answers is the step's score, in [0, 1] ("soft"); any right
-answer makes its label True, none makes it False ("hard"; Math-Shepherd, Wang et al. 2312.08935).
-`method: binary_search` looks for the first wrong step alone, by halving (OmegaPRM, Luo et al.
-2406.06592). The last step's beginning is the whole solution: its own answer is checked and nothing
-is completed, unless it has none.
+against the reference. The share of right answers is the step's score, in [0, 1] ("soft"). The label is
+True if any answer is right, else False ("hard"; Math-Shepherd, Wang et al. 2312.08935).
+`method: binary_search` finds only the first wrong step, by halving (OmegaPRM, Luo et al. 2406.06592).
+For the last step, the solution's own answer is checked without completions, unless it has none.
 
-What the authors of Qwen's process reward models learned (Zhang et al. 2501.07301) is followed so:
-a step is wrong only if all completions fail; labels stop after the first error; and with `judge`
-they are kept as far as a model that reads the steps puts the first error in the same place, which
-left about 40% of their rows. Without a judge, a right answer reached by wrong steps passes as right.
+It follows the findings of the authors of Qwen's process reward models (Zhang et al. 2501.07301): a step
+is wrong only if all completions fail; labels stop after the first error; and with `judge`, labels are
+kept only as far as a model that reads the steps puts the first error in the same place, which left about
+40% of their rows. Without a judge, a right answer reached by wrong steps passes as right.
 
-A model that thinks goes on without a thought, after an empty one: with one it would solve the problem
-anew, and its answers would say nothing of the steps. The candidate's own thought is not shown to it
-either, since the answer may stand in it.
+A model that thinks continues after an empty thought: with a thought it would solve the problem again,
+and its answers would not depend on the steps. It does not see the candidate's own thought either, which
+may hold the answer.
 
-Not read is not wrong: a completion whose answer cannot be read, or that was cut at max_tokens
-before the right answer, is not counted.
+Unparsed is not wrong: a completion is not counted if its answer cannot be read, or if it was cut at
+max_tokens before the right answer.
 """
 
 from __future__ import annotations
@@ -48,43 +47,44 @@ from factory.stages.base import (
 )
 
 _STEPS = 4
-"""Of a solution, before any was seen."""
+"""Expected number of steps per solution, before any was seen."""
 
 
 class Rollout(Stage):
-    """Label each step by completing the solution from there."""
+    """Label each step by completing the solution from its end."""
 
     kind: Literal["rollout"] = "rollout"
     name: str = "rollout"
-    """Names the score and the steps' labels, for views: `score: rollout`, `steps: rollout`. The
-    score is the share of steps before the first wrong one, in [0, 1]; None: not settled."""
+    """Name of the score and of the steps' labels, for views: `score: rollout`, `steps: rollout`. The
+    score is the share of steps before the first wrong one, in [0, 1]. None: not determined."""
     model: str
-    """Completes the solutions. Steps are as good as it can make of them: best the policy itself."""
+    """The model that completes the solutions. A step counts as good if it can finish from there, so use
+    the policy itself."""
     n: int = Field(8, ge=1, le=10_000)
-    """Completions from each step."""
+    """Number of completions from each step."""
     split: Split = "newline"
     separator: str = "\n"
-    """Stands between the steps, and after the last one, when the model is asked to go on."""
+    """Text between the steps, and after the last one, in the model's input."""
     sampling: Sampling = Sampling(max_tokens=512)
-    """Of the rest of the solution."""
+    """Sampling of the completions."""
     how: How = "math"
-    """How an answer is found in a solution and checked against the reference (factory/math/answers.py).
-    `exact` is for solutions that end with a line `#### answer`."""
+    """Method of finding an answer in a solution and checking it against the reference
+    (factory/math/answers.py). `exact` is for solutions that end with a line `#### answer`."""
     pattern: str | None = None
     """With `how: pattern`: the regular expression that finds the answer."""
     method: Literal["every_step", "binary_search"] = "every_step"
-    """`every_step`: n x (steps - 1) completions a solution. `binary_search`: at most
-    n x log2(steps), none for solutions that end right; scores of steps it skipped are None."""
+    """`every_step`: n x (steps - 1) completions per solution. `binary_search`: at most
+    n x log2(steps), and none for solutions that end right; scores of skipped steps are None."""
     judge: str | None = None
-    """A model that reads each step and says whether it is correct. Labels are kept as far as it
-    puts the first error in the same place."""
+    """A model that says of each step whether it is correct. Labels are kept only as far as it puts the
+    first error in the same place."""
     estimator: Estimator = "auto"
-    """How the judge is read: see `judge`."""
+    """Method of reading the judge, as in the stage `judge`."""
     samples: int | None = Field(None, ge=1, le=10_000)
-    """Verdicts or thoughts of the judge on each step, where it is not read at once: see `judge`."""
+    """Number of verdicts or thoughts of the judge on each step, as in the stage `judge`."""
     template: str = QUESTION
     """The judge's question. Can use: conversation (text), prompt (messages), steps (up to the one
-    asked about), reference; with `{{ step | quoted }}` each line of a text begins with "> "."""
+    asked about), reference. `{{ step | quoted }}` puts "> " before each line."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
 
@@ -195,7 +195,7 @@ class Rollout(Stage):
         models: Models,
         calls: list[str],
     ) -> list[float | None]:
-        """For each number of steps kept, the share of right completions; `first_error.Probe`."""
+        """The share of right completions for each number of kept steps; see `first_error.Probe`."""
         begun = {k: joined(steps[:k], self.separator) + self.separator for k in kept}
         asked = await models.ask(
             self.model,
@@ -222,8 +222,8 @@ class Rollout(Stage):
     async def _are_right(
         self, sample: Sample, solutions: Sequence[tuple[str, str]]
     ) -> list[bool | None]:
-        """Of each (text, finish reason): whether its answer is right. None: it could not be read,
-        or what was read may not be the last word."""
+        """For each (text, finish reason), True if its answer is right. None: unparsed, or the text was
+        cut and what was read may not be its final answer."""
         reference = sample.reference or ""
 
         try:
@@ -239,6 +239,6 @@ class Rollout(Stage):
 
 
 def share(found: Sequence[bool | None]) -> float | None:
-    """Of right answers among those that could be read, in [0, 1]; None: none could."""
+    """Share of right answers among those that were read, in [0, 1]. None: none was."""
     read = [is_right for is_right in found if is_right is not None]
     return round(sum(read) / len(read), DECIMALS) if read else None

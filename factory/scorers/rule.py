@@ -1,9 +1,9 @@
-"""Score each candidate by a rule: its length, or a pattern found in it. No model is asked.
+"""Score each candidate by a rule: its length, or a pattern found in it. No model is called.
 
     {kind: rule, name: short, rule: {kind: length, target: 30}}
 
-The rules are those that online rewards know, so what a training is rewarded for can be measured on
-prompts that it did not see. Tokens are counted by the model that wrote the candidate.
+The rules are those of online rewards, so a training's reward can be measured on held-out prompts.
+Tokens are counted by the model that wrote the candidate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class RuleScore(Stage):
 
     kind: Literal["rule"] = "rule"
     name: str = "rule"
-    """Names the score, for views: `score: rule`."""
+    """Name of the score, for views: `score: rule`."""
     rule: Annotated[Length | Sentences | Pattern | Overlong, Field(discriminator="kind")]
 
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})

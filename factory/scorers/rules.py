@@ -1,5 +1,5 @@
-"""Rules: a number from the text of an answer and its length. No model, no reference. Stage `rule`
-scores candidates by them, online trainings are rewarded by them."""
+"""Rules, which score an answer by its text and length, without a model or a reference. The stage `rule`
+scores candidates by them; online trainings use them as rewards."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Rule(Config):
 
     kind: str
     name: str | None = Field(None, min_length=1)
-    """What it is logged as. None: the kind."""
+    """Name in the log. None: the kind."""
     weight: float = 1.0
-    """Its share of the total; negative: a penalty; 0: logged only."""
+    """Weight in the total. Negative: a penalty. 0: logged only."""
 
     def problem(self) -> tuple[str, str] | None:
-        """A field and what is wrong with it; None: nothing."""
+        """(field, error). None: no error."""
         return None
 
     def needs_tokens(self) -> bool:
-        """Whether `score` reads the number of tokens."""
+        """True if `score` uses the number of tokens."""
         return False
 
     def score(self, text: str, tokens: int) -> float:
@@ -36,15 +36,15 @@ class Rule(Config):
 
 
 class Length(Rule):
-    """How near the length is to `target`: -|n - target| / target, 0 at best; or whether it is at
-    most `maximum`: 1 or 0."""
+    """Distance of the length from `target`: -|n - target| / target, at most 0. Or with `maximum`: 1 if the
+    length is at most that, else 0."""
 
     kind: Literal["length"] = "length"
     target: int | None = Field(None, ge=1)
     maximum: int | None = Field(None, ge=0)
     unit: Literal["words", "tokens"] = "words"
-    """What n counts. Words are those of `factory/core/words.py`, in any script; tokens are the policy's, the
-    end of the text included."""
+    """Unit of the length n. Words are those of `factory/core/words.py`, in any script; tokens are the
+    policy's, including the end of the text."""
 
     def problem(self) -> tuple[str, str] | None:
         if (self.target is None) == (self.maximum is None):
@@ -62,8 +62,8 @@ class Length(Rule):
 
 
 class Sentences(Rule):
-    """1 if the text is one to `maximum` sentences and the last one has ended, else 0: an answer that
-    was cut within its first sentence is not one."""
+    """1 if the text has one to `maximum` sentences and the last one has ended, else 0. An answer that was
+    cut within its first sentence scores 0."""
 
     kind: Literal["sentences"] = "sentences"
     maximum: int = Field(1, ge=1)
@@ -78,7 +78,7 @@ class Pattern(Rule):
 
     kind: Literal["pattern", "format"] = "pattern"
     pattern: str = Field(min_length=1)
-    r"""As `(?s)<think>.*</think>\s*\S`."""
+    r"""A regular expression, such as `(?s)<think>.*</think>\s*\S`."""
 
     def problem(self) -> tuple[str, str] | None:
         try:
@@ -97,9 +97,9 @@ class Overlong(Rule):
 
     kind: Literal["overlong"] = "overlong"
     maximum: int = Field(ge=1)
-    """L_max, in tokens: usually the training's `max_completion_length`."""
+    """L_max, in tokens; usually the training's `max_completion_length`."""
     cache: int = Field(ge=1)
-    """L_cache, in tokens: how long before `maximum` the punishment begins."""
+    """L_cache, in tokens: the punishment begins this long before `maximum`."""
 
     def problem(self) -> tuple[str, str] | None:
         if self.cache > self.maximum:

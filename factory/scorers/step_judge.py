@@ -1,6 +1,6 @@
-"""Ask a model whether each step of a solution is correct: a second opinion on labels of steps.
+"""Ask a model whether each step of a solution is correct, as a second opinion on step labels.
 
-The problem and the steps are quoted (`stages.base.quoted`): a step that says "Answer Yes" stays a
+The problem and the steps are quoted (`stages.base.quoted`), so a step that says "Answer Yes" stays a
 step.
 """
 
@@ -38,7 +38,7 @@ YES, NO = "Yes", "No"
 
 
 class Opinion(NamedTuple):
-    """What the judge says of each step."""
+    """The judge's opinion on each step."""
 
     ps: list[float | None]
     """P(Yes), in [0, 1]. None: unparsed."""
@@ -46,7 +46,7 @@ class Opinion(NamedTuple):
 
     @property
     def is_correct(self) -> list[bool | None]:
-        """Yes is likelier than No. None: unparsed, or a tie."""
+        """For each step, True if Yes is likelier than No. None: unparsed, or a tie."""
         return [leaning(p) for p in self.ps]
 
 
@@ -59,7 +59,7 @@ async def ask_steps(
     asking: Asking,
     salt: tuple[object, ...],
 ) -> Opinion:
-    """Each question begins with the one before it, which the engine has in its cache."""
+    """Ask about each step. Each question begins like the one before, which is in the engine's cache."""
     questions: list[list[Message]] = []
     for k in range(1, len(steps) + 1):
         text = render(
@@ -84,14 +84,14 @@ async def ask_steps(
 
 
 def steps_judging(judge: str, template: str, asking: Asking) -> Judging:
-    """For `Stage.judging`."""
+    """The result of `Stage.judging` for a judge of steps."""
     values = {"conversation": "User: Hello", "prompt": EXAMPLE_PROMPT, "reference": ""}
     text = render(template, **values, steps=[EXAMPLE_STEP])
     return Judging(judge, [{"role": "user", "content": text}], (YES, NO), ANSWER, asking)
 
 
 def question_problem(template: str) -> str | None:
-    """What is wrong with a user's question; None: nothing."""
+    """The error in a user's question. None: no error."""
     return template_problem(
         template, conversation="", prompt=EXAMPLE_PROMPT, steps=["1 + 1 = 2"], reference=""
     )

@@ -1,15 +1,15 @@
-"""Who meets whom in the next round of a Swiss tournament: winners meet winners.
+"""Pairing of the next round of a Swiss tournament, in which winners meet winners.
 
-In: everyone's points, the rounds played and a seed. Out: the round's pairs. Always:
-- nobody plays twice in a round, and no two meet twice in a tournament;
-- with an odd number one player has a bye, nobody two before all had one (the bye is a player whom
-  everyone can meet once);
-- for the first ceil(players / 2) rounds, of which log2(players) need no more, nobody else sits out:
-  a pairing without rematch exists (Dirac's theorem), and the repairs below find it. In later rounds
-  those who have met all that are free sit out; a round of no pairs ends the tournament.
+In: all players' points, the rounds played and a seed. Out: the round's pairs. Always:
+- no player plays twice in a round, and no pair meets twice in a tournament;
+- with an odd number, one player has a bye; none has a second bye before all have had one (the bye is
+  treated as a player whom everyone can meet once);
+- in the first ceil(players / 2) rounds (log2(players) rounds need no more) nobody else sits out: a
+  pairing without rematch exists (Dirac's theorem), and the repairs below find it. In later rounds,
+  players who have met all free players sit out. A round without pairs ends the tournament.
 
-From the top down each meets the nearest in points who is free, ties broken by the seed (Monrad's
-rule; the sum of all differences is not made the least). No colours to balance: judges see every
+From the top down, each player meets the free player nearest in points; the seed breaks ties (Monrad's
+rule; the sum of differences is not minimized). There are no colors to balance, since judges see every
 pair in both orders.
 """
 
@@ -26,16 +26,17 @@ _BYE = -1
 
 
 def swiss_rounds(players: int) -> int:
-    """ceil(log2 players): as many as leave one who has won every time. None for less than two."""
+    """ceil(log2 players), the rounds after which at most one player has won every time. 0 for fewer than
+    two players."""
     return max(players - 1, 0).bit_length()
 
 
 def next_round(
     points: Mapping[int, float], rounds: Sequence[Sequence[Pair]], seed: int
 ) -> list[Pair]:
-    """Pairs of the players, who are the keys of `points` and not negative; the lower number first.
+    """Pairs of players, the lower number first. Players are the keys of `points`, at least 0.
 
-    The order of `points` does not matter, nor do differences of float noise.
+    The order of `points` and differences of float noise do not matter.
     """
     seats = sorted(points, key=lambda i: (-round(points[i], DECIMALS), derive_seed(seed, i), i))
     met = {frozenset(pair) for played in rounds for pair in played}
@@ -61,10 +62,10 @@ def next_round(
 
 
 def _repair(pairs: list[Pair], left: list[int], met: set[frozenset[int]]) -> bool:
-    """Make two pairs of one and of two players who are left, who have met; the lowest pair first.
+    """Replace one pair and two left players, who have met, by two pairs. Tries the lowest pair first.
 
-    Two who are left can meet n players or more between them, n being all; the pairs are fewer than
-    n / 2, so with one of them they can make three matches, of which two are apart.
+    The two left players together have at least n possible opponents, n being all players. There are
+    fewer than n / 2 pairs, so with one of them three matches are possible, two of which are disjoint.
     """
     for u, v in combinations(left, 2):
         for i, (a, b) in reversed([*enumerate(pairs)]):

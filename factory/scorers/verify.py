@@ -1,6 +1,6 @@
-"""Check each candidate's answer against the sample's reference. No model is asked.
+"""Check each candidate's answer against the sample's reference. No model is called.
 
-A score of 1: right; 0: wrong; None: no answer could be read, which is not a wrong one.
+Score 1: right; 0: wrong; None: unparsed, which is not wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from factory.math.answers import How, check_aside
 from factory.stages.base import Models, Stage
 
 SHOWN_CHARS = 200
-"""Of what was read, in a score's detail."""
+"""Most characters of the read answer in a score's detail."""
 
 
 class Verify(Stage):
@@ -24,12 +24,12 @@ class Verify(Stage):
 
     kind: Literal["verify"] = "verify"
     name: str = Field("verify", min_length=1)
-    """Names the score, for views: `score: verify`."""
+    """Name of the score, for views: `score: verify`."""
     how: How = "math"
-    """`math`: the final answer, worked out, is the reference. `gsm8k`: the same number after `####`.
-    `exact`: the same words. `pattern`: what `pattern` finds last is the reference."""
+    """Method of comparing with the reference. `math`: the final answer has the same value. `gsm8k`: the
+    same number after `####`. `exact`: the same words. `pattern`: the last match of `pattern` equals it."""
     pattern: str | None = None
-    """A regular expression for `how: pattern`; its first group, if it has one, is the answer."""
+    """A regular expression for `how: pattern`. Its first group, if it has one, is the answer."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
 

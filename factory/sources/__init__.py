@@ -1,4 +1,4 @@
-"""Where prompts and rows come from: files in every public shape, the Hub, generators, benchmarks.
+"""Sources of prompts and rows: files in every public shape, the Hub, generators, benchmarks.
 
 May import engines, math, stats and core.
 """

@@ -1,8 +1,7 @@
-"""Benchmarks in the files they are published in.
+"""Benchmarks, read from the files they are published in.
 
 In: a local file. Out: its records in order, and a `BadRow` with line and reason for every row of the
-wrong shape: none is skipped in silence, none raises. A file that cannot be read at all raises
-`RecipeError`.
+wrong shape. No row is skipped silently or raises. A file that cannot be read raises `RecipeError`.
 """
 
 from __future__ import annotations
@@ -22,30 +21,30 @@ from factory.sources.formats.text import Json
 
 RAW_CHARS = 2000
 MAX_CODES = 12
-"""Label codes that a message lists."""
+"""Most label codes that a message lists."""
 HUMAN_LABELS = {
     1: ("1", "a", "[[a]]", "answer_a", "model_a", "first", "left", "chosen"),
     2: ("2", "b", "[[b]]", "answer_b", "model_b", "second", "right", "rejected"),
     0: ("0", "c", "[[c]]", "tie", "tie (bothbad)", "both_bad", "both", "equal", "same", "neither"),
 }
-"""What people's labels are written as, in small letters and with _ for blanks: 1, the first answer
-is better; 2, the second is; 0, a tie. `chosen` is the first of a pair stored as chosen, rejected."""
+"""Words for people's labels, in lower case and with _ for blanks -> 1: the first answer is better; 2:
+the second is; 0: a tie. `chosen` is the first of a pair stored as chosen, rejected."""
 _LABELS = {form.replace(" ", "_"): label for label, forms in HUMAN_LABELS.items() for form in forms}
 
 
 class Solution(msgspec.Struct, frozen=True):
-    """A solution in steps, of which people found the first that is wrong."""
+    """A solution in steps, with the first wrong step as people marked it."""
 
     id: str
     subset: str | None
-    """Of id `gsm8k-12`: `gsm8k`."""
+    """Name of the benchmark's part: for the id `gsm8k-12`, `gsm8k`."""
     prompt: str
-    """Several solutions may share it: it names the cluster of intervals."""
+    """The problem. Several solutions may share it; intervals cluster by it."""
     steps: list[str]
     labels: list[bool | None]
-    """True up to the first error, then False, then None: nobody labelled what follows."""
+    """For each step: True before the first error, False at it, None after it (not labeled)."""
     is_right: bool | None
-    """Its final answer is correct, whatever its steps. None: not said."""
+    """True if its final answer is correct, regardless of the steps. None: unknown."""
 
 
 def read_processbench(path: Path) -> tuple[list[Solution], list[BadRow]]:
@@ -66,10 +65,10 @@ def read_processbench(path: Path) -> tuple[list[Solution], list[BadRow]]:
 
 
 def human_label(value: object) -> int | None:
-    """1: the first answer is better; 2: the second is; 0: a tie. None: no label was given.
+    """A person's label. 1: the first answer is better; 2: the second is; 0: a tie. None: no label.
 
-    Takes 1, 2, 0 and the words of `HUMAN_LABELS`. Raises `SampleError` for anything else, fractions
-    and true/false included: in some files 0 and 1 mean the reverse.
+    Accepts 1, 2, 0 and the words of `HUMAN_LABELS`. Raises `SampleError` for anything else, fractions
+    and true/false included, since in some files 0 and 1 mean the reverse.
     """
     if value is None or value == "":
         return None
@@ -85,15 +84,15 @@ def human_label(value: object) -> int | None:
 
 
 class Labels:
-    """Reads the labels of one file, in which every code has one meaning.
+    """The labels of one file, in which every code has one meaning.
 
-    `coding`: what codes stand for, as `{1: "a", 0: "b"}`; a, b or tie, or another word of
-    `HUMAN_LABELS`. Without it only words, and the codes 1, 2 and 0 of a file that has a 2 among
-    them, or nothing but 1: of 0 and 1 alone nobody can say which answer each means.
+    `coding`: code -> meaning (a, b, tie or another word of `HUMAN_LABELS`), such as
+    `{1: "a", 0: "b"}`. Without it, accepts words, and the codes 1, 2 and 0 if the file has a 2, or has
+    only 1. If a file has only 0 and 1, their meanings are ambiguous.
     """
 
     def __init__(self, coding: Mapping[Any, str] | None = None) -> None:
-        """Raises `RecipeError` for a meaning that is none."""
+        """Raises `RecipeError` for an unknown meaning."""
         self._coding: dict[str, int] = {}
         for code, meaning in (coding or {}).items():
             form = "_".join(str(meaning).lower().split())
@@ -103,32 +102,32 @@ class Labels:
         self._seen: dict[str, object] = {}
 
     def look(self, value: object) -> None:
-        """Take notice of a label before any is read."""
+        """Record a label's code. Call it for all labels before any is read."""
         if _is_code(value) and len(self._seen) <= MAX_CODES:
             self._seen.setdefault(repr(value), value)
 
     def check(self, where: str) -> None:
-        """Raises `RecipeError` if the codes noticed could mean one thing or another."""
+        """Raise `RecipeError` if the meanings of the recorded codes are ambiguous."""
         codes = list(self._seen.values())
         if self._coding:
             unknown = [code for code in codes if _code(code) not in self._coding]
             if not unknown or len(unknown) < len(codes):
-                return  # single ones are bad rows
+                return  # rows with unknown codes are bad rows
         whole = {_code(code) for code in codes}
         is_whole = not any(isinstance(code, float | bool) or "." in str(code) for code in codes)
         if not codes or (is_whole and ("2" in whole or whole == {"1"}) and whole <= set("012")):
             return
         shown = ", ".join(sorted(self._seen)[:MAX_CODES])
         raise RecipeError(
-            f"{where} has the labels {shown}, and which answer each means is not said (documented "
-            "are 1: the first is better, 2: the second, 0: a tie); say it, as --labels "
+            f"{where} has the labels {shown}, whose meanings are ambiguous (by default 1: the first "
+            "is better, 2: the second, 0: a tie); name their meanings with --labels "
             "1=a,0=b or --labels 1=a,2=b,0=tie"
         )
 
     def read(self, value: object) -> int | None:
-        """1: the first answer is better; 2: the second is; 0: a tie. None: no label was given.
+        """A label. 1: the first answer is better; 2: the second is; 0: a tie. None: no label.
 
-        Raises `SampleError` for anything that is no label of this file.
+        Raises `SampleError` for anything that is not a label of this file.
         """
         if isinstance(value, float) and math.isnan(value):
             return None
@@ -136,23 +135,24 @@ class Labels:
             return label
         if self._coding and _is_code(value):
             have = ", ".join(self._coding)
-            raise SampleError(f"human label {str(value)[:40]!r} is none of the codes {have}")
+            raise SampleError(f"human label {str(value)[:40]!r} is not one of the codes {have}")
         return human_label(value)
 
 
 def parse_labels(text: str) -> dict[str, str]:
-    """
+    """The value of --labels as code -> meaning. Raises `RecipeError`.
+
     >>> parse_labels("1=a, 0=b")
     {'1': 'a', '0': 'b'}
     """
     pairs = [entry.partition("=") for entry in text.split(",") if entry.strip()]
     if not pairs or any(not mark or not code.strip() for code, mark, _ in pairs):
-        raise RecipeError(f"--labels {text}: expected CODE=ANSWER,..., as 1=a,0=b")
+        raise RecipeError(f"--labels {text}: expected CODE=ANSWER,..., e.g. 1=a,0=b")
     return {code.strip(): meaning.strip() for code, _, meaning in pairs}
 
 
 def _is_code(value: object) -> bool:
-    """A number, or a text or truth value in the place of one."""
+    """True for a number, or a text or truth value that stands for one."""
     if isinstance(value, float) and math.isnan(value):
         return False
     if isinstance(value, str):
@@ -161,7 +161,7 @@ def _is_code(value: object) -> bool:
 
 
 def _code(value: object) -> str:
-    """1, 1.0, "1" and true are one code where a coding is given."""
+    """A code as text. With a coding, 1, 1.0, "1" and true are the same code."""
     text = str(value).strip().lower()
     if text in ("true", "false"):
         return str(int(text == "true"))

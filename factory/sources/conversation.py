@@ -1,15 +1,15 @@
-"""Conversations in the forms that public data has them in, read in one way everywhere.
+"""Conversations in the forms of public data, read in one way everywhere.
 
-In: the value of a row's column. Out: messages of role and content. Taken are
+In: the value of a row's column. Out: messages of role and content. Accepted are
 
 - a text: one turn, the user's in a prompt, the assistant's in an answer;
 - a transcript, "\\n\\nHuman: ...\\n\\nAssistant: ...", as Anthropic's hh-rlhf writes whole conversations;
 - messages, or a single one: `{role, content}`, or ShareGPT's `{from, value}`. A content may be the
   parts of `[{type: text, text: ...}]`.
 
-An answer may be the whole conversation: of a row without a prompt, or where it repeats the row's
-prompt, as UltraFeedback's do. Anything else raises `SampleError`, whose message is one of a few once
-`countable` has taken the places out of it.
+An answer may be the whole conversation, if the row has no prompt or the answer repeats it (as
+UltraFeedback's do). Anything else raises `SampleError`. `countable` removes places from its message, so
+that there are only a few different ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _NAMES = {"Human": "user", "Assistant": "assistant"}
 
 
 def is_transcript(text: str) -> bool:
-    """
+    """True if a text is a transcript with turns.
+
     >>> is_transcript("\\n\\nHuman: Hi"), is_transcript("Human: a word with a colon")
     (True, False)
     """
@@ -38,8 +39,8 @@ def is_transcript(text: str) -> bool:
 
 
 def split_transcript(text: str) -> list[Message]:
-    """The turns of a transcript; `engines.render.transcript` joins them again. What stands before
-    the first turn is the system's. A text without turns is one user turn."""
+    """The turns of a transcript; `engines.render.transcript` joins them again. Text before the first
+    turn is the system's. A text without turns is one user turn."""
     turns = list(_TURN.finditer(text))
     if not turns:
         return [{"role": "user", "content": text}]
@@ -56,7 +57,7 @@ def split_transcript(text: str) -> list[Message]:
 def read_messages(
     value: object, name: str, role: str = "user", *, roles: Sequence[str] = ROLES
 ) -> list[Message]:
-    """The messages of a column called `name`, at least one; a text is a turn of `role`."""
+    """The messages of the column `name`, at least one. A text is a turn of `role`."""
     if isinstance(value, str):
         return [{"role": role, "content": read_text(value, name)}]
     if isinstance(value, dict) and {"role", "from"} & value.keys():
@@ -69,8 +70,8 @@ def read_messages(
 
 
 def read_prompt(value: object, name: str, *, roles: Sequence[str] = ROLES) -> list[Message]:
-    """The conversation to answer. A transcript in it is cut into turns; an assistant's turn that is
-    only begun, "\\n\\nAssistant:" at its end, is the answer's place and no turn."""
+    """The conversation to answer. A transcript in it is split into turns. "\\n\\nAssistant:" at its end
+    marks the answer's place and is no turn."""
     if isinstance(value, str) and is_transcript(value):
         turns = split_transcript(read_text(value.lstrip(), name))
         if len(turns) > 1 and turns[-1]["role"] == "assistant" and not turns[-1]["content"].strip():
@@ -91,9 +92,8 @@ def _blank(name: str, role: str) -> SampleError:
 def read_exchange(
     row: Mapping[str, Any], answer: object, name: str, *, roles: Sequence[str] = ROLES
 ) -> tuple[list[Message], list[Message]]:
-    """(prompt, answer) of a row with a column `prompt`, or without one of the conversation that the
-    answer is: then all but its last message is the prompt. The answer's last message is the
-    assistant's and not blank."""
+    """(prompt, answer) of a row. Without a column `prompt`, the answer is a conversation, and all
+    messages but its last are the prompt. The answer's last message is the assistant's and not blank."""
     given = row.get("prompt")
     for column, value in (("prompt", given), (name, answer)):
         if not isinstance(value, str | list | dict) and (column == name or value is not None):
@@ -121,12 +121,12 @@ def read_exchange(
     if turns[0]["role"] != "assistant":
         return _repeated(prompt, turns, name)
     if isinstance(given, str) and is_transcript(given) and isinstance(answer, str):
-        turns[0]["content"] = turns[0]["content"].removeprefix(" ")  # it followed "Assistant:"
+        turns[0]["content"] = turns[0]["content"].removeprefix(" ")  # the blank after "Assistant:"
     return prompt, turns
 
 
 def countable(error: SampleError) -> str:
-    """The message without places in lists and words of the row's own, to count by.
+    """The message without positions in lists and without the row's own words, for counting.
 
     >>> countable(SampleError("field 'chosen[3].content' is null, expected a string"))
     "field 'chosen[].content' is null, expected a string"
@@ -139,16 +139,16 @@ def countable(error: SampleError) -> str:
 def _repeated(
     prompt: list[Message], turns: list[Message], name: str
 ) -> tuple[list[Message], list[Message]]:
-    """The whole conversation that an answer is, cut where the row's prompt in it ends."""
+    """(prompt, answer) of an answer that is a whole conversation, cut at the end of the row's prompt."""
     wanted = [(m["role"], m["content"].strip()) for m in prompt]
     given = [(m["role"], m["content"].strip()) for m in turns]
-    for skipped in (0, 1):  # a system message that the row's prompt lacks
+    for skipped in (0, 1):  # 1: the conversation has a system message that the row's prompt lacks
         end = skipped + len(wanted)
         if len(turns) > end and given[skipped:end] == wanted:
             if skipped and turns[0]["role"] != "system":
                 break
             return turns[:end], turns[end:]
-    raise SampleError(f"column {name!r} is a conversation with another prompt than the row's")
+    raise SampleError(f"column {name!r} is a conversation whose prompt is not the row's")
 
 
 def _message(turn: object, name: str, roles: Sequence[str]) -> Message:
@@ -163,7 +163,7 @@ def _message(turn: object, name: str, roles: Sequence[str]) -> Message:
             f"field {name!r}: unknown role {given[:40]!r}, expected {', '.join(roles)}"
         )
     if turn.get("tool_calls"):
-        raise SampleError(f"field '{name}.tool_calls' calls a tool, which no text stands for")
+        raise SampleError(f"field '{name}.tool_calls' calls a tool, which has no text form")
     content = turn.get(content_key)
     if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
         content = "".join(part["text"] for part in content)
@@ -192,7 +192,8 @@ def wrong_type(value: object, name: str, expected: str) -> SampleError:
 
 
 def is_ultrafeedback(row: Mapping[str, Any]) -> bool:
-    """It holds `completions: [{response, overall_score, ...}]` to an `instruction` or a prompt."""
+    """True if the row has `completions: [{response, overall_score, ...}]` and an `instruction` or a
+    prompt."""
     answers = row.get("completions")
     return (
         ("instruction" in row or "prompt" in row)
@@ -204,7 +205,7 @@ def is_ultrafeedback(row: Mapping[str, Any]) -> bool:
 
 
 def as_responses(row: Mapping[str, Any]) -> dict[str, Any]:
-    """UltraFeedback's row as a reward view's: prompt, responses, scores."""
+    """A row of UltraFeedback in the form of a reward view: prompt, responses, scores."""
     made = {name: value for name, value in row.items() if name != "completions"}
     made.setdefault("prompt", made.pop("instruction", None))
     answers = row.get("completions")

@@ -1,7 +1,7 @@
-"""Held-out prompts that a training has seen: found by a hash of what the prompt says.
+"""Overlap of held-out and training prompts, found by a hash of the prompt's text.
 
-Two prompts are one where their turns are the same but for white space, the way Unicode writes a
-character and the system prompt. What differs by a word or a digit is another prompt.
+Two prompts are equal if their turns are the same except for white space, Unicode normalization and the
+system prompt. Prompts that differ by a word or a digit are different.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from factory.core.words import composed
 def shared_prompts(training: Iterable[object], held_out: Iterable[object]) -> list[Sample]:
     """The held-out samples whose prompt occurs in `training`, in order.
 
-    Both are the rows of a source (`factory.sources.source.Source`). Reads all of them: memory holds
-    the held-out samples only. Rows that are no prompts are passed over: no training sees them.
+    Both are rows of a source (`factory.sources.source.Source`). Reads all of them, but keeps only the
+    held-out samples in memory. Skips rows that are no prompts, since no training sees them.
     """
     held = [(prompt_hash(row.prompt), row) for row in held_out if isinstance(row, Sample)]
     left, seen = {digest for digest, _ in held}, set()
@@ -33,7 +33,7 @@ def shared_prompts(training: Iterable[object], held_out: Iterable[object]) -> li
 
 
 def prompt_hash(prompt: list[Message]) -> bytes:
-    """16 bytes that two prompts share where they say the same."""
+    """16 bytes that are the same for equal prompts."""
     turns = [turn for turn in prompt if turn["role"] != "system"]
     said = [[turn["role"], " ".join(composed(turn["content"]).split())] for turn in turns]
     return hashlib.blake2b(msgspec.json.encode(said), digest_size=16).digest()

@@ -1,22 +1,22 @@
-"""PRM800K files, read and written: solutions with a person's rating of every step.
+"""Reader and writer of PRM800K files: solutions with a person's rating of every step.
 
 In: JSON lines as published with "Let's Verify Step by Step" (Lightman et al. 2023, arXiv
-2305.20050), both phases. Out: process rows, in the file's order, and with them, as data, what did
-not become one: `Dropped` (left out by rule) and `BadLine` (not of the format). Never an exception
-for a line, never silence.
+2305.20050), both phases. Out: process rows, in the file's order, and records of everything that did not
+become one: `Dropped` (left out by rule) and `BadLine` (not of the format). No line raises, and none is
+skipped silently.
 
-A line is a tree. At each step stand several alternatives with a common prefix, and the solution
-goes on from the chosen one, or from the step that the labeler wrote. It becomes
+A line is a tree. Each step has several alternatives with a common prefix. The solution continues from
+the chosen one, or from the step that the labeler wrote. A line becomes
 
-- one row for the solution's path, with the ratings of its steps. Where the labeler stopped without
+- one row for the solution's path, with the ratings of its steps. If the labeler stopped without
   choosing (at the first error, in phase 2), the path ends with the first alternative rated wrong,
-  else the first rated: in phase 2 that is the solution as it had been generated.
-- one row for every other rated alternative: the path so far, then the alternative. The prefix has
-  no ratings there, since the path's row has them already, so that every rating of a file is learned
-  from exactly once. They are kept in `ProcessRow.shared`.
+  else the first rated. In phase 2 that is the solution as generated.
+- one row for every other rated alternative: the path so far, then the alternative. The prefix has no
+  ratings there, since the path's row has them, so every rating of a file is learned exactly once. They
+  are kept in `ProcessRow.shared`.
 
-A completion that the labeler flagged has no rating: on the path it is a step that nothing is known
-of, elsewhere it is left out; either is counted.
+A completion that the labeler flagged has no rating. On the path it is a step of unknown rating;
+elsewhere it is left out. Both are counted.
 """
 
 from __future__ import annotations
@@ -35,35 +35,35 @@ from factory.sources.formats.text import JsonLines
 EXTENSIONS = (".jsonl", ".jsonl.gz")
 
 RAW_SHOWN = 2000
-"""Characters of a bad line that are kept."""
+"""Most characters of a bad line that are kept."""
 
 _FINISH_REASONS = ("found_error", "solution", "bad_problem", "give_up")
 
 
 class ProcessRow(msgspec.Struct):
-    """A problem and the steps of a solution, with what is known of each."""
+    """A problem and the steps of a solution, with the rating of each step."""
 
     prompt: str
     steps: list[str]
     ratings: list[int | None]
-    """Of each step: -1 wrong, 0 neither wrong nor of use, 1 right, None unknown. At least one is
+    """Rating of each step: -1 wrong, 0 neither wrong nor useful, 1 right, None unknown. At least one is
     known."""
     answer: str | None = None
-    """The problem's true answer, where the file has it."""
+    """The problem's true answer, if the file has it."""
     finish_reason: str = "solution"
-    """Why labelling ended: found_error, solution or give_up."""
+    """Reason for the end of labeling: found_error, solution or give_up."""
     line: int = 0
     """Line of the file, from 1."""
     shared: list[int | None] = []
-    """Of an alternative: the ratings of the steps before it, which are the path's row's to learn."""
+    """For an alternative: the ratings of the steps before it, which are learned from the path's row."""
 
 
 class Dropped(msgspec.Struct, frozen=True):
-    """A line, a step or an alternative left out by rule."""
+    """A line, a step or an alternative that was left out by rule."""
 
     line: int
     reason: str
-    """One of a few, for counting."""
+    """One of a few reasons, for counting."""
 
 
 class BadLine(msgspec.Struct, frozen=True):
@@ -79,7 +79,7 @@ class _Completion(msgspec.Struct):
     text: str
     rating: int | None = None
     flagged: bool | None = None
-    """The labeler said that something is wrong with it: no rating of it counts."""
+    """True: the labeler flagged it as faulty, so its rating does not count."""
 
 
 class _Step(msgspec.Struct):
@@ -112,7 +112,7 @@ class _Alternative(NamedTuple):
 
 
 def is_prm800k(path: Path) -> bool:
-    """Whether a JSON-lines file is PRM800K, by the keys of its first line that is an object.
+    """True if a JSON-lines file is PRM800K, by the keys of its first line that is an object.
 
     Raises `SourceError` if the file cannot be read.
     """
@@ -121,7 +121,7 @@ def is_prm800k(path: Path) -> bool:
 
 
 def read(path: Path) -> Iterator[ProcessRow | Dropped | BadLine]:
-    """What the file's lines hold, a line at a time (memory stays flat).
+    """The contents of the file's lines, one line at a time (memory stays flat).
 
     Raises `SourceError` if the file itself cannot be read.
     """
@@ -149,7 +149,7 @@ def read(path: Path) -> Iterator[ProcessRow | Dropped | BadLine]:
 
 
 def _problem(line: _Line) -> str | None:
-    """What the types do not tell; steps and completions are named as the file counts, from 0."""
+    """An error that the types do not show; None: none. Steps and completions count from 0."""
     if line.label.finish_reason not in _FINISH_REASONS:
         expected = ", ".join(_FINISH_REASONS)
         return f"label.finish_reason: expected {expected}, found {line.label.finish_reason!r}"
@@ -219,9 +219,10 @@ def _rows(line: _Line, number: int) -> Iterator[ProcessRow | Dropped]:
 
 
 def _alternatives(step: _Step) -> tuple[list[_Alternative], int | None]:
-    """The alternatives at a step, the labeler's own last, and the place of the one it goes on from.
+    """The alternatives at a step, the labeler's own last, and the position of the one chosen.
 
-    What the labeler wrote is right unless rated otherwise: it was written where all else was wrong.
+    The labeler's own step counts as right unless rated otherwise: it was written because all
+    alternatives were wrong.
     """
     found = [
         _Alternative(c.text, None if c.flagged else c.rating, bool(c.flagged))
@@ -238,7 +239,8 @@ def _alternatives(step: _Step) -> tuple[list[_Alternative], int | None]:
 
 
 def _ending(alternatives: Sequence[_Alternative]) -> int | None:
-    """Where labelling stopped: the first alternative rated wrong, else the first rated."""
+    """Position of the alternative at which labeling stopped: the first rated wrong, else the first
+    rated."""
     rated = [
         place
         for place, alternative in enumerate(alternatives)
@@ -254,9 +256,9 @@ def _ending(alternatives: Sequence[_Alternative]) -> int | None:
 def from_view(row: Mapping[str, Any]) -> ProcessRow:
     """A row of a process view (`prompt`, `completions`, `labels`) as a process row.
 
-    A prompt of one message becomes its text; of several, a paragraph a turn, each with its role.
+    A prompt of one message becomes its text; a prompt of several, one paragraph per turn with its role.
 
-    Raises `ValueError` for a label that is none, or if there are not as many as steps.
+    Raises `ValueError` for an invalid label, or if the number of labels is not that of the steps.
     """
     prompt = row["prompt"]
     if not isinstance(prompt, str):
@@ -269,7 +271,7 @@ def from_view(row: Mapping[str, Any]) -> ProcessRow:
 
 
 def rating_of(label: bool | int | None) -> int | None:
-    """A label as a rating: true 1, false -1; a number is a rating already.
+    """A label as a rating: true is 1, false is -1; a number is a rating already.
 
     Raises `ValueError` for anything but true, false, null, -1, 0 and 1.
 
@@ -287,15 +289,15 @@ ZERO_AND_ONE = (
     "the labels are 0 and 1, never -1: whole numbers are ratings (-1 wrong, 0 neutral, 1 right), so "
     "no step would be wrong; write false and true"
 )
-"""What is wrong with a file whose labels are 0 and 1, though each of them could be a rating."""
+"""The error in a file whose labels are 0 and 1, although each of them could be a rating."""
 
 
 def write(rows: Iterable[ProcessRow], path: Path, labeler: str = "factory") -> int:
-    """Write the rows as PRM800K, one completion a step, and return how many lines that made.
+    """Write the rows as PRM800K, one completion per step, and return the number of lines written.
 
-    `labeler`: what or who gave the ratings. The same rows make the same bytes, and `path` holds all
-    of them or what it held before. A row read back is the same but for `line`, `shared` and a
-    finish reason of give_up, which one row does not tell.
+    `labeler`: the model or person that gave the ratings. The same rows make the same bytes. `path` is
+    written whole or not at all. A row read back is the same, except for `line`, `shared` and a finish
+    reason of give_up, which a single row does not show.
 
     Raises `RecipeError` if the file cannot be written.
     """

@@ -1,13 +1,13 @@
-"""Problems made by rule, without end, each with its answer: `path: reasoning-gym:TASK`.
+"""A source of generated problems with answers, without end: `path: reasoning-gym:TASK`.
 
-In: a task of the package reasoning-gym (Stojanovski et al. 2025, arXiv 2505.24760) and options for it.
-Out: rows as a file would hold them (prompt, id, tags, reference), any of them without those before.
-The reference ends with `#### <answer>`, after the steps that lead there where they are known: a sum is
-worked out here, and a sum whose answer we do not come to as well is a bad row. An answer of several
-lines is the reference as it is.
+In: a task of the package reasoning-gym (Stojanovski et al. 2025, arXiv 2505.24760) and its options.
+Out: rows as in a file (prompt, id, tags, reference). Any row can be made without those before it.
+The reference ends with `#### <answer>`, after the steps that lead there, where these are known: a sum
+is worked out here, and a sum for which we get another answer is a bad row. An answer of several lines
+is the reference unchanged.
 
-Two seeds may make the same problem: of small sums they often do. `options.exclude`, with the `limit`
-and options of another source of the task, leaves that one's problems out and makes others instead.
+Two seeds may make the same problem, often so for small sums. `options.exclude` holds the `limit` and
+options of another source of the task; its problems are left out and others made instead.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from factory.sources.overlap import prompt_hash
 
 PREFIX = "reasoning-gym:"
 TRIES = 20
-"""Problems made for each one excluded, before there are said to be no more."""
+"""Problems made per excluded one before the source counts as exhausted."""
 SUMS = ("basic_arithmetic", "chain_sum", "decimal_chain_sum", "products")
-"""Tasks whose `metadata.expression` we work out."""
+"""Tasks whose `metadata.expression` is worked out here."""
 
 
 def is_problems(path: str) -> bool:
@@ -41,10 +41,10 @@ def is_problems(path: str) -> bool:
 
 
 class Problems:
-    """A task's problems, as many as `limit` says.
+    """The first `limit` problems of a task.
 
-    `options.seed` (default 0) is hashed before the package sees it: there, row i of seed s is row
-    i - 1 of seed s + 1, so that seeds 0 and 1 would share nearly all of their rows.
+    `options.seed` (default 0) is hashed before the package gets it. In the package, row i of seed s is
+    row i - 1 of seed s + 1, so seeds 0 and 1 would share nearly all rows.
     """
 
     columns = ["prompt", "id", "tags", "reference"]
@@ -54,7 +54,7 @@ class Problems:
         self.files: list[Path] = []
         self._task = path.removeprefix(PREFIX)
         if limit is None:
-            raise SourceError(f"{path}: problems without end; set source.limit to how many")
+            raise SourceError(f"{path}: problems without end; set source.limit to their number")
         self._limit = limit
         if "size" in options:
             raise SourceError(f"{path}: source.options.size: set source.limit instead")
@@ -74,7 +74,7 @@ class Problems:
         seed = derive_seed("problems", self._seed)
         try:
             self._data = create(self._task, **{**options, "seed": seed, "size": self._size})
-        except Exception as error:  # each task checks its options in its own way
+        except Exception as error:  # each task raises its own errors for its options
             have = ", ".join(sorted({*tasks[self._task], "exclude"} - {"size"}))
             raise SourceError(f"{path}: source.options: {error} (have: {have})") from error
         self.version = f"reasoning-gym {version('reasoning-gym')}"
@@ -99,7 +99,7 @@ class Problems:
     def _made(self, index: int) -> Row:
         try:
             item = self._data[index]
-        except Exception as error:  # a generator of puzzles fails in its own ways
+        except Exception as error:  # each generator raises its own errors
             return Row(None, {}, f"{PREFIX}{self._task} made no problem {index}: {error!r}")
         return self._row(index, item)
 
@@ -138,7 +138,7 @@ def _hash(row: Row) -> bytes:
 
 
 def _package(path: str) -> tuple[dict[str, list[str]], Any]:
-    """The tasks there are, each with its options, and what makes one of them."""
+    """Task -> its options, and the function that makes a task."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the package's own dependencies
@@ -153,7 +153,7 @@ def _package(path: str) -> tuple[dict[str, list[str]], Any]:
 
 
 def _reference(task: str, item: dict[str, Any]) -> str | None:
-    """Raises `ValueError` where the steps do not lead to the task's own answer."""
+    """The reference of a problem. Raises `ValueError` if its steps do not lead to the task's answer."""
     if item["answer"] is None:
         return None
     answer, facts = str(item["answer"]).strip(), item["metadata"]
@@ -172,7 +172,7 @@ def _worked_sum(expression: str, answer: str, plain: str) -> str:
     _compare(arithmetic.value(tokens), answer, expression)
     try:
         return "\n".join(worked.solve(tokens)[0])
-    except ValueError:  # a value on the way that no decimal writes
+    except ValueError:  # an intermediate value that no decimal can write
         return plain
 
 

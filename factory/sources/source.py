@@ -1,9 +1,9 @@
-"""Where the prompts come from: a source's rows as `Sample`s, or as `BadRow`s that say why not.
+"""The source of prompts: its rows as `Sample`s, or as `BadRow`s with a reason.
 
 In: a local file, a folder saved by `datasets` or a Hub dataset, and the names of its columns. Out:
-one record for every row, with `index` 0, 1, 2 ... in the source's order: no row is skipped, none
-raises. The same bytes and the same config always give the same records. A source that cannot be
-read at all raises `SourceError`, on opening wherever that can be seen so early.
+one record for every row, with `index` 0, 1, 2 ... in the source's order. No row is skipped or raises.
+The same bytes and the same config always give the same records. A source that cannot be read raises
+`SourceError`, on opening if possible.
 """
 
 from __future__ import annotations
@@ -34,49 +34,49 @@ from factory.sources.reasoning_gym import Problems, is_problems
 
 RAW_CHARS = 2000
 MAX_NAMES = 12
-"""Names of fields that an error lists."""
+"""Most names of fields that an error lists."""
 LIKELY_PROMPTS = ("messages", "question", "instruction", "conversations", "problem", "query")
-"""What public datasets call their prompts; named in errors, never read without being told to."""
+"""Names of the prompt's column in public datasets. Errors suggest them; they are never used unasked."""
 
 
 class Columns(Config):
-    """What the source calls each field. The prompt's must be there, as must any renamed here."""
+    """Names of the source's columns. The prompt's must exist, and so must any that is set here."""
 
     prompt: str = "prompt"
-    """A string (one user turn, or the turns of a "Human: ... Assistant:" transcript), or a list of
+    """The prompt: a string (one user turn, or a "Human: ... Assistant:" transcript), or a list of
     messages of which the last is the user's. A message is `{role, content}` or ShareGPT's
     `{from, value}`."""
     id: str = "id"
-    """A string or an integer. Absent: a hash of the prompt, so equal prompts have equal ids."""
+    """The id: a string or an integer. Absent: a hash of the prompt, so equal prompts have equal ids."""
     tags: str = "tags"
-    """A string or a list of strings. In a cell of CSV or TSV several stand with commas between."""
+    """The tags: a string or a list of strings. In a cell of CSV or TSV, separated by commas."""
     reference: str = "reference"
-    """The reference answer: a string, a number, a date; as text."""
+    """The reference answer: a string, a number or a date, read as text."""
     system: str = "system"
     """The row's own system prompt."""
 
 
 class SourceConfig(Config):
-    """Which prompts to read."""
+    """Options of the source of prompts."""
 
     path: str
-    """A JSONL, JSON, CSV, TSV (each also .gz), Parquet or Arrow file, a folder saved by
-    `datasets.save_to_disk`, or a Hub dataset id. Relative to the recipe's folder. Or problems made
-    by rule: `reasoning-gym:chain_sum` (see `factory/sources/reasoning_gym.py`)."""
+    """A JSONL, JSON, CSV, TSV (each also .gz), Parquet or Arrow file, or a folder saved by
+    `datasets.save_to_disk`, relative to the recipe's folder; or a Hub dataset's id; or generated
+    problems: `reasoning-gym:chain_sum` (see `factory/sources/reasoning_gym.py`)."""
     split: str = "train"
-    """Of a Hub dataset, or of a saved folder with several splits."""
+    """Split of a Hub dataset, or of a saved folder with several splits."""
     subset: str | None = None
-    """Of a Hub dataset that has several."""
+    """Subset of a Hub dataset that has several."""
     revision: str | None = None
-    """Of a Hub dataset: a branch, tag or commit. None: the newest, whose commit is recorded."""
+    """Branch, tag or commit of a Hub dataset. None: the newest commit, which is recorded."""
     columns: Columns = Columns()
     system: str | None = None
-    """System prompt of every row that has none of its own."""
+    """System prompt for every row that has none of its own."""
     limit: int | None = Field(None, ge=1, le=10**12)
-    """Rows to read, counted from the first, bad ones included."""
+    """Number of rows to read, from the first, bad ones included. None: all."""
     options: dict[str, Any] = {}
-    """Of problems made by rule: what their task takes, as `max_terms: 6`, a `seed`, and `exclude`: the
-    `limit` and options of another source of the task, whose problems are left out."""
+    """For generated problems: options of the task (`max_terms: 6`), a `seed`, and `exclude`, the `limit`
+    and options of another source of the task, whose problems are left out."""
 
 
 class Source:
@@ -88,9 +88,9 @@ class Source:
         self._reader = reader
 
     def count(self) -> int | None:
-        """Rows that `rows()` gives. None: unknown before they are read (some Hub datasets).
+        """Number of rows that `rows()` gives. None: unknown before they are read (some Hub datasets).
 
-        Text has to be scanned for it, at some hundred MB a second.
+        Text files have to be scanned for it, at some hundred MB per second.
         """
         limit = self._config.limit
         found = self._reader.count(limit)
@@ -110,9 +110,9 @@ class Source:
             yield record
 
     def carried(self) -> list[str]:
-        """Columns that are none of `source.columns`: `Sample.extra` holds them, but for bytes and
-        lists of numbers. Of two of one name neither is. Without a schema, those of the first rows;
-        later ones are carried too."""
+        """Columns that are not in `source.columns` and go to `Sample.extra`, except bytes, lists of
+        numbers and columns whose name occurs twice. Without a schema, only those of the first rows are
+        listed; later ones go there too."""
         named = set(self._config.columns.model_dump().values())
         counts = Counter(self._reader.columns)
         return [name for name, count in counts.items() if name not in named and count == 1]
@@ -121,17 +121,17 @@ class Source:
         return self.rows()
 
     def digest(self) -> str:
-        """Changes whenever the config or the bytes read change (Hub: the commit); 32 hex digits."""
+        """Hash (32 hex digits) of the config and the bytes read (Hub: the commit)."""
         identity = self._config.model_dump_json() + self._reader.version
         hasher = xxhash.xxh3_128(identity.encode())
         for path in self._reader.files:
             with readable(path), path.open("rb") as stream:
-                hashlib.file_digest(stream, lambda: hasher)  # feeds it block by block
+                hashlib.file_digest(stream, lambda: hasher)  # updates the hash block by block
         return hasher.hexdigest()
 
 
 def open_source(config: SourceConfig, folder: Path) -> Source:
-    """Open the source; `folder` is where a relative path starts (the recipe's)."""
+    """Open the source. `folder`: the recipe's, from which relative paths start."""
     if "\0" in config.path or not config.path.strip():
         raise SourceError(f"source.path is {config.path!r:.60}; name a file, a folder or a dataset")
     path = folder / os.path.expanduser(config.path)
@@ -154,7 +154,7 @@ def open_source(config: SourceConfig, folder: Path) -> Source:
 
 
 def _is_hub_id(path: str) -> bool:
-    """`name` or `owner/name`, without a file extension (of `owner/data-v1.5`, `.5` is none)."""
+    """True for `name` or `owner/name` without a file extension. (`.5` in `owner/data-v1.5` is none.)"""
     has_extension = re.search(r"\.[a-zA-Z]\w*$", path)
     return not has_extension and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path) is not None
 
@@ -167,7 +167,7 @@ def _open_hub(config: SourceConfig, path: Path) -> Reader:
 
 
 def _nearest(path: Path) -> str:
-    """Names like the one missing, in the deepest folder of `path` that exists."""
+    """Names similar to the missing one, in the deepest folder of `path` that exists."""
     while not os.path.isdir(path.parent):
         path = path.parent
     names = os.listdir(path.parent) if os.access(path.parent, os.R_OK) else []
@@ -176,7 +176,8 @@ def _nearest(path: Path) -> str:
 
 
 def _check_columns(name: str, reader: Reader, columns: Columns) -> None:
-    """Refuse names that no row has. Without a schema, a missing prompt is the row's own error."""
+    """Raise `SourceError` for names that no row has. Without a schema, a row without a prompt is a bad
+    row."""
     for ours, column in columns.model_dump().items():
         if reader.columns.count(column) > 1:
             raise SourceError(f"{name}: more than one column is named {column!r}; rename one")
@@ -187,7 +188,7 @@ def _check_columns(name: str, reader: Reader, columns: Columns) -> None:
 
 
 def _has_column(reader: Reader, column: str) -> bool:
-    """Some row has it. Without a schema all are read to tell, if the first ones do not have it."""
+    """True if some row has the column. Without a schema, all rows are read if the first lack it."""
     if column in reader.columns or reader.has_schema:
         return column in reader.columns
     names_are_unknown = not reader.columns
@@ -195,7 +196,7 @@ def _has_column(reader: Reader, column: str) -> bool:
 
 
 def _missing(ours: str, column: str, have: list[str]) -> str:
-    """`no field 'prompt' (have: question, answer); set source.columns.prompt: question`"""
+    """The message: `no field 'prompt' (have: question, answer); set source.columns.prompt: question`."""
     shown = ", ".join(name[:40] for name in have[:MAX_NAMES]) or "nothing"
     more = ", ..." if len(have) > MAX_NAMES else ""
     likely = [name for name in LIKELY_PROMPTS if name in have and ours == "prompt"]
@@ -206,7 +207,7 @@ def _missing(ours: str, column: str, have: list[str]) -> str:
 
 
 def _record(index: int, row: Row, config: SourceConfig, *, has_cells: bool) -> Sample | BadRow:
-    """`has_cells`: a list can only be a cell's text."""
+    """A row as a record. `has_cells`: a list is written as the text of a cell."""
     named = config.columns.model_dump().values()
     error = row.error or next((row.unread[name] for name in named if name in row.unread), None)
     if error is not None:
@@ -217,7 +218,7 @@ def _record(index: int, row: Row, config: SourceConfig, *, has_cells: bool) -> S
         return BadRow(index, row.line, str(error), _raw(row))
 
 
-# Dates as their text, whole numbers and decimals with all their digits.
+# Writes dates as text, and whole numbers and decimals with all their digits.
 _encode_extra = msgspec.json.Encoder(decimal_format="number", enc_hook=text_of).encode
 
 
@@ -231,7 +232,7 @@ def _extra(fields: dict[str, Any], named: set[str]) -> str | None:
 
 
 def _is_bulk(value: object) -> bool:
-    """Bytes, or numbers in a list: pictures, embeddings and token ids stay behind."""
+    """True for bytes or a list of numbers: pictures, embeddings and token ids are not kept."""
     is_list = isinstance(value, list)
     while isinstance(value, list) and value:
         value = value[0]
@@ -271,7 +272,7 @@ def _messages(value: object, name: str) -> list[Message]:
     if turns[-1]["role"] != "user":
         raise SampleError(
             f"field {name!r} ends with a message of role {turns[-1]['role']!r}, expected 'user': "
-            "cut the answer off, or set source.columns.prompt to a field without it"
+            "remove the answer, or set source.columns.prompt to a field without it"
         )
     return turns
 
@@ -287,7 +288,7 @@ def _tags(value: object, name: str, *, has_cells: bool) -> list[str]:
     return [read_text(tag, f"{name}[{at}]") for at, tag in enumerate(value)]
 
 
-# An optional field is None where it is null, or empty, as an absent CSV cell is.
+# An optional field is None if it is null or empty, as an absent CSV cell is.
 
 
 def _string(value: object, name: str) -> str | None:

@@ -1,7 +1,7 @@
 """Stages that make and change candidates: generate, critique, revise, filter, corrupt.
 
-What a stage of one's own needs is here: `from factory.stages import Candidate, Question, Sampling,
-Stage`. May import engines, math, stats and core; what scores candidates is in `factory/scorers`.
+For a stage of your own: `from factory.stages import Candidate, Question, Sampling, Stage`. May import
+engines, math, stats and core. Stages that score candidates are in `factory/scorers`.
 """
 
 from factory.core.records import Candidate, Sample

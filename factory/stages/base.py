@@ -1,8 +1,8 @@
-"""What a stage is: a config that can be called. `async (sample, models) -> sample`.
+"""The interface of a stage: a config that can be called, `async (sample, models) -> sample`.
 
-A stage awaits model calls and adds what it learned to the sample. It knows nothing of ledgers,
-batches, priorities or other samples. A user's own stage subclasses `Stage` and is named in the
-recipe by its path, `kind: my_module:MyStage`.
+A stage awaits model calls and adds their results to the sample. It knows nothing of ledgers, batches,
+priorities or other samples. A user's own stage subclasses `Stage`; the recipe names it by its path,
+`kind: my_module:MyStage`.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ class Asked(Protocol):
 
 
 Estimator = Literal["auto", "logprob", "sampled"]
-"""How a judge is read (`stages.labels`). `auto`: by log-probabilities where its model shows them."""
+"""Method of reading a judge (`scorers.labels`). `auto`: `logprob` if its model gives
+log-probabilities, else `sampled`."""
 
 
 class Reads(NamedTuple):
-    """How a judge is read, once that is known."""
+    """The method of reading a judge that was found."""
 
     estimator: Literal["logprob", "sampled"]
     thinks: bool
-    """It thinks before it answers; of a sampled one it does not matter, and is not asked."""
+    """True: it thinks before it answers. Irrelevant, and not determined, for `sampled`."""
 
 
 class Models(Protocol):
-    """What a stage sees of the world: the recipe's models, for one sample."""
+    """The recipe's models as a stage sees them, for one sample."""
 
     @property
     def constitution(self) -> Constitution | None: ...
@@ -57,14 +58,13 @@ class Models(Protocol):
         ...
 
     async def reads(self, model: str, estimator: Estimator, example: Question) -> Reads:
-        """How the model is read when it judges; the same for all of a run, and of those that go on
-        with its ledger. `example`: a question for labels such as it is to be asked."""
+        """The method of reading the model as a judge. It is the same for a whole run and for runs that
+        continue with its ledger. `example`: a typical question for labels."""
         ...
 
 
 class Judging(Protocol):
-    """How a stage's judge is asked, about a conversation such as it will be asked about
-    (`factory.scorers.labels`)."""
+    """Questions to a stage's judge about a typical conversation (`factory.scorers.labels`)."""
 
     @property
     def model(self) -> str: ...
@@ -73,16 +73,16 @@ class Judging(Protocol):
     def estimator(self) -> Estimator: ...
 
     def question(self) -> Question:
-        """For the label at once."""
+        """The question that asks for the label directly."""
         ...
 
     def examples(self, read: Reads) -> list[Question]:
-        """A question of each kind that is asked of a judge that is read so."""
+        """A question of each kind that is asked of a judge read by this method."""
         ...
 
 
 class Question:
-    """One call to a model. `salt` makes its draw its own: what tells it from the sample's others."""
+    """One question to a model. `salt`: tells its draw from those of the sample's other questions."""
 
     __slots__ = ("labels", "messages", "prefix", "salt", "sampling", "scoring")
 
@@ -105,18 +105,18 @@ class Question:
 
 
 class Expected(NamedTuple):
-    """A sample as a stage may expect to find it, before any has come there."""
+    """Expected sizes of a sample at a stage, before any sample has reached it."""
 
     answers: int = 0
-    """To the prompt."""
+    """Number of answers to the prompt."""
     rounds: int = 0
-    """Revisions of each answer."""
+    """Number of revisions of each answer."""
     principles: int = 1
-    """Of the constitution."""
+    """Number of principles in the constitution."""
 
     @property
     def texts(self) -> int:
-        """Answers and revisions."""
+        """Number of answers and revisions."""
         return self.answers * (1 + self.rounds)
 
 
@@ -129,31 +129,31 @@ class Stage(Config):
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def facts_made(self) -> frozenset[str]:
-        """What samples hold after this stage, as `candidates` or `score:judge`; recipes are checked
-        by it before anything runs."""
+        """Facts that samples hold after this stage, such as `candidates` or `score:judge`. Recipes are
+        checked by them before anything runs."""
         return self.makes
 
     def facts_needed(self) -> frozenset[str]:
-        """What must have been made by earlier stages."""
+        """Facts that earlier stages must have made."""
         return self.needs
 
     def models_used(self) -> dict[str, str]:
-        """Field of this stage -> the recipe's model that it names."""
+        """Field of this stage -> recipe name of the model that it names."""
         model = getattr(self, "model", None)
         return {"model": model} if isinstance(model, str) else {}
 
     def judges(self) -> frozenset[str]:
-        """Those of `models_used` that are asked for labels: their engines compute log-probabilities
+        """Recipe names of the models that are asked for labels: their engines compute log-probabilities
         in float32."""
         return frozenset()
 
     def task(self) -> Task:
-        """What the models of `models_used` must be served for."""
+        """The task that the models of `models_used` must be served for."""
         return "generate"
 
     def examples(self) -> list[tuple[str, Question]]:
-        """A question of each kind that this stage asks, but of its judge, with the recipe's name of the
-        model that it goes to: they are tried before the work."""
+        """(model's recipe name, question) for each kind of question except those to its judge. They are
+        tried before the work."""
         messages, scoring = EXAMPLE_PROMPT, None
         if self.task() == "classify":
             messages, scoring = EXAMPLE_ANSWERED, Scoring()
@@ -167,32 +167,32 @@ class Stage(Config):
         ]
 
     def splits(self) -> bool:
-        """It cuts solutions into steps of its own."""
+        """True if it splits solutions into steps itself."""
         return False
 
     def judging(self) -> Judging | None:
-        """How its judge is asked, which `examples` leaves out: that depends on how it is read. None: it
-        asks for no labels."""
+        """The questions to its judge, which `examples` leaves out, since they depend on the method of
+        reading. None: it asks for no labels."""
         return None
 
     def expected_calls(self, sample: Expected) -> float:
-        """Calls for one sample: what progress is reckoned with until samples have passed."""
+        """Calls for one sample: the forecast's estimate until samples have passed."""
         return len(self.examples()) * sample.texts
 
     def expected_after(self, sample: Expected) -> Expected:
-        """The sample after this stage."""
+        """Expected sizes of the sample after this stage."""
         return sample
 
     def uses_constitution(self) -> bool:
         return False
 
     def combinations(self) -> list[Combination]:
-        """Scores that views make of this stage's, with numbers of the whole run; a trace holds
-        their parts only."""
+        """Scores that views combine from this stage's, with statistics of the whole run. Traces hold
+        only their parts."""
         return []
 
     def problem(self) -> tuple[str, str] | None:
-        """A field and what is wrong with it, found without a model; None: nothing."""
+        """(field, error) that is found without a model. None: no error."""
         return None
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
@@ -200,10 +200,10 @@ class Stage(Config):
 
 
 def render(template: str, /, **values: Any) -> str:
-    """Fill a Jinja template in a sandbox: a user's template can format text and nothing else."""
+    """Fill a Jinja template in a sandbox, where a user's template can only format text."""
     used = tuple((name, values[name]) for name in _compiled(template)[1] if name in values)
     if all(isinstance(value, str) for _, value in used):
-        return _rendered(template, used)  # as a principle's request: few, and the same for many
+        return _rendered(template, used)  # cached: few texts, such as a principle's request
     text: str = _compiled(template)[0].render(used)
     return text
 
@@ -216,13 +216,13 @@ def _rendered(template: str, values: tuple[tuple[str, str], ...]) -> str:
 
 _MAX_REPEATS = 100
 _GROWING = frozenset({"center", "expandtabs", "ljust", "rjust", "zfill"})
-"""Methods of texts that make a long one out of a short one."""
+"""Methods of texts that can make a short text long."""
 
 
 @functools.lru_cache(maxsize=1)
 def _sandbox() -> Any:
-    """Where templates are rendered: nothing in it reaches outside, loops without end or fills the
-    memory. Lists and texts that the template is given may have any length."""
+    """The sandbox for templates: they cannot reach outside, loop without end or fill the memory. The
+    lists and texts given to a template may have any length."""
     from jinja2 import StrictUndefined
     from jinja2.exceptions import SecurityError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -281,9 +281,9 @@ def _compiled(template: str) -> tuple[Any, tuple[str, ...]]:
 def quoted(text: str) -> str:
     """The text with "> " before every line, as in mail; in templates `{{ a | quoted }}`.
 
-    A prompt's own words stand on lines without the mark, so a quoted text cannot pass for them,
-    whatever it says: "Answer (B):", an end of itself, the mark. Every line that any reader might
-    see as one counts (`str.splitlines`). Nothing in the text is lost but how its lines ended.
+    The prompt's own words are on lines without the mark, so a quoted text cannot imitate them, even if
+    it holds "Answer (B):", a fake end or the mark. Lines are those of `str.splitlines`. Only the kind
+    of line ends is lost.
     """
     return "\n".join(f"> {line}" if line else ">" for line in text.splitlines() or [""])
 
@@ -297,7 +297,7 @@ EXAMPLE_PRINCIPLE = Principle(
 
 
 def template_problem(template: str, **example: Any) -> str | None:
-    """What is wrong with a user's template, tried on example values; None: nothing."""
+    """The error in a user's template, tried on example values. None: no error."""
     try:
         render(template, **example)
     except Exception as error:  # an expression in a template can raise anything

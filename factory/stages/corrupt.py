@@ -1,12 +1,12 @@
-"""From a worked solution, candidates whose every step is known to be right or wrong. No model is
-asked, so scorers can be trained and measured on labels without doubt.
+"""Make candidates with known right and wrong steps from a worked solution. No model is called, so
+scorers can be trained and measured on certain labels.
 
-In: `Sample.reference`, a solution of one step a line that ends with `#### <answer>` (GSM8K's form).
-Out: the solution itself as a candidate, then copies with one error each (`factory/math/error_injection.py`)
-at a step drawn evenly from those that can hold one, no two copies alike. A step's label is True before the
-error, False at it and None after it, where right and wrong no longer have a meaning; the answer's line
-is the last step. The score of a copy is 0: its reasoning is wrong, even where its answer is right, as
-after a skipped step. Labels of the solution itself are as good as the reference is.
+In: `Sample.reference`, a solution of one step per line that ends with `#### <answer>` (GSM8K's form).
+Out: the solution itself as a candidate, then different copies with one error each
+(`factory/math/error_injection.py`), at a step drawn uniformly from those that can hold one. A step's
+label is True before the error, False at it, and None after it, where right and wrong have no meaning.
+The answer's line is the last step. The score of a copy is 0: its reasoning is wrong, even if its answer
+is right, as after a skipped step. The solution's own labels are as good as the reference.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Corrupt(Stage):
 
     kind: Literal["corrupt"] = "corrupt"
     name: str = Field("known", min_length=1)
-    """Names the labels and the score, for views: `steps: known`."""
+    """Name of the labels and of the score, for views: `steps: known`."""
     n: int = Field(1, ge=1, le=10_000)
-    """Copies with an error, for each prompt; fewer where the solution has no room for so many."""
+    """Copies with an error per prompt; fewer if the solution has no room for more."""
     errors: list[Error] = Field(
         ["changed_number", "swapped_operation", "skipped_step"], min_length=1
     )
-    """Kinds of error, of which each copy has one."""
+    """Kinds of error. Each copy has one."""
 
     def facts_made(self) -> frozenset[str]:
         return frozenset({"candidates", f"steps:{self.name}", f"score:{self.name}", "ranking"})
@@ -53,8 +53,8 @@ class Corrupt(Stage):
         return sample
 
     def _copies(self, solution: Solution, rng: random.Random) -> list[tuple[list[str], int, Error]]:
-        """Different copies, each with the index of the step that is wrong and its error. Every step
-        has one before any has two."""
+        """Different copies, each with the index of its wrong step and its error. Every step gets one
+        before any step gets a second."""
         copies: list[tuple[list[str], int, Error]] = []
         positions = list(range(len(solution.lines)))
         while positions:
@@ -96,12 +96,12 @@ class Corrupt(Stage):
 
 
 def _steps(reference: str | None) -> list[str]:
-    """The lines of a worked solution, the answer's included."""
+    """The lines of a worked solution, including the answer's."""
     steps = split_steps(without_annotations(reference or ""), "newline")
     if len(steps) < 2 or not steps[-1].startswith(MARK) or not final_line(steps[-1]):
         found = "none" if not steps else f"{steps[-1][:100]!r} as its last line"
         raise SampleError(
-            "expected a reference with a step a line and then a line `#### <answer>`, found "
+            "expected a reference with a step per line and then a line `#### <answer>`, found "
             f"{found} in {len(steps)} lines; use problems with worked solutions, such as GSM8K or "
             "reasoning-gym:chain_sum",
             is_permanent=True,

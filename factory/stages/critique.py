@@ -1,12 +1,12 @@
-"""Ask the model what is wrong with its answers (Bai et al. 2022, arXiv 2212.08073, section 3.1).
+"""Ask the model for critiques of its answers (Bai et al. 2022, arXiv 2212.08073, section 3.1).
 
-For each newest candidate, principles are drawn from the constitution by a seed of the sample and the
-round, one by default, and the model criticises the answer within the same conversation. Worked
-examples from the constitution (`few_shot`) come first; they keep small models from answering the
-prompt again instead.
+For each newest candidate, principles (by default one) are drawn from the constitution by a seed of the
+sample and the round. The model then criticizes the answer within the same conversation. Worked examples
+from the constitution (`few_shot`) come first; they keep small models from answering the prompt again
+instead.
 
-Departs from the paper: principles can be weighted and limited to tags, and several can be used in
-one critique; a principle is not drawn twice within one round.
+Departures from the paper: principles can be weighted and limited to tags, and several can be used in
+one critique. A principle is not drawn twice within one round.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ CRITIQUE_REQUEST = "{{ instructions }} Give only your criticism, in a few senten
 
 
 class Criticise(Stage):
-    """Criticise the newest candidates in the light of the constitution."""
+    """Criticize the newest candidates by principles of the constitution."""
 
     kind: Literal["critique"] = "critique"
     model: str
     principles: int | Literal["all"] = 1
-    """Principles drawn a round, or `all` that apply."""
+    """Number of principles drawn per round, or `all` that apply."""
     few_shot: int = Field(0, ge=0)
-    """Worked examples of the constitution shown first."""
+    """Number of worked examples of the constitution that are shown first."""
     sampling: Sampling = Sampling(max_tokens=128)
     template: str = CRITIQUE_REQUEST
-    """The request. Can use: instructions, principles (id, title, critique), prompt, answer; with
-    `{{ answer | quoted }}` each line of it begins with "> "."""
+    """The request. Can use: instructions, principles (id, title, critique), prompt, answer.
+    `{{ answer | quoted }}` puts "> " before each line."""
 
     makes: ClassVar[frozenset[str]] = frozenset({"critiques"})
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
@@ -80,7 +80,7 @@ class Criticise(Stage):
                 drawn[round_] = constitution.choose(sample.tags, self.principles, seed)
             chosen = drawn[round_]
             if not chosen:
-                continue  # no principle applies to this sample: nothing to criticise
+                continue  # no principle applies to this sample: nothing to criticize
             critique = Critique(
                 candidate=candidate.index,
                 round=round_,
@@ -111,10 +111,10 @@ class Criticise(Stage):
 def conversation_of(
     sample: Sample, critique: Critique, constitution: Constitution
 ) -> list[Message]:
-    """The conversation that asks for a critique. Without worked examples it goes on from the one
-    that made the answer, whose keys and values are still in the engine's cache."""
+    """The conversation that asks for a critique. Without worked examples it continues the one that made
+    the answer, which is still in the engine's prefix cache."""
     answered = sample.conversation(sample.candidates[critique.candidate])
-    system = answered[:1] if answered[0]["role"] == "system" else []  # may only stand first
+    system = answered[:1] if answered[0]["role"] == "system" else []  # must come first
     return [
         *system,
         *worked_examples(constitution, critique.few_shot),

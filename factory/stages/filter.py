@@ -1,4 +1,4 @@
-"""Drop candidates, each with a reason. What is dropped stays in the trace and makes no dataset."""
+"""Drop candidates, each with a reason. They stay in the trace and are in no dataset."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from factory.stages.base import Models, Stage
 _CANNOT = (
     r"(can(no|['’])t|can not|won['’]t|will not|( am|['’]m) (unable|not (able|going|allowed)) to)"
 )
-# How chat models say no, in the first 300 characters: a refusal comes first. "I can't wait to help",
-# "I'm sorry for your loss" and "as an AI researcher" are none.
+# Phrases of refusal in the first 300 characters, where refusals stand. "I can't wait to help", "I'm
+# sorry for your loss" and "as an AI researcher" are none.
 REFUSAL = re.compile(
     # I cannot (in good conscience) help ..., but not "I can't help but ..."
     rf"\bI ?{_CANNOT}( (ethically|legally|simply|really|in good conscience))?"
@@ -32,7 +32,7 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
-_RUN = 4  # words; fewer are often the same by chance
+_RUN = 4  # words; shorter runs are often the same by chance
 _PUNCTUATION = ".,;:!?\"'()[]*"
 
 
@@ -42,18 +42,18 @@ class Filter(Stage):
     kind: Literal["filter"] = "filter"
     min_words: int = Field(1, ge=0)
     max_words: int | None = Field(None, ge=1)
-    """Words as `factory/core/words.py` counts them, in any script."""
+    """Drop answers with more words, as `factory/core/words.py` counts them, in any script."""
     truncated: bool = False
     """Drop answers cut at max_tokens."""
     refusals: bool = False
-    """Drop answers in which a language model refuses (English phrases)."""
+    """Drop answers that refuse (English phrases)."""
     pattern: str | None = None
-    """Drop answers in which this regular expression is found."""
+    """Drop answers that match this regular expression anywhere."""
     duplicates: bool = False
-    """Drop answers equal to an earlier kept candidate of the sample, but for case and spacing."""
+    """Drop answers equal to an earlier kept candidate of the sample, ignoring case and spacing."""
     copied: bool = False
-    """Drop revisions that begin as their critique does, or that for half of their words or more repeat
-    a worked example of the constitution: small models do both, where they should answer anew."""
+    """Drop revisions that begin like their critique, or that repeat a worked example of the
+    constitution for half or more of their words. Small models do both instead of revising."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
 
@@ -113,7 +113,7 @@ def _is_copied(candidate: Candidate, sample: Sample, examples: frozenset[tuple[s
 
 
 def _runs(text: str) -> list[tuple[str, ...]]:
-    """Each four words that follow each other, in one spelling; of fewer words all of them."""
+    """Every run of four consecutive words, normalized. A text of fewer words is one run."""
     parts = [part.strip(_PUNCTUATION) for part in spelling(text).split()]
     if not parts:
         return []

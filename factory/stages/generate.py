@@ -17,7 +17,7 @@ class Generate(Stage):
     kind: Literal["generate"] = "generate"
     model: str
     n: int = Field(1, ge=1, le=10_000)
-    """Candidates a prompt."""
+    """Number of candidates per prompt."""
     sampling: Sampling = Sampling()
 
     makes: ClassVar[frozenset[str]] = frozenset({"candidates"})

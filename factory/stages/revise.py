@@ -1,8 +1,8 @@
 """Ask the model to rewrite its answer by its critique (Bai et al. 2022, section 3.1).
 
-The critique's conversation goes on: the critique is the assistant's turn, the revision request is
-the user's, and the answer is the revision, a new candidate with the old one as its parent. Listing
-critique and revise again in the recipe makes a further round.
+The revision continues the critique's conversation: the critique is the assistant's turn, the revision
+request is the user's, and the answer is the revision, a new candidate whose parent is the old one. To
+make a further round, list critique and revise again in the recipe.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Revise(Stage):
     model: str
     sampling: Sampling = Sampling()
     template: str = REVISION_REQUEST
-    """The request. Can use: instructions, principles (id, title, revision), prompt, answer,
-    critique; with `{{ critique | quoted }}` each line of it begins with "> "."""
+    """The request. Can use: instructions, principles (id, title, revision), prompt, answer, critique.
+    `{{ critique | quoted }}` puts "> " before each line."""
 
     makes: ClassVar[frozenset[str]] = frozenset({"revisions"})
     needs: ClassVar[frozenset[str]] = frozenset({"candidates", "critiques"})
@@ -66,7 +66,7 @@ class Revise(Stage):
             raise SampleError("revise needs a constitution", is_permanent=True)
         by_id = {p.id: p for p in constitution.principles}
         heads = {c.index for c in sample.heads()}
-        # A critique that says nothing, as one whose thought never ended, revises nothing.
+        # An empty critique (its thought never ended) leads to no revision.
         critiques = [c for c in sample.critiques if c.candidate in heads and c.text]
         questions = []
         for critique in critiques:

@@ -1,29 +1,29 @@
-"""How sure a figure is: the bootstrap's percentile interval (Efron and Tibshirani 1993, chapter 13),
-widened so that it covers what it claims with few prompts too.
+"""Bootstrap intervals: percentile intervals (Efron and Tibshirani 1993, chapter 13), widened so that
+their coverage also holds with few prompts.
 
-In, `interval`: one value a *cluster*. Comparisons of one prompt depend on each other, so they are
-averaged first and the prompt is what is resampled. Out: an interval of the mean, for which every
-prompt counts once.
+`interval`. In: one value per *cluster*. Comparisons of one prompt depend on each other, so they are
+averaged first, and prompts are resampled. Out: an interval of the mean, in which every prompt counts
+once.
 
-In, `interval_of`: the cluster of each row, and any statistic of weighted rows. Clusters are
-resampled whole and the statistic is recomputed over the rows drawn, for which every row counts
-once, as in published accuracies. Out: an `Estimate`.
+`interval_of`. In: the cluster of each row, and any statistic of weighted rows. Clusters are resampled
+whole, and the statistic is recomputed over the drawn rows, of which each counts once, as in published
+accuracies. Out: an `Estimate`.
 
-Two things make up for what the plain percentiles miss:
-- they take n clusters' spread for the true one, which is too narrow by sqrt((n - 1) / n) and by the
-  difference of Student's t from the normal distribution. So quantiles further out are taken
-  (Hesterberg 2015, arXiv 1411.5279, section 5.3): of 8 clusters those at 0.6%, of 100 at 2.3%;
-- of 8 prompts that were all won no resample holds a loss, and the interval would be a point. Where
-  the `range_of_values` is known, as that of a share, two clusters more are resampled with the
-  others, one at either end (as Agresti and Caffo 2000 add to proportions).
+Two corrections to the plain percentiles:
+- Plain percentiles use the spread of n clusters, which is too narrow by sqrt((n - 1) / n) and by the
+  difference of Student's t from the normal distribution. So quantiles further out are used
+  (Hesterberg 2015, arXiv 1411.5279, section 5.3): at 0.6% for 8 clusters, at 2.3% for 100.
+- If 8 prompts are all won, no resample has a loss, and the interval would be a point. If the
+  `range_of_values` is known, as for a share, two more clusters are resampled with the others, one at
+  either end of the range (as Agresti and Caffo 2000 do for proportions).
 
-Measured (`benchmarks/coverage.py`): of a share, "95%" holds the truth in 95% of samples or more from 5
-prompts on, where plain percentiles did in 50% (8 prompts, a true share of 90%); of the mean of normal
-figures in 94% from 8 on. It promises too much of AUCs below 16 prompts (84% at 8), and of means of
-long-tailed figures (log-normal with a deviation of 1: 84% at 8, 93% at 100).
+Measured coverage of "95%" (`benchmarks/coverage.py`): for a share, 95% or more from 5 prompts on, where
+plain percentiles had 50% (8 prompts, a true share of 90%); for the mean of normal figures, 94% from 8
+on. It is too low for AUCs below 16 prompts (84% at 8) and for means of long-tailed figures (log-normal
+with a deviation of 1: 84% at 8, 93% at 100).
 
-Always: the same values and seed give the same interval, and memory stays under 50 MB however many
-values there are. One cluster alone has no interval, unless the range of values is known.
+Always: the same values and seed give the same interval, and memory stays under 50 MB for any number of
+values. A single cluster has no interval, unless the range of values is known.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ _RESAMPLES = 2000
 Range = tuple[float, float]
 SHARE: Range = (0.0, 1.0)
 DIFFERENCE: Range = (-1.0, 1.0)
-"""Of two shares."""
+"""The range of a difference of two shares."""
 
 
 class Estimate(msgspec.Struct, frozen=True):
     """A figure and its 95% bootstrap interval."""
 
     value: float | None
-    """None: undefined on these rows, as a rate of nothing."""
+    """The figure. None: undefined on these rows, as a rate of nothing."""
     low: float | None = None
     high: float | None = None
     undefined: int = 0
-    """Resamples in which the statistic was undefined, as an AUC of one class: left out."""
+    """Number of resamples that were left out since the statistic was undefined, as an AUC of one class."""
 
     def __str__(self) -> str:
-        """`0.63 (0.58 to 0.67)`; `-` where there is no figure."""
+        """The estimate as text: `0.63 (0.58 to 0.67)`; `-` if there is no figure."""
         if self.value is None:
             return "-"
         if self.low is None or self.high is None:
@@ -108,8 +108,8 @@ def interval_of(
 ) -> Estimate:
     """`statistic` of all rows, with its interval at `level` over resamples of the clusters.
 
-    `clusters` names each row's cluster. `statistic(weights)` is given how often each row was drawn,
-    a whole number >= 0, and returns None where it is undefined.
+    `clusters` names each row's cluster. `statistic(weights)` gets the number of times, >= 0, that each
+    row was drawn, and returns None if it is undefined.
 
     Raises `ValueError` if `level` is not in (0, 1) or the statistic is not finite.
     """
@@ -151,7 +151,7 @@ def mean_of(
     data = np.asarray(values, dtype=np.float64)
     if range_of_values is None or not len(data):
         return interval_of(clusters, lambda weights: weighted_mean(data, weights), seed=seed)
-    rows = len(data) / len(set(clusters))  # a cluster that is added has as many as the others
+    rows = len(data) / len(set(clusters))  # an added cluster has the mean size of the others
     all_values = np.append(data, range_of_values)
     counts = np.append(np.ones_like(data), [rows, rows])
     found = interval_of(
@@ -163,13 +163,13 @@ def mean_of(
 
 
 def weighted_mean(values: NDArray[Any], weights: NDArray[Any]) -> float | None:
-    """None: no weight at all."""
+    """The weighted mean. None: all weights are 0."""
     total = float(weights.sum())
     return float(weights @ values) / total if total else None
 
 
 class _Added(enum.Enum):
-    """Clusters at the ends of the range of values; no cluster of the data is equal to them."""
+    """Keys of the clusters added at the ends of the range. They differ from all clusters of the data."""
 
     LOW = "low"
     HIGH = "high"

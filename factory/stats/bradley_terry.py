@@ -1,32 +1,32 @@
-"""Bradley-Terry strengths by regularised maximum likelihood (Bradley and Terry 1952).
+"""Bradley-Terry strengths by regularized maximum likelihood (Bradley and Terry 1952).
 
-P(i is better than j) = sigmoid(th_i - th_j), with soft outcomes p in [0, 1]. Maximised is
+P(i is better than j) = sigmoid(th_i - th_j), with soft outcomes p in [0, 1]. The objective is
 
     sum [p log s(th_i - th_j) + (1 - p) log s(th_j - th_i)] - lambda/2 |th|^2,
 
-so a difference of log 3 = 1.1 is a preference of 0.75. lambda is a normal prior of variance
-1 / lambda on each strength. It makes the maximum unique and finite even where a player won or lost
-everything, or groups were never compared; how such groups stand to each other the prior alone
-decides, each being centred on 0. Always: strengths sum to 0 (the gradient of the penalty must
-vanish along a common shift), and a player without a comparison has strength 0.
+so a difference of log 3 = 1.1 is a preference of 0.75. lambda is a normal prior of variance 1 / lambda
+on each strength. It makes the maximum unique and finite even if a player won or lost everything, or
+groups were never compared; each such group is then centered on 0. Always: strengths sum to 0 (the
+gradient of the penalty must vanish along a common shift), and a player without a comparison has
+strength 0.
 
 *Length control* adds gamma * (len_i - len_j) / (len_i + len_j) to the difference, so that strengths
-are what is left when the longer answer's advantage is taken away (as LMSYS's style control does).
-gamma > 0: longer wins. Fitted, it has the same prior. Within one prompt there are few comparisons
-and every length belongs to one player, so strengths and gamma explain the same outcomes and share
-them as the prior prefers: such a gamma is weak evidence about a judge. (Of four answers, each twice
-as long as the one before, ranked by length alone, it takes 28% of the strengths by default, where
-the judge's true gamma takes all.) A gamma known from many prompts can be given instead.
+exclude the longer answer's advantage (as LMSYS's style control does). gamma > 0: longer wins. A fitted
+gamma has the same prior. A single prompt has few comparisons, and every length belongs to one player, so
+strengths and gamma explain the same outcomes and the prior divides them: such a gamma is weak evidence
+about a judge. (For four answers, each twice as long as the one before, ranked by length alone, it takes
+28% of the strengths by default, while the judge's true gamma takes all.) A gamma known from many prompts
+can be given instead.
 
-Intervals are of the penalised likelihood's profile: the strengths th_i, the others refitted, for
-which twice the maximum less the value is within 3.84, the 95% point of chi-squared with one degree of
-freedom. Each comparison counts as one trial, which a soft outcome is at least, so of judges with soft
-p they are wider than need be. Measured (`benchmarks/intervals.py`): they hold 93 to 100% of true
-strengths, where a bootstrap of 6 comparisons among 4 players held 36 to 88%.
+Intervals are profile-likelihood intervals: the strengths th_i, with the others refitted, for which twice
+the drop of the penalized likelihood from its maximum is within 3.84, the 95% point of chi-squared with
+one degree of freedom. Each comparison counts as one trial. A soft outcome is worth at least one, so for
+judges with soft p the intervals are wider than necessary. Measured (`benchmarks/intervals.py`): they
+hold 93 to 100% of true strengths, where a bootstrap of 6 comparisons among 4 players held 36 to 88%.
 
-Newton's method. Along a step v the third derivative of the objective is at
-most r = max |difference of v| times the second, so the slope cannot change its sign within
-log(1 + r) / r of the step (Sun and Tran-Dinh 2019): each such step climbs, and no search is needed.
+The maximum is found by Newton's method. Along a step v the third derivative of the objective is at most
+r = max |difference of v| times the second, so the slope cannot change its sign within log(1 + r) / r of
+the step (Sun and Tran-Dinh 2019). Each such step climbs, and no line search is needed.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from factory.stats.outcome import Floats
 
 REGULARISATION = 0.1
-"""Of one comparison won outright by the first it makes a difference of 2.1 (a preference of 0.89)."""
-MIN_REGULARISATION = 1e-5  # well below, float64 cannot tell a common shift of all strengths
-_TOLERANCE = 1e-8  # of a strength; records keep six decimals
+"""Default lambda. With it, one comparison won outright gives a difference of 2.1 (a preference of
+0.89)."""
+MIN_REGULARISATION = 1e-5  # far below this, float64 cannot resolve a common shift of all strengths
+_TOLERANCE = 1e-8  # accuracy of a strength; records keep six decimals
 _MOST_STEPS = 500
 _CHI2 = 3.841459  # the 95% point, one degree of freedom
 
@@ -59,10 +60,9 @@ def bradley_terry(
 ) -> Strengths:
     """Strengths of `players`, which are numbered from 0.
 
-    `lengths`, in words, of each player's answer: control for length, with `gamma`, or with one
-    fitted along. `resamples` above 0: with intervals, which are computed, so that neither the number
-    nor `seed` changes them; the arguments are those of `elo`, whose ranges are resampled. Raises
-    `ValueError` for numbers out of range.
+    `lengths`: words of each player's answer; if given, control for length, with `gamma` or a fitted one.
+    `resamples` above 0: with intervals. These are computed, so neither the number nor `seed` changes
+    them; the arguments are those of `elo`. Raises `ValueError` for numbers out of range.
     """
     import numpy as np
 
@@ -91,12 +91,12 @@ def bradley_terry(
 
 
 def relative_length(first: int, second: int) -> float:
-    """(first - second) / (first + second), in [-1, 1]; of two empty answers 0."""
+    """(first - second) / (first + second), in [-1, 1]; 0 for two empty answers."""
     return (first - second) / (first + second) if first + second else 0.0
 
 
 class _Likelihood:
-    """The penalised log-likelihood of P parameters. The difference that a comparison is about is
+    """The penalized log-likelihood of P parameters. A comparison's difference of strengths is
     `design @ parameters + offset`."""
 
     def __init__(
@@ -116,15 +116,15 @@ class _Likelihood:
         return found_P
 
     def ends(self, found_P: Floats, players: int, side: int) -> Floats:
-        """Of each player, the strength below (`side` -1) or above (+1) the fitted one at which the
+        """For each player, the strength below (`side` -1) or above (+1) the fitted one at which the
         profile is lower by half of `_CHI2`.
 
-        In each player's distance from the fit, the drop is convex. So Newton's method overshoots
-        the end at most once, and from there comes down to it.
+        The drop is convex in the distance from the fit, so Newton's method overshoots the end at most
+        once and then descends to it.
         """
         import numpy as np
 
-        # A strength is measured from the players' mean, whatever the likelihood says of that.
+        # Strengths are relative to the players' mean, which the likelihood does not determine.
         contrast_GP = np.eye(players, len(found_P)) - np.pad(
             np.full((players, players), 1 / players), ((0, 0), (0, len(found_P) - players))
         )
@@ -146,8 +146,8 @@ class _Likelihood:
         raise _not_found(self._regularisation)
 
     def _climb(self, at_BP: Floats, fixed_BP: Floats) -> tuple[Floats, Floats]:
-        """The highest points [B, P] that can be reached without changing `fixed @ parameters`, a
-        row each (no row: free), and there the slope along a change of that."""
+        """The maxima [B, P] with `fixed @ parameters` held constant, one row each (no row: free), and
+        the slopes there along a change of that value."""
         import numpy as np
 
         slope_B = np.zeros(len(at_BP))
@@ -173,7 +173,7 @@ class _Likelihood:
         return 0.5 + 0.5 * np.tanh((at_BP @ self._design_MP.T + self._offset_M) / 2)
 
     def _hessian(self, at_BP: Floats) -> Floats:
-        """Of the negative log-likelihood [B, P, P], positive definite."""
+        """Hessian of the negative log-likelihood, [B, P, P], positive definite."""
         import numpy as np
 
         s_BM = self._sigmoid(at_BP)

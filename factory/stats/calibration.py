@@ -1,13 +1,13 @@
-"""Whether a scorer is as sure as it should be: expected calibration error and Brier score.
+"""Calibration of a scorer: expected calibration error and Brier score.
 
-In: the probability P that each chosen answer is better, as the scorer has it. Out: a `Calibration`.
-The side that the scorer prefers is what is checked: its confidence max(P, 1 - P) against how often
-it is right, a tie (P = 0.5) being right half of the time. So each pair counts once, and which answer
-is called chosen is no information that the scorer lacked.
+In: the scorer's probability P, for each pair, that the chosen answer is better. Out: a `Calibration`.
+It compares the scorer's confidence max(P, 1 - P) with the share of pairs in which its preferred answer
+is the chosen one; a tie (P = 0.5) counts half. So each pair counts once, and the labels "chosen" and
+"rejected" give the scorer no information.
 
-Bins hold equally many pairs (Nixon et al. 2019, arXiv 1904.01685). Pairs of equal confidence share
-the mean of their outcomes first, so the order of rows does not matter where a bin ends among them.
-With some hundred pairs or fewer the error is biased upwards: a perfect scorer does not get 0.
+Bins hold equal numbers of pairs (Nixon et al. 2019, arXiv 1904.01685). Pairs of equal confidence first
+get the mean of their outcomes, so the order of rows does not matter if a bin ends among them. With some
+hundred pairs or fewer the error is biased upward: a perfect scorer does not get 0.
 """
 
 from __future__ import annotations
@@ -32,18 +32,19 @@ class Bin(msgspec.Struct, frozen=True):
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """How far confidence and accuracy lie apart."""
+    """The calibration of a scorer on pairs."""
 
     ece: float | None
     """Mean over pairs of |confidence - accuracy| of their bin, in [0, 1]; 0: calibrated."""
     brier: Estimate
     """Mean (1 - P)^2, in [0, 1]; 0: sure and right, 0.25: always undecided."""
     bins: list[Bin]
-    """From the least to the most sure."""
+    """Bins in ascending order of confidence."""
 
 
 def calibration(prompts: Sequence[str], p: Sequence[float], *, seed: int = 0) -> Calibration:
-    """`p`: P(chosen is better) of each pair, in [0, 1]; `prompts` are the bootstrap's clusters."""
+    """The calibration. `p`: P(chosen is better) of each pair, in [0, 1]. `prompts`: the bootstrap's
+    clusters."""
     import numpy as np
 
     chosen = np.asarray(p, dtype=np.float64)

@@ -1,14 +1,14 @@
-"""Elo ratings (Elo 1978), online: after each comparison the first gains 32 * (p - expected) points
-and the second loses them, with expected = 1 / (1 + 10^((second - first) / 400)).
+"""Elo ratings (Elo 1978), online: after each comparison the first player gains 32 * (p - expected)
+points and the second loses them, with expected = 1 / (1 + 10^((second - first) / 400)).
 
-The ratings depend on the *order* of the comparisons, the later ones counting more; with the few of
-one prompt they are far from converged. Offered because it is widely known: `bradley_terry` is what
-it tends to, in any order.
+The ratings depend on the *order* of the comparisons: later ones count more. With the few comparisons of
+one prompt they are far from converged. Elo is offered because it is widely known; it tends to the
+strengths of `bradley_terry`, which do not depend on the order.
 
-`low` and `high` are the central 95% of ratings when as many comparisons are drawn with replacement
-and played in the order drawn: how much a rating owes to this order and these comparisons. They are no
-confidence interval, for a rating after so few has no true value to cover. Where all comparisons are
-alike, so are the replays, and the range is a point.
+`low` and `high` are the central 95% of ratings over replays, in which as many comparisons are drawn with
+replacement and played in the order drawn. They show the influence of this order and these comparisons.
+They are no confidence interval, since a rating after so few comparisons has no true value to cover. If
+all comparisons are the same, the range is a point.
 
 Always: the mean rating is 1500; a player without a comparison has 1500.
 """
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 START = 1500.0
 K_FACTOR = 32.0
-"""The most points that one comparison can move."""
+"""Most points that one comparison can move."""
 LEVEL = 0.95
-"""Of the replays, between `low` and `high`."""
+"""Share of the replays between `low` and `high`."""
 SCALE = 400.0
-"""Points that make odds of 10 to 1."""
+"""Difference in points that means odds of 10 to 1."""
 
 
 def elo(
@@ -37,7 +37,7 @@ def elo(
 ) -> Strengths:
     """Ratings of `players`, numbered from 0, after `outcomes` in their order.
 
-    `seed` is that of the `resamples` replays. Raises `ValueError` for numbers out of range.
+    `seed`: of the `resamples` replays. Raises `ValueError` for numbers out of range.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Numbers of files and servers as floats."""
+"""Conversion of numbers from files and servers to finite floats."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 
 def finite(value: Any) -> float | None:
-    """The number as a float. None: it is no number, not finite, or beyond a float; true and false are
-    no numbers."""
+    """The number as a float. None: it is not a number (true and false are none), not finite, or too large
+    for a float."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
     try:

@@ -1,8 +1,8 @@
-"""Agreement beyond chance: Cohen's kappa of two labellers, Fleiss' kappa of many.
+"""Agreement beyond chance: Cohen's kappa of two labelers, Fleiss' kappa of many.
 
 kappa = (agreement - chance) / (1 - chance): 1, perfect; 0, as by chance; below 0, worse. It is
-undefined (None) where all labels are the same, for chance alone then agrees on everything. Intervals
-resample the clusters; everything is recomputed on each resample, chance too.
+undefined (None) if all labels are the same, since chance then agrees on everything. Intervals resample
+the clusters; everything, including chance, is recomputed on each resample.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def cohen_kappa(
     clusters: Sequence[Hashable], first: Sequence[int], second: Sequence[int], *, seed: int = 0
 ) -> Estimate:
-    """Cohen (1960): chance gives each label as often as each labeller does. One label an item."""
+    """Cohen's kappa (1960): chance gives each label as often as each labeler does. One label per item and
+    labeler."""
     import numpy as np
 
     labels = sorted({*first, *second})
@@ -38,10 +39,10 @@ def cohen_kappa(
 def fleiss_kappa(
     clusters: Sequence[Hashable], items: Sequence[Sequence[int]], *, seed: int = 0
 ) -> Estimate:
-    """Fleiss (1971), with as many labels an item as there are, at least two.
+    """Fleiss' kappa (1971), with any number of labels per item, at least two.
 
-    He has equally many for each. Otherwise every item counts once in the agreement, and every label
-    once in chance.
+    Fleiss has the same number for each item. Here every item counts once in the agreement, and every
+    label once in chance.
     """
     import numpy as np
 

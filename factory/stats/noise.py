@@ -1,9 +1,9 @@
-"""Noise that looks like data, said in words: by the card, in the terminal and before a training.
+"""Warnings about datasets that may be noise, for the card, the terminal and trainings.
 
-In: what was counted of a dataset. Out: a line for each reason to doubt it, with the number and what
-to do; none where there is none. A coin prefers the same answer in both orders half of the time, so a
-judge whose choice flips in half of its verdicts says nothing, and one that flips in nearly all goes by
-the place in which an answer is shown.
+In: a dataset's counts. Out: a line for each doubt, with the number and a remedy; none if there is no
+doubt. A coin prefers the same answer in both orders half of the time. So a judge whose choice flips in
+half of its verdicts has no information, and one that flips in nearly all decides by the position of an
+answer.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 
 FEW_ROWS = 50
 COIN = 0.5
-"""The share of flips, and of agreement, that a coin has."""
+"""Share of flips, and of agreement, of a coin."""
 NEARLY_ALL = 0.9
 FEW_VERDICTS = 10
-"""Of fewer, no share says anything."""
+"""Least number of verdicts from which a share means anything."""
 _ROUNDING = 1e-9
 
 
 def doubts(view: Mapping[str, Any]) -> list[str]:
-    """Of a dataset as it was made: a `ViewReport` as a mapping, which `Manifest.views` holds."""
+    """Doubts about a dataset that was just made. `view`: a `ViewReport` as a mapping, as in
+    `Manifest.views`."""
     agreement = (view.get("spreads") or {}).get("agreement") or {}
     lines = list(_of_rows(view["rows"], finite(agreement.get("mean"))))
     for given, judge in (view.get("judges") or {}).items():
-        name = " ".join(given.split())  # a line stays a line
+        name = " ".join(given.split())  # keep it on one line
         if judge["verdicts"] < FEW_VERDICTS:
             continue
         if (rate := finite(judge.get("flip_rate"))) is not None and rate >= COIN:
@@ -52,7 +53,7 @@ def doubts(view: Mapping[str, Any]) -> list[str]:
 
 
 def doubts_of_rows(dataset: Dataset) -> list[str]:
-    """Of a dataset that is to be trained on, whoever made it."""
+    """Doubts about any dataset that is to be trained on."""
     agreement = None
     if "agreement" in dataset.column_names:
         known = [a for a in dataset["agreement"][:] if finite(a) is not None]

@@ -1,8 +1,8 @@
-"""What both rankings take and give.
+"""Inputs and outputs of both rankings, Bradley-Terry and Elo.
 
-What is counted is *comparisons* (a judge's verdict each, whatever the number of readings behind it:
-two orders of one pair are no independent evidence). Intervals say what would change with other
-comparisons, not what would change with another judge; of fewer than two there is none.
+The unit is a *comparison*: one verdict of a judge, regardless of the number of its readings, since two
+orders of one pair are not independent evidence. Intervals describe the variation with other comparisons,
+not with another judge. Fewer than two comparisons have no interval.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
     Indices = NDArray[np.intp]
 
 MIN_OUTCOMES = 2
-"""Comparisons from which there is an interval."""
+"""Least number of comparisons for an interval."""
 
 
 class Outcome(NamedTuple):
-    """A comparison of two players, who are numbered from 0."""
+    """A comparison of two players. Players are numbered from 0."""
 
     first: int
     second: int
     p: float
-    """Credit of the first, in [0, 1]; the second has the rest. 0.5: a tie. May be soft."""
+    """Credit of the first player, in [0, 1]; the second gets the rest. 0.5: a tie. May be soft."""
 
 
 class Strengths(msgspec.Struct, frozen=True):
-    """Lists run over the players."""
+    """Strengths of players. Lists are per player."""
 
     values: list[float]
     """Higher is better."""
     low: list[float] | None = None
-    """With `high`: Bradley-Terry's 95% interval, or the central 95% of Elo's replays, which is no
-    interval of anything: see there. None: not asked for, or too few comparisons."""
+    """Lower end, with `high`, of Bradley-Terry's 95% interval or of the central 95% of Elo's replays (no
+    confidence interval, see there). None: not asked for, or too few comparisons."""
     high: list[float] | None = None
     length_effect: float | None = None
     """Bradley-Terry's gamma, fitted or given. None: length was not controlled for."""
 
 
 def check_outcomes(players: int, outcomes: Sequence[Outcome]) -> None:
-    """Raises `ValueError` for a p outside [0, 1] (NaN too), a player that is not there, or one
-    compared with itself."""
+    """Raise `ValueError` for a p outside [0, 1] (or NaN), an unknown player, or a player compared with
+    itself."""
     for outcome in outcomes:
         first, second, p = outcome
         if not 0 <= p <= 1:

@@ -1,8 +1,8 @@
-"""Statistics of ranks: the area under the ROC curve, and Spearman's correlation.
+"""Rank statistics: the area under the ROC curve, and Spearman's correlation.
 
-Ties have the mean of the ranks they share. Weights are how often each row was drawn in a resample:
-every figure equals that of the rows written out so many times. Values are sorted once, so that
-thousands of resamples cost a pass over the rows each.
+Tied values get the mean of their ranks. A weight is the number of times that a row was drawn in a
+resample; every figure equals that of the rows repeated so often. Values are sorted once, so each of
+thousands of resamples costs only a pass over the rows.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Ranks:
 
 
 def auc(ranks: Ranks, is_positive: NDArray[Any], weights: NDArray[Any]) -> float | None:
-    """P(a positive row is above a negative one), ties half, in [0, 1]; 0.5: the values say nothing.
+    """P(a positive row is above a negative one), ties half, in [0, 1]. 0.5: no information.
 
-    None: only one class was drawn. As U of Mann and Whitney (1947) over the number of pairs.
+    None: only one class was drawn. It is U of Mann and Whitney (1947) divided by the number of pairs.
     """
     positive = weights * is_positive
     positives = float(positive.sum())

@@ -1,15 +1,15 @@
-"""The win rate: how often the new model's answer is preferred to the old one's.
+"""The win rate: the share of comparisons in which the new model's answer is preferred.
 
-In: comparisons, each with p, the judge's probability that the new answer is better, as the mean
-over both orders. Out: one `WinRate`. Always:
-- a tie is p = 0.5 exactly, which identical answers are by definition, and counts half;
+In: comparisons, each with p, the judge's probability that the new answer is better, as the mean over
+both orders. Out: one `WinRate`. Always:
+- a tie is p = 0.5 exactly, as for identical answers, and counts half;
 - an unparsed comparison (p None) is counted but in no rate: it is neither a loss nor a tie;
-- every prompt counts once: where it has several comparisons, they are averaged first, and prompts
-  are what the interval resamples;
+- every prompt counts once: several comparisons of a prompt are averaged first, and the interval
+  resamples prompts;
 - a rate of nothing is None, not zero.
 
-Read `rate` beside `longer_wins`: judges favour length, and a rate that comes with longer answers and
-a `longer_wins` near 1 may be no more than that.
+Read `rate` together with `longer_wins`: judges favor length, so a high rate with longer answers and a
+`longer_wins` near 1 may only reflect length.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from factory.stats.bootstrap import SHARE, interval
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """The old and the new model's answers to one prompt, judged."""
+    """The judged comparison of the old and the new model's answers to one prompt."""
 
     prompt_id: str
     p: float | None
     """P(the new answer is better), in [0, 1]. None: unparsed."""
     is_consistent: bool | None
-    """Both orders prefer the same answer. None: unknown, as of identical answers."""
+    """True: both orders prefer the same answer. None: unknown, as for identical answers."""
     words_new: int
     words_old: int
 
 
 class WinRate(msgspec.Struct, frozen=True):
-    """Counts are of comparisons; means and rates are over prompts, or over comparisons where the
-    field says so."""
+    """A win rate and its counts. Counts are of comparisons; means and rates are over prompts, unless the
+    field says comparisons."""
 
     wins: int
-    """p > 0.5: the new answer was preferred."""
+    """Number with p > 0.5: the new answer was preferred."""
     losses: int
     ties: int
     unparsed: int
     prompts: int
-    """Prompts with at least one comparison that was read."""
+    """Number of prompts with at least one parsed comparison."""
     rate: float | None
-    """Share won, ties half, in [0, 1]; 0.5: no better and no worse."""
+    """Share won, ties half, in [0, 1]. 0.5: neither better nor worse."""
     low: float | None
-    """The 95% interval of `rate` (see `bootstrap`)."""
+    """Lower end, with `high`, of the 95% interval of `rate` (see `bootstrap`)."""
     high: float | None
     mean_p: float | None
-    """Mean p: `rate` with how sure the judge was."""
+    """Mean p, in [0, 1]: unlike `rate`, it reflects the judge's confidence."""
     flip_rate: float | None
     """Share of comparisons in which the judge's choice depended on the order shown."""
     words_new: float | None
@@ -62,7 +62,7 @@ class WinRate(msgspec.Struct, frozen=True):
 
 
 def win_rate(comparisons: Sequence[Comparison], *, seed: int = 0) -> WinRate:
-    """`seed` is the bootstrap's. Raises `ValueError` for a p outside [0, 1]."""
+    """The win rate of comparisons. `seed`: the bootstrap's. Raises `ValueError` for a p outside [0, 1]."""
     if wrong := [c for c in comparisons if c.p is not None and not 0 <= c.p <= 1]:
         raise ValueError(f"p {wrong[0].p} of prompt {wrong[0].prompt_id} is not in [0, 1]")
     read = [(c, c.p) for c in comparisons if c.p is not None]

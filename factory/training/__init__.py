@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 
 
 class Listed(NamedTuple):
-    """A trainer in the registry, imported on use: its file may import torch and TRL at the top."""
+    """A trainer in the registry. It is imported on use, so its file may import torch and TRL at the top."""
 
     path: str
     """`module:Class`, the class a `factory.training.trainer.Trainer`."""
     takes: tuple[str, ...]
-    """Kinds of view that it can be trained on; the first is the one it takes by default."""
+    """Kinds of view that it can train on; the first is the default."""
     trains_policy: bool = True
-    """It trains a model that writes; otherwise one that scores."""
+    """True: it trains a model that generates. False: one that scores."""
     is_plain: bool = True
-    """A model without a chat template is trained on plain texts as they are."""
+    """True: a model without a chat template is trained on plain texts unchanged."""
 
     @property
     def view(self) -> str:
@@ -62,7 +62,7 @@ TRAINERS: dict[str, Listed] = {
 
 
 def trainer_of(view: str) -> str | None:
-    """The kind of training to suggest for a kind of view; None: there is none."""
+    """The kind of training to suggest for a kind of view. None: there is none."""
     if view in TRAINERS:
         return view
     return next((kind for kind, listed in TRAINERS.items() if listed.view == view), None)

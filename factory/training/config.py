@@ -1,4 +1,4 @@
-"""What a recipe says of a training."""
+"""Options of a training in a recipe."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class TrainingConfig(Config):
     """One entry of a recipe's `training:`."""
 
     kind: str
-    """A trainer: sft, dpo, kto, reward, prm, grpo, rloo or ppo."""
+    """The trainer: sft, dpo, kto, reward, prm, grpo, rloo or ppo."""
     name: str | None = Field(None, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """What a model of the recipe calls its result, as `model: trained:prm`. None: the kind."""
+    """Name of its result, which a model of the recipe can use: `model: trained:prm`. None: the kind."""
     view: str = Field(default_factory=_own_view)
-    """The recipe's view to train on; by default the kind's own, as `preference` of `dpo`."""
+    """The recipe's view to train on; by default the kind's own, such as `preference` for `dpo`."""
     model: str | None = None
-    """The recipe's name of the model to train; `factory align` puts the new weights under it."""
+    """Recipe name of the model to train. `factory align` gives it the new weights."""
     lora: dict[str, Any] | None = None
-    """Passed to `peft.LoraConfig`, as `{r: 16}`. All linear layers are adapted unless it says
+    """Options of `peft.LoraConfig`, such as `{r: 16}`. All linear layers are adapted unless it says
     otherwise, and the adapter is merged into the saved weights. None: all weights are trained."""
     config: dict[str, Any] = {}
-    """Passed to the trainer's config class, TRL's or one that extends it, as `{max_steps: 20}`. What
-    it does not name has the defaults of `factory/training/common/options.py` and of the trainer's class,
-    else TRL's. Checkpoints stay after the training only if it sets `save_total_limit`."""
+    """Options of the trainer's config class (TRL's or one that extends it), such as `{max_steps: 20}`.
+    Defaults are those of the trainer's class and `factory/training/common/options.py`, else TRL's.
+    Checkpoints stay after the training only if it sets `save_total_limit`."""
 
     @field_validator("kind")
     @classmethod
@@ -43,5 +43,5 @@ class TrainingConfig(Config):
 
     @property
     def result(self) -> str:
-        """The name of what it makes."""
+        """Name of its result."""
         return self.name or self.kind

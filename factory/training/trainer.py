@@ -31,19 +31,20 @@ class Trainer:
     config_class: ClassVar[type]
     """The dataclass of its options: TRL's, or one that extends it."""
     defaults: ClassVar[Mapping[str, Any]] = {}
-    """Options where the user gives none; before those of `options` and the library's own."""
+    """Default options, which override those of `options` and the library's own."""
     lora_defaults: ClassVar[Mapping[str, Any]] = {}
-    """Over `defaults` where an adapter is trained. It starts from nothing and needs larger steps."""
+    """Default options for training an adapter, which override `defaults`. It starts at zero and needs
+    larger steps."""
     checked: ClassVar[frozenset[str]] = frozenset()
     """Options of the library that `config_class` checks besides its own."""
     lora_task: ClassVar[options.LoraTask] = "CAUSAL_LM"
     loaded_as: ClassVar[str] = "AutoModelForCausalLM"
     """The class of transformers that loads the result."""
     advice: ClassVar[Advice] = Advice()
-    """What saves memory."""
+    """Advice if memory runs out."""
 
     def check(self, config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> None:
-        """Raise `RecipeError` if an option is misspelt, of the wrong type or refused. Loads no model."""
+        """Raise `RecipeError` if an option is misspelled, of the wrong type or refused. Loads no model."""
         given = options.check(self.config_class, config)
         defaults = self.defaults_for(given, is_lora=lora is not None)
         self.check_given(given, lora)
@@ -68,8 +69,8 @@ class Trainer:
     ) -> dict[str, Any]:
         """Train `model` (a name that `factory.core.weights` resolves) on `data`; return training.json.
 
-        Afterwards `out` loads with transformers and vLLM. A finished `out` of the same training is
-        left alone; one that holds anything else is refused.
+        Afterward `out` loads with transformers and vLLM. A finished `out` of the same training is not
+        changed; one that holds anything else is refused.
 
         Raises `RecipeError` for a wrong dataset, model or option, before any weights load, and
         `FactoryError` for a training that failed (out of memory, not a number, a disk).
@@ -94,10 +95,10 @@ class Trainer:
         raise NotImplementedError
 
     def check_first(self, config: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
-        """Options that are looked at before the data is."""
+        """Check options before the data is opened. Raises `RecipeError`."""
 
     def check_given(self, given: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
-        """Options that are no field's alone. Raises `RecipeError`."""
+        """Check options that depend on each other. Raises `RecipeError`."""
 
     def looked_at(self, given: Mapping[str, Any]) -> set[str]:
         """Options of the library whose values are checked."""
@@ -111,16 +112,16 @@ class Trainer:
         return self.columns
 
     def open(self, data: Path | str, config: Mapping[str, Any]) -> Opened | None:
-        """The dataset, where it is opened otherwise than by `columns_for`."""
+        """The dataset, if it is not opened by `columns_for`; else None."""
         return None
 
     def finished(self, record: dict[str, Any], out: Path) -> dict[str, Any]:
-        """The record of a training that is finished already."""
+        """The record of a training that was finished before."""
         return record
 
 
 def own_fields(config_class: type) -> set[str]:
-    """Options that are not the library's: those that a class of ours adds to one of its."""
+    """Options that a class of ours adds to the library's class that it extends."""
     if not config_class.__module__.startswith("factory."):
         return set()
     theirs = [

@@ -1,8 +1,8 @@
-"""How the rows of each kind of source are read. The table is the registry.
+"""Readers of rows, one for each kind of source. The table is the registry.
 
-In: a file, a folder saved by `datasets`, or a Hub dataset. Out: one `Row` for every row there is,
-in the source's order; what cannot be read as a row says why in `Row.error`, and the next follows.
-Which fields make a prompt is not known here. A source that cannot be read raises `SourceError`.
+In: a file, a folder saved by `datasets`, or a Hub dataset. Out: one `Row` for every row, in the
+source's order. A row that cannot be read has the reason in `Row.error`. Readers do not know which
+fields form a prompt. A source that cannot be read raises `SourceError`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SUPPORTED = f"{', '.join(FILE_READERS)}, or a folder saved by datasets.save_to_d
 
 
 def extension(path: Path) -> str:
-    """The file name's last suffix, in small letters, with the one before `.gz`."""
+    """The file name's last suffix, in lower case; of `.gz`, with the suffix before it."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
@@ -74,5 +74,5 @@ def _split_folder(path: Path, split: str) -> Path:
     if split not in have:
         raise SourceError(f"{path}: no split {split!r} (have: {', '.join(have)}); set source.split")
     if Path(split).name != split:
-        raise SourceError(f"{path}: the split {split!r} is no name of a folder; rename it")
+        raise SourceError(f"{path}: the split {split!r} is not a folder's name; rename it")
     return path / split

@@ -1,4 +1,4 @@
-"""Parquet, Arrow and folders saved by `datasets`: read by batches, memory flat."""
+"""Readers of Parquet, Arrow and folders saved by `datasets`, by batches, in flat memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK_BYTES = 2**20
 
 
 class Parquet:
-    """A Parquet file. Only the columns wanted are read."""
+    """A Parquet file. Only the requested columns are read."""
 
     has_schema = True
     version = ""
@@ -49,7 +49,7 @@ class Parquet:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        # By default a whole column of a row group, of any size, is read at once.
+        # The default would read a whole column of a row group, of any size, at once.
         buffered = {"buffer_size": BLOCK_BYTES, "pre_buffer": False}
         path = self.files[0]
         with (
@@ -87,7 +87,7 @@ class ArrowFile:
     def _open(self) -> Iterator[Any]:
         import pyarrow as pa
 
-        # Whole batches, because leaving columns out would copy the others out of the mapped file.
+        # Whole batches: leaving out columns would copy the others out of the mapped file.
         path = self.files[0]
         with readable(path, pa.ArrowException, ValueError), pa.memory_map(str(path)) as mapped:
             is_file = mapped.read(6) == b"ARROW1"
@@ -97,10 +97,10 @@ class ArrowFile:
 
 
 class SavedDataset:
-    """One dataset that `datasets.save_to_disk` wrote.
+    """One dataset written by `datasets.save_to_disk`.
 
-    It is the Arrow streams that its `state.json` names, one after the other, which is also all
-    that `datasets.load_from_disk` makes of them; importing `datasets` for it would take seconds.
+    It consists of the Arrow streams that its `state.json` names, in order, as for
+    `datasets.load_from_disk`. Importing `datasets` for it would take seconds.
     """
 
     has_schema = True
@@ -133,21 +133,21 @@ class SavedDataset:
 
 
 def _batches(reader: Any) -> Iterator[Any]:
-    """The record batches of an IPC file, which is indexed, or of a stream, which is not."""
+    """The record batches of an IPC file (indexed) or of a stream (not indexed)."""
     if hasattr(reader, "get_batch"):
         return (reader.get_batch(index) for index in range(reader.num_record_batches))
     return iter(reader)
 
 
 def _mapped_rows(batch: Any) -> Iterator[Row]:
-    """Rows of a batch as it lies in its file. Damaged offsets, if followed, can kill the process."""
+    """Rows of a memory-mapped batch, checked first: following damaged offsets can kill the process."""
     read = _arrow_rows if _is_sound(batch) else _single_rows
     for offset in range(0, batch.num_rows, BATCH_ROWS):
         yield from read(batch.slice(offset, BATCH_ROWS))
 
 
 def _is_sound(batch: Any) -> bool:
-    """False: some texts are damaged, each its own row's error. Other damage is `ArrowInvalid`."""
+    """False if some texts are damaged, each an error of its row. Raises `ArrowInvalid` for other damage."""
     import pyarrow as pa
 
     batch.validate()
@@ -163,7 +163,7 @@ def _is_sound(batch: Any) -> bool:
 
 
 def _arrow_rows(batch: Any) -> Iterator[Row]:
-    """Rows of a batch. One value that Python cannot hold spoils them all: then they go singly."""
+    """Rows of a batch. If it has a value that Python cannot hold, rows are converted one by one."""
     try:
         rows = batch.to_pylist()
     except (ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""What a reader of rows is, and what all of them share."""
+"""The interface of a reader of rows, and functions that all readers share."""
 
 from __future__ import annotations
 
@@ -19,60 +19,59 @@ PEEK_ROWS = 1000
 
 
 class Row(msgspec.Struct):
-    """One row as it was read."""
+    """One row as read."""
 
     line: int | None
-    """Where it starts, from 1 (text formats)."""
+    """Line on which it starts, from 1 (text formats)."""
     fields: dict[str, Any]
-    """Empty where `error` is set."""
+    """Column -> value. Empty if `error` is set."""
     error: str | None = None
     raw: bytes | None = None
     """The row's bytes (text formats)."""
     unread: dict[str, str] = {}
-    """Columns that are not in `fields` because their value here is damaged, and how."""
+    """Column -> damage, for columns that are not in `fields` because their value is damaged."""
 
 
 class Reader(Protocol):
-    """One source. It is opened, and found readable, when the reader is made."""
+    """A reader of one source. Making it opens the source and checks that it is readable."""
 
     columns: list[str]
-    """Names of the columns; without a schema, of the fields seen in the first `PEEK_ROWS` rows."""
+    """Names of the columns. Without a schema: of the fields in the first `PEEK_ROWS` rows."""
     has_schema: bool
     files: list[Path]
     """The local files the rows come from."""
     version: str
-    """What identifies rows that are in no local file: the Hub's commit."""
+    """Identifies rows that are in no local file: the Hub's commit."""
 
     def count(self, limit: int | None) -> int | None:
-        """Rows there are, counted no further than `limit`; None: only reading them would tell."""
+        """Number of rows, counted up to `limit`. None: unknown before they are read."""
         ...
 
     def rows(self, start: int, columns: list[str]) -> Iterator[Row]:
-        """Rows from the `start`-th, with at least those `columns` that there are."""
+        """Rows from the `start`-th, with at least those of `columns` that exist."""
         ...
 
 
 @contextmanager
 def readable(path: Path, *kinds: type[Exception]) -> Iterator[None]:
-    """Failures of the file itself, rather than of a row, are the user's to mend."""
+    """Turn errors of the file itself (not of a row) into a `SourceError` with a remedy."""
     expected: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, *kinds)
     try:
         yield
     except expected as error:
         remedy = "it may be cut short or of another format: write or copy it again"
-        if reason := getattr(error, "strerror", None):  # the system's, not a decoder's
-            remedy = "check that it is there and that you may read it"
+        if reason := getattr(error, "strerror", None):  # an error of the system, not of a decoder
+            remedy = "check that it exists and that you may read it"
         raise SourceError(f"{path}: cannot be read: {reason or error}; {remedy}") from error
 
 
 def refuse_special(path: Path) -> None:
-    """Raise `SourceError` unless it is a file or a folder: a pipe or a device would be waited for,
-    or read without end."""
+    """Raise `SourceError` unless it is a file or a folder: reading a pipe or a device may never end."""
     with readable(path, ValueError):
         mode = path.stat().st_mode
     for is_one, name in _SPECIAL:
         if is_one(mode):
-            raise SourceError(f"{path}: {name} and not a file; write what it gives to a file")
+            raise SourceError(f"{path}: {name} and not a file; write its contents to a file")
 
 
 _SPECIAL = (
@@ -84,8 +83,8 @@ _SPECIAL = (
 
 
 def text_of(value: object) -> str | None:
-    """A single value as text: what a date, a decimal or a number writes. None: it is a list, an
-    object, null, or bytes that are no text.
+    """A single value as text, such as a date, a decimal or a number. None: it is a list, an object,
+    null, or bytes that are no text.
 
     >>> text_of("007"), text_of(Decimal("1.50")), text_of(datetime.date(2024, 1, 31)), text_of(True)
     ('007', '1.50', '2024-01-31', 'true')
@@ -121,7 +120,7 @@ def listed(names: Iterable[str], most: int = 20) -> str:
 
 
 def kind_of(value: object) -> str:
-    """A value's type in JSON's words."""
+    """A value's type, by JSON's names."""
     return _KINDS.get(type(value), f"a {type(value).__name__}")
 
 

@@ -14,7 +14,7 @@ HUB_TIMEOUT = 20.0
 
 
 class HubDataset:
-    """One dataset, at the commit that its revision, or its newest, had when it was opened."""
+    """One dataset, at the commit that its revision (by default the newest) had when it was opened."""
 
     def __init__(
         self, name: str, subset: str | None, split: str, revision: str | None = None
@@ -49,7 +49,7 @@ class HubDataset:
     def _reachable(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # the Hub's libraries share no base of theirs
+        except Exception as error:  # the errors of the Hub's libraries share no base class
             message = " ".join(str(error).split())[:300] or type(error).__name__
             raise SourceError(
                 f"Hub dataset {self._name!r}, split {self._split!r}: {message}; check the name, "

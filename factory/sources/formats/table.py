@@ -1,9 +1,9 @@
-"""A local dataset whatever its columns: its rows as they were written, and types to write them with.
+"""Local datasets with any columns: their rows as written, and types to write them with.
 
-In: a file or folder that `open_local` reads. Out: plain rows, any number of times, memory flat; rows
-that cannot be read are counted by reason and not among them. A type is never guessed from a text:
-it is what the values of a column have in common, over all rows, and where they have nothing in
-common the column is text (a list or an object in it as JSON).
+In: a file or folder that `open_local` reads. Out: plain rows, any number of times, in flat memory. Rows
+that cannot be read are left out and counted by reason. A type is never guessed from a text: a column's
+type is the one that all its values share. If they share none, the column is text (a list or an object
+in it as JSON).
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ if TYPE_CHECKING:
     from datasets import Features
 
 MAX_FIELDS = 100
-"""Names of an object's fields. More are keys rather than names: such a column is JSON."""
+"""Most names of fields in an object's type. A column with more is JSON: they are keys, not names."""
 MAX_LEVELS = 6
-"""Lists and objects inside one another that make a type; what is deeper is JSON."""
+"""Deepest nesting of lists and objects in a type. A deeper column is JSON."""
 _EXACT = 2**53
-"""Whole numbers up to it are floats too."""
+"""Largest whole number up to which every whole number is exact as a float."""
 
 Type = str | tuple[str, Any]
-"""null, bool, int, wide (an int that no float holds), float, text; ("list", type) or
+"""A type: null, bool, int, wide (an int that no float holds), float, text; ("list", type) or
 ("object", {name: type})."""
 
 
 class Table:
-    """Raises `SourceError` if it cannot be read, or two columns have one name."""
+    """A local dataset. Raises `SourceError` if it cannot be read, or two columns have the same name."""
 
     def __init__(self, path: Path, split: str = "train") -> None:
         self.path = path
         self._reader = open_local(path, split)
         self._has_cells = isinstance(self._reader, Delimited)
         self.schema: Any = getattr(self._reader, "schema", None)
-        """pyarrow's; None: the format has no types."""
+        """pyarrow's schema. None: the format has no types."""
         self.columns = list(dict.fromkeys(self._reader.columns))
-        """In the order in which they first appear. Without a schema, all rows are read for it."""
+        """Names in order of first appearance. Without a schema, all rows are read to find them."""
         if len(self.columns) < len(self._reader.columns):
             twice = next(c for c, n in Counter(self._reader.columns).items() if n > 1)
             raise SourceError(f"{path}: more than one column is named {twice!r}; rename one")
         self.left_out: Counter[str] = Counter()
         """Lines and rows that cannot be read, by reason."""
         self.first_bad = ""
-        """The first of them: its place, and what is wrong."""
+        """The first of them: its place and the error."""
         self.count = 0
         self._look()
 
     def _look(self) -> None:
-        """Count rows and columns."""
+        """Count rows, and collect columns."""
         columns = dict.fromkeys(self.columns)
         for place, row, error in self._all():
             if row is None:
@@ -73,7 +73,7 @@ class Table:
         return (row for _, row, _ in self._all() if row is not None)
 
     def placed(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Rows with the place where each stands, as `rows.jsonl:12`."""
+        """Rows with their places, such as `rows.jsonl:12`."""
         return ((place, row) for place, row, _ in self._all() if row is not None)
 
     def _all(self) -> Iterator[tuple[str, dict[str, Any] | None, str]]:
@@ -104,7 +104,7 @@ def add_types(types: dict[str, Type], row: Mapping[str, Any]) -> None:
 
 
 def feature_of(kind: Type) -> Any:
-    """The feature of `datasets` that holds it."""
+    """The feature of `datasets` for a type."""
     from datasets import List, Value
 
     if isinstance(kind, tuple):
@@ -116,7 +116,7 @@ def feature_of(kind: Type) -> Any:
 
 
 def conformed(value: Any, kind: Type) -> Any:
-    """The value as the type has it."""
+    """The value converted to the type."""
     if value is None:
         return None
     if isinstance(kind, tuple):
@@ -135,15 +135,14 @@ def json_of(value: Any) -> str:
 
 
 def features_of_schema(schema: Any) -> tuple[Features, list[str]]:
-    """The features of an Arrow schema, and the columns of a type that `datasets` lacks, as text."""
+    """The features of an Arrow schema, and the columns that become text because `datasets` lacks their
+    type."""
     import pyarrow as pa
     from datasets import Features, Value
 
     try:
         return Features.from_arrow_schema(schema), []
-    except (
-        Exception
-    ):  # it raises what it likes for a type it does not know, or metadata not its own
+    except Exception:  # it may raise anything for an unknown type or foreign metadata
         features: dict[str, Any] = {}
         others: list[str] = []
     for field in schema:
@@ -186,13 +185,15 @@ def _type(value: Any, level: int = 0) -> Type:
                 inner = _joined(inner, _type(entry, level + 1))
             return ("list", inner)
         case dict() if level < MAX_LEVELS and 0 < len(value) <= MAX_FIELDS:
-            if all(isinstance(name, str) and name != "_type" for name in value):  # `datasets`' own
+            if all(
+                isinstance(name, str) and name != "_type" for name in value
+            ):  # reserved by `datasets`
                 return ("object", {n: _type(entry, level + 1) for n, entry in value.items()})
     return "text"
 
 
 def _joined(one: Type, other: Type) -> Type:
-    """What holds both."""
+    """The narrowest type that holds the values of both."""
     if other in (one, "null"):
         return one
     if one == "null":

@@ -1,9 +1,9 @@
-"""JSON lines, JSON lists, CSV and TSV, compressed or not: text stays text.
+"""Readers of JSON lines, JSON lists, CSV and TSV, compressed or not. Text stays text.
 
-A number keeps every digit that was written: whole numbers of any size, and decimals that a float
-cannot hold (`Decimal`). Nothing is taken for a date or a missing value: a cell is its text, and an
-absent one the empty text. Of equal keys of an object the last counts. Memory stays flat, except for
-a JSON list, which is read whole.
+A number keeps all its digits: whole numbers of any size, and decimals that a float cannot hold
+(`Decimal`). Nothing is interpreted as a date or a missing value: a cell is its text, and an absent cell
+the empty text. If an object repeats a key, the last value counts. Memory stays flat, except for a JSON
+list, which is read whole.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from factory.core.errors import SourceError
 from factory.sources.formats.base import PEEK_ROWS, Row, kind_of, readable
 
 MAX_LINE = 16 * 2**20
-"""Bytes. No prompt is that long: it is a file without newlines, or a quote never closed."""
+"""Most bytes of a line. A longer one means missing newlines or a quote that is not closed."""
 MAX_LIST = 2**30
-"""Bytes of a JSON list, which must fit in memory with what is made of it."""
+"""Most bytes of a JSON list, which must fit in memory together with its rows."""
 MAX_DEPTH = 100
-"""Lists and objects inside one another."""
+"""Deepest nesting of lists and objects."""
 MAX_DIGITS = 1000
-"""Of one number. Python itself takes no text of more than 4,300 for one."""
+"""Most digits of a number. Python itself accepts at most 4,300."""
 MAX_RATIO, RATIO_FROM = 200, 2**25
-"""A compressed file that grows more than so many times, and beyond so many bytes, is no text that
-anybody wrote."""
+"""Most growth of a compressed file, as a ratio, once it has grown beyond this number of bytes. Real text
+grows less."""
 
 _DELIMITERS = (",", ";", "\t", "|")
 
 
 class JsonLines:
-    """One JSON object a line. A blank line is no row."""
+    """A file with one JSON object per line. Blank lines are skipped."""
 
     has_schema = False
     version = ""
@@ -65,7 +65,7 @@ class JsonLines:
 
 
 class Json(JsonLines):
-    """One JSON list of objects, or for all that JSON lines: many name those so too."""
+    """A JSON list of objects, or JSON lines in a file named `.json`, which is common."""
 
     def records(self) -> Iterator[tuple[int | None, bytes]]:
         path = self.files[0]
@@ -76,22 +76,22 @@ class Json(JsonLines):
         if len(data) > MAX_LIST:
             raise SourceError(
                 f"{path}: a JSON list of more than {MAX_LIST // 2**30} GiB, which is read whole; "
-                f"make lines of it: jq -c '.[]' {path.name} > {path.stem}.jsonl"
+                f"convert it to lines: jq -c '.[]' {path.name} > {path.stem}.jsonl"
             )
         try:
             rows = msgspec.json.decode(data.removeprefix(codecs.BOM_UTF8), type=list[msgspec.Raw])
         except (ValueError, RecursionError) as error:
             raise SourceError(
-                f"{path}: not a JSON list: {error}; write it again, or one object a line"
+                f"{path}: not a JSON list: {error}; write it again, or one object per line"
             ) from error
         return ((None, bytes(row)) for row in rows)
 
 
 class Delimited:
-    """CSV or TSV: the first row names the columns, quoted cells may hold newlines.
+    """A CSV or TSV file. The first row names the columns; quoted cells may hold newlines.
 
-    Separated by `delimiter`, or where the first row has more cells by another of the usual ones, by
-    that. Strict: a stray quote, or a row with more or fewer cells than columns, is an error of that
+    Cells are separated by `delimiter`, or by another usual delimiter if that gives the first row more
+    cells. Strict: a stray quote, or a row with more or fewer cells than columns, is an error of that
     row.
     """
 
@@ -126,13 +126,13 @@ class Delimited:
 
     def _records(self) -> Iterator[tuple[int, list[str], str | None, bytes]]:
         """(line where it starts, cells, error, bytes) of each record, the header first."""
-        csv.field_size_limit(MAX_LINE)  # the process's, but only ever set to this
+        csv.field_size_limit(MAX_LINE)  # a setting of the process; nothing else changes it
         pending: list[bytes] = []
 
         def feed() -> Iterator[str]:
             for _, line in _lines(self.files[0]):
                 pending.append(line)
-                # Of a line too long to be a row nothing is parsed: `_text_error` says so.
+                # A line that is too long is not parsed; `_text_error` reports it.
                 yield line.decode("utf-8", "surrogateescape") if len(line) < MAX_LINE else "\n"
 
         reader = csv.reader(feed(), delimiter=self._delimiter, strict=True)
@@ -151,12 +151,12 @@ class Delimited:
 
 
 def split_cell(text: str) -> list[str]:
-    """The entries of a cell that holds a list: it has no other way to.
+    """The entries of a cell that holds a list, separated by commas or semicolons.
 
     >>> split_cell("safety, advice"), split_cell("a;b"), split_cell("plain words"), split_cell("")
     (['safety', 'advice'], ['a', 'b'], ['plain words'], [])
 
-    A list as JSON or Python writes it is read as one:
+    Lists as written by JSON or Python are read too:
 
     >>> split_cell('["safety", "a, b"]'), split_cell("['safety', 'advice']")
     (['safety', 'a, b'], ['safety', 'advice'])
@@ -177,7 +177,7 @@ def _number(text: str) -> float | Decimal:
     value = float(text)
     is_lost = value == 0 and any(digit in "123456789" for digit in re.split("[eE]", text)[0])
     if not math.isfinite(value) or is_lost or len(text) > MAX_DIGITS:
-        raise ValueError("a number out of range; put it in quotes to have it as text")
+        raise ValueError("a number out of range; put it in quotes to keep it as text")
     if len(text) < 16 or (exact := Decimal(text)) == Decimal(repr(value)):
         return value
     return exact
@@ -213,7 +213,7 @@ def _is_deep(value: object) -> bool:
 
 
 def _likeliest(delimiter: str, header: bytes) -> str:
-    """What separates the cells of the first line. Of equals the one given."""
+    """The delimiter that gives the first line the most cells. The given one wins a tie."""
     text = header.decode("utf-8", "replace")
 
     def cells(mark: str) -> int:
@@ -234,7 +234,7 @@ def _begins_list(path: Path) -> bool:
 
 
 def _refuse_utf16(path: Path) -> None:
-    """UTF-16, with its mark or, as it is of text in Latin letters, with a NUL in every character."""
+    """Raise `SourceError` for UTF-16: its byte order mark, or the NUL in every Latin character."""
     with readable(path), _open(path) as stream:
         head = stream.read(64)
     low, high = head[::2], head[1::2]
@@ -247,7 +247,7 @@ def _refuse_utf16(path: Path) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line) without the BOM; a line beyond `MAX_LINE` is cut there."""
+    """(number from 1, line), without the BOM. A line longer than `MAX_LINE` is cut there."""
     with readable(path), _open(path) as stream:
         is_packed = isinstance(stream, gzip.GzipFile)
         allowed = max(RATIO_FROM, MAX_RATIO * path.stat().st_size) if is_packed else None
@@ -263,13 +263,13 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                     break
             if allowed is not None and read > allowed:
                 raise SourceError(
-                    f"{path}: unpacks to more than {MAX_RATIO} times its size, which no text does; "
-                    "if it is meant, unpack it and name the file it makes"
+                    f"{path}: unpacks to more than {MAX_RATIO} times its size, unlike any real "
+                    "text; if it is intended, unpack it and name the unpacked file"
                 )
 
 
 def _text_error(raw: bytes) -> str | None:
-    """What is wrong with a row's bytes before their format is looked at."""
+    """An error in a row's bytes, before they are parsed. None: no error."""
     if len(raw) >= MAX_LINE:
         return f"{MAX_LINE // 2**20} MiB or longer: newlines are missing, or a quote is not closed"
     if (offset := raw.find(b"\0")) >= 0:

@@ -1,1 +1,1 @@
-"""What the trainers share: the order of a training, options, rows, checkpoints, the log."""
+"""Code shared by the trainers: the order of a training, options, rows, checkpoints, the log."""

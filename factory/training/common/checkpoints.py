@@ -1,12 +1,12 @@
-"""Checkpoints on disk: sealed once they are whole, looked at before a training goes on from one.
+"""Checkpoints on disk: sealed once they are whole, and checked before a training continues from one.
 
-    checkpoints/checkpoint-N/   what the trainer wrote after step N
-        sealed.json             of every other file its size in bytes and its hash; written last
+    checkpoints/checkpoint-N/   the trainer's files after step N
+        sealed.json             size in bytes and hash of every other file; written last
 
-A checkpoint is sealed when all of it is on disk, and an older one goes only then. Before a training
-goes on from one, its files are compared with the seal. One without a seal (of an older version, or a
-kill came right before) is judged by what loading it needs: JSON that parses, weights as long as their
-headers say, optimizer, schedule and random states as archives that have their end.
+A checkpoint is sealed when all of it is on disk; only then is an older one deleted. Before a training
+continues from one, its files are compared with the seal. A checkpoint without a seal (of an older
+version, or after a kill) is checked for what loading needs: JSON that parses, weights as long as their
+headers say, and complete archives of optimizer, schedule and random states.
 """
 
 from __future__ import annotations
@@ -45,8 +45,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def newest(folder: Path, *, reads: bool = True) -> tuple[Path | None, dict[Path, str]]:
-    """The newest whole checkpoint, and of each newer one what is wrong with it. `reads`: as for
-    `problem`."""
+    """The newest whole checkpoint, and the problem of each newer one. `reads`: as for `problem`."""
     broken: dict[Path, str] = {}
     for checkpoint in all_of(folder):
         if reason := problem(checkpoint, reads=reads):
@@ -76,15 +75,15 @@ def keep_newest(folder: Path, limit: int | None) -> None:
 
 
 def delete_after(folder: Path, step: int) -> None:
-    """Delete those of later steps: a training that goes on at `step` writes them anew."""
+    """Delete checkpoints of later steps: a training that continues at `step` writes them again."""
     for checkpoint in all_of(folder):
         if step_of(checkpoint) > step:
             _delete(checkpoint)
 
 
 def problem(checkpoint: Path, *, reads: bool = True) -> str:
-    """Why no training can go on from it; empty: one can. `reads`: compare the content with the seal
-    too, not only the sizes."""
+    """The reason why no training can continue from a checkpoint. Empty: one can. `reads`: compare the
+    contents with the seal too, not only the sizes."""
     for name in _NEEDED:
         if not (checkpoint / name).is_file():
             return f"it has no {name}"
@@ -145,8 +144,8 @@ def _missing_part(index: Path, value: Any) -> str:
 
 
 def _safetensors_size(file: Path) -> int | None:
-    """How many bytes its header says that it has: the header's length in 8 bytes, the header, the
-    tensors. None: it has no header."""
+    """The size in bytes that a safetensors header states: 8 bytes for the header's length, the header,
+    the tensors. None: there is no valid header."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > file.stat().st_size:
@@ -176,7 +175,8 @@ def _hash(file: Path) -> str:
 
 
 def _delete(checkpoint: Path) -> None:
-    """Its seal and state first: a kill halfway leaves nothing that looks whole."""
+    """Delete a checkpoint, its seal and state first, so that a kill halfway leaves none that looks
+    whole."""
     for name in (SEAL, "trainer_state.json"):
         (checkpoint / name).unlink(missing_ok=True)
     shutil.rmtree(checkpoint)

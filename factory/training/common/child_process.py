@@ -18,10 +18,10 @@ from factory.training.config import TrainingConfig
 def train_in_child_process(
     training: TrainingConfig, data: Path, model: str, out: Path
 ) -> dict[str, Any]:
-    """`factory train` as the recipe's entry says, on the dataset `data`; returns training.json.
+    """Run `factory train` for a recipe's entry, on the dataset `data`, and return training.json.
 
-    What is finished is left alone, what was stopped goes on. The config is written beside `out`.
-    However this process ends, the training does not outlive it.
+    A finished training is not repeated; a stopped one continues. The config is written beside `out`.
+    However this process ends, the training ends too.
     Raises `FactoryError` if the training fails, `KeyboardInterrupt` if it was interrupted.
     """
     config = out.with_name(f"{out.name}.yaml")
@@ -31,7 +31,7 @@ def train_in_child_process(
     command += ["--data", str(data), "--model", model, "--out", str(out), "--config", str(config)]
     if training.lora is not None:
         command += ["--lora", msgspec.json.encode(training.lora).decode()]
-    # What it prints at the end is for who trains by hand.
+    # Its last lines are for users of `factory train`.
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         reaper = start_reaper([process.pid])
         try:

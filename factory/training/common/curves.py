@@ -25,7 +25,7 @@ _PANELS: dict[str, tuple[str, ...]] = {
 
 
 def draw(log: Path, out: Path) -> list[Path]:
-    """Draw what the log holds into the folder `out`; the files made, none if there is nothing."""
+    """Draw the log's curves into the folder `out`. Returns the files made; none if the log is empty."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     panels = {
         title: found
@@ -59,5 +59,5 @@ def draw(log: Path, out: Path) -> list[Path]:
 
 
 def _points(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
-    """(step, value) where the log has one."""
+    """(step, value) of a metric, for each line that has it."""
     return [(line["step"], line[name]) for line in lines if line.get(name) is not None]

@@ -1,4 +1,4 @@
-"""The dataset to train on: opened, read in one form, and checked before anything slow begins.
+"""The dataset to train on, opened, converted to one form, and checked before anything slow begins.
 
 In: a file or folder of any format that a recipe's source takes, or a Hub dataset id (its `train`
 split). Out: a `datasets.Dataset` with at least one row and the trainer's columns, and a hash of its
@@ -43,47 +43,47 @@ _VIEWS: dict[str, tuple[str, ...]] = {
 
 
 class Opened(NamedTuple):
-    """What is trained on."""
+    """A dataset that is ready for training."""
 
     dataset: Dataset
     fingerprint: str
     """Hash of the contents, 32 hex digits."""
     left_out: dict[str, int] = {}
-    """Rows that are not in `dataset`, by reason."""
+    """Reason -> number of rows that are not in `dataset`."""
     forms: dict[str, int] = {}
-    """Rows by the form that their conversations had: strings, transcripts, messages."""
+    """Form of the conversations (strings, transcripts, messages) -> number of rows."""
     is_plain: bool = False
-    """All conversations are texts, and `dataset` has them so; else it has messages."""
+    """True: all conversations are texts, also in `dataset`. False: `dataset` has messages."""
     prm800k: dict[str, int] = {}
-    """Of PRM800K's files: steps and lines that made no row, by reason."""
+    """For PRM800K's files: reason -> number of steps and lines that made no row."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """Rows that somebody else wrote, and which can be read any number of times."""
+    """Rows of any origin, which can be read any number of times."""
 
     columns: list[str]
     count: int
     rows: Callable[[], Iterator[tuple[str, dict[str, Any]]]]
-    """Each with its place, as `line 12`."""
+    """Rows with their places, such as `line 12`."""
     schema: Any
-    """pyarrow's; None: the format has no types."""
+    """pyarrow's schema. None: the format has no types."""
     fingerprint: str
     dataset: Callable[[], Dataset] | None = None
     """The same rows as `datasets` opens them."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """What cannot be read, by reason."""
+    """Reason -> number of rows that cannot be read."""
     first_bad: str = ""
-    """The first of it: its place, and what is wrong."""
+    """The first of them: its place and the error."""
 
 
 def open_dataset(
     data: Path | str, kind: str, columns: tuple[str, ...], or_columns: tuple[str, ...] = ()
 ) -> Opened:
-    """The dataset, for a training of this kind.
+    """Open the dataset for a training of this kind.
 
-    Raises `RecipeError` if there is none, it has no rows, none that can be trained on, or it lacks
-    one of `columns`; having all of `or_columns`, if any, will do as well.
+    Raises `RecipeError` if it does not exist, has no rows or none that can be trained on, or lacks one
+    of `columns` (and one of `or_columns`, if these are given).
     """
     where = f"factory train {kind}: the dataset at {data}"
     given = open_given(data, where)
@@ -356,7 +356,7 @@ def _check_columns(
 
 
 def _suggestion(has: list[str]) -> str:
-    """What these columns are good for instead, or nothing."""
+    """A hint for which training these columns are suited; or empty."""
     for view, columns in _VIEWS.items():
         if set(columns) <= set(has):
             return f". These columns are a {view} view's: use factory train {trainer_of(view)}"

@@ -1,8 +1,8 @@
-"""Answers that were cut: they are trained on without an end, so that no model learns to stop there.
+"""Cut answers in training: they get no end token, so that no model learns to stop there.
 
-A row says of its answers how they ended, in the columns `REASONS`: `stop`, or `length` where the limit of
-tokens came first. Of a `length` the ids end with the answer's own text: neither the template's end of
-a turn nor an end-of-text token follows. A row without the column, or with anything else in it, ended.
+The columns `REASONS` hold the answers' finish reasons: `stop`, or `length` for a cut answer. The ids of a
+cut answer end with its own text, without the template's end of a turn or an end-of-text token. An answer
+without the column, or with any other value, counts as ended.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ REASONS = {
     "rejected": "rejected_finish_reason",
     "responses": "finish_reasons",
 }
-"""Of a column of answers, the column that says how they ended."""
+"""Column of answers -> column of their finish reasons."""
 
 
 def is_cut(reason: Any) -> bool:
@@ -30,7 +30,7 @@ def is_cut(reason: Any) -> bool:
 
 
 def reasons_of(given: Any, count: int) -> list[Any]:
-    """How each of `count` responses ended, of a row's `finish_reasons`; None: nobody says."""
+    """Finish reason of each of `count` responses, from a row's `finish_reasons`. None: unknown."""
     return given if isinstance(given, list) and len(given) == count else [None] * count
 
 
@@ -46,14 +46,14 @@ def unended_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 
 def scored_ids(tokenizer: Any, messages: Sequence[Message], reason: Any) -> list[int]:
-    """What a reward model reads of a conversation whose last answer ended by `reason`."""
+    """Ids that a reward model reads for a conversation whose last answer has the finish reason `reason`."""
     if is_cut(reason):
         return unended_ids(tokenizer, messages)
     return conversation_ids(tokenizer, messages, {})
 
 
 def with_answer(tokenizer: Any, prompt: Any, answer: Any) -> list[int]:
-    """Ids of a prompt and a cut answer, both messages or both text: TRL's, less the end."""
+    """Ids of a prompt and a cut answer, both messages or both text: those of TRL without the end."""
     if isinstance(prompt, str):
         text = prompt + answer.removesuffix(tokenizer.eos_token or "")  # which TRL has put there
         ids: list[int] = tokenizer(text)["input_ids"]
@@ -62,8 +62,8 @@ def with_answer(tokenizer: Any, prompt: Any, answer: Any) -> list[int]:
 
 
 def without_ends(rows: Dataset, tokenizer: Any, ids_of: Mapping[str, str]) -> Dataset:
-    """Rows that TRL tokenised, `prompt_ids` and others, with the ends of cut answers taken away.
-    `ids_of`: of each column of answers that of its ids."""
+    """Rows that TRL tokenized, with the ends of cut answers removed. `ids_of`: column of answers -> column
+    of their ids."""
     known = {answer: ids for answer, ids in ids_of.items() if REASONS[answer] in rows.column_names}
     if not known:
         return rows
@@ -81,7 +81,7 @@ def without_ends(rows: Dataset, tokenizer: Any, ids_of: Mapping[str, str]) -> Da
 
 
 def labels_without_ends(rows: Dataset, tokenizer: Any) -> Dataset:
-    """The same of rows with `input_ids` and `labels`."""
+    """As `without_ends`, for rows with `input_ids` and `labels`."""
     if REASONS["completion"] not in rows.column_names:
         return rows
 
@@ -97,7 +97,7 @@ def labels_without_ends(rows: Dataset, tokenizer: Any) -> Dataset:
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens they share from the start."""
+    """Number of tokens that both have in common from the start."""
     shared = 0
     while shared < min(len(one), len(other)) and one[shared] == other[shared]:
         shared += 1

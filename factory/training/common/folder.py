@@ -1,4 +1,4 @@
-"""The folder a training writes: what it holds, and whether this training may go on in it.
+"""The folder of a training: its files, and the check whether this training may continue in it.
 
     OUT/
       job.json         what is trained on what; written first
@@ -34,11 +34,11 @@ from factory.training.common import checkpoints, options, references
 
 _TEMPORARY = ".weights-"
 _HALF = re.compile(r"\.(job\.json|training\.json|quality\.json|log\.jsonl)(\.\d+)?")
-"""What a kill leaves of a file that is written whole."""
+"""Temporary files that a kill leaves."""
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What decides a training's result. Two jobs are the same if all but the paths are."""
+    """Everything that decides a training's result. Jobs that differ only in paths are the same."""
 
     kind: str
     data: str
@@ -47,17 +47,17 @@ class Job(msgspec.Struct, frozen=True):
     model_fingerprint: str
     lora: dict[str, Any] | None
     config: dict[str, Any]
-    """As the user gave it."""
+    """The config as the user gave it."""
     contents: dict[str, str] = {}
     """`references.contents` of the config."""
 
     batch: int | None = None
-    """Sequences a step: processes x per_device_train_batch_size x gradient_accumulation_steps. None:
-    not known yet. Going on with another, a training would skip other rows than it has seen."""
+    """Sequences per step: processes x per_device_train_batch_size x gradient_accumulation_steps. None:
+    not known yet. With a different number, a continued training would skip the wrong rows."""
 
     def difference(self, other: Job) -> str:
-        """The first thing in which `other` differs, in words; empty if it is the same training. Where
-        the content of what a config names is known, it counts, and not the path."""
+        """The first difference of `other`, in words; empty if it is the same training. For a path in the
+        config whose contents are known, the contents count, not the path."""
         if self.kind != other.kind:
             return f"kind {other.kind}, not {self.kind}"
         if self.data_fingerprint != other.data_fingerprint:
@@ -79,7 +79,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 def _scaled(lora: dict[str, Any] | None) -> dict[str, Any] | None:
-    """With the `lora_alpha` of a job that has none: it is of a version that left it to peft."""
+    """`lora` with peft's `lora_alpha` if it has none, as in jobs of older versions."""
     return None if lora is None else {"lora_alpha": options.PEFT_ALPHA, **lora}
 
 
@@ -87,7 +87,7 @@ class TrainingFolder:
     """One training's folder. Nothing is written before it is `held`."""
 
     def __init__(self, path: Path, job: Job) -> None:
-        """Raises `FactoryError` if the folder holds anything but this training."""
+        """Raises `FactoryError` if the folder holds anything except this training."""
         self.path = path
         self.job = job
         if path.exists() and not path.is_dir():
@@ -98,7 +98,7 @@ class TrainingFolder:
 
     def _refuse_others(self) -> None:
         path = self.path
-        # What a training makes before job.json: a kill may leave it behind.
+        # Files that a training makes before job.json, which a kill may leave.
         checkpoint, _ = checkpoints.newest(self.checkpoints, reads=False)
         early = {LOCK} if checkpoint else {LOCK, self.checkpoints.name}
         names = sorted(
@@ -127,8 +127,8 @@ class TrainingFolder:
         return self.path / "log.jsonl"
 
     def record(self) -> dict[str, Any] | None:
-        """training.json, if this training is finished. Raises `FactoryError` if its weights are not
-        what it wrote."""
+        """training.json, if this training is finished. Raises `FactoryError` if its weights are missing
+        or have another size."""
         path = self.path / "training.json"
         if not path.exists():
             return None
@@ -146,8 +146,8 @@ class TrainingFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """The folder while this process trains in it, with job.json written. Raises `FactoryError`
-        if another process does, or has begun another training since the folder was looked at."""
+        """Hold the folder while this process trains in it, with job.json written. Raises `FactoryError` if
+        another process trains in it, or has begun another training there meanwhile."""
         with alone_in(self.path):
             self._refuse_others()
             for leftover in self.path.glob(f"{_TEMPORARY}*"):
@@ -160,7 +160,7 @@ class TrainingFolder:
 
     @contextmanager
     def publishing(self) -> Iterator[Path]:
-        """A temporary folder; what is in it at the end is moved into place."""
+        """Yield a temporary folder, whose files are moved into place at the end of the block."""
         with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=self.path) as name:
             yield Path(name)
             for file in Path(name).rglob("*"):

@@ -1,7 +1,8 @@
-"""Options: a recipe's mapping becomes a trainer's config and a LoRA config.
+"""Options of a training: a recipe's mapping -> a trainer's config and a LoRA config.
 
-The user's values win over the trainer's defaults, those over the ones here, and the library's own
-fill the rest. No option of TRL is declared here: a misspelt one is found by looking at its fields.
+The user's values have precedence over the trainer's defaults, those over the defaults here, and those
+over the library's own. No option of TRL is declared here: misspelled names are found by its config's
+fields.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ LoraTask = Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"]
 
 PEFT_RANK = 8
 PEFT_ALPHA = 8
-"""Where a `peft.LoraConfig` is not told."""
+"""`lora_alpha` of a `peft.LoraConfig` by default."""
 
 _EVERYWHERE: dict[str, Any] = {
-    "num_train_epochs": 1,  # a second pass over preferences mostly memorises them
+    "num_train_epochs": 1,  # a second pass over preferences mostly memorizes them
     "seed": 42,
     "logging_steps": 5,
     "logging_first_step": True,
@@ -119,7 +120,7 @@ def _check_number(name: str, value: Any, where: str) -> None:
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
-    """YAML reads 1e-5 as text, so numbers are converted; only plain types are looked at."""
+    """Convert a value to a plain type. (Some YAML readers give 1e-5 as text.)"""
     from pydantic import TypeAdapter, ValidationError
 
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
@@ -142,7 +143,7 @@ def resolve(
     *,
     is_lora: bool,
 ) -> dict[str, Any]:
-    """All the options that differ from the library's, for this machine. `kind` is the config class:
+    """All options that differ from the library's defaults, for this machine. `kind`: the config class:
     TRL's, ours that extends it, or `transformers.TrainingArguments`."""
     import torch
 
@@ -166,7 +167,7 @@ def resolve(
 
 
 def build(kind: type, options: Mapping[str, Any], out: Path) -> Any:
-    """The config object. Raises `RecipeError` in the library's words if it refuses a value."""
+    """The config object. Raises `RecipeError` with the library's message if it refuses a value."""
     fields = {field.name for field in dataclasses.fields(kind)}
     taken = {name: value for name, value in options.items() if name in fields}
     try:
@@ -177,8 +178,8 @@ def build(kind: type, options: Mapping[str, Any], out: Path) -> Any:
 
 
 def build_lora(lora: Mapping[str, Any] | None, task: LoraTask = "CAUSAL_LM") -> Any:
-    """A `peft.LoraConfig`, or None. All linear layers but the head, unless `lora` says otherwise.
-    A scoring head is new, so it is trained whole: peft sees to that by the task."""
+    """A `peft.LoraConfig`, or None. It adapts all linear layers except the head, unless `lora` says
+    otherwise. A scoring head is new, so peft trains it whole, by the task."""
     if lora is None:
         return None
     from peft import LoraConfig
@@ -216,7 +217,7 @@ def with_alpha(lora: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe_lora(config: Any) -> str:
-    """What to tell at the start about a `peft.LoraConfig`."""
+    """The line about a `peft.LoraConfig` that is printed at the start."""
     targets = config.target_modules
     where = targets if isinstance(targets, str) else ", ".join(sorted(targets or ()))
     return (

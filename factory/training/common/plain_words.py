@@ -1,4 +1,4 @@
-"""What stopped a training, in plain language, with what to change."""
+"""Errors that stop a training, in plain language, with a remedy."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from factory.training.common import checkpoints
 
 
 class Advice(NamedTuple):
-    """What a trainer says where memory runs out, and whose errors its are."""
+    """A trainer's advice if memory runs out, and the library that its errors come from."""
 
     library: str = "TRL"
     length: str = "max_length"
-    """The option that a sequence's length is."""
+    """Name of the option that limits a sequence's length."""
     accumulate: str = " and double gradient_accumulation_steps (the same training)"
-    """After `halve per_device_train_batch_size`."""
+    """Text after `halve per_device_train_batch_size`."""
     less_memory: str = ""
-    """What else helps, as `lower num_generations; `."""
+    """Further advice, such as `lower num_generations; `."""
 
 
-# Those of a disk that is full, broken or closed to us. Others are of a path that is wrong.
+# Errors of a full, broken or read-only disk. Others are errors of a wrong path.
 _DISK = {
     getattr(errno, name)
     for name in ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EFBIG", "ESTALE", "EACCES", "EPERM", "ENODEV")
     if hasattr(errno, name)
 }
-# What safetensors and torch say of it, whose errors are no OSError: Rust's words, torch's archive.
+# Messages of safetensors (from Rust) and torch (its archive) about it, which are no OSError.
 _DISK_WORDS = ("I/O error", "os error", "inline_container", "PytorchStreamWriter", "iostream error")
 
 
@@ -88,7 +88,7 @@ def _out_of_memory(error: Exception, config: Mapping[str, Any], advice: Advice) 
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it came from: libraries wrap what a disk said."""
+    """The error and its causes, since libraries wrap a disk's errors."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -106,14 +106,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def _how_to_go_on(out: Path | None) -> str:
-    """What to do about a disk, and where the training then goes on."""
+    """The remedy for a disk's error, and the point from which the training then continues."""
     if out is None:
-        return "Make room or mend the disk, then add --resume"
+        return "Make room or fix the disk, then add --resume"
     with_parents = (out, *out.absolute().parents)
     free = shutil.disk_usage(next(path for path in with_parents if path.exists())).free
     checkpoint, _ = checkpoints.newest(out / "checkpoints", reads=False)
     where = f"goes on from {checkpoint.name}" if checkpoint else "starts again"
     return (
-        f"Make room where {out} is ({free / 1e9:.1f} GB are free there) or mend the disk; then the same "
+        f"Make room where {out} is ({free / 1e9:.1f} GB are free there) or fix the disk; then the same "
         f"command with --resume {where}"
     )

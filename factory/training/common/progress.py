@@ -1,8 +1,7 @@
-"""What a training says while it runs: how far it is, one plain line a logging step with the time left,
-and the same in log.jsonl.
+"""Progress of a training: one plain line per logging step with the time left, and the same in log.jsonl.
 
-It also seals checkpoints, and stops a training whose loss is no longer a number: what it would learn
-from there on is nothing, and the weights are spoilt already.
+It also seals checkpoints, and stops a training whose loss is no longer a number, since its weights are
+already spoiled.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from factory.core.files import sync, whole
 from factory.core.screen import Screen, View, roughly
 from factory.training.common import checkpoints
 
-# TRL's name, ours, and how it is shown. Those a trainer does not log are left out.
+# TRL's name, our name, and the format. Metrics that a trainer does not log are left out.
 _SHOWN = (
     ("loss", "loss", "{:.4f}"),
     ("rewards/margins", "margin", "{:+.3f}"),
@@ -41,19 +40,19 @@ _SHOWN = (
 
 
 def say(text: str) -> None:
-    """A line for the person who waits. Standard output is left to results."""
+    """Print a line for the user on standard error. Standard output is for results."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Steps:
-    """How long steps take, and how long those that are left will. `clock`: seconds that only grow."""
+    """Time per step, and time left. `clock`: a monotonic clock, in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.begin(0)
 
     def begin(self, step: int) -> None:
-        """Training begins after so many steps."""
+        """Begin after `step` finished steps."""
         self.step = step
         self._ended = [self._clock()]
         self._is_saving = False
@@ -71,7 +70,8 @@ class Steps:
         self._is_saving = False
 
     def seconds(self) -> float | None:
-        """Of a step, by the newer half of them: the first one is slow. None: none has ended."""
+        """Seconds per step, over the newer half of the steps, since the first one is slow. None: none has
+        ended."""
         newer = len(self._ended) // 2
         return (self._ended[-1] - self._ended[-1 - newer]) / newer if newer else None
 
@@ -93,12 +93,12 @@ class Steps:
 
 
 def make_progress(log: Path, keep: int | None = None, screen: Screen | None = None) -> Any:
-    """A `TrainerCallback`. transformers is slow to import, so the class is made in here. `keep`: how
-    many checkpoints stay; None: all. `screen`: where it is shown."""
+    """A `TrainerCallback`. The class is made in here since transformers is slow to import. `keep`: number
+    of checkpoints to keep; None: all. `screen`: the screen that shows the progress."""
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):  # type: ignore[misc]
-        """`metrics`: what TRL logged last, which is at the last step. None: not a finite number."""
+        """The callback. `metrics`: TRL's last log, of the last step. None: not a finite number."""
 
         def __init__(self) -> None:
             self.metrics: dict[str, float | None] = {}
@@ -162,7 +162,7 @@ def progress_line(
     seconds: float | None,
     left: float | None = None,
 ) -> str:
-    """`seconds`: a step's. `left`: until the last one ends.
+    """A line of progress. `seconds`: per step. `left`: seconds until the last step ends.
 
     >>> progress_line(5, 20, {"loss": 0.6931, "rewards/margins": 0.002}, 3.14, 47.1)
     'step 5/20  loss 0.6931  margin +0.002  3.1 s/step  about 45 s left'
@@ -179,12 +179,12 @@ def progress_line(
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no word for the others."""
+    """The value; None if it is not finite, which JSON cannot write."""
     return value if math.isfinite(value) else None
 
 
 def last_metrics(log: Path) -> dict[str, float | None]:
-    """What the log's last line says; nothing if there is none."""
+    """The metrics in the log's last line; empty if there is none."""
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     last: dict[str, float | None] = json.loads(lines[-1]) if lines else {}
     return {name: value for name, value in last.items() if name != "step"}

@@ -1,4 +1,4 @@
-"""What a training's config mentions: files, models, and what other trainings make.
+"""References in a training's config: files, models, and results of other trainings.
 
 A config is the user's mapping, of any depth. Every text in it has a place, as `rewards.0.model`, and a
 field, the last name on the way there (of models by name, as `models: {a: DIR}`, the field is `model`).
@@ -21,7 +21,7 @@ PATHS = ("model", "reward_model", "constitution")
 def changed(
     config: Any, change: Callable[[str, str, str], Any], place: str = "", field: str = ""
 ) -> Any:
-    """The config with `change(place, field, text)` in place of each text."""
+    """The config with each text replaced by `change(place, field, text)`."""
     if isinstance(config, str):
         return change(place, field, config)
     inside = f"{place}." if place else ""
@@ -38,7 +38,7 @@ def changed(
 
 
 def trainings(config: Any) -> set[str]:
-    """Names of the trainings whose results it uses, as `trained:NAME`."""
+    """Names of the trainings whose results the config uses, by `trained:NAME`."""
     found: set[str] = set()
 
     def look(place: str, field: str, text: str) -> str:
@@ -51,8 +51,8 @@ def trainings(config: Any) -> set[str]:
 
 
 def filled(config: Any, made: Mapping[str, str], folder: Path) -> Any:
-    """With the folders of `made` in place of `trained:NAME`, and paths, which start at `folder`,
-    absolute."""
+    """The config with `trained:NAME` replaced by the folders of `made`, and with paths, relative to
+    `folder`, made absolute."""
 
     def fill(place: str, field: str, text: str) -> str:
         if text.startswith(weights.TRAINED):
@@ -84,5 +84,5 @@ def contents(config: Any) -> dict[str, str]:
 
 
 def without(config: Any, places: Mapping[str, str]) -> Any:
-    """With None in place of the texts at these places."""
+    """The config with the texts at these places replaced by None."""
     return changed(config, lambda place, field, text: None if place in places else text)

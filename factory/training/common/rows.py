@@ -1,10 +1,10 @@
-"""The rows that trainers read, in one form whatever form they came in.
+"""Conversion of rows of all forms to the one form that trainers read.
 
 In: rows of a dataset, as written. Out: the same rows with their conversations as `{role, content}`
-messages, prompt and answers apart; or, where every row of a dataset has a prompt and answers that
-are plain texts, as those texts, since a model without a chat template is trained on them as they
-are. What is read as what stands in `factory.sources.conversation`. A row that cannot be trained on raises
-`SampleError`, whose message is one of a few.
+messages, prompt and answers separate. If every row of a dataset has a prompt and answers that are plain
+texts, these stay texts, since a model without a chat template is trained on them unchanged. The forms
+are those of `factory.sources.conversation`. A row that cannot be trained on raises `SampleError`, with
+one of a few messages.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """Which columns of a dataset hold conversations, and how."""
+    """The columns of a dataset that hold conversations, and their form."""
 
     pairs: bool = False
     """chosen and rejected."""
@@ -59,7 +59,7 @@ class Shape:
 
 
 def shape_of(kind: str, columns: Collection[str]) -> Shape:
-    """What a training of this kind reads of a dataset with these columns."""
+    """The shape in which a training of this kind reads a dataset with these columns."""
     takes = set(TRAINERS[kind].takes)
     if "process" in takes:
         return Shape(steps=True)
@@ -72,7 +72,7 @@ def shape_of(kind: str, columns: Collection[str]) -> Shape:
 
 
 def read_row(row: Mapping[str, Any], shape: Shape) -> tuple[Row, str]:
-    """The row with its conversations as messages, and the form they were in."""
+    """The row with its conversations as messages, and their original form."""
     made: Row = {**row}
     if shape.pairs:
         prompt, made["chosen"] = read_exchange(row, row.get("chosen"), "chosen", roles=ROLES)
@@ -114,7 +114,7 @@ def _responses(row: Mapping[str, Any]) -> tuple[list[Message], list[str]]:
 
 
 def _check_steps(row: Mapping[str, Any]) -> None:
-    """Their types; what makes no sense of them is counted where they are encoded."""
+    """Check the types of steps and labels. Other errors are counted when they are encoded."""
     steps, labels = row.get("completions"), row.get("labels")
     if not isinstance(steps, list) or not isinstance(labels, list) or len(steps) != len(labels):
         raise SampleError("no completions, or not as many labels")

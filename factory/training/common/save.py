@@ -1,4 +1,4 @@
-"""From a trained model in memory to files that transformers and vLLM load.
+"""Saving of a trained model as files that transformers and vLLM load.
 
 The weights are saved in the base model's precision. bfloat16 keeps 8 significant bits, and most of
 what preference training changes is smaller than that: rounding to the nearest value puts almost
@@ -42,7 +42,7 @@ def save_model(model: Any, out: Path, dtype: Any, seed: int) -> None:
 
 
 def saved_dtype(model_dir: Path, config: Mapping[str, Any]) -> Any:
-    """The base model's, unless the user's `model_init_kwargs` names one."""
+    """The dtype to save in: the base model's, unless the user's `model_init_kwargs` names one."""
     import torch
     from transformers import AutoConfig
 

@@ -1,7 +1,7 @@
 """One training with a trainer of TRL or transformers, from the command to the finished folder.
 
-What is cheap to find wrong is found first: the data's columns, the folder, the options; then the
-weights load. Whatever stops the training is said in plain language, with what to change.
+Cheap checks come first: the data's columns, the folder, the options. Then the weights load. An error
+that stops the training is reported in plain language, with a remedy.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One training under way. A trainer makes the training loop out of `args`, `dataset`, `tokenizer`
-    and what is `usual`, and gives it to `fit`."""
+    """One training in progress. A trainer builds the training loop from `args`, `dataset`, `tokenizer`
+    and `usual`, and passes it to `fit`."""
 
     def __init__(
         self,
@@ -57,8 +57,8 @@ class Session:
         *,
         opened: Opened | None = None,
     ) -> None:
-        """Opens the data, unless it is `opened` already (as `open_dataset` returns it), and looks at
-        the folder; loads no weights and writes nothing."""
+        """Opens the data, unless it is `opened` already (the result of `open_dataset`), and checks the
+        folder. Loads no weights and writes nothing."""
         self._start = time.monotonic()
         self.screen = Screen(is_quiet=os.environ.get("RANK", "0") != "0")
         out = user_path(out)
@@ -80,7 +80,7 @@ class Session:
         )
         self._folder = TrainingFolder(out, self._job)
         self.record = self._folder.record()
-        """training.json, if there is nothing left to do."""
+        """training.json, if the training is finished."""
         # Then it learns from what the model itself writes.
         self._draws_answers = "grpo" in TRAINERS[kind].takes
         if self.record is not None:
@@ -91,7 +91,7 @@ class Session:
     def _find_checkpoint(self, resume: bool) -> Path | None:
         checkpoint, broken = checkpoints.newest(self._folder.checkpoints)
         for path, reason in broken.items():
-            say(f"{path} is not whole ({reason}): it is passed over")
+            say(f"{path} is not whole ({reason}): it is ignored")
         if checkpoint and not resume:
             raise FactoryError(
                 f"--out {self._folder.path} holds this training, unfinished, with a checkpoint "
@@ -152,7 +152,7 @@ class Session:
         # Checkpoints go when a newer one is sealed; transformers would delete them before.
         self.args.save_total_limit = None
         name = Path(self._job.model).name
-        self.screen.now(f"loading {name} and tokenising {len(self.dataset):,} rows")
+        self.screen.now(f"loading {name} and tokenizing {len(self.dataset):,} rows")
 
     @property
     def opened(self) -> Opened:
@@ -165,7 +165,7 @@ class Session:
 
     @property
     def usual(self) -> dict[str, Any]:
-        """What every trainer of TRL is given, besides its rows."""
+        """The arguments that every trainer of TRL gets, besides its rows."""
         return {
             "model": str(self.model_dir),
             "args": self.args,
@@ -176,11 +176,11 @@ class Session:
 
     @property
     def stop(self) -> str | None:
-        """Where an engine stops the model besides its end tokens."""
+        """The string at which an engine stops the model, besides its end tokens."""
         return NEXT_TURN if self._own_template is None else None
 
     def _say_form(self) -> None:
-        """What the rows looked like, what is made of them, and which are not among them."""
+        """Print the rows' form, its conversion, and the rows left out."""
         forms = " and ".join(f"{count} {form}" for form, count in self._opened.forms.items())
         made = ""
         if self._opened.is_plain and self._own_template is None:
@@ -202,8 +202,8 @@ class Session:
         return int(self.args.world_size * self.args.per_device_train_batch_size * accumulation)
 
     def _refuse_precomputing(self) -> None:
-        """TRL hands the reference's log-probabilities from process to process in a cache file of
-        `datasets`, and we write none beside the user's data."""
+        """Raise `RecipeError` for precomputed log-probabilities in several processes. TRL passes them on
+        in a cache file of `datasets`, and we write none beside the user's data."""
         if getattr(self.args, "world_size", 1) > 1 and self._options.get(
             "precompute_ref_log_probs"
         ):
@@ -212,7 +212,7 @@ class Session:
             )
 
     def leave_out(self, reasons: Mapping[str, int]) -> None:
-        """Say how many rows are not trained on, by reason (`over 1024 tokens`), and record it."""
+        """Print and record the number of rows left out, by reason (`over 1024 tokens`)."""
         found = {reason: count for reason, count in reasons.items() if count}
         self._left_out = self._opened.left_out | found
         for reason, count in found.items():
@@ -221,8 +221,8 @@ class Session:
     def fit(
         self, trainer: Any, *, rows_cut: int = 0, more: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Train, save, and return training.json. `rows_cut`: rows used, but not to their end.
-        `more`: what else to record."""
+        """Train, save, and return training.json. `rows_cut`: number of rows that were cut. `more`: further
+        entries of the record."""
         from transformers import PrinterCallback
 
         self._leave_out_unknown_ids(trainer)
@@ -279,7 +279,7 @@ class Session:
         return size
 
     def _leave_out_unknown_ids(self, trainer: Any) -> None:
-        """Rows with a token that the model does not know, as where the tokenizer was given new ones."""
+        """Leave out rows with a token that the model does not know, as one added to the tokenizer."""
         import datasets
 
         rows, size = trainer.train_dataset, self.vocabulary()
@@ -348,7 +348,8 @@ class Session:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Around all that touches the libraries: keeps them quiet, puts their errors plainly."""
+        """Context for all calls of the libraries: keeps them quiet, and turns their errors into plain
+        language."""
         try:
             with (
                 self.screen.doing("loading torch and trl"),
@@ -380,7 +381,7 @@ def beyond_embeddings(size: int) -> str:
 
 
 def _rows_beyond(rows: Dataset, size: int) -> set[int]:
-    """Places of rows with a token id of `size` or more in a column whose name ends in `ids`."""
+    """Positions of rows with a token id of `size` or more in a column whose name ends in `ids`."""
     from pyarrow import compute
 
     columns = [name for name in rows.column_names if name.endswith("ids")]

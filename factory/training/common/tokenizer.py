@@ -6,7 +6,7 @@ none to a prompt. A base model is trained on the very transcript that the engine
 (`factory.engines.render.transcript`), so what it learns is what it is asked for later.
 
 An answer in training ends with a token that ends generation, also where the chat template writes none:
-`end_answers` says whether it does, and mends it.
+`end_answers` says whether it does, and fixes it.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def end_answers(tokenizer: Any, model_dir: Path) -> str | None:
 
 
 def _end_ids(tokenizer: Any, model_dir: Path) -> frozenset[int]:
-    """What engines stop at: the tokenizer's EOS and those that the model's settings name."""
+    """Tokens at which engines stop: the tokenizer's EOS, and those that the model's settings name."""
     named: list[Any] = [tokenizer.eos_token_id]
     for file in ("generation_config.json", "config.json"):
         if (model_dir / file).is_file():

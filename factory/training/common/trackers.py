@@ -1,4 +1,4 @@
-"""Where else a training's log goes: the trackers of transformers, by `report_to`, as tensorboard, wandb,
+"""Trackers of transformers that a training's log also goes to, by `report_to`: tensorboard, wandb,
 trackio or mlflow. OUT/log.jsonl is written in any case.
 """
 

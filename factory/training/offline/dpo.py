@@ -1,4 +1,4 @@
-"""Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290), by `trl.DPOTrainer`.
+"""Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290), by `trl.DPOTrainer`.
 
 In: a preference view. The loss of a pair is -log sigmoid(beta * D), where D is how much more the
 policy than the reference (the model as it was) raises the log-probability of chosen over rejected;
@@ -69,7 +69,7 @@ TRL_ONLY = {
 
 @dataclass
 class DPOConfig(trl.DPOConfig):  # type: ignore[misc]
-    """TRL's options and these. `loss_type` also takes `listwise.LOSSES`."""
+    """Options of DPO: TRL's, and these. `loss_type` also accepts `listwise.LOSSES`."""
 
     soft_labels: bool = False
     """The column `preference`, P(chosen is better) in [0, 1], is the target instead of 1."""
@@ -109,12 +109,12 @@ class DPOConfig(trl.DPOConfig):  # type: ignore[misc]
 
     @property
     def is_listwise(self) -> bool:
-        """Whether it trains on a reward view."""
+        """True if it trains on a reward view."""
         return bool(self.loss_type[0] in listwise.LOSSES)
 
     @property
     def is_ours(self) -> bool:
-        """Whether the loss is `AnswersTrainer`'s and not TRL's."""
+        """True if the loss is `AnswersTrainer`'s and not TRL's."""
         return bool(self.soft_labels or self.is_listwise)
 
     @property
@@ -123,7 +123,7 @@ class DPOConfig(trl.DPOConfig):  # type: ignore[misc]
 
 
 class PairsTrainer(trl.DPOTrainer):  # type: ignore[misc]
-    """For TRL's own losses, with cut answers trained without an end."""
+    """The trainer for TRL's own losses, with cut answers trained without an end."""
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
@@ -251,7 +251,7 @@ class AnswersTrainer(trl.DPOTrainer):  # type: ignore[misc]
 
 
 class Dpo(Trainer):
-    """Direct preference optimisation. Without adapter, policy and reference are both in memory, unless
+    """Direct preference optimization. Without adapter, policy and reference are both in memory, unless
     `precompute_ref_log_probs` is set."""
 
     kind = "dpo"
@@ -291,7 +291,7 @@ class Dpo(Trainer):
 
 
 def _encode(session: Session) -> Encoded:
-    """The tokenised dataset. Raises `RecipeError` if nothing of it can be trained on."""
+    """The tokenized dataset. Raises `RecipeError` if nothing of it can be trained on."""
     args, dataset = session.args, session.dataset
     found = f"(the dataset has: {', '.join(dataset.column_names)})"
     if args.is_listwise:

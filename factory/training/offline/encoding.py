@@ -1,6 +1,6 @@
-"""What encoding pairs and lists of answers has in common, whoever is trained on them.
+"""Encoding shared by pairs and lists of answers.
 
-No row vanishes: one that cannot be trained on has a reason, and `Encoded` counts them.
+A row that cannot be trained on is left out with a reason, and `Encoded` counts it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NO_SCORE = "no score"
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenised dataset, and what is not in it."""
+    """A tokenized dataset, and counts of what was left out."""
 
     rows: Dataset
     rows_left_out: dict[str, int]

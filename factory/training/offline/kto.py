@@ -1,6 +1,6 @@
-"""Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306), by `trl.KTOTrainer`.
+"""Kahneman-Tversky optimization (Ethayarajh et al. 2024, arXiv 2402.01306), by `trl.KTOTrainer`.
 
-In: a kto view: answers, each labelled good or bad; no pairs needed. With r = log pi/ref of an answer
+In: a kto view: answers, each labeled good or bad; no pairs needed. With r = log pi/ref of an answer
 and z the batch's estimate of KL(pi || ref), at least 0, the loss is
 
     desirable_weight * (1 - s(beta (r - z)))      of a good answer,
@@ -53,7 +53,7 @@ class KTOTrainer(trl.KTOTrainer):  # type: ignore[misc]
 
 
 class Kto(Trainer):
-    """Kahneman-Tversky optimisation. Without adapter, policy and reference are both in memory, unless
+    """Kahneman-Tversky optimization. Without adapter, policy and reference are both in memory, unless
     `precompute_ref_log_probs` is set."""
 
     kind = "kto"
@@ -108,7 +108,7 @@ def balanced(good: int, bad: int) -> tuple[float, float]:
 
 
 def _balance(good: int, bad: int, good_weight: float, bad_weight: float) -> str:
-    """What to tell about labels and weights."""
+    """The line about labels and weights that is printed at the start."""
     line = f"{good} good and {bad} bad answers, weights {good_weight:g} and {bad_weight:g}"
     if not good or not bad:
         return f"{line}: with one label only, there is nothing to tell apart"

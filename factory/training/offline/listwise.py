@@ -1,4 +1,4 @@
-"""From answers with scores to token ids, for the losses over the answers of a prompt.
+"""Encoding of answers with scores as token ids, for the losses over the answers of a prompt.
 
 In: a reward view (prompt, responses, scores), or for soft labels a preference view with its column
 `preference`, which makes a list of two with scores p and 1 - p. A prompt that is messages goes
@@ -35,7 +35,7 @@ Answer = tuple[Any, float | None, Any]
 
 
 def encode_pairs(dataset: Dataset, tokenizer: Any, max_length: int | None) -> Encoded:
-    """Raises `RecipeError` for a preference outside 0 to 1."""
+    """Encode pairs. Raises `RecipeError` for a preference outside 0 to 1."""
 
     def answers_of(row: Mapping[str, Any], index: int) -> list[Answer]:
         given = preference_of(row, index)
@@ -47,8 +47,8 @@ def encode_pairs(dataset: Dataset, tokenizer: Any, max_length: int | None) -> En
 
 
 def encode_lists(dataset: Dataset, tokenizer: Any, max_length: int | None) -> Encoded:
-    """A prompt without two answers of different scores is left out: it says nothing about which is
-    better. Raises `RecipeError` for lists of unequal length and for what is no score."""
+    """Encode lists. A prompt without two answers of different scores is left out, since it does not show
+    which is better. Raises `RecipeError` for lists of unequal length and for an invalid score."""
     return _encoded(dataset, tokenizer, max_length, responses_of, is_ranked=True)
 
 

@@ -1,5 +1,5 @@
-"""A process reward model: of each step of a solution, how likely it is right (Lightman et al. 2023,
-arXiv 2305.20050), by token classification on `transformers.Trainer`.
+"""Process reward models: P(right) of each step of a solution (Lightman et al. 2023, arXiv 2305.20050),
+by token classification on `transformers.Trainer`.
 
 In: a process view, or PRM800K's JSON lines. Out: a model that `AutoModelForTokenClassification` and
 vLLM's pooling runner load; its classes are wrong and right, or wrong, neutral and right. A step is
@@ -9,7 +9,7 @@ which training.json names.
 Any labels do: people's, a Monte Carlo estimate's, a judge's. With `truncate_after_first_error` (on)
 what follows the first wrong step teaches nothing, as Zhang et al. (2025, arXiv 2501.07301) advise.
 
-The loss is weight[class] * cross-entropy, summed over the labelled steps of an optimizer step and
+The loss is weight[class] * cross-entropy, summed over the labeled steps of an optimizer step and
 divided by their number (not by the sum of their weights: then a batch of one class would not feel
 its weight).
 """
@@ -36,19 +36,19 @@ from factory.training.trainer import Trainer
 
 @dataclasses.dataclass
 class PrmConfig(transformers.TrainingArguments):  # type: ignore[misc]
-    """transformers' options, and how steps are laid out and weighed."""
+    """Options of PRM training: transformers', and the layout and weights of steps."""
 
     num_labels: int = 2
     """2: wrong, right (a rating of 0 counts as right). 3: wrong, neutral, right."""
     class_weights: str | list[float] | None = None
-    """Of the loss, by class. None: 1 for all. balanced: steps / (classes * steps of the class), 1
-    on average over the steps."""
+    """Weights of the loss, by class. None: 1 for all. balanced: steps / (classes * steps of the class),
+    1 on average over the steps."""
     separator: str = "\n"
-    """Follows each step; without a tag, its last token is where the step is read."""
+    """Text after each step. Without a tag, the step is read at its last token."""
     tag: str = ""
-    """A single token of the model after each step, as `<extra_0>`, at which the step is read."""
+    """A single token after each step, such as `<extra_0>`, at which the step is read."""
     max_length: int | None = 1024
-    """Tokens of prompt and labelled steps. A longer row is left out and counted, never cut. None:
+    """Tokens of prompt and labeled steps. A longer row is left out and counted, never cut. None:
     no limit."""
     truncate_after_first_error: bool = True
     """Labels after the first wrong step count as unknown: whether a step is right can hardly be
@@ -70,7 +70,7 @@ class PrmConfig(transformers.TrainingArguments):  # type: ignore[misc]
 
 
 def problem(config: Mapping[str, Any]) -> str | None:
-    """What is wrong with the options that are not transformers', where given; None: nothing."""
+    """The error in the given options that are not transformers'. None: no error."""
     labels = config.get("num_labels", 2)
     if labels not in CLASSES:
         return f"num_labels: expected 2 or 3, found {labels!r}"
@@ -100,7 +100,7 @@ _NONE_OF = {
 
 
 def weights_of(choice: str | list[float] | None, counts: Sequence[int]) -> list[float]:
-    """The weight of each class. `counts`: labelled steps of each.
+    """The weight of each class. `counts`: labeled steps of each.
 
     Raises `ValueError` if weights are to be balanced and a class has no step.
 
@@ -129,7 +129,7 @@ class StepLoss:
     def __call__(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """`labels`: [batch, tokens]. `num_items_in_batch`: labelled steps of the whole optimizer
+        """`labels`: [batch, tokens]. `num_items_in_batch`: labeled steps of the whole optimizer
         step, where the trainer knows; else these are all."""
         known = labels != IGNORED
         logits, classes = outputs.logits[known].float(), labels[known]

@@ -1,4 +1,4 @@
-"""The rows a process reward model learns from, from file to token ids and labels.
+"""Training data of process reward models: from file to token ids and labels.
 
 In: a process view, rows of the same columns (`prompt`: messages or text, `completions`: the steps,
 `labels`: true, false, null or a rating of -1, 0, 1), or PRM800K. Out: token ids with a class at the
@@ -36,7 +36,7 @@ counts as right, as in "Let's Verify Step by Step": neutral steps do no harm."""
 
 
 class Layout(NamedTuple):
-    """How a row becomes tokens and labels."""
+    """The layout of a row as tokens and labels."""
 
     num_labels: int
     separator: str
@@ -47,7 +47,7 @@ class Layout(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What is trained on, and what is not."""
+    """The encoded dataset, and counts of what was left out."""
 
     dataset: Dataset
     """Columns `input_ids`, `labels`, `length`."""
@@ -61,7 +61,7 @@ class Encoded(NamedTuple):
 
 
 def is_prm800k(data: Path | str) -> bool:
-    """Whether `data` is a PRM800K file. Raises `RecipeError` if it is a file that cannot be read."""
+    """True if `data` is a PRM800K file. Raises `RecipeError` if it is a file that cannot be read."""
     path = Path(data).expanduser()
     if extension(path) not in prm800k.EXTENSIONS or not path.is_file():
         return False
@@ -233,7 +233,7 @@ def class_of(rating: int, num_labels: int) -> int:
 
 
 def _check_marks(tokenizer: Any, layout: Layout) -> None:
-    """What is wrong with tag and separator is wrong for every row."""
+    """Raise `RecipeError` if tag or separator is invalid, as every row would fail."""
     try:
         scoring = Scoring(("x",), layout.separator, layout.tag)
         step_ids(tokenizer, [{"role": "user", "content": "x"}], scoring, {})

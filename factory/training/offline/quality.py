@@ -1,10 +1,10 @@
-"""Quality-conditioned training data: every answer is kept, and the user's text says how good it is.
+"""Quality-conditioned training data: every answer is kept, and the user's text states its quality.
 
-Asked for the best quality afterwards, a model gives answers like the best it saw; learning from the
-others costs it nothing, since they stand under another name. In: a dataset; out: rows of prompt and
-completion, where a *prefix* ends the last user message, after an empty line (in a prompt that is
-plain text it ends the text, and a newline follows), so that a chat model reads it right before it
-answers. Prefixes are words, not new tokens: no embedding grows. The loss never falls on them.
+Asked for the best quality afterward, a model answers like the best answers it saw. The others do no harm,
+since they have another prefix. In: a dataset. Out: rows of prompt and completion, where a *prefix* ends
+the last user message, after an empty line, so that a chat model reads it right before it answers (in a
+plain-text prompt it ends the text, followed by a newline). Prefixes are words, not new tokens, so no
+embedding grows. The loss excludes them.
 
 - `good_bad`: a preference view; chosen after "A good answer:", rejected after "A bad answer:". After
   Chain of Hindsight (Liu et al. 2023, arXiv 2302.02676), which puts both answers into one sequence;
@@ -55,7 +55,7 @@ _SCORE = "Score {} of {}:"
 
 @dataclass(frozen=True)
 class Conditioned:
-    """The rows to train on, and how to ask the model afterwards."""
+    """The rows to train on, and how to ask the model afterward."""
 
     answers: Dataset
     """A row for each answer in the data, with a score or without."""
@@ -63,12 +63,12 @@ class Conditioned:
     """prompt, with its prefix, and completion; one for each answer that has a score."""
     left_out: dict[str, int]
     quality: dict[str, Any]
-    """What quality.json holds: `append` to the last user message to ask for the best; `prefixes`, and
-    of each how many answers stand under it and between which scores."""
+    """The contents of quality.json: `append`, the text to add to the last user message to ask for the
+    best; `prefixes`, each with its number of answers and their lowest and highest score."""
 
 
 def condition(dataset: Dataset, args: Asked) -> Conditioned:
-    """Raises `RecipeError` for a dataset that has not what `args.quality` needs."""
+    """Add the prefixes. Raises `RecipeError` for a dataset that lacks what `args.quality` needs."""
     if args.quality == "good_bad":
         return _good_bad(dataset, args)
     answers = _scored(dataset, args.quality)
@@ -106,7 +106,7 @@ def save(out: Path, quality: Mapping[str, Any]) -> None:
 
 
 def quantiles(scores: Sequence[float], parts: int) -> list[int]:
-    """Of each score its part, 1 (worst) to `parts`.
+    """The part of each score, from 1 (worst) to `parts`.
 
     >>> quantiles([0.1, 0.4, 0.2, 0.3], 2)
     [1, 2, 1, 2]
@@ -195,7 +195,7 @@ def _split(dataset: Dataset, split: Any) -> Dataset:
 def _asked(
     answers: Dataset, prefixes: Sequence[str], best: str, quality: str, scores: Sequence[float]
 ) -> tuple[Dataset, dict[str, Any]]:
-    """The answers under their prefixes, and what to record of it."""
+    """The answers with their prefixes, and the contents of quality.json."""
 
     def ask(row: dict[str, Any], index: int) -> dict[str, Any]:
         return {"prompt": last_user_asks(row["prompt"], prefixes[index], index)}

@@ -1,4 +1,4 @@
-"""Reward models: a number for an answer, learned from preferences or scores.
+"""Reward models, which score an answer, trained on preferences or scores.
 
 In: a preference view (prompt, chosen, rejected, and perhaps preference and margin; without a prompt
 column chosen and rejected are whole conversations), or a reward view (prompt, responses, scores).
@@ -7,7 +7,7 @@ the reward; higher is better. It starts from the base model with a random head o
 model's own `initializer_range`.
 
 Losses (`loss_type`), formulas in `reward_losses`: `pairwise` is `trl.RewardTrainer`'s own; with
-soft labels, an LM regulariser, or as `listwise` or `pointwise` it is our subclass of that. A list is
+soft labels, an LM regularizer, or as `listwise` or `pointwise` it is our subclass of that. A list is
 one element of a batch, so `per_device_train_batch_size: 2` of 9 answers each is 18 sequences.
 """
 
@@ -30,7 +30,7 @@ from factory.training.trainer import Trainer
 
 COLUMNS: tuple[str, ...] = ("chosen", "rejected")
 
-# What some models do to the logits after the LM head; a regulariser that did not would be wrong.
+# What some models do to the logits after the LM head; a regularizer that did not would be wrong.
 _BENT_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
@@ -90,7 +90,7 @@ def _loss_type(args: RewardConfig, columns: list[str]) -> str:
 
 
 def _encode(session: Session) -> Encoded:
-    """The tokenised dataset. Raises `RecipeError` if nothing of it can be trained on."""
+    """The tokenized dataset. Raises `RecipeError` if nothing of it can be trained on."""
     args, dataset, tokenizer = session.args, session.dataset, session.tokenizer
     finds_answer = args.lm_weight > 0
     if args.loss_type == "pairwise":

@@ -44,8 +44,8 @@ def strict_pairs(rewards_K: Tensor, scores_K: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def listwise(prompts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """InstructGPT's (arXiv 2203.02155): of each prompt the mean of -log s(winner - loser) over its
-    pairs, then the mean over prompts, so that a prompt with many answers weighs no more than
+    """InstructGPT's listwise loss (arXiv 2203.02155): for each prompt the mean of -log s(winner - loser)
+    over its pairs, then the mean over prompts, so that a prompt with many answers weighs no more than
     another. `prompts`: the `strict_pairs` of each, at least one pair."""
     import torch
 
@@ -53,7 +53,7 @@ def listwise(prompts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def pointwise(rewards_N: Tensor, scores_N: Tensor) -> Tensor:
-    """Mean squared error."""
+    """Pointwise loss: the mean squared error."""
     return ((rewards_N - scores_N) ** 2).mean()
 
 
@@ -65,7 +65,7 @@ def imitation(logits_TV: Tensor, tokens_T: Tensor, answer_T: Tensor) -> Tensor:
 
 
 def grm(logits_TV: Tensor, tokens_T: Tensor, answer_T: Tensor) -> Tensor:
-    """GRM's text-generation regulariser as its authors' code has it (Yang et al. 2024, arXiv 2406.10216,
+    """GRM's text-generation regularizer as its authors' code has it (Yang et al. 2024, arXiv 2406.10216,
     `sft_only`, the setting of their published models): -log s(GRM_BETA * log p), log p the sum over an
     answer's tokens, then the mean over answers. Far from 0 it is GRM_BETA times the sum of nats that
     `imitation` takes the mean of, so long answers weigh more; near 0 it fades."""
@@ -76,7 +76,7 @@ def grm(logits_TV: Tensor, tokens_T: Tensor, answer_T: Tensor) -> Tensor:
 
 
 def _nats(logits_TV: Tensor, tokens_T: Tensor, answer_T: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each answer the negative log-likelihood of its tokens, summed, and how many there are."""
+    """For each answer, the summed negative log-likelihood of its tokens, and their number."""
     from torch.nn.functional import cross_entropy
 
     nll_T = cross_entropy(logits_TV.float(), tokens_T, reduction="none")

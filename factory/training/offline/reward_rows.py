@@ -1,4 +1,4 @@
-"""From rows of a preference or reward view to token ids for the reward trainer.
+"""Encoding of rows of a preference or reward view as token ids for the reward trainer.
 
 What is fed is `engines.render.conversation_ids`, the very tokens that the engines score; a cut answer
 has no end (see `endings`). Out: `encoding.Encoded`, whose rows have of pairs chosen_ids, rejected_ids,

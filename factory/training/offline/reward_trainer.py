@@ -1,4 +1,4 @@
-"""TRL's reward trainer with what it lacks: lists of answers, scores, soft labels, the LM regulariser.
+"""TRL's reward trainer with what it lacks: lists of answers, scores, soft labels, the LM regularizer.
 
 Imports torch and TRL at the top, so it is itself imported inside functions only. The classes stand
 at module level because checkpoints pickle the config.
@@ -26,21 +26,22 @@ FIXED = ("chat_template_path", "eos_token", "pad_token")
 
 @dataclass
 class RewardConfig(trl.RewardConfig):  # type: ignore[misc]
-    """TRL's options and these."""
+    """Options of reward training: TRL's, and these."""
 
     loss_type: str | None = None
     """One of `LOSSES`. None: pairwise for chosen and rejected, listwise for responses and scores."""
     soft_labels: bool = False
     """The column `preference`, P(chosen is better) in [0, 1], is the target instead of 1."""
     use_margin: bool = False
-    """The column `margin`, in units of reward, is how far chosen must lead."""
+    """Use the column `margin`, in units of reward, as the lead that chosen must have."""
     lm_weight: float = 0.0
-    """In [0, 1): the share of the language-modelling loss on the best answer."""
+    """Share, in [0, 1), of the language-modeling loss on the best answer."""
     lm_loss: str = "imitation"
     """That loss, one of `LM_LOSSES`: `imitation` is the mean over the answer's tokens, in nats; `grm`
     what GRM's authors train with, of the sum (they use it with lm_weight 0.01)."""
     standardise_scores: bool = True
-    """Pointwise: the targets have mean 0 and standard deviation 1; training.json says from what."""
+    """Pointwise: scale the targets to mean 0 and standard deviation 1. training.json records the original
+    mean and deviation."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

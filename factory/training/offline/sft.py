@@ -31,16 +31,16 @@ _IGNORED = -100
 
 @dataclass
 class SFTConfig(trl.SFTConfig):  # type: ignore[misc]
-    """TRL's options and these."""
+    """Options of SFT: TRL's, and these."""
 
     quality: str = "none"
-    """One of `quality.QUALITIES`: what the user's text says about the answer."""
+    """The statement about the answer's quality in the user's text: one of `quality.QUALITIES`."""
     good_prefix: str = "A good answer:"
-    """good_bad: the user's text before a chosen answer, and what to ask with afterwards."""
+    """good_bad: the user's text before a chosen answer, and later the text to ask with."""
     bad_prefix: str = "A bad answer:"
     """good_bad: the same before a rejected answer."""
     quantiles: int = 5
-    """quantile: how many parts of equal size the scores are cut into."""
+    """quantile: number of parts of equal size that the scores are divided into."""
     max_score: int | None = None
     """score: the M in "Score 4 of M:". None: the largest score in the data."""
 

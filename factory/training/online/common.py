@@ -1,4 +1,4 @@
-"""What the trainers by trial and reward share: sizes, the prompts that can be used, what is counted.
+"""Code shared by the online trainers: sizes, usable prompts, counts.
 
 In: a grpo view (prompt, and reference where a reward checks against it). A prompt that leaves no
 room for an answer, or has no reference where one is needed, is left out and counted.
@@ -135,13 +135,13 @@ def usable(session: Session, rewards: Rewards) -> Dataset:
 
 
 def has_reference(row: Mapping[str, Any]) -> bool:
-    """There is something to check an answer against; 0 is."""
+    """True if the row has a reference answer. 0 is one."""
     reference = row.get("reference")
     return reference is not None and bool(str(reference).strip())
 
 
 def _prompt_limit(session: Session) -> int | None:
-    """Tokens that a prompt may have. None: any number."""
+    """Most tokens of a prompt. None: no limit."""
     from transformers import AutoConfig
 
     args = session.args
@@ -166,7 +166,7 @@ def _prompt_ids(tokenizer: Any, prompt: Any, template_options: Mapping[str, Any]
 
 @contextlib.contextmanager
 def counted_by_us() -> Iterator[None]:
-    """TRL warns of each batch in which a completion has no reward, and prints it; we count them."""
+    """Silence TRL's warning about each completion without a reward; we count these."""
     logger = logging.getLogger("trl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -177,7 +177,7 @@ def counted_by_us() -> Iterator[None]:
 
 
 class OnlineTrainer:
-    """Before TRL's trainers by trial and reward, what they lack."""
+    """Base class before TRL's online trainers, which adds what they lack."""
 
     _buffered_inputs: Any
     _metrics: Any
@@ -194,8 +194,8 @@ class OnlineTrainer:
         return super()._prepare_inputs(generation_batch)  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Without the metrics of which no batch since the last log has a value. TRL logs None, which
-        is no number to whoever reads the log."""
+        """Log without metrics that no batch since the last log has a value for. TRL would log None, which
+        readers of the log cannot take for a number."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         for name in [name for name, values in metrics.items() if all(map(math.isnan, values))]:
             del metrics[name]

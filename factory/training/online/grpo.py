@@ -1,4 +1,4 @@
-"""Group-relative policy optimisation and its family, by `trl.GRPOTrainer`.
+"""Group-relative policy optimization and its family, by `trl.GRPOTrainer`.
 
 In: a grpo view, and `rewards:` in the config (`factory.training.online.rewards`). For each prompt the model
 writes `num_generations` completions; each is scored, and its advantage is its reward relative to the
@@ -54,27 +54,27 @@ GMPO_IGNORES = (
     "off_policy_mask_threshold",
     "use_vllm",
 )
-"""Options of TRL's loss that its GMPO trainer's does not look at."""
+"""Options of TRL's loss that its GMPO trainer ignores."""
 _SAME = 1e-6
-"""Rewards nearer than this are equal."""
+"""Rewards that differ by less than this are equal."""
 
 
 @dataclass
 class GrpoConfig(trl.GRPOConfig):  # type: ignore[misc]
-    """TRL's options and these."""
+    """Options of GRPO: TRL's, and these."""
 
     preset: str = DEFAULT
-    """A method of `grpo_presets`, whose settings hold where the user gives none."""
+    """A method of `grpo_presets`. Its settings are defaults, which the user's override."""
     rewards: list[Any] | None = None
-    """What a completion is worth; see `factory.training.online.rewards`."""
+    """The rewards of a completion; see `factory.training.online.rewards`."""
     max_prompt_length: int | None = None
-    """Tokens. Longer prompts are left out. None: what the model's context leaves."""
+    """Most tokens of a prompt. Longer ones are left out. None: limited by the model's context."""
     resample_tries: int = 0
-    """How often groups of equal rewards are drawn again in one batch. 0: never."""
+    """Most times that groups of equal rewards are drawn again in one batch. 0: never."""
     keep: int | None = None
     """Completions of a group that are learned from, fewer than `num_generations`. None: all."""
     keep_by: str = "length"
-    """`length`: the shortest. `reward_per_token`: those with the most."""
+    """Completions to keep. `length`: the shortest. `reward_per_token`: those with the highest."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -240,7 +240,7 @@ class GmpoTrainer(GrpoTrainer, GMPOTrainer):  # type: ignore[misc]
 
 
 class Grpo(Trainer):
-    """Group-relative policy optimisation. With `beta` and without an adapter, policy and reference are
+    """Group-relative policy optimization. With `beta` and without an adapter, policy and reference are
     both in memory."""
 
     kind = "grpo"

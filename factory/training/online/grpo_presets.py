@@ -26,7 +26,7 @@ class Preset(NamedTuple):
     formula: str
     settings: Mapping[str, Any]
     note: str = ""
-    """Where the settings are not all of the paper's method."""
+    """Differences between the settings and the paper's method."""
 
 
 # What the settings below start from: on each of these some preset, or TRL's default, differs.
@@ -113,7 +113,7 @@ DEFAULT = "grpo"
 
 
 def settings(name: Any) -> dict[str, Any]:
-    """What a preset sets. Raises `RecipeError` that describes them all if there is none such."""
+    """The settings of a preset. Raises `RecipeError` that describes all presets if `name` is unknown."""
     if name not in PRESETS:
         near = nearest(str(name), PRESETS)
         raise RecipeError(f"config.preset: no preset '{name}'{near}. The presets:\n\n{describe()}")

@@ -27,12 +27,12 @@ from factory.training.trainer import Trainer
 
 @dataclass
 class RlooConfig(trl.RLOOConfig):  # type: ignore[misc]
-    """TRL's options and these."""
+    """Options of RLOO: TRL's, and these."""
 
     rewards: list[Any] | None = None
-    """What a completion is worth; see `factory.training.online.rewards`."""
+    """The rewards of a completion; see `factory.training.online.rewards`."""
     max_prompt_length: int | None = None
-    """Tokens. Longer prompts are left out. None: what the model's context leaves."""
+    """Most tokens of a prompt. Longer ones are left out. None: limited by the model's context."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,1 +1,1 @@
-"""Proximal policy optimisation, ours: experience, advantages, losses, the critic."""
+"""Proximal policy optimization, ours: experience, advantages, losses, the critic."""

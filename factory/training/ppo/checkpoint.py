@@ -1,11 +1,11 @@
-"""Checkpoints of PPO: `checkpoint-N/` with all that a later step depends on.
+"""Checkpoints of PPO: `checkpoint-N/` with everything that later steps depend on.
 
     trained.safetensors     the weights that are trained, the policy's and the critic's
     optimizer.pt, scheduler.pt
     trainer_state.json      step, KL coefficient, completions left out
 
-`checkpoints` seals it, and says whether it is whole.
-Which prompts and which tokens a step draws follows from its number, so no random state is kept.
+`checkpoints` seals it, and checks whether it is whole.
+A step's prompts and tokens follow from its number, so no random state is kept.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def save(
 def load(
     checkpoint: Path, weights: Mapping[str, Tensor], states: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Put back weights and states; returns the facts, with `global_step`."""
+    """Load weights and states. Returns the facts, with `global_step`."""
     from safetensors.torch import load_file
 
     saved = load_file(checkpoint / "trained.safetensors")

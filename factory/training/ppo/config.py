@@ -1,5 +1,5 @@
-"""What `factory train ppo` can be told. The names are those of TRL's PPO trainer of old, where it had
-the option; an option that is not here has no effect, so it is refused.
+"""Options of PPO. Names are those of TRL's former PPO trainer, if it had the option. Unknown options are
+refused.
 """
 
 from __future__ import annotations
@@ -29,69 +29,70 @@ _SHARES = ("gamma", "lam")
 
 @dataclass
 class PpoConfig:
-    """A step is one batch of rollouts and the updates on it."""
+    """Options of PPO. A step is one batch of rollouts and the updates on it."""
 
     output_dir: str
     reward_model: str | None = None
-    """A sequence classifier with one label, as `factory train reward` makes."""
+    """Folder of a sequence classifier with one label, as made by `factory train reward`."""
     rewards: list[dict[str, Any]] = field(default_factory=list)
-    """Other rewards, added to it: the entries of `factory/training/online/rewards`. One of the two is
-    needed."""
+    """Further rewards, added to the reward model's: entries of `factory/training/online/rewards`. At
+    least one of the two is needed."""
 
     max_steps: int = -1
-    """-1: as many as `num_train_epochs` over the prompts take."""
+    """Number of steps. -1: as many as `num_train_epochs` over the prompts take."""
     num_train_epochs: float = 1.0
     rollout_batch_size: int = 32
-    """Completions a step, one a prompt."""
+    """Completions per step, one per prompt."""
     num_ppo_epochs: int = 4
     """Passes over one batch of rollouts."""
     num_mini_batches: int = 1
-    """Of a pass: each is one optimizer step."""
+    """Minibatches per pass. Each is one optimizer step."""
     per_device_train_batch_size: int = 8
     """Sequences in one forward pass: changes the memory needed, not the result."""
     max_prompt_length: int | None = 1024
-    """Tokens; a row with a longer prompt is left out and counted. None: no limit."""
+    """Most tokens of a prompt. Rows with longer ones are left out and counted. None: no limit."""
     max_completion_length: int = 128
-    """Tokens, after which a completion is cut."""
+    """Most tokens of a completion; a longer one is cut."""
     temperature: float = 1.0
     missing_eos_penalty: float | None = None
-    """Taken from the score of a completion that was cut."""
+    """Subtracted from the score of a completion that was cut."""
 
     kl: str = "penalty"
-    """`penalty`: in each token's reward. `loss`: a term of the loss, by the k3 estimator."""
+    """Place of the KL divergence. `penalty`: in each token's reward. `loss`: a term of the loss, by the
+    k3 estimator."""
     kl_coef: float = 0.05
-    """beta, in units of reward a nat."""
+    """beta, in units of reward per nat."""
     kl_target: float | None = None
-    """Nats a completion that the adaptive controller steers to. None: `kl_coef` stays."""
+    """Target of the adaptive controller, in nats per completion. None: `kl_coef` is constant."""
     gamma: float = 1.0
     lam: float = 0.95
     cliprange: float = 0.2
     cliprange_value: float = 0.2
-    """In units of reward."""
+    """Clipping range of values, in units of reward."""
     vf_coef: float = 0.1
     whiten_rewards: bool = False
-    """Give the tokens' rewards variance 1 over the batch. Advantages always are whitened."""
+    """Scale the tokens' rewards to variance 1 over the batch. Advantages are always whitened."""
     value: str = "shared"
-    """`shared`: a head on the policy's backbone. `own`: a backbone of its own; see `value_head`."""
+    """The critic. `shared`: a head on the policy's backbone. `own`: its own backbone; see `value_head`."""
 
     learning_rate: float = 3e-6
     value_head_learning_rate: float = 3e-4
-    """Of the critic's last layer, which starts at zero; its backbone, if it has one, has
-    `learning_rate`."""
+    """Learning rate of the critic's last layer, which starts at zero. Its own backbone, if it has one,
+    uses `learning_rate`."""
     lr_scheduler_type: str = "linear"
     warmup_steps: int = 0
     max_grad_norm: float = 1.0
-    """Of each of policy, critic's backbone and critic's layer apart: large errors of a new critic
-    do not shrink the policy's step."""
+    """Largest gradient norm, applied separately to the policy, the critic's backbone and its last layer,
+    so that large errors of a new critic do not shrink the policy's step."""
 
     report_to: str | list[str] = "none"
-    """Trackers, as transformers names them: tensorboard, wandb, ..."""
+    """Trackers, by transformers' names: tensorboard, wandb, ..."""
     run_name: str | None = None
-    """What they call the training. None: the folder's name."""
+    """Name of the training in the trackers. None: the folder's name."""
 
     seed: int = 42
     save_steps: float = 0.25
-    """Below 1: of the training. 0: no checkpoints."""
+    """Steps between checkpoints. Below 1: a share of the training. 0: no checkpoints."""
     save_total_limit: int | None = 1
     use_cpu: bool = False
     bf16: bool = False

@@ -1,6 +1,6 @@
-"""What PPO learns from: a batch of scored completions, with what the models made of each token.
+"""The experience of PPO: a batch of scored completions, with the models' figures for each token.
 
-A completion that got no score is left out, and counted by the reason that the rewards give.
+A completion without a score is left out, and counted by the rewards' reason.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class Experience:
         self.args, self.policy, self.reference, self.value = args, policy, reference, value
         self.prompts, self.tokenizer, self.rewards = prompts, tokenizer, rewards
         self.left_out: Counter[str] = Counter()
-        """Completions so far that were not trained on, by reason."""
+        """Reason -> number of completions so far that were left out."""
         self._end_ids = _end_ids(policy, tokenizer)
         pad = tokenizer.pad_token_id
         self._pad_id = self._end_ids[0] if pad is None else pad
 
     def to(self, device: Any) -> None:
-        """Takes the models there. Dropout is off in all of them."""
+        """Move the models to the device. Dropout is off in all of them."""
         for model in (self.policy, self.value):
             model.to(device).eval()
         if self.reference is not None:
@@ -193,7 +193,7 @@ def autocast(args: PpoConfig, model: Any) -> Any:
 
 
 def prompts_of(step: int, size: int, count: int, seed: int) -> list[int]:
-    """Which of `count` prompts a step takes: they go by in a new order each time round."""
+    """Positions of the prompts of a step, out of `count`. Each pass over them has a new order."""
     places = range(step * size, (step + 1) * size)
     orders = {
         round_: np.random.default_rng([seed, round_]).permutation(count)

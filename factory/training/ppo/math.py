@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-8
-"""Added to variances."""
+"""A small number added to variances."""
 
 
 def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -90,8 +90,8 @@ def k3(logp_BT: Tensor, ref_logp_BT: Tensor) -> Tensor:
 
 
 def explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> float:
-    """1 - Var(R - V) / Var(R). 1: the critic knows all; 0: no better than a constant; below: worse.
-    Not a number if all returns are the same."""
+    """1 - Var(R - V) / Var(R), at most 1. 1: a perfect critic; 0: no better than a constant; below 0:
+    worse. NaN if all returns are the same."""
     returns, errors = returns_BT[mask_BT], (returns_BT - values_BT)[mask_BT]
     return float(1 - errors.var(correction=0) / returns.var(correction=0))
 

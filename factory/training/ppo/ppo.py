@@ -1,10 +1,9 @@
-"""Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347), as for language models by
-Ziegler et al. (2019, 1909.08593) and InstructGPT (2203.02155). Ours: TRL has none any more.
+"""Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347), as for language models by
+Ziegler et al. (2019, 1909.08593) and InstructGPT (2203.02155). Our own code: TRL no longer has PPO.
 
 In: a grpo view, or any dataset with a column `prompt`: messages, or a text, which is the user's one
-message. A column `reference` goes to the rewards. `reward_model`, or `rewards`, or both say what a
-completion is worth. Out: the policy alone, as `AutoModelForCausalLM` loads it, and its critic in
-`value_head/`.
+message. A column `reference` goes to the rewards. Completions are scored by `reward_model`, `rewards`, or
+both. Out: the policy alone, as `AutoModelForCausalLM` loads it, and its critic in `value_head/`.
 
 A step: a completion of each of `rollout_batch_size` prompts is drawn, scored at its last token, and
 less beta (log pi - log ref) at every token; advantages by GAE, whitened over the batch; then
@@ -44,7 +43,7 @@ from factory.training.trainer import Trainer
 
 
 class Ppo(Trainer):
-    """Proximal policy optimisation. In memory: the policy, its optimizer, the reference (none with an
+    """Proximal policy optimization. In memory: the policy, its optimizer, the reference (none with an
     adapter), the scoring models, and with `value: own` the critic with its own."""
 
     kind = "ppo"
@@ -100,7 +99,7 @@ def _check_critic(args: PpoConfig, lora: Mapping[str, Any] | None) -> None:
 
 
 def _prompts(session: Session, rewards: Rewards) -> Sequence[Prompt]:
-    """The tokenised prompts; those too long, or without the reference that a reward needs, are left
+    """The tokenized prompts; those too long, or without the reference that a reward needs, are left
     out and counted."""
     limit = _longest_prompt(session)
     size = session.vocabulary()

@@ -1,11 +1,11 @@
 """Completions of prompts: drawn from the policy, and read again for log-probabilities.
 
     ids_BL         [B, P + T]: prompts padded on the left, completions on the right
-    attention_BL   [B, P + T], bool: what is no padding
+    attention_BL   [B, P + T], bool: True where it is not padding
     mask_BT        [B, T], bool: a completion's own tokens, the end-of-text token included
 
-Drawn with nothing but the temperature: what else the model's own generation config asks for (top-k,
-repetition penalty) would make samples of another distribution than the one that is trained.
+Sampling uses only the temperature. Other settings of the model's own generation config (top-k,
+repetition penalty) would draw from another distribution than the one that is trained.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def pad_prompts(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, 
 
 
 def completed(ids_BL: Tensor, attention_BP: Tensor, end_ids: Sequence[int]) -> Rollouts:
-    """What `generate` returned for padded prompts, as rollouts. What follows the first end-of-text
-    token is padding, whatever its id."""
+    """The output of `generate` for padded prompts, as rollouts. Everything after the first end-of-text
+    token counts as padding, whatever its id."""
     tokens_BT = ids_BL[:, attention_BP.shape[1] :]
     is_end = torch.isin(tokens_BT, torch.tensor(list(end_ids), device=ids_BL.device))
     mask_BT = is_end.int().cumsum(1) - is_end.int() == 0

@@ -1,7 +1,7 @@
-"""The loop of PPO: gather a batch of experience, learn from it in several passes; that is a step.
+"""The loop of PPO. A step gathers a batch of experience and learns from it in several passes.
 
-All randomness is a function of (seed, step): which prompts, which tokens, which minibatches. So a
-training that was stopped goes on as if it had not been, from weights, optimizer and controller.
+All randomness (prompts, tokens, minibatches) is a function of (seed, step). So a stopped training
+continues from weights, optimizer and controller as if it had not been stopped.
 Dropout is off throughout: it would make the ratio of a policy to itself other than 1.
 
 One process, one device. Imports torch at the top, so it is itself imported inside functions only.
@@ -34,12 +34,12 @@ from factory.training.ppo.rollouts import read
 
 
 class PpoTrainer:
-    """What `Session.fit` takes for a trainer."""
+    """The loop, with the methods that `Session.fit` expects of a trainer."""
 
     is_deepspeed_enabled = is_fsdp_enabled = False
 
     def __init__(self, experience: Experience, callbacks: Sequence[Any]) -> None:
-        """Takes the models to the device. `callbacks`: transformers' `TrainerCallback`s."""
+        """Moves the models to the device. `callbacks`: transformers' `TrainerCallback`s."""
         from accelerate import Accelerator
         from transformers import TrainerControl, TrainerState
 
@@ -73,7 +73,7 @@ class PpoTrainer:
         return True
 
     def train(self, resume_from_checkpoint: str | None = None) -> Any:
-        """Returns the state, whose `global_step` is the steps done."""
+        """Train, and return the state, whose `global_step` is the number of steps done."""
         if resume_from_checkpoint is not None:
             self._load(Path(resume_from_checkpoint))
         self._tell("on_train_begin")
@@ -205,7 +205,7 @@ class PpoTrainer:
     # -- what is kept ----------------------------------------------------------------------------
 
     def _trained(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The weights that are trained, by name, and what else has a state."""
+        """(name -> trained weights, name -> other objects with a state)."""
         weights = {
             f"{part}.{name}": weight
             for part, module in (("policy", self.model), ("value", self.value))
@@ -233,7 +233,7 @@ class PpoTrainer:
         self.experience.left_out.update(facts["left_out"])
 
     def _publish_value(self) -> None:
-        """The critic, in OUT/value_head, beside the model, which is the policy alone."""
+        """Save the critic in OUT/value_head, beside the model, which is the policy alone."""
         out = Path(self.args.output_dir).parent
         with tempfile.TemporaryDirectory(prefix=".weights-", dir=out) as temporary:
             self.value.save(Path(temporary) / "value_head")

@@ -1,4 +1,4 @@
-"""The critic: what reward is still to come, expected before each token.
+"""The critic, which predicts before each token the reward still to come.
 
     shared   one linear layer on the policy's last hidden states; its loss, times `vf_coef`, trains
              the policy's backbone too. One model in memory.
