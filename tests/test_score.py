@@ -61,7 +61,7 @@ def go(
     limit: int | None = None,
 ) -> tuple[Record, FakeEngine]:
     engine = engine or FakeEngine()
-    engines = dict.fromkeys(by.recipe.models, engine)
+    engines = dict.fromkeys(by.pipeline.models, engine)
     rows = open_rows(data).limited(limit)
     done = score_async(rows, by, out, engines=engines, progress=Progress(is_quiet=True))
     return asyncio.run(done), engine
@@ -379,8 +379,8 @@ def test_stages_that_score_nothing_are_skipped_and_named(tmp_path: Path) -> None
     generate = {"kind": "generate", "model": "judge"}
     by = scorer(tmp_path, generate, {"kind": "filter"}, REWARD, overrides=("stages.2.name=rm",))
     assert by.skipped == ["generate", "filter"]
-    assert (by.scores(), list(by.recipe.models)) == ({"rm": 2}, ["rm"])
-    assert by.recipe.models["rm"].task == "classify"
+    assert (by.scores(), list(by.pipeline.models)) == ({"rm": 2}, ["rm"])
+    assert by.pipeline.models["rm"].task == "classify"
 
 
 @pytest.mark.parametrize(
@@ -461,17 +461,17 @@ def model_folder(path: Path, architecture: str, record: dict[str, Any] | None = 
 
 def test_a_models_head_tells_its_stage(tmp_path: Path) -> None:
     reward = from_model(model_folder(tmp_path / "rm", "LlamaForSequenceClassification"))
-    assert [stage.kind for stage in reward.recipe.stages] == ["reward"]
-    assert reward.recipe.models["scorer"].model == str(tmp_path / "rm")
-    assert reward.recipe.models["scorer"].task == "classify"
+    assert [stage.kind for stage in reward.pipeline.stages] == ["reward"]
+    assert reward.pipeline.models["scorer"].model == str(tmp_path / "rm")
+    assert reward.pipeline.models["scorer"].task == "classify"
     record = {"steps_as": {"separator": "", "tag": "<x>"}}
     path = model_folder(tmp_path / "prm", "Qwen2ForTokenClassification", record)
     process = from_model(path, overrides=["stages.0.aggregate=last", "models.scorer.dtype=float32"])
-    (stage,) = process.recipe.stages
+    (stage,) = process.pipeline.stages
     options = stage.model_dump()
     assert (stage.kind, options["tag"], options["aggregate"]) == ("process", "<x>", "last")
     assert options["separator"] == ""
-    assert process.recipe.models["scorer"].task == "token_classify"
+    assert process.pipeline.models["scorer"].task == "token_classify"
 
 
 def test_a_model_that_writes_needs_a_recipe(tmp_path: Path) -> None:
@@ -479,4 +479,4 @@ def test_a_model_that_writes_needs_a_recipe(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"LlamaForCausalLM\) is neither .* give --recipe FILE"):
         from_model(path)
     told = from_model(path, "process", ["models.scorer.label_tokens=['+', '-']"])
-    assert told.recipe.models["scorer"].label_tokens == ["+", "-"]  # type: ignore[union-attr]
+    assert told.pipeline.models["scorer"].label_tokens == ["+", "-"]  # type: ignore[union-attr]

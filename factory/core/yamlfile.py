@@ -239,8 +239,11 @@ class YamlFile:
             if where[: depth + 1] == loc[: depth + 1][: len(where)]:
                 field = "" if where == loc else f"{dotted(loc)}: "
                 return RecipeError(f"--set {clipped(text, 100)}: {field}{message}")
+        return RecipeError(f"{self._place(loc, line)} {message}")
+
+    def _place(self, loc: Loc, line: int) -> str:
         field = f" {clipped(dotted(loc), 200)}:" if loc else ""
-        return RecipeError(f"{self.path}:{line}{field} {message}")
+        return f"{self.path}:{line}{field}"
 
     def _find(self, loc: Loc) -> tuple[int, int]:
         """(number of parts of `loc` that are in the file, line, from 1, of the last one that is)."""
@@ -251,6 +254,20 @@ class YamlFile:
                 return depth, line
             node, line = child
         return len(loc), line
+
+
+class Given(YamlFile):
+    """The same of data that stands in no file: errors name the field after `what`, not a line."""
+
+    def __init__(self, what: str, data: Any = None) -> None:
+        self.path = Path()
+        self.data = data
+        self._what = what
+        self._overrides = []
+        self._root = _Loader(dump(data)).get_single_node()
+
+    def _place(self, loc: Loc, line: int) -> str:
+        return f"{self._what}{clipped(dotted(loc), 200)}:"
 
 
 def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node, int] | None:

@@ -41,7 +41,7 @@ class Columns:
             added = dict.fromkeys(added, List(number))
         self._steps: list[str] = []
         self._judges: list[str] = []
-        for stage, position in zip(scorer.recipe.stages, scorer.positions, strict=True):
+        for stage, position in zip(scorer.pipeline.stages, scorer.positions, strict=True):
             if shape == "process" and isinstance(stage, ProcessReward):
                 self._steps.append(stage.name)
                 self._add(added, rows, position, [f"{stage.name}_steps"], List(number))

@@ -83,7 +83,7 @@ def evaluate_judge(
     coding.check(rows.name)
     bad: Counter[str] = Counter()
     found: list[JudgedRow] = []
-    name = next(str(getattr(stage, "name", "")) for stage in scorer.recipe.stages)
+    name = next(str(getattr(stage, "name", "")) for stage in scorer.pipeline.stages)
 
     def each(row: Mapping[str, Any], index: int, result: Result) -> None:
         sample = result.sample
@@ -112,7 +112,7 @@ def evaluate_judge(
 
     folder = work or work_folder("judge", rows, scorer)
     convert = partial(comparison, where=where, labels=coding)
-    calls = score_each(rows, scorer.recipe, folder, convert, each, engines)
+    calls = score_each(rows, scorer.pipeline, folder, convert, each, engines)
     report = judge_report(found, tie_band=tie_band)
     return evaluation("judge", rows, about(scorer, name), report, bad, len(found), calls)
 

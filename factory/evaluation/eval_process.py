@@ -118,8 +118,8 @@ def evaluate_process(
             add(row, whole.id, None)
 
     folder = work or work_folder("process", rows, scorer)
-    recipe, convert = for_shape(scorer, "process"), partial(sample_of, shape="process")
-    calls = score_each(rows, recipe, folder, convert, each, engines)
+    pipeline, convert = for_shape(scorer, "process"), partial(sample_of, shape="process")
+    calls = score_each(rows, pipeline, folder, convert, each, engines)
     _refuse_zero_and_one(rows, numbers)
     report = process_report(found, threshold=threshold)
     return evaluation("process", rows, about(scorer, name), report, bad, len(found), calls)
@@ -135,7 +135,7 @@ def _is_alternative(row: Mapping[str, Any]) -> bool:
 
 
 def _process_stage(scorer: Scorer, score: str | None) -> str:
-    names = [stage.name for stage in scorer.recipe.stages if isinstance(stage, ProcessReward)]
+    names = [stage.name for stage in scorer.pipeline.stages if isinstance(stage, ProcessReward)]
     if score in names:
         return str(score)
     if score is None and len(names) == 1:

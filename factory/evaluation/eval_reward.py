@@ -82,7 +82,7 @@ def evaluate_reward(
 
     folder = work or work_folder("reward", rows, scorer)
     convert = partial(sample_of, shape="preference")
-    calls = score_each(rows, scorer.recipe, folder, convert, each, engines)
+    calls = score_each(rows, scorer.pipeline, folder, convert, each, engines)
     return evaluation(
         "reward", rows, about(scorer, name), reward_report(found), bad, len(found), calls
     )

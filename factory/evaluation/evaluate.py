@@ -28,7 +28,7 @@ from factory.evaluation.rows import Rows, Shape, sample_of
 from factory.evaluation.scorer import Scorer
 from factory.pipeline.progress import Progress
 from factory.pipeline.run import in_loop
-from factory.recipe.recipe import Recipe
+from factory.recipe.pipeline import Pipeline
 from factory.scorers.process_reward import NOT_FINITE
 from factory.stats.finite import finite
 
@@ -82,25 +82,25 @@ def evaluation(
 
 
 def about(scorer: Scorer, score: str) -> dict[str, Any]:
-    models = {name: config.model for name, config in scorer.recipe.models.items()}
+    models = {name: config.model for name, config in scorer.pipeline.models.items()}
     return {"score": score, "models": models}
 
 
 def work_folder(kind: str, rows: Rows, scorer: Scorer) -> Path:
     """The default of --work: the same for the same inputs, however many of the rows are used."""
-    content = repr([kind, rows.digest, scorer.recipe.text]).encode()
+    content = repr([kind, rows.digest, scorer.text]).encode()
     return Path("runs") / f"eval-{hashlib.blake2b(content, digest_size=6).hexdigest()}"
 
 
 def score_each(
     rows: Rows,
-    recipe: Recipe,
+    pipeline: Pipeline,
     work: Path,
     convert: Callable[[Mapping[str, Any], int], Sample | BadRow],
     each: Callable[[Mapping[str, Any], int, Result], None],
     engines: Mapping[str, Engine] | None = None,
 ) -> int:
-    """Take the rows through the recipe's stages, then hand each to `each` with its place and its
+    """Take the rows through the pipeline's stages, then hand each to `each` with its place and its
     result. Returns the calls made, not remembered."""
 
     async def scored() -> int:
@@ -108,9 +108,9 @@ def score_each(
         with (
             alone_in(work),
             progress.doing("checking what is there"),
-            Results(rows, recipe, work) as results,
+            Results(rows, pipeline, work) as results,
         ):
-            async with opened(recipe, work, engines) as open_engines:
+            async with opened(pipeline, work, engines) as open_engines:
                 samples = (convert(row, i) for i, row in enumerate(rows.read()))
                 made = await results.fill(samples, open_engines, progress)
             progress.now("working out the figures")

@@ -16,14 +16,13 @@ from typing import IO, Any
 import msgspec
 
 from factory.core.records import BadRow, Failure, Sample
-from factory.engines import build
 from factory.engines.base import Engine
 from factory.evaluation.rows import Rows
 from factory.pipeline.calls import Calls
 from factory.pipeline.ledger import Ledger
 from factory.pipeline.progress import Progress
 from factory.pipeline.run import outcomes
-from factory.recipe.recipe import Recipe
+from factory.recipe.pipeline import Pipeline
 from factory.scorers.combine import Measured, measure, with_combined
 
 
@@ -36,14 +35,10 @@ class Result(msgspec.Struct):
 
 @contextlib.asynccontextmanager
 async def opened(
-    recipe: Recipe, out: Path, engines: Mapping[str, Engine] | None
+    pipeline: Pipeline, out: Path, engines: Mapping[str, Engine] | None
 ) -> AsyncGenerator[Mapping[str, Engine]]:
-    """The recipe's engines, closed at the end; or those given, left open."""
-    ours = (
-        {}
-        if engines is not None
-        else build(recipe.models, recipe.folder, out / "logs", recipe.judges())
-    )
+    """The pipeline's engines, closed at the end; or those given, left open."""
+    ours = {} if engines is not None else pipeline.engines(out / "logs")
     try:
         yield ours if engines is None else engines
     finally:
@@ -55,9 +50,9 @@ class Results:
     """The outcome of each row, in order, in a temporary file beside the ledger: combining scores
     takes all of them first, and memory is to stay flat."""
 
-    def __init__(self, rows: Rows, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, rows: Rows, pipeline: Pipeline, folder: Path) -> None:
         self._rows = rows
-        self._recipe = recipe
+        self._pipeline = pipeline
         self._folder = folder
         self._file: IO[bytes]
         self._measured: list[Measured] = []
@@ -75,7 +70,7 @@ class Results:
         engines: Mapping[str, Engine],
         progress: Progress,
     ) -> int:
-        """Take the samples through the recipe's stages. Returns the calls made, not remembered."""
+        """Take the samples through the pipeline's stages. Returns the calls made, not remembered."""
         made = 0
         samples = iter(samples)
         first = next(samples, None)  # the others have about as many answers
@@ -84,9 +79,9 @@ class Results:
         with Ledger(self._folder / "ledger.sqlite") as ledger:
             calls = Calls(ledger, engines)
             with progress.following(
-                "scoring", self._recipe, engines, rows=self._rows.count, answers=answers
+                "scoring", self._pipeline, engines, rows=self._rows.count, answers=answers
             ) as forecast:
-                work = outcomes(self._recipe, samples, calls, forecast)
+                work = outcomes(self._pipeline, samples, calls, forecast)
                 async with contextlib.aclosing(work) as ended:
                     async for outcome in ended:
                         result = outcome.result
@@ -94,7 +89,7 @@ class Results:
                         kept = {"sample" if is_sample else "failure": result}
                         self._file.write(msgspec.json.encode(kept) + b"\n")
                         made += sum(count.made for count in outcome.counts.values())
-        combinations = [c for stage in self._recipe.stages for c in stage.combinations()]
+        combinations = [c for stage in self._pipeline.stages for c in stage.combinations()]
         self._measured = measure(combinations, (r.sample for r in self._read() if r.sample))
         return made
 

@@ -35,7 +35,7 @@ from factory.export.write import DatasetWriter
 from factory.pipeline import traces as shards
 from factory.pipeline.progress import Progress
 from factory.pipeline.run import in_loop, reason_of
-from factory.recipe.recipe import Recipe
+from factory.recipe.pipeline import Pipeline
 from factory.scorers.process_reward import ProcessReward
 from factory.stages.base import Stage
 
@@ -88,10 +88,10 @@ async def score_async(
     progress = progress or Progress()
     shape = shape_of(rows)
     columns = Columns(rows, shape, scorer)
-    recipe = for_shape(scorer, shape)
+    pipeline = for_shape(scorer, shape)
     _refuse_other_folder(out)
     with alone_in(out), progress.doing("checking what is there"):
-        async with opened(scorer.recipe, out, engines) as open_engines:
+        async with opened(scorer.pipeline, out, engines) as open_engines:
             record = _record(rows, scorer, open_engines)
             old = _read(out)
             if _is_done(old, record, out):
@@ -99,7 +99,7 @@ async def score_async(
                 progress.note(f"{out} is finished and its inputs have not changed: nothing to do")
                 return msgspec.structs.replace(old, calls=0)
             shards.write_json(out / "score.json", record)
-            with Results(rows, recipe, out) as results:
+            with Results(rows, pipeline, out) as results:
                 samples = (sample_of(row, i, shape) for i, row in enumerate(rows.read()))
                 record.calls = await results.fill(samples, open_engines, progress)
                 progress.now(f"writing {out}")
@@ -107,15 +107,15 @@ async def score_async(
         return record
 
 
-def for_shape(scorer: Scorer, shape: Shape) -> Recipe:
-    """The scorer's recipe, with process reward stages that read the steps of process rows.
+def for_shape(scorer: Scorer, shape: Shape) -> Pipeline:
+    """The scorer's pipeline, with process reward stages that read the steps of process rows.
 
     Raises `RecipeError` for a stage that would cut the solution into steps of its own.
     """
     if shape != "process":
-        return scorer.recipe
+        return scorer.pipeline
     stages: list[Stage] = []
-    for stage, position in zip(scorer.recipe.stages, scorer.positions, strict=True):
+    for stage, position in zip(scorer.pipeline.stages, scorer.positions, strict=True):
         if isinstance(stage, ProcessReward):
             stages.append(stage.model_copy(update={"steps": GIVEN}))
         elif stage.splits():
@@ -125,7 +125,7 @@ def for_shape(scorer: Scorer, shape: Shape) -> Recipe:
             )
         else:
             stages.append(stage)
-    return msgspec.structs.replace(scorer.recipe, stages=stages)
+    return msgspec.structs.replace(scorer.pipeline, stages=stages)
 
 
 # The folder --------------------------------------------------------------------------------------
@@ -143,17 +143,17 @@ def _refuse_other_folder(out: Path) -> None:
 
 
 def _record(rows: Rows, scorer: Scorer, engines: Mapping[str, Engine]) -> Record:
-    recipe = scorer.recipe
-    fingerprints = {name: engines[name].fingerprint for name in recipe.models}
-    content = [rows.digest, rows.count, sorted(rows.features), recipe.digest(fingerprints)]
+    pipeline = scorer.pipeline
+    fingerprints = {name: engines[name].fingerprint for name in pipeline.models}
+    content = [rows.digest, rows.count, sorted(rows.features), pipeline.digest(fingerprints)]
     return Record(
         digest=hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest(),
         data=rows.name,
         scorer={
-            "stages": [stage.model_dump(mode="json") for stage in recipe.stages],
+            "stages": [stage.model_dump(mode="json") for stage in pipeline.stages],
             "models": {
                 name: {"model": config.model, "fingerprint": fingerprints[name]}
-                for name, config in recipe.models.items()
+                for name, config in pipeline.models.items()
             },
         },
         left_out=rows.left_out,

@@ -1,14 +1,12 @@
 """What scores a dataset: the scoring stages of a recipe, or one stage made for a model.
 
-A scorer is a `Recipe` of which only models, stages, constitution and seed mean anything: its stages
-need answers and make none. A recipe's other stages are left out, and so are its source, views and
-training, which need not even be there.
+Its stages need answers and make none. A recipe's other stages are left out, and so are its source,
+views and training, which need not even be there.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,16 +20,16 @@ from factory.core.config import Config
 from factory.core.errors import RecipeError
 from factory.core.override import override
 from factory.core.validation import validate
-from factory.core.yamlfile import YamlFile, dump, nearest
+from factory.core.yamlfile import Given, YamlFile, dump, nearest
 from factory.engines import EngineConfig
 from factory.engines.base import Task
 from factory.recipe.check import lacking, stage_problems
 from factory.recipe.load import find_constitution
-from factory.recipe.recipe import PlainFields, Recipe, code_of
+from factory.recipe.pipeline import Pipeline, code_of
+from factory.recipe.recipe import PlainFields
 from factory.recipe.registry import pick_engine, pick_stage
 from factory.scorers.judge_pairwise import PairwiseJudge
 from factory.scorers.process_reward import trained_layout
-from factory.sources.source import SourceConfig
 from factory.stages.base import Stage
 
 ModelStage = Literal["reward", "process"]
@@ -50,17 +48,19 @@ _MAKES_ANSWERS = frozenset({"candidates", "critiques", "revisions"})
 class Scorer(msgspec.Struct, frozen=True):
     """Stages that score answers that are there."""
 
-    recipe: Recipe
+    pipeline: Pipeline
     """Its stages are the scoring ones alone, its models those that they use."""
     positions: list[int]
     """Of each stage in the file it comes from, for `--set stages.N`."""
     skipped: list[str]
     """Kinds of the file's other stages."""
+    text: str
+    """What it was read from as YAML, with the overrides applied."""
 
     def scores(self) -> dict[str, int]:
         """Name of each score that is made -> position of its stage. Combined scores among them."""
         made: dict[str, int] = {}
-        for stage, position in zip(self.recipe.stages, self.positions, strict=True):
+        for stage, position in zip(self.pipeline.stages, self.positions, strict=True):
             for name in scores_made(stage):
                 if name in made:
                     raise RecipeError(
@@ -80,8 +80,8 @@ class Scorer(msgspec.Struct, frozen=True):
                     f"(have: {', '.join(have) or 'none'})"
                 )
             return name
-        combined = {c.name for stage in self.recipe.stages for c in stage.combinations()}
-        parts = {p for stage in self.recipe.stages for c in stage.combinations() for p in c.parts}
+        combined = {c.name for stage in self.pipeline.stages for c in stage.combinations()}
+        parts = {p for stage in self.pipeline.stages for c in stage.combinations() for p in c.parts}
         whole = [score for score in have if score in combined or score not in parts]
         if len(whole) != 1:
             raise RecipeError(
@@ -109,10 +109,8 @@ def from_model(model: str, stage: str | None = None, overrides: Sequence[str] = 
         options |= trained_layout(folder)
     shown = str(folder) if weights.local_folder(model) else model
     data = {"models": {MODEL: {"model": shown, "task": _TASKS[kind]}}, "stages": [options]}
-    with tempfile.TemporaryDirectory() as made:  # only to be read by those who read recipes
-        path = Path(made) / "model.yaml"
-        path.write_text(dump(data), encoding="utf-8")
-        return _load(path, overrides, Path())
+    file = Given(f"--model {model} ", data)
+    return _load(file, overrides, f"--model {model}")
 
 
 def _stage_named(name: str) -> ModelStage:
@@ -124,12 +122,13 @@ def _stage_named(name: str) -> ModelStage:
 
 def from_recipe(path: Path, overrides: Sequence[str] = ()) -> Scorer:
     """The scoring stages of a recipe. Raises `RecipeError` if there are none, or one is wrong."""
-    return _load(path, overrides, path.parent)
+    return _load(YamlFile(path), overrides, str(path))
 
 
 def judge_of(path: Path, overrides: Sequence[str] = ()) -> Scorer:
     """The first pairwise judge of a recipe, set to compare all answers there are."""
-    file, data = _read(path, overrides)
+    file = YamlFile(path)
+    data = _read(file, overrides)
     for position, entry in enumerate(data.stages):
         if not (isinstance(entry, dict) and entry.get("kind") == "judge"):
             continue
@@ -140,7 +139,7 @@ def judge_of(path: Path, overrides: Sequence[str] = ()) -> Scorer:
             principles = 1 if stage.principles == "same" else stage.principles  # no revisions here
             changed = {"pairs": "all_pairs", "rounds": None, "principles": principles}
             compares = stage.model_copy(update=changed)
-            return _scorer(file, data, path.parent, {position: compares}, [])
+            return _scorer(file, data, {position: compares}, [])
     raise RecipeError(f"{path} has no pairwise judge; add {{kind: judge, model: NAME}}")
 
 
@@ -167,7 +166,6 @@ def _stage_for(model: str, folder: Path) -> ModelStage:
 class _Parts(Config):
     """What a scorer needs of a recipe."""
 
-    name: str = "score"
     seed: int = Field(0, ge=0)
     reproducible: bool = False
     constitution: str | None = None
@@ -175,8 +173,7 @@ class _Parts(Config):
     stages: list[Any] = Field(min_length=1)
 
 
-def _read(path: Path, overrides: Sequence[str]) -> tuple[YamlFile, _Parts]:
-    file = YamlFile(path)
+def _read(file: YamlFile, overrides: Sequence[str]) -> _Parts:
     for text in overrides:
         file.overridden(override(file.data, text), text)
     known = PlainFields.model_fields
@@ -185,11 +182,11 @@ def _read(path: Path, overrides: Sequence[str]) -> tuple[YamlFile, _Parts]:
             have = f"(known: {', '.join(known)})"
             raise file.error((field,), f"unknown field{nearest(str(field), known)} {have}")
     parts = {field: file.data[field] for field in _Parts.model_fields if field in file.data}
-    return file, validate(_Parts, file, parts)
+    return validate(_Parts, file, parts)
 
 
-def _load(path: Path, overrides: Sequence[str], folder: Path) -> Scorer:
-    file, data = _read(path, overrides)
+def _load(file: YamlFile, overrides: Sequence[str], what: str) -> Scorer:
+    data = _read(file, overrides)
     scoring: dict[int, Stage] = {}
     skipped: list[str] = []
     for position, entry in enumerate(data.stages):
@@ -200,10 +197,10 @@ def _load(path: Path, overrides: Sequence[str], folder: Path) -> Scorer:
             skipped.append(stage.kind)
     if not scoring:
         raise RecipeError(
-            f"{path} has no stage that scores answers (it has: {', '.join(skipped)}); add "
+            f"{what} has no stage that scores answers (it has: {', '.join(skipped)}); add "
             "{kind: reward, model: NAME} or {kind: judge, mode: pointwise, model: NAME}"
         )
-    return _scorer(file, data, folder, scoring, skipped)
+    return _scorer(file, data, scoring, skipped)
 
 
 def _is_scoring(stage: Stage) -> bool:
@@ -212,32 +209,22 @@ def _is_scoring(stage: Stage) -> bool:
     return says and not made & _MAKES_ANSWERS
 
 
-def _scorer(
-    file: YamlFile, data: _Parts, folder: Path, stages: dict[int, Stage], skipped: list[str]
-) -> Scorer:
+def _scorer(file: YamlFile, data: _Parts, stages: dict[int, Stage], skipped: list[str]) -> Scorer:
     wrong: list[str] = []
     found = find_constitution(file)
     configs: dict[str, EngineConfig] = {}
     for name in {m: None for stage in stages.values() for m in stage.models_used().values()}:
         if name in data.models:
             configs[name] = pick_engine(file, ("models", name), data.models[name])
-    recipe = Recipe(
-        path=folder.absolute() / file.path.name,
-        name=data.name,
+    folder = file.path.parent
+    pipeline = Pipeline(
+        folder=folder.absolute(),
         seed=data.seed,
         reproducible=data.reproducible,
-        max_failure_rate=1.0,
-        part_size=1,
-        source=SourceConfig(path=""),
-        evaluation=None,
         constitution=constitutions.load(found) if found else None,
-        constitution_path=found,
         models=configs,
         stages=list(stages.values()),
-        views=[],
-        training=[],
         own_code=[code_of(stage, folder) for stage in stages.values()],
-        text=dump(file.data),
     )
     for name, config in configs.items():
         if config.model.startswith(weights.TRAINED):
@@ -245,14 +232,14 @@ def _scorer(
             wrong.append(str(file.error(("models", name, "model"), what)))
     facts = {"candidates"}
     for position, stage in stages.items():
-        for loc, message in stage_problems(recipe, stage):
+        for loc, message in stage_problems(pipeline, stage):
             wrong.append(str(file.error(("stages", position, *loc), message)))
         for need in lacking(stage.facts_needed(), facts):
             wrong.append(str(file.error(("stages", position), _lack(stage, need, position))))
         facts |= stage.facts_made()
     if wrong:
         raise RecipeError("\n".join(wrong))
-    return Scorer(recipe, list(stages), skipped)
+    return Scorer(pipeline, list(stages), skipped, dump(file.data))
 
 
 def _lack(stage: Stage, need: str, position: int) -> str:

@@ -22,7 +22,7 @@ from factory.core.errors import FactoryError
 from factory.engines.base import Engine, Request
 from factory.engines.endpoint import EndpointEngine
 from factory.pipeline.calls import request_of
-from factory.recipe.recipe import Recipe
+from factory.recipe.pipeline import Pipeline
 from factory.scorers.judging import Judges
 from factory.stages.base import Judging, Stage
 
@@ -56,10 +56,10 @@ class _Trial(NamedTuple):
 
 
 class Preflight:
-    """Tries each kind of call that a recipe's stages make, once."""
+    """Tries each kind of call that a pipeline's stages make, once."""
 
-    def __init__(self, recipe: Recipe, engines: Mapping[str, Engine], judges: Judges) -> None:
-        self._stages = [*zip(recipe.stage_labels(), recipe.stages, strict=True)]
+    def __init__(self, pipeline: Pipeline, engines: Mapping[str, Engine], judges: Judges) -> None:
+        self._stages = [*zip(pipeline.stage_labels(), pipeline.stages, strict=True)]
         self._engines = engines
         self._judges = judges
         self._tried_from = len(self._stages)  # the stages from here on have been tried

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from factory.core.lock import alone_in
 from factory.core.records import Failure, Sample
-from factory.engines import build
 from factory.pipeline import folder
 from factory.pipeline.calls import Calls
 from factory.pipeline.ledger import Ledger
@@ -31,7 +30,7 @@ def answer_some(
         progress.doing("checking what is there"),
         Ledger(ledger or folder.ledger_of(out)) as opened,
     ):
-        engines = build(recipe.models, recipe.folder, out / "logs", recipe.judges())
+        engines = recipe.engines(out / "logs")
         source = open_source(recipe.source, recipe.folder)
 
         async def collect() -> list[Sample | Failure]:

@@ -16,7 +16,7 @@ from factory.core.screen import Screen, View, roughly
 from factory.engines.base import Engine
 from factory.pipeline.forecast import Forecast, Outlook, StageOutlook
 from factory.pipeline.pulse import Pulse
-from factory.recipe.recipe import Recipe
+from factory.recipe.pipeline import Pipeline
 from factory.stages.base import Expected
 
 _BAR = 20  # columns
@@ -52,22 +52,22 @@ class Progress(Screen):
     def following(
         self,
         what: str,
-        recipe: Recipe,
+        pipeline: Pipeline,
         engines: Mapping[str, Engine],
         *,
         rows: int | None,
         before: int = 0,
         answers: int = 0,
     ) -> Iterator[Forecast | None]:
-        """Show the progress of rows through a recipe's stages.
+        """Show the progress of rows through a pipeline's stages.
 
         `rows`: their number, of which `before` are done already. `answers`: answers that a row brings
         along. Yields the forecast, which the caller tells of each row; None: nothing is shown."""
         if self.is_quiet:
             yield None
             return
-        stages = [*zip(recipe.stage_labels(), recipe.stages, strict=True)]
-        principles = len(recipe.constitution.principles) if recipe.constitution else 1
+        stages = [*zip(pipeline.stage_labels(), pipeline.stages, strict=True)]
+        principles = len(pipeline.constitution.principles) if pipeline.constitution else 1
         forecast = Forecast(
             stages,
             engines,

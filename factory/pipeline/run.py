@@ -38,7 +38,6 @@ from factory.core.lock import Held, alone_in
 from factory.core.records import BadRow, Failure, Sample
 from factory.core.version import __version__
 from factory.core.yamlfile import dump
-from factory.engines import build
 from factory.engines.base import Engine
 from factory.pipeline import folder
 from factory.pipeline import manifest as manifests
@@ -52,6 +51,7 @@ from factory.pipeline.progress import Progress
 from factory.pipeline.template import thoughts_of
 from factory.pipeline.views import export_views
 from factory.pipeline.window import in_order
+from factory.recipe.pipeline import Pipeline
 from factory.recipe.recipe import Recipe
 from factory.sources.source import Source, open_source
 
@@ -133,7 +133,7 @@ async def run_async(
         folder.recover(out)
         source = open_source(recipe.source, recipe.folder)
         thoughts_of(recipe)  # raises before the work if a template keeps no thoughts
-        ours = {} if engines else build(recipe.models, recipe.folder, out / "logs", recipe.judges())
+        ours = {} if engines else recipe.engines(out / "logs")
         engines = engines or ours
         try:
             with contextlib.ExitStack() as opened:
@@ -368,16 +368,16 @@ def _commonest(reasons: Counter[str]) -> str:
 
 
 async def outcomes(
-    recipe: Recipe,
+    pipeline: Pipeline,
     rows: Iterable[Sample | BadRow],
     calls: Calls,
     forecast: Forecast | None = None,
 ) -> AsyncGenerator[Outcome]:
     """Take each row through all stages, many at once. Yields outcomes in the rows' order, and reports
     them to `forecast`."""
-    labels = recipe.stage_labels()
-    has_own_stage = any(":" in stage.kind for stage in recipe.stages)
-    preflight = Preflight(recipe, calls.engines, calls.judges)
+    labels = pipeline.stage_labels()
+    has_own_stage = any(":" in stage.kind for stage in pipeline.stages)
+    preflight = Preflight(pipeline, calls.engines, calls.judges)
 
     async def told(row: Sample | BadRow) -> Outcome:
         if forecast is None:
@@ -393,12 +393,12 @@ async def outcomes(
                 Failure(row.index, row.line, None, "source", row.error, row.raw, is_permanent=True)
             )
         sample = row
-        for position, (label, stage) in enumerate(zip(labels, recipe.stages, strict=True)):
+        for position, (label, stage) in enumerate(zip(labels, pipeline.stages, strict=True)):
             count = counts[label] = StageCount()
             before = functools.partial(preflight.before, position)
             models = SampleModels(
-                *(calls, recipe.constitution, sample, recipe.seed, count, before),
-                is_reproducible=recipe.reproducible,
+                *(calls, pipeline.constitution, sample, pipeline.seed, count, before),
+                is_reproducible=pipeline.reproducible,
             )
             began = time.monotonic()
             try:

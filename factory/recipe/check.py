@@ -25,6 +25,7 @@ from factory.training import TRAINERS
 from factory.training.common import references
 
 if TYPE_CHECKING:
+    from factory.recipe.pipeline import Pipeline
     from factory.recipe.recipe import Recipe
 
 Problem = tuple[Loc, str]
@@ -134,9 +135,9 @@ def _trained(recipe: Recipe, loc: Loc, name: str) -> Iterator[Problem]:
             )
 
 
-def _sampling(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
+def _sampling(pipeline: Pipeline, stage: Stage) -> Iterator[Problem]:
     """Errors of `extra` in a stage's sampling, which goes to vLLM unchanged if all its models run there."""
-    configs = [recipe.models.get(name) for name in stage.models_used().values()]
+    configs = [pipeline.models.get(name) for name in stage.models_used().values()]
     sampling = getattr(stage, "sampling", None)
     if isinstance(sampling, Sampling) and all(isinstance(c, VllmConfig) for c in configs):
         found = unknown_name(sampling.extra, SAMPLING_PARAMS, "SamplingParams")
@@ -144,10 +145,10 @@ def _sampling(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
             yield ("sampling", "extra", found[0]), found[1]
 
 
-def _no_model(recipe: Recipe, loc: Loc, name: str) -> Iterator[Problem]:
-    if name not in recipe.models:
-        have = f"(have: {', '.join(recipe.models)})"
-        yield loc, f"no model named '{name}'{nearest(name, recipe.models)} {have}"
+def _no_model(pipeline: Pipeline, loc: Loc, name: str) -> Iterator[Problem]:
+    if name not in pipeline.models:
+        have = f"(have: {', '.join(pipeline.models)})"
+        yield loc, f"no model named '{name}'{nearest(name, pipeline.models)} {have}"
 
 
 def _stages(recipe: Recipe) -> Iterator[Problem]:
@@ -176,13 +177,13 @@ def _stages(recipe: Recipe) -> Iterator[Problem]:
             yield ("views", i), f"views[{first}] has the name '{name}' already; give one a `name`"
 
 
-def stage_problems(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
+def stage_problems(pipeline: Pipeline, stage: Stage) -> Iterator[Problem]:
     """Errors of one stage by itself. Places are relative to the stage."""
-    yield from _sampling(recipe, stage)
+    yield from _sampling(pipeline, stage)
     for field, model in stage.models_used().items():
         loc = tuple(field.split("."))
-        yield from _no_model(recipe, loc, model)
-        served = recipe.models[model].task if model in recipe.models else stage.task()
+        yield from _no_model(pipeline, loc, model)
+        served = pipeline.models[model].task if model in pipeline.models else stage.task()
         if served != stage.task():
             yield (
                 loc,
@@ -191,13 +192,13 @@ def stage_problems(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
             )
     if problem := stage.problem():
         yield problem[:1], problem[1]
-    if recipe.constitution is None:
+    if pipeline.constitution is None:
         if stage.uses_constitution():
             yield (), f"'{stage.kind}' needs principles; add `constitution: FILE` to the recipe"
         return
-    few_shot, there = getattr(stage, "few_shot", 0), len(recipe.constitution.examples)
+    few_shot, there = getattr(stage, "few_shot", 0), len(pipeline.constitution.examples)
     if few_shot > there:
-        name = recipe.constitution.name
+        name = pipeline.constitution.name
         yield ("few_shot",), f"expected at most {there}, the examples of '{name}'; found {few_shot}"
 
 

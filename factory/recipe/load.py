@@ -14,7 +14,8 @@ from factory.core.paths import user_path
 from factory.core.validation import validate
 from factory.core.yamlfile import YamlFile, dump, listed, missing_file
 from factory.recipe import check
-from factory.recipe.recipe import PlainFields, Recipe, code_of
+from factory.recipe.pipeline import code_of
+from factory.recipe.recipe import PlainFields, Recipe
 from factory.recipe.registry import pick_engine, pick_stage, pick_training, pick_view
 
 _CONSTITUTION_FOLDERS = (".", "constitutions", "../constitutions")
@@ -67,6 +68,7 @@ def load(
         raise RecipeError(listed(wrong))
     recipe = Recipe(
         path=path.absolute(),
+        folder=path.absolute().parent,
         name=plain.name,
         seed=plain.seed,
         reproducible=plain.reproducible,

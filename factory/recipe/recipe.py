@@ -7,24 +7,21 @@ that lists all errors: file, line, field, what was found and what was expected.
 from __future__ import annotations
 
 import hashlib
-import inspect
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
 from pydantic import Field, model_validator
 
-from factory.core import own_code, weights
+from factory.core import weights
 from factory.core.config import Config
-from factory.core.constitution import Constitution
 from factory.core.paths import near, user_path
 from factory.core.yamlfile import dump, parse
-from factory.engines import EngineConfig, VllmConfig
+from factory.engines import VllmConfig
 from factory.engines.base import Sampling
 from factory.export.view import View
+from factory.recipe.pipeline import Pipeline, code_of
 from factory.sources.source import SourceConfig
-from factory.stages.base import Stage
 from factory.training.config import TrainingConfig
 
 
@@ -104,52 +101,20 @@ class PlainFields(Config):
     training: list[Any] = []
 
 
-class Recipe(msgspec.Struct, frozen=True):
+class Recipe(Pipeline, frozen=True, kw_only=True):
     """A checked recipe: every name in it refers to something."""
 
     path: Path
     name: str
-    seed: int
-    reproducible: bool
     max_failure_rate: float
     part_size: int
     source: SourceConfig
     evaluation: EvaluationConfig | None
-    constitution: Constitution | None
     constitution_path: Path | None
-    models: dict[str, EngineConfig]
-    stages: list[Stage]
     views: list[View]
     training: list[TrainingConfig]
-    own_code: list[str]
-    """Source code of each stage and of its imports; empty for the built-in stages."""
     text: str
     """The recipe as YAML, with the overrides applied and paths as the user wrote them."""
-
-    @property
-    def folder(self) -> Path:
-        """The folder that relative paths in the recipe start from."""
-        return self.path.parent
-
-    def stage_labels(self) -> list[str]:
-        """A short name for each stage, unique within the recipe: `generate`, `judge`, `judge-2`."""
-        labels: list[str] = []
-        for stage in self.stages:
-            kind = stage.kind.rpartition(":")[2].lower()
-            same = sum(label.split("-")[0] == kind for label in labels)
-            labels.append(f"{kind}-{same + 1}" if same else kind)
-        return labels
-
-    def digest(self, fingerprints: Mapping[str, str]) -> str:
-        """Hash of everything that, with the source row, decides a sample's trace."""
-        content = [
-            self.seed,
-            [_dump(stage) for stage in self.stages],
-            self.own_code,
-            self.constitution.digest() if self.constitution else None,
-            sorted(fingerprints.items()),
-        ]
-        return hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()
 
     def with_model(self, name: str, model: str) -> Recipe:
         """The recipe with other weights for the model `name`."""
@@ -164,10 +129,6 @@ class Recipe(msgspec.Struct, frozen=True):
         if model == weights.EMBEDDED:
             return model
         return str(weights.local_folder(model, self.folder) or model)
-
-    def judges(self) -> frozenset[str]:
-        """Names of the models that some stage asks for labels."""
-        return frozenset().union(*(stage.judges() for stage in self.stages))
 
     def trained_models(self) -> dict[str, str]:
         """Recipe name of each model that the recipe trains -> the training's name."""
@@ -202,25 +163,7 @@ class Recipe(msgspec.Struct, frozen=True):
         return f"{made.name} {made.version}, {count} principle{'s' * (count > 1)}, {near(path)}"
 
     def views_digest(self) -> str:
-        content: list[Any] = [_dump(view) for view in self.views]
+        content: list[Any] = [view.model_dump(mode="json") for view in self.views]
         if any(own := [code_of(view, self.folder) for view in self.views]):
             content.append(own)
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()
-
-
-def _dump(config: Any) -> dict[str, Any]:
-    dumped: dict[str, Any] = config.model_dump(mode="json")
-    return dumped
-
-
-def code_of(config: Stage | View, folder: Path) -> str:
-    """The source code of a user's own stage or view and of its imports from the recipe's folder. An
-    edit of it changes the result."""
-    if type(config).__module__.startswith("factory."):
-        return ""
-    if code := own_code.source_of(config.kind, folder.absolute()):
-        return code
-    try:
-        return Path(inspect.getfile(type(config))).read_text(encoding="utf-8")
-    except (OSError, TypeError):
-        return ""

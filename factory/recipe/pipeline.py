@@ -1,0 +1,73 @@
+"""The pipeline: stages, and all that they need to take a sample. A recipe is one, with a source before
+it and views behind; what scores a dataset is one by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from factory.core import own_code
+from factory.core.constitution import Constitution
+from factory.engines import EngineConfig, build
+from factory.engines.base import Engine
+from factory.export.view import View
+from factory.stages.base import Stage
+
+
+class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
+    """Stages in their order, and what they name."""
+
+    folder: Path
+    """Relative paths start here."""
+    seed: int = 0
+    reproducible: bool = False
+    constitution: Constitution | None = None
+    models: dict[str, EngineConfig]
+    stages: list[Stage]
+    own_code: list[str]
+    """Each stage's source code, with what it imports; empty for those of this package."""
+
+    def stage_labels(self) -> list[str]:
+        """A short name for each stage, unique within the pipeline: `generate`, `judge`, `judge-2`."""
+        labels: list[str] = []
+        for stage in self.stages:
+            kind = stage.kind.rpartition(":")[2].lower()
+            same = sum(label.split("-")[0] == kind for label in labels)
+            labels.append(f"{kind}-{same + 1}" if same else kind)
+        return labels
+
+    def digest(self, fingerprints: Mapping[str, str]) -> str:
+        """Hash of all that decides what a sample's trace holds, given its source row."""
+        content = [
+            self.seed,
+            [stage.model_dump(mode="json") for stage in self.stages],
+            self.own_code,
+            self.constitution.digest() if self.constitution else None,
+            sorted(fingerprints.items()),
+        ]
+        return hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()
+
+    def judges(self) -> frozenset[str]:
+        """Names of the models that some stage asks for labels."""
+        return frozenset().union(*(stage.judges() for stage in self.stages))
+
+    def engines(self, logs: Path | None) -> dict[str, Engine]:
+        """An engine for each model, none started yet; those in this process write in `logs`."""
+        return build(self.models, self.folder, logs, self.judges())
+
+
+def code_of(config: Stage | View, folder: Path) -> str:
+    """The source of a user's own stage or view, and of what it imports from the recipe's folder:
+    editing it makes another result."""
+    if type(config).__module__.startswith("factory."):
+        return ""
+    if code := own_code.source_of(config.kind, folder.absolute()):
+        return code
+    try:
+        return Path(inspect.getfile(type(config))).read_text(encoding="utf-8")
+    except (OSError, TypeError):
+        return ""
