@@ -218,7 +218,7 @@ def _tree(final: Final) -> Node:
 
 
 def _same_words(said: str, expected: str, is_marked: bool) -> tuple[bool | None, str]:
-    """Of a reference in words, as `east`. What is not said to be the answer is not wrong."""
+    """Compare with a reference in words, such as `east`. Words not marked as the answer are not wrong."""
     last, is_explicit = last_words(said)
     found, wanted = _plain(last), _plain(expected)
     if "\n" in expected:
@@ -233,7 +233,8 @@ def _same_words(said: str, expected: str, is_marked: bool) -> tuple[bool | None,
 
 
 def _same_lines(said: str, expected: str) -> tuple[bool | None, str]:
-    """Of a reference of several lines, as a grid: the last lines, without the mark before them."""
+    """Compare with a reference of several lines, such as a grid: with the last lines, without the mark
+    before them."""
     count = len(expected.split("\n"))
     last = said.split("\n")[-count:]
     first = last[0].rpartition(MARK)[2]

@@ -80,7 +80,7 @@ def _number(text: str) -> Fraction:
 
 
 def _bare(tokens: list[Token]) -> list[Token]:
-    """Without parentheses around single numbers: `-(4)` becomes `-4`."""
+    """The tokens without parentheses around single numbers: `-(4)` becomes `-4`."""
     bare: list[Token] = []
     for token in tokens:
         bare.append(token)

@@ -173,7 +173,7 @@ _INFINITY = Node("const", ("oo",))
 
 
 def _interval(tree: Node) -> Node | None:
-    """Of `x > 3`, `1 < x ≤ 3`; None: it is no such thing."""
+    """The interval of `x > 3` or `1 < x ≤ 3`. None: it is no inequality of that form."""
     signs, sides = tree.args[0], tree.args[1:]
     low, high, left, right = Node("neg", (_INFINITY,)), _INFINITY, "(", ")"
     if len(sides) == 2 and _is_name(sides[1]) and not _is_name(sides[0]) and signs[0] in _FLIPPED:

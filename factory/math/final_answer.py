@@ -203,7 +203,7 @@ def _is_of_a_step(mark: re.Match[str]) -> bool:
 
 
 def _sentence(rest: str) -> str:
-    """Of what follows a mark, the sentence; of a list, all of its lines."""
+    """The sentence after a mark; if it is a list, all of its lines."""
     rest = rest.lstrip(" \t\n*_:：").replace("\ufffc", "")
     lines = rest.split("\n")
     if _BULLET.match(lines[0]):
@@ -468,7 +468,7 @@ def _is_several(text: str) -> bool:
 
 
 def _balanced(text: str) -> str:
-    """Without the bracket of a remark: `9 = 17)`, `(3 + 4`."""
+    """The text without the unmatched bracket of a remark: `9 = 17)`, `(3 + 4`."""
     if text.endswith(")") and text.count("(") < text.count(")") and "[" not in text:
         return text[:-1]
     if text.startswith("(") and text.count("(") > text.count(")") and "]" not in text:

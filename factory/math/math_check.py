@@ -80,7 +80,7 @@ class Pool:
             _end(helper)
 
     def forget(self) -> None:
-        """Of a fork: the helpers are another process's; only their pipes are closed here."""
+        """Close only the pipes, after a fork: the helpers belong to the parent process."""
         for helper in [*self._all]:
             _close(helper)
             helper.returncode = 0  # not ours to wait for

@@ -48,7 +48,7 @@ class Shape:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Those of conversations."""
+        """Names of the columns that hold conversations."""
         named = {
             "chosen": self.pairs,
             "rejected": self.pairs,
@@ -139,7 +139,7 @@ def _form(row: Mapping[str, Any], shape: Shape) -> str:
 
 
 def _number(value: object) -> object:
-    """Of a cell. What is no number stays: who needs one refuses it, naming the row."""
+    """The number in a cell. Anything else is returned unchanged; the trainer refuses it, naming the row."""
     if not isinstance(value, str):
         return value
     try:
@@ -154,7 +154,7 @@ def _reference(value: object) -> object:
 
 
 def _label(value: object) -> object:
-    """Of kto. What is none stays: the trainer refuses it."""
+    """A label of KTO. Anything else is returned unchanged; the trainer refuses it."""
     if isinstance(value, str):
         return _TRUTHS.get(value.strip().lower(), value)
     return bool(value) if isinstance(value, int | float) and value in (0, 1) else value

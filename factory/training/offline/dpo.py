@@ -186,7 +186,7 @@ class AnswersTrainer(trl.DPOTrainer):  # type: ignore[misc]
         return dataset.add_column("ref_logps", column)
 
     def _ref_logps(self, inputs: dict[str, Any]) -> Tensor:
-        """Of each answer, by the model as it was at the start."""
+        """Log-probability of each answer under the initial model."""
         if "ref_logps" in inputs:
             known: Tensor = inputs["ref_logps"]
             return known

@@ -41,8 +41,8 @@ class Encoded:
 
 
 Encode = Callable[[dict[str, Any], int], dict[str, Any]]
-"""Of a row and its place: the columns, `reason` (empty: the row is used), and those of the other
-notes of `encoded` that are not as by default."""
+"""A function from a row and its position to its columns, `reason` (empty: the row is used), and those of
+the other notes of `encoded` that differ from their defaults."""
 
 
 def encoded(dataset: Dataset, encode: Encode, columns: Mapping[str, Any]) -> Encoded:

@@ -9,7 +9,7 @@ and z the batch's estimate of KL(pi || ref), at least 0, the loss is
 The paper wants (desirable_weight * good) / (undesirable_weight * bad) in [1, 4/3]. Where the counts
 are outside and neither weight is set, the rarer label's weight is raised to the middle of that.
 
-TRL estimates z from each answer beside its neighbour's prompt in the batch, in the order of the
+TRL estimates z from each answer beside its neighbor's prompt in the batch, in the order of the
 dataset. A kto view has a prompt's answers side by side, which are no mismatch, so rows are shuffled
 once, by `seed`. Use a batch of 4 and more.
 """
@@ -45,7 +45,7 @@ class KTOTrainer(trl.KTOTrainer):  # type: ignore[misc]
             return trimmed
 
         def rotate(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            """As TRL does: each prompt beside its neighbour's answer, within a batch."""
+            """Pair each prompt with its neighbor's answer within a batch, as TRL does."""
             own = batch["completion_ids"]
             return {"KL_completion_ids": [own[-1], *own[:-1]]}
 

@@ -188,7 +188,7 @@ class Experience:
 
 
 def autocast(args: PpoConfig, model: Any) -> Any:
-    """Around forward passes: bfloat16 where the options say so."""
+    """Context of forward passes: bfloat16 if the options say so."""
     return torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=args.bf16)
 
 
