@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from factory.core.screen import Screen
+
 
 class Listed(NamedTuple):
     """A trainer in the registry. It is imported on use, so its file may import torch and TRL at the top."""
@@ -44,7 +46,9 @@ class Listed(NamedTuple):
         self, data: Path | str, model: Path | str, out: Path, **options: Any
     ) -> dict[str, Any]:
         """See `Trainer.train`."""
-        record: dict[str, Any] = self.load().train(data, model, out, **options)
+        with Screen(is_quiet=os.environ.get("RANK", "0") != "0").doing("loading torch and trl"):
+            trainer = self.load()
+        record: dict[str, Any] = trainer.train(data, model, out, **options)
         return record
 
 

@@ -352,7 +352,7 @@ class Session:
         language."""
         try:
             with (
-                self.screen.doing("loading torch and trl"),
+                self.screen.doing("preparing the training"),
                 _quiet_libraries(),
                 trackers.files_in(self._folder.path),
             ):
