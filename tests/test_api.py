@@ -16,8 +16,7 @@ import pytest
 
 import factory
 from factory.core.errors import RecipeError
-from factory.pipeline import preview as previews
-from factory.pipeline import run as runner
+from factory.recipe import pipeline as pipelines
 from factory.recipe.recipe import Recipe
 from factory.training import TRAINERS
 from tests.fakes import FakeEngine
@@ -40,8 +39,7 @@ def in_a_notebook(work: Callable[[], Any]) -> Any:
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """Takes the place of every recipe's engines."""
     made = FakeEngine()
-    for module in (runner, previews):
-        monkeypatch.setattr(module, "build", lambda models, *_: dict.fromkeys(models, made))
+    monkeypatch.setattr(pipelines, "build", lambda models, *_: dict.fromkeys(models, made))
     return made
 
 

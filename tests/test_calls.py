@@ -442,7 +442,7 @@ def test_an_answer_that_cannot_be_kept_costs_its_sample_alone(tmp_path: Path, od
         await settle()
         engine.held[0].set_result(odd)
         engine.held[1].set_result(said("fine"))
-        with pytest.raises(SampleError, match="cannot be kept") as caught:
+        with pytest.raises(SampleError, match="cannot be stored") as caught:
             await asked
         assert not caught.value.is_permanent
         again = StageCount()
