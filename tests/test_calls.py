@@ -11,13 +11,14 @@ from factory.core.errors import EngineError, LedgerError, SampleError
 from factory.core.records import Sample
 from factory.engines.base import Completion, Request, Sampling
 from factory.engines.call_key import call_key
-from factory.pipeline.calls import Calls, SampleModels, StageCount
+from factory.pipeline.calls import Calls
 from factory.pipeline.ledger import Ledger
 from factory.pipeline.manifest import Manifest
 from factory.pipeline.progress import Progress
 from factory.pipeline.run import run_async
 from factory.recipe.recipe import Recipe
 from factory.stages.base import Question
+from factory.stages.models import SampleModels, StageCount
 from tests.fakes import FakeEngine, said
 
 GREEDY = {"temperature": 0.0, "max_tokens": 8}

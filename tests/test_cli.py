@@ -25,13 +25,13 @@ from factory.core.errors import EngineError, FactoryError, RecipeError
 from factory.engines.base import Completion, Request
 from factory.pipeline import run as runner
 from factory.pipeline import trainings
-from factory.pipeline.calls import StageCount
 from factory.pipeline.manifest import Manifest
 from factory.pipeline.manifest import read as load_manifest
 from factory.pipeline.progress import Progress
 from factory.pipeline.traces import read_samples
 from factory.recipe.load import load
 from factory.recipe.recipe import Recipe
+from factory.stages.models import StageCount
 from tests.conftest import ROOT
 from tests.fakes import FakeEngine
 

@@ -27,8 +27,9 @@ from factory.engines import render, routing, vllm_server
 from factory.engines.base import Completion, Request, Sampling, Scoring
 from factory.engines.endpoint import EndpointEngine
 from factory.engines.endpoint_config import EndpointConfig
-from factory.pipeline.calls import Calls, StageCount
+from factory.pipeline.calls import Calls
 from factory.pipeline.ledger import Ledger
+from factory.stages.models import StageCount
 from tests import servers
 from tests.servers import FakeServer, Reply, completion, failure, free_port
 

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import pytest
 
 from factory.engines.base import EngineStats, Sampling
-from factory.pipeline.calls import StageCount
 from factory.pipeline.forecast import Forecast, Outlook
 from factory.recipe.registry import pick_stage  # noqa: F401
 from factory.scorers.judge_pairwise import PairwiseJudge
 from factory.stages.base import Stage
 from factory.stages.critique import Criticise
 from factory.stages.generate import Generate
+from factory.stages.models import StageCount
 from factory.stages.revise import Revise
 from factory.training.common.progress import Steps
 

@@ -32,7 +32,7 @@ class Traces:
     def __init__(self, run: Path, recipe: Recipe) -> None:
         self._run = run
         self._views = recipe.views
-        combinations = [combined for stage in recipe.stages for combined in stage.combinations()]
+        combinations = recipe.combinations()
         self._measured = measure(combinations, shards.read_samples(run) if combinations else ())
 
     def chosen(

@@ -23,7 +23,7 @@ from factory.core.errors import RecipeError
 from factory.core.lock import alone_in
 from factory.core.records import BadRow, Sample
 from factory.engines.base import Engine
-from factory.evaluation.results import Result, Results, opened
+from factory.evaluation.results import Result, Results
 from factory.evaluation.rows import Rows, Shape, sample_of
 from factory.evaluation.scorer import Scorer
 from factory.pipeline.progress import Progress
@@ -110,7 +110,7 @@ def score_each(
             progress.doing("checking what is there"),
             Results(rows, pipeline, work) as results,
         ):
-            async with opened(pipeline, work, engines) as open_engines:
+            async with pipeline.opened(work / "logs", engines) as open_engines:
                 samples = (convert(row, i) for i, row in enumerate(rows.read()))
                 made = await results.fill(samples, open_engines, progress)
             progress.now("working out the figures")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -31,19 +31,6 @@ class Result(msgspec.Struct):
 
     sample: Sample | None = None
     failure: Failure | None = None
-
-
-@contextlib.asynccontextmanager
-async def opened(
-    pipeline: Pipeline, out: Path, engines: Mapping[str, Engine] | None
-) -> AsyncGenerator[Mapping[str, Engine]]:
-    """The pipeline's engines, closed at the end; or those given, left open."""
-    ours = {} if engines is not None else pipeline.engines(out / "logs")
-    try:
-        yield ours if engines is None else engines
-    finally:
-        for engine in set(ours.values()):
-            await engine.close()
 
 
 class Results:
@@ -89,7 +76,7 @@ class Results:
                         kept = {"sample" if is_sample else "failure": result}
                         self._file.write(msgspec.json.encode(kept) + b"\n")
                         made += sum(count.made for count in outcome.counts.values())
-        combinations = [c for stage in self._pipeline.stages for c in stage.combinations()]
+        combinations = self._pipeline.combinations()
         self._measured = measure(combinations, (r.sample for r in self._read() if r.sample))
         return made
 

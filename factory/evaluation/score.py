@@ -28,7 +28,7 @@ from factory.core.saved import STATE, is_saved
 from factory.core.version import __version__
 from factory.engines.base import Engine
 from factory.evaluation.columns import Columns
-from factory.evaluation.results import Results, opened
+from factory.evaluation.results import Results
 from factory.evaluation.rows import GIVEN, Rows, Shape, sample_of, shape_of
 from factory.evaluation.scorer import Scorer
 from factory.export.write import DatasetWriter
@@ -91,7 +91,7 @@ async def score_async(
     pipeline = for_shape(scorer, shape)
     _refuse_other_folder(out)
     with alone_in(out), progress.doing("checking what is there"):
-        async with opened(scorer.pipeline, out, engines) as open_engines:
+        async with scorer.pipeline.opened(out / "logs", engines) as open_engines:
             record = _record(rows, scorer, open_engines)
             old = _read(out)
             if _is_done(old, record, out):

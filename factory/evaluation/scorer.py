@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from pydantic import Field
@@ -22,7 +22,6 @@ from factory.core.override import override
 from factory.core.validation import validate
 from factory.core.yamlfile import Given, YamlFile, dump, nearest
 from factory.engines import EngineConfig
-from factory.engines.base import Task
 from factory.recipe.check import lacking, stage_problems
 from factory.recipe.load import find_constitution
 from factory.recipe.pipeline import Pipeline, code_of
@@ -32,14 +31,13 @@ from factory.scorers.judge_pairwise import PairwiseJudge
 from factory.scorers.process_reward import trained_layout
 from factory.stages.base import Stage
 
-ModelStage = Literal["reward", "process"]
-_HEADS: dict[str, ModelStage] = {
+_HEADS = {
     "ForSequenceClassification": "reward",
     "ForTokenClassification": "process",
     "ForRewardModel": "reward",
     "ForProcessRewardModel": "process",
 }
-_TASKS: dict[ModelStage, Task] = {"reward": "classify", "process": "token_classify"}
+_TASKS = {"reward": "classify", "process": "token_classify"}
 MODEL = "scorer"
 """What `--set models.scorer.dtype=float32` calls the model of `--model`."""
 _MAKES_ANSWERS = frozenset({"candidates", "critiques", "revisions"})
@@ -80,8 +78,9 @@ class Scorer(msgspec.Struct, frozen=True):
                     f"(have: {', '.join(have) or 'none'})"
                 )
             return name
-        combined = {c.name for stage in self.pipeline.stages for c in stage.combinations()}
-        parts = {p for stage in self.pipeline.stages for c in stage.combinations() for p in c.parts}
+        combinations = self.pipeline.combinations()
+        combined = {c.name for c in combinations}
+        parts = {part for c in combinations for part in c.parts}
         whole = [score for score in have if score in combined or score not in parts]
         if len(whole) != 1:
             raise RecipeError(
@@ -101,23 +100,16 @@ def from_model(model: str, stage: str | None = None, overrides: Sequence[str] = 
 
     Raises `RecipeError` if the model's configuration does not say which of the two, or it is none.
     """
-    named = None if stage is None else _stage_named(stage)
+    if stage is not None and stage not in _TASKS:
+        raise RecipeError(f"--stage {stage}: expected {' or '.join(_TASKS)}")
     folder = weights.resolve(model)
-    kind = named or _stage_for(model, folder)
+    kind = stage or _stage_for(model, folder)
     options: dict[str, Any] = {"kind": kind, "model": MODEL}
     if kind == "process":
         options |= trained_layout(folder)
     shown = str(folder) if weights.local_folder(model) else model
     data = {"models": {MODEL: {"model": shown, "task": _TASKS[kind]}}, "stages": [options]}
-    file = Given(f"--model {model} ", data)
-    return _load(file, overrides, f"--model {model}")
-
-
-def _stage_named(name: str) -> ModelStage:
-    for kind in _TASKS:
-        if kind == name:
-            return kind
-    raise RecipeError(f"--stage {name}: expected {' or '.join(_TASKS)}")
+    return _load(Given(f"--model {model} ", data), overrides, f"--model {model}")
 
 
 def from_recipe(path: Path, overrides: Sequence[str] = ()) -> Scorer:
@@ -143,7 +135,7 @@ def judge_of(path: Path, overrides: Sequence[str] = ()) -> Scorer:
     raise RecipeError(f"{path} has no pairwise judge; add {{kind: judge, model: NAME}}")
 
 
-def _stage_for(model: str, folder: Path) -> ModelStage:
+def _stage_for(model: str, folder: Path) -> str:
     try:
         names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
     except (OSError, ValueError, KeyError) as error:

@@ -1,71 +1,24 @@
 """Model calls of a run: answered from the ledger, joined to one in flight, or made.
 
-Stages see `SampleModels`. It turns a `Question` into a `Request` with the draw and the priority of
-its sample. `Calls` then answers from the ledger if it can, else joins the same call in flight, else
-asks the engine and remembers the answer.
+`stages.models.SampleModels` is what a stage sees; `Calls` answers its requests from the ledger if it
+can, joins a call that is in flight if there is one, and otherwise asks the engine and remembers the
+answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from factory.core.constitution import Constitution
 from factory.core.errors import SampleError
-from factory.core.records import Sample
-from factory.core.seeds import derive_seed
 from factory.engines.base import Completion, Engine, Request
 from factory.engines.call_key import call_key
 from factory.pipeline.ledger import Ledger
 from factory.scorers.judging import Judges
-from factory.stages.base import Asked, Estimator, Question, Reads
-
-
-class Answer:
-    """A completion and the ledger key of its call."""
-
-    __slots__ = ("completion", "key")
-
-    def __init__(self, key: bytes, completion: Completion) -> None:
-        self.key = key
-        self.completion = completion
-
-    @property
-    def call(self) -> str:
-        return self.key.hex()
-
-
-class StageCount(msgspec.Struct):
-    """Calls and tokens of a stage. Tokens are those of all its calls, made or remembered."""
-
-    made: int = 0
-    remembered: int = 0
-    """Answered from the ledger, or by a call of the same content already in flight."""
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    """Of the prompt tokens, those from the engine's prefix cache when the call was made."""
-    output_tokens: int = 0
-    seconds: float = 0.0
-    """Waiting time, summed over samples that wait at the same time."""
-    answers: int = 0
-    """Texts that models wrote: all calls but those that read labels or scores."""
-    cut: int = 0
-    """Of the answers, those cut at max_tokens."""
-    reasoning_tokens: int = 0
-    """Of the output tokens, those of thoughts."""
-
-    def add(self, other: StageCount) -> None:
-        self.made += other.made
-        self.remembered += other.remembered
-        self.prompt_tokens += other.prompt_tokens
-        self.cached_tokens += other.cached_tokens
-        self.output_tokens += other.output_tokens
-        self.answers += other.answers
-        self.cut += other.cut
-        self.reasoning_tokens += other.reasoning_tokens
-        self.seconds += other.seconds
+from factory.stages.base import Asked
+from factory.stages.models import Answer, Before, StageCount
 
 
 class Calls:
@@ -84,7 +37,7 @@ class Calls:
         model: str,
         requests: Sequence[Request],
         count: StageCount,
-        before: Callable[[], Awaitable[None]] | None = None,
+        before: Before | None = None,
     ) -> list[Asked]:
         """Answer all requests, in their order. If one fails, raises its error once all have ended.
 
@@ -193,26 +146,6 @@ class Calls:
             ) from error
 
 
-def request_of(
-    question: Question, draw: int = 0, priority: int = 0, seed: int | None = None
-) -> Request:
-    return Request(
-        messages=question.messages,
-        sampling=question.sampling.changed,
-        draw=draw,
-        prefix=question.prefix,
-        labels=question.labels,
-        scoring=question.scoring,
-        priority=priority,
-        seed=seed,
-    )
-
-
-def is_sampled(question: Question) -> bool:
-    """True if another draw may give another answer: text at a temperature above 0."""
-    return bool(question.sampling.temperature) and not question.labels and not question.scoring
-
-
 def _encodable(text: str) -> str:
     """`text` with halves of surrogate pairs replaced by U+FFFD. A server that cuts an answer may send
     one in JSON; UTF-8, which all our files use, cannot hold it."""
@@ -221,60 +154,3 @@ def _encodable(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
-
-
-class SampleModels:
-    """The recipe's models for one sample at one stage (`stages.base.Models`).
-
-    `count`: gets the stage's calls and tokens. `before`: awaited before a call is made.
-    `is_reproducible`: draws seed the engine."""
-
-    __slots__ = (
-        *("_before", "_calls", "_is_reproducible", "_priority", "_sample_id", "_seed"),
-        *("constitution", "count"),
-    )
-
-    def __init__(
-        self,
-        calls: Calls,
-        constitution: Constitution | None,
-        sample: Sample,
-        seed: int,
-        count: StageCount,
-        before: Callable[[], Awaitable[None]] | None = None,
-        *,
-        is_reproducible: bool = False,
-    ) -> None:
-        self._calls = calls
-        self._is_reproducible = is_reproducible
-        self._before = before
-        self.constitution = constitution
-        self._sample_id = sample.id
-        # Older samples first. Within a sample later stages come after earlier ones anyway, so a
-        # conversation that has begun goes before one that has not, while its KV cache is hot.
-        self._priority = sample.index
-        self._seed = seed
-        self.count = count
-
-    def seed(self, *salt: object) -> int:
-        return derive_seed(self._seed, self._sample_id, *salt)
-
-    async def ask(self, model: str, questions: Sequence[Question]) -> list[Asked]:
-        requests = [self._request(question) for question in questions]
-        asked = await self._calls.answer(model, requests, self.count, self._before)
-        for request, answer in zip(requests, asked, strict=True):
-            if not request.labels and request.scoring is None:
-                self.count.answers += 1
-                self.count.cut += answer.completion.finish_reason == "length"
-        return asked
-
-    async def reads(self, model: str, estimator: Estimator, example: Question) -> Reads:
-        request = request_of(example)
-        return await self._calls.judges.reads(model, estimator, request, self._before)
-
-    def _request(self, question: Question) -> Request:
-        if not is_sampled(question):
-            return request_of(question, priority=self._priority)
-        draw = self.seed(*question.salt)
-        seed = draw if self._is_reproducible else None
-        return request_of(question, draw, self._priority, seed)

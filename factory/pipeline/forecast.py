@@ -23,9 +23,9 @@ from typing import NamedTuple
 import msgspec
 
 from factory.engines.base import Engine, EngineStats
-from factory.pipeline.calls import StageCount
 from factory.pipeline.pace import Pace
 from factory.stages.base import Expected, Question, Stage
+from factory.stages.models import StageCount
 
 _PERIOD = 1.0  # seconds between two measurements
 _ROWS_DECLARED = 1.0  # weight, in rows, of a stage's own estimate of its calls

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from factory.core.errors import FactoryError
-from factory.pipeline.calls import StageCount
 from factory.pipeline.traces import TracePart, write_json
+from factory.stages.models import StageCount
 
 FORMAT = 1
 

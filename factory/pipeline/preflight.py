@@ -21,10 +21,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from factory.core.errors import FactoryError
 from factory.engines.base import Engine, Request
 from factory.engines.endpoint import EndpointEngine
-from factory.pipeline.calls import request_of
 from factory.recipe.pipeline import Pipeline
 from factory.scorers.judging import Judges
 from factory.stages.base import Judging, Stage
+from factory.stages.models import request_of
 
 
 @runtime_checkable

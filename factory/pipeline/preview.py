@@ -30,21 +30,19 @@ def answer_some(
         progress.doing("checking what is there"),
         Ledger(ledger or folder.ledger_of(out)) as opened,
     ):
-        engines = recipe.engines(out / "logs")
         source = open_source(recipe.source, recipe.folder)
 
         async def collect() -> list[Sample | Failure]:
-            try:
-                calls = Calls(opened, engines)
-                with progress.following(
-                    "making samples", recipe, engines, rows=source.count()
-                ) as forecast:
-                    work = outcomes(recipe, source.rows(), calls, forecast)
-                    async with contextlib.aclosing(work) as ended:
-                        return [outcome.result async for outcome in ended]
-            finally:
-                progress.now("stopping the engines")
-                for engine in set(engines.values()):
-                    await engine.close()
+            async with recipe.opened(out / "logs") as engines:
+                try:
+                    calls = Calls(opened, engines)
+                    with progress.following(
+                        "making samples", recipe, engines, rows=source.count()
+                    ) as forecast:
+                        work = outcomes(recipe, source.rows(), calls, forecast)
+                        async with contextlib.aclosing(work) as ended:
+                            return [outcome.result async for outcome in ended]
+                finally:
+                    progress.now("stopping the engines")
 
         return in_loop(collect())

@@ -42,7 +42,7 @@ from factory.engines.base import Engine
 from factory.pipeline import folder
 from factory.pipeline import manifest as manifests
 from factory.pipeline import traces as shards
-from factory.pipeline.calls import Calls, SampleModels, StageCount
+from factory.pipeline.calls import Calls
 from factory.pipeline.forecast import Forecast
 from factory.pipeline.ledger import Ledger
 from factory.pipeline.manifest import Manifest
@@ -54,6 +54,7 @@ from factory.pipeline.window import in_order
 from factory.recipe.pipeline import Pipeline
 from factory.recipe.recipe import Recipe
 from factory.sources.source import Source, open_source
+from factory.stages.models import SampleModels, StageCount
 
 _FAILURES_BEFORE_STOPPING = 20  # samples that must have ended before a rate means anything
 _REASONS_KEPT = 50
@@ -133,22 +134,19 @@ async def run_async(
         folder.recover(out)
         source = open_source(recipe.source, recipe.folder)
         thoughts_of(recipe)  # raises before the work if a template keeps no thoughts
-        ours = {} if engines else recipe.engines(out / "logs")
-        engines = engines or ours
-        try:
-            with contextlib.ExitStack() as opened:
-                path = ledger or folder.ledger_of(out)
+        async with recipe.opened(out / "logs", engines) as open_engines:
+            try:
+                with contextlib.ExitStack() as opened:
+                    path = ledger or folder.ledger_of(out)
 
-                def calls() -> Calls:  # lazy: a run with nothing to do needs no ledger
-                    folder.prepare_ledger(out, ledger)
-                    return Calls(opened.enter_context(Ledger(path)), engines)
+                    def calls() -> Calls:  # a run in which nothing is to be done needs no ledger
+                        folder.prepare_ledger(out, ledger)
+                        return Calls(opened.enter_context(Ledger(path)), open_engines)
 
-                run = _Run(recipe, source, engines, held, progress, calls, path)
-                manifest = await run.make(out, retries=retries)
-        finally:
-            progress.now("stopping the engines")
-            for engine in set(ours.values()):
-                await engine.close()
+                    run = _Run(recipe, source, open_engines, held, progress, calls, path)
+                    manifest = await run.make(out, retries=retries)
+            finally:
+                progress.now("stopping the engines")
         is_same = manifest.views_digest == recipe.views_digest()
         if manifest.state == "finished" and is_same and not folder.damaged_views(out, manifest):
             progress.note(f"{out} is finished and nothing it depends on has changed: nothing to do")

@@ -118,7 +118,7 @@ def write_views(
         lambda: shards.read_samples(out),
         to,
         facts,
-        [combined for stage in recipe.stages for combined in stage.combinations()],
+        recipe.combinations(),
         written_for.form,
         file_format=file_format,
         may_empty=may_empty,

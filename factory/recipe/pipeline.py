@@ -3,15 +3,17 @@ it and views behind; what scores a dataset is one by itself."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from factory.core import own_code
 from factory.core.constitution import Constitution
+from factory.core.records import Combination
 from factory.engines import EngineConfig, build
 from factory.engines.base import Engine
 from factory.export.view import View
@@ -55,9 +57,20 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
         """Names of the models that some stage asks for labels."""
         return frozenset().union(*(stage.judges() for stage in self.stages))
 
-    def engines(self, logs: Path | None) -> dict[str, Engine]:
-        """An engine for each model, none started yet; those in this process write in `logs`."""
-        return build(self.models, self.folder, logs, self.judges())
+    def combinations(self) -> list[Combination]:
+        return [combined for stage in self.stages for combined in stage.combinations()]
+
+    @contextlib.asynccontextmanager
+    async def opened(
+        self, logs: Path, given: Mapping[str, Engine] | None = None
+    ) -> AsyncGenerator[Mapping[str, Engine]]:
+        """An engine for each model, none started yet, closed at the end; or those given, left open."""
+        ours = {} if given else build(self.models, self.folder, logs, self.judges())
+        try:
+            yield given or ours
+        finally:
+            for engine in set(ours.values()):
+                await engine.close()
 
 
 def code_of(config: Stage | View, folder: Path) -> str:

@@ -1,13 +1,14 @@
 """Registries: an entry of a recipe -> an instance of the class that its `kind` or `engine` names.
 
-The tables `ENGINES`, `STAGES`, `VIEWS` and `TRAINERS` are the registries. A stage or view of another
-kind is a user's own class, named `module:Class`.
+The tables `ENGINES`, `STAGES`, `SCORERS`, `VIEWS` and `TRAINERS` are the registries. A stage or view of
+another kind is a user's own class, named `module:Class`.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,9 @@ from factory.core.validation import validate
 from factory.core.yamlfile import Loc, YamlFile, describe, nearest
 from factory.engines import ENGINES
 from factory.export.export import VIEWS
-from factory.scorers.judge_pairwise import PairwiseJudge
-from factory.scorers.judge_pointwise import PointwiseJudge
-from factory.scorers.process_reward import ProcessReward
+from factory.scorers import SCORERS
 from factory.scorers.rank import Rank
-from factory.scorers.reward_model import Reward
 from factory.scorers.rollout import Rollout
-from factory.scorers.rule import RuleScore
-from factory.scorers.verify import Verify
 from factory.stages.base import Stage
 from factory.stages.corrupt import Corrupt
 from factory.stages.critique import Criticise
@@ -35,21 +31,13 @@ from factory.stages.revise import Revise
 from factory.training import TRAINERS
 from factory.training.config import TrainingConfig
 
-# kind -> class, or a table of classes by `mode`; the first mode is the default.
-STAGES: dict[str, type[Stage] | dict[str, type[Stage]]] = {
-    "generate": Generate,
-    "critique": Criticise,
-    "revise": Revise,
-    "judge": {"pairwise": PairwiseJudge, "pointwise": PointwiseJudge},
-    "reward": Reward,
-    "process": ProcessReward,
-    "verify": Verify,
-    "rule": RuleScore,
-    "rollout": Rollout,
-    "rank": Rank,
-    "corrupt": Corrupt,
-    "filter": Filter,
-}
+# As `SCORERS`, which it has between those that make answers and those that take what was made; a chain
+# lists its last table first.
+STAGES: ChainMap[str, type[Stage] | dict[str, type[Stage]]] = ChainMap(
+    {"rollout": Rollout, "rank": Rank, "corrupt": Corrupt, "filter": Filter},
+    SCORERS,
+    {"generate": Generate, "critique": Criticise, "revise": Revise},
+)
 
 # Name of a module beside a recipe -> name, file and source of all modules that it imports from there,
 # as last imported.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -20,9 +20,9 @@ from factory.engines.base import Completion, Engine, Request
 from factory.engines.call_key import call_key
 from factory.engines.endpoint import EndpointEngine
 from factory.stages.base import Estimator, Reads
+from factory.stages.models import Before
 
 Fact = Literal["gives_logprobs", "thinks"]
-Before = Callable[[], Awaitable[None]]
 _WRITES = {"temperature": 1.0, "max_tokens": 1}
 
 log = logging.getLogger(__name__)

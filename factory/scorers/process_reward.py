@@ -31,7 +31,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from factory.core.errors import EngineError
 from factory.core.records import Candidate, Sample, Score, StepLabels
@@ -74,6 +74,8 @@ class ProcessReward(Stage):
     """With three columns: the middle one, PRM800K's rating 0, counts as correct."""
     aggregate: Aggregate = "product"
     """Function from the steps' P(correct) to the solution's score, in [0, 1]."""
+
+    may_be_unparsed: ClassVar[bool] = True
 
     def splits(self) -> bool:
         return True

@@ -2,8 +2,8 @@
 
     {kind: rule, name: short, rule: {kind: length, target: 30}}
 
-The rules are those of online rewards, so a training's reward can be measured on held-out prompts.
-Tokens are counted by the model that wrote the candidate.
+The rules are those that online rewards know, so what a training is rewarded for can be measured on
+prompts that it did not see.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from factory.core.records import Sample, Score
-from factory.scorers.labels import DECIMALS
+from factory.core.records import Sample
 from factory.scorers.rules import Length, Overlong, Pattern, Sentences
 from factory.stages.base import Models, Stage
 
@@ -39,11 +38,4 @@ class RuleScore(Stage):
         return ("rule", f"{problem[0]}: {problem[1]}") if problem else None
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
-        for candidate in sample.answered():
-            if self.rule.needs_tokens() and not candidate.output_tokens:  # no model wrote it here
-                unknown = "its tokens are not known"
-                sample.scores.append(Score(self.name, candidate.index, None, unknown))
-                continue
-            value = self.rule.score(candidate.text, candidate.output_tokens)
-            sample.scores.append(Score(self.name, candidate.index, round(value, DECIMALS)))
-        return sample
+        return await self.rule.model_copy(update={"name": self.name})(sample, models)

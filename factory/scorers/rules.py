@@ -1,30 +1,33 @@
-"""Rules, which score an answer by its text and length, without a model or a reference. The stage `rule`
-scores candidates by them; online trainings use them as rewards."""
+"""Rules: a number from the text of an answer and its length. No model, no reference. A recipe has them
+within a stage `rule`, online rewards by their kinds."""
 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from factory.core.config import Config
+from factory.core.records import Sample, Score
 from factory.core.sentences import has_ended, sentences
 from factory.core.words import words
+from factory.scorers.combine import DECIMALS
+from factory.stages.base import Models, Stage
 
 
-class Rule(Config):
-    """The base of all rules."""
+class Rule(Stage):
+    """The base of all rules: score each candidate by `score`. Its tokens are counted by the model that
+    wrote it."""
 
-    kind: str
     name: str | None = Field(None, min_length=1)
     """Name in the log. None: the kind."""
     weight: float = 1.0
     """Weight in the total. Negative: a penalty. 0: logged only."""
 
-    def problem(self) -> tuple[str, str] | None:
-        """(field, error). None: no error."""
-        return None
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+
+    def facts_made(self) -> frozenset[str]:
+        return frozenset({f"score:{self.name or self.kind}", "ranking"})
 
     def needs_tokens(self) -> bool:
         """True if `score` uses the number of tokens."""
@@ -33,6 +36,17 @@ class Rule(Config):
     def score(self, text: str, tokens: int) -> float:
         """The reward of a completion of `tokens` tokens; higher is better."""
         raise TypeError(f"{type(self).__name__} does not define score")
+
+    async def __call__(self, sample: Sample, models: Models) -> Sample:
+        name = self.kind if self.name is None else self.name
+        for candidate in sample.answered():
+            if self.needs_tokens() and not candidate.output_tokens:  # no model wrote it here
+                unknown = "its tokens are not known"
+                sample.scores.append(Score(name, candidate.index, None, unknown))
+                continue
+            value = self.score(candidate.text, candidate.output_tokens)
+            sample.scores.append(Score(name, candidate.index, round(value, DECIMALS)))
+        return sample
 
 
 class Length(Rule):
@@ -111,3 +125,12 @@ class Overlong(Rule):
 
     def score(self, text: str, tokens: int) -> float:
         return max(-1.0, min(0.0, (self.maximum - self.cache - tokens) / self.cache))
+
+
+RULES: dict[str, type[Rule]] = {
+    "length": Length,
+    "sentences": Sentences,
+    "pattern": Pattern,
+    "format": Pattern,
+    "overlong": Overlong,
+}

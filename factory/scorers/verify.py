@@ -32,6 +32,8 @@ class Verify(Stage):
     """A regular expression for `how: pattern`. Its first group, if it has one, is the answer."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+    needs_reference: ClassVar[bool] = True
+    may_be_unparsed: ClassVar[bool] = True
 
     def facts_made(self) -> frozenset[str]:
         return frozenset({f"score:{self.name}", "ranking"})

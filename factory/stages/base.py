@@ -127,6 +127,11 @@ class Stage(Config):
 
     makes: ClassVar[frozenset[str]] = frozenset()
     needs: ClassVar[frozenset[str]] = frozenset()
+    needs_reference: ClassVar[bool] = False
+    """It checks answers against the sample's reference."""
+    may_be_unparsed: ClassVar[bool] = False
+    """A score of None is the answer's doing: it could not be read. For online rewards a number then
+    stands for it (`unparsed`), else dodging a problem would beat trying it."""
 
     def facts_made(self) -> frozenset[str]:
         """Facts that samples hold after this stage, such as `candidates` or `score:judge`. Recipes are

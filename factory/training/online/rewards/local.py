@@ -12,11 +12,11 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from factory.core import weights
 from factory.core.errors import RecipeError, SampleError
-from factory.engines.base import Completion, EngineStats, Request
+from factory.engines.base import Completion, EngineStats, Request, Task
 from factory.engines.render import conversation_ids, step_ids
 
 BATCH = 16
@@ -35,7 +35,7 @@ class LocalScorer:
     def __init__(
         self,
         model: str,
-        task: Literal["classify", "token_classify"],
+        task: Task,
         folder: Path | None = None,
         device: str | None = None,
     ) -> None:

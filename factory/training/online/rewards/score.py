@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from factory.core.errors import SampleError
-from factory.core.records import Message, Sample
-from factory.engines.base import Engine
+from factory.core.records import Candidate, Message, Sample
+from factory.core.seeds import derive_seed
+from factory.engines.base import Engine, Request
 from factory.scorers.judging import Judges
+from factory.scorers.process_reward import NOT_FINITE
 from factory.scorers.rules import Rule
+from factory.stages.base import Asked
+from factory.stages.models import Answer, SampleModels, StageCount
 from factory.training.common.progress import say
-from factory.training.online.rewards.entries import parse_rewards
-from factory.training.online.rewards.scorers import Scorer, VerifyReward, sample_of, scored_by
+from factory.training.online.rewards.entries import Entry, InProcess, Part, Served, parse_rewards
 
 Prompt = list[Message] | str
 Completed = list[Message] | str
@@ -43,12 +46,13 @@ class Scored(msgspec.Struct):
 class Rewards:
     """The rewards of a training. Use it as a context manager: it may hold models and connections."""
 
-    def __init__(
-        self, parts: Mapping[str, Rule | Scorer], engines: Mapping[str, Engine | None]
-    ) -> None:
+    def __init__(self, parts: Mapping[str, Part], engines: Mapping[str, Engine]) -> None:
         self._parts = dict(parts)
         self._engines = dict(engines)
-        self._judges = Judges({n: engine for n, engine in engines.items() if engine is not None})
+        self._calls = {
+            name: _Unremembered(engines.get(name), part.models_used().values())
+            for name, part in parts.items()
+        }
         self._runner: asyncio.Runner | None = None
         self._last: tuple[object, Scored] | None = None
         self._has_said: set[str] = set()
@@ -72,7 +76,7 @@ class Rewards:
     @property
     def needs_reference(self) -> bool:
         """Whether the dataset must have a column `reference`."""
-        return any(isinstance(part, VerifyReward) for part in self._parts.values())
+        return any(part.needs_reference for part in self._parts.values())
 
     def __enter__(self) -> Rewards:
         return self
@@ -84,8 +88,7 @@ class Rewards:
         """Free the models, close the connections. May be called twice."""
         if self._runner is not None:
             for engine in self._engines.values():
-                if engine is not None:
-                    self._runner.run(engine.close())
+                self._runner.run(engine.close())
             self._runner.close()
             self._runner = None
 
@@ -109,7 +112,7 @@ class Rewards:
         known = references or [None] * len(texts)
         parts: dict[str, list[float | None]] = {}
         reasons: dict[str, list[str]] = {}
-        staged: dict[str, Scorer] = {}
+        staged: dict[str, Entry] = {}
         for name, part in self._parts.items():
             parts[name] = []
             if not isinstance(part, Rule):
@@ -145,7 +148,7 @@ class Rewards:
         return Scored(parts, totals, dict(left_out))
 
     async def _ask(
-        self, staged: Mapping[str, Scorer], rows: Sequence[tuple[list[Message], str, str | None]]
+        self, staged: Mapping[str, Entry], rows: Sequence[tuple[list[Message], str, str | None]]
     ) -> dict[str, list[float | SampleError | None]]:
         """Every scorer on every completion, all at once."""
         asked = [
@@ -156,9 +159,9 @@ class Rewards:
             name: list(found[i * len(rows) : (i + 1) * len(rows)]) for i, name in enumerate(staged)
         }
 
-    async def _one(self, name: str, part: Scorer, sample: Sample) -> float | SampleError | None:
+    async def _one(self, name: str, part: Entry, sample: Sample) -> float | SampleError | None:
         try:
-            return await scored_by(part, part.name, self._engines[name], self._judges, sample)
+            return await scored_by(part, self._calls[name], sample)
         except SampleError as error:
             if name not in self._has_said:
                 self._has_said.add(name)
@@ -194,6 +197,59 @@ class Rewards:
         return function
 
 
+async def scored_by(part: Entry, calls: _Unremembered, sample: Sample) -> float | None:
+    """The score that the part gives the sample's one candidate. None: nothing could be read, and the
+    part says no number for that (`unparsed`).
+
+    Raises `SampleError` if this sample cannot be scored, `EngineError` if none can.
+    """
+    is_seeded = getattr(part, "reproducible", False)
+    models = SampleModels(calls, None, sample, None, StageCount(), is_reproducible=is_seeded)
+    scored = await part(sample, models)
+    name = getattr(part, "name", part.kind)
+    found = next(score for score in scored.scores if score.name == name)
+    if found.value is not None:
+        return found.value
+    if found.detail == NOT_FINITE:
+        raise SampleError(
+            "the model's output is not finite; look at its weights and its precision",
+            is_permanent=True,
+        )
+    return getattr(part, "unparsed", None)
+
+
+def sample_of(prompt: list[Message], text: str, reference: str | None) -> Sample:
+    """A sample whose one candidate is the completion. Its id, and so every seed drawn for it, is a
+    hash of both."""
+    known = None if reference is None else str(reference)  # a JSON file may hold a number
+    sample = _Completed(id="", index=0, prompt=prompt, reference=known)
+    sample.candidates = [Candidate(index=0, text=text, origin="policy", model="policy", call="")]
+    sample.id = str(derive_seed(sample.prompt_text(), text))
+    return sample
+
+
+class _Completed(Sample):
+    """A completion is scored even if it says nothing: left out, that would beat trying."""
+
+    def answered(self) -> list[Candidate]:
+        return self.candidates
+
+
+class _Unremembered:
+    """Calls of a part's model, straight to its engine: no completion comes twice."""
+
+    def __init__(self, engine: Engine | None, names: Iterable[str]) -> None:
+        """`names`: those by which the part knows its model."""
+        self._engines = {} if engine is None else dict.fromkeys(names, engine)
+        self.judges = Judges(self._engines)
+
+    async def answer(
+        self, model: str, requests: Sequence[Request], count: object, before: object = None
+    ) -> list[Asked]:
+        made = [self._engines[model].generate(request) for request in requests]
+        return [Answer(b"", completion) for completion in await asyncio.gather(*made)]
+
+
 def build_rewards(entries: Any, folder: Path = Path(), *, device: str | None = None) -> Rewards:
     """The rewards that the entries of `rewards:` name. Relative paths in them are looked for from
     `folder` first; `device` is torch's name of where scoring models run (None: the GPU, if there is
@@ -201,14 +257,12 @@ def build_rewards(entries: Any, folder: Path = Path(), *, device: str | None = N
 
     Raises `RecipeError` for an entry that is wrong, or a model that is not there or of another kind.
     """
-    parts: dict[str, Rule | Scorer] = {}
-    engines: dict[str, Engine | None] = {}
-    for name, part in parse_rewards(entries).items():
-        if isinstance(part, Rule):
-            parts[name] = part
-        else:
-            ready = part.ready(folder)
-            parts[name], engines[name] = ready, ready.engine(folder, device)
+    parts = parse_rewards(entries)
+    engines: dict[str, Engine] = {}
+    for name, part in parts.items():
+        if isinstance(part, InProcess | Served):
+            parts[name] = ready = part.ready(folder)
+            engines[name] = ready.engine(folder, device)
     return Rewards(parts, engines)
 
 
