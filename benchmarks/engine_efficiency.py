@@ -117,7 +117,7 @@ async def bare(engine: VllmEngine, groups: list[list[Call]]) -> float:
         prepared.append([])
         for request, completion in group:
             if request.labels:
-                labels = [engine._label_id(request.prefix, label) for label in request.labels]
+                labels = [engine._calls.label_id(request.prefix, label) for label in request.labels]
                 asked: dict[str, Any] = {"temperature": 0, "max_tokens": 1}
                 asked |= {"allowed_token_ids": labels, "logprob_token_ids": labels}
             else:

@@ -381,7 +381,7 @@ def test_whatever_a_server_says_becomes_an_answer_that_can_be_kept_or_an_error_o
                 model = rng.choice(["writes", "writes", "writes", "scores"])
                 asked = rng.choice(questions) if model == "writes" else request(scoring=Scoring())
                 for engine in (writes, scores):  # as new ones, which takes longer
-                    engine._vllm._ids.clear()
+                    engine._vllm._tokens._ids.clear()
                     for known in engine._router.servers:
                         known.is_vllm, known.context, known.models = None, 0, ()
                 try:

@@ -30,9 +30,10 @@ from factory.pipeline import traces as shards
 from factory.pipeline.folder import NEXT
 from factory.pipeline.ledger import Ledger
 from factory.pipeline.manifest import Manifest
+from factory.pipeline.outcomes import reason_of
 from factory.pipeline.preview import answer_some
 from factory.pipeline.progress import Progress
-from factory.pipeline.run import reason_of, run_async
+from factory.pipeline.run import run_async
 from factory.pipeline.traces import part_path, read_samples
 from factory.pipeline.trainings import run_with_trainings
 from factory.recipe.load import load

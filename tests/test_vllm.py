@@ -20,7 +20,8 @@ from factory.core.records import Message
 from factory.engines import build
 from factory.engines.base import Completion, Request
 from factory.engines.render import transcript
-from factory.engines.vllm import VllmConfig, VllmEngine, _spare_the_compiler
+from factory.engines.vllm import VllmConfig, VllmEngine
+from factory.engines.vllm_start import engine_args, spare_the_compiler
 from factory.pipeline.manifest import Manifest
 from factory.pipeline.progress import Progress
 from factory.pipeline.run import run_async
@@ -147,11 +148,10 @@ def test_unseeded_calls_of_one_content_are_answered_otherwise(
 
 def test_each_start_of_an_engine_has_random_numbers_of_its_own(model_dir: Path) -> None:
     """Else the first answer after a restart would be that of the start before."""
-    from vllm.engine.arg_utils import AsyncEngineArgs
 
-    def seed(**engine_args: int) -> int:
-        made = VllmEngine(VllmConfig(model=str(model_dir), engine_args=engine_args))
-        return made._engine_args(AsyncEngineArgs).seed
+    def seed(**given: int) -> object:
+        config = VllmConfig(model=str(model_dir), engine_args=given)
+        return engine_args(config, model_dir, 1.0, {})["seed"]
 
     assert len({seed() for _ in range(4)}) == 4
     assert seed(seed=5) == 5
@@ -161,10 +161,10 @@ def test_without_a_compiler_the_sampler_is_not_compiled(monkeypatch: pytest.Monk
     """Else the engine dies at its first unseeded batch."""
     monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
     monkeypatch.setenv("CXX", sys.executable)
-    _spare_the_compiler()
+    spare_the_compiler()
     assert "TORCHDYNAMO_DISABLE" not in os.environ
     monkeypatch.setenv("CXX", "/nowhere/g++")
-    _spare_the_compiler()
+    spare_the_compiler()
     assert os.environ.pop("TORCHDYNAMO_DISABLE") == "1"
 
 
@@ -220,11 +220,10 @@ def test_fingerprints_tell_models_and_precisions_apart(model_dir: Path, tmp_path
 
 
 def test_a_judges_last_layer_computes_in_float32(model_dir: Path) -> None:
-    from vllm.engine.arg_utils import AsyncEngineArgs
-
     def overrides(*, judges: bool = True, **fields: object) -> object:
         engine = VllmEngine(VllmConfig(model=str(model_dir), **fields), judges=judges)
-        return engine._engine_args(AsyncEngineArgs).hf_overrides
+        made = engine_args(engine.config, model_dir, 1.0, engine._hf_overrides)
+        return made.get("hf_overrides")
 
     assert overrides() == {"head_dtype": "float32"}
     assert overrides(dtype="bfloat16") == {"head_dtype": "float32"}

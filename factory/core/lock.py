@@ -7,23 +7,27 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from factory.core.errors import FactoryError
 
 LOCK = ".lock"
+_A_MOMENT = 0.1  # seconds to wait for a holder that is ending, or a look at the lock
 
 
 class Held:
     """A folder that this process has locked."""
 
-    def __init__(self, out: Path, lock: IO[str]) -> None:
+    def __init__(self, out: Path, locked: os.stat_result) -> None:
         self._out = out
-        self._lock = lock
+        self._locked = locked
 
     def check(self) -> None:
         """Raise `FactoryError` if the folder was deleted or replaced meanwhile."""
-        if not _is_at(self._lock, self._out / LOCK):
+        try:
+            is_there = os.path.samestat(self._locked, (self._out / LOCK).stat())
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:
             raise FactoryError(
                 f"{self._out} was deleted, moved or replaced while this process worked in it, so "
                 "files are missing; run again"
@@ -36,43 +40,34 @@ def alone_in(out: Path) -> Iterator[Held]:
 
     Raises `FactoryError` if another process holds it, or it cannot be written.
     """
-    with _opened(out) as lock:
-        yield Held(out, lock)
+    from filelock import FileLock, Timeout
 
-
-def _opened(out: Path) -> IO[str]:
-    while True:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            lock = (out / LOCK).open("a")
-        except OSError as error:
-            raise FactoryError(
-                f"cannot write in {out} ({error}); free some space, fix the folder, or choose "
-                "another --out"
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise FactoryError(
-                f"another factory process is working in {out}; wait for it, stop it, or choose "
-                "another --out"
-            ) from None
-        except OSError as error:
-            lock.close()
+    locked: list[os.stat_result] = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(
+            out / LOCK,
+            timeout=_A_MOMENT,
+            fallback_to_soft=False,
+            on_acquired=lambda file: locked.append(os.fstat(file)),
+        )
+        holding = lock.acquire()
+    except Timeout:
+        raise FactoryError(
+            f"another factory process is working in {out}; wait for it, stop it, or choose "
+            "another --out"
+        ) from None
+    except OSError as error:
+        if error.filename is None:  # the file could be opened
             raise FactoryError(
                 f"cannot lock {out / LOCK} ({error}); choose an --out on a file system with locks"
             ) from error
-        if _is_at(lock, out / LOCK):
-            return lock
-        lock.close()  # the last holder deleted this file: lock the one that is there now
-
-
-def _is_at(lock: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+        raise FactoryError(
+            f"cannot write in {out} ({error}); free some space, fix the folder, or choose "
+            "another --out"
+        ) from error
+    with holding:
+        yield Held(out, locked[-1])
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ class Screen:
         self._console = Console(
             file=stream or _standard_error(), quiet=is_quiet, highlight=False, force_jupyter=False
         )
-        self._clock = clock
+        self.clock = clock
         self._stack: list[str | Show] = []
         self._mirrors: list[Mirror] = []
         self._live: Live | None = None
@@ -74,7 +74,7 @@ class Screen:
     def note(self, text: str) -> None:
         """Print lines that stay."""
         self._console.print(printable(text), markup=False, soft_wrap=True)
-        self._due = self._clock() + SECONDS_BETWEEN_LINES
+        self._due = self.clock() + SECONDS_BETWEEN_LINES
 
     @contextlib.contextmanager
     def doing(self, what: str | Show) -> Iterator[None]:
@@ -107,7 +107,7 @@ class Screen:
         except IndexError:
             return  # the step has just ended
         view = View(what) if isinstance(what, str) else what()
-        now = self._clock()
+        now = self.clock()
         if view.headline != self._headline:
             self._headline, self._since = view.headline, now
             self._due = now + _SECONDS_BEFORE_A_LINE

@@ -8,7 +8,6 @@ Hugging Face Hub id (`owner/name` or `owner/name@revision`).
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import os
 import shutil
@@ -105,7 +104,9 @@ def embedded_model() -> Path:
             f"cannot make the cache folder {out.parent} ({error}); set FACTORY_CACHE to a "
             "folder you can write"
         ) from error
-    with _exclusive(out.parent / f".{out.name}.lock"):
+    from filelock import FileLock
+
+    with FileLock(out.parent / f".{out.name}.lock"):
         if not out.is_dir():
             with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as parent:
                 half = Path(parent) / "model"
@@ -114,7 +115,8 @@ def embedded_model() -> Path:
                 )
                 try:
                     _convert(embedded_gguf(), half)
-                    _sync_all(half)
+                    for path in half.iterdir():
+                        sync(path)
                 except OSError as error:
                     raise EngineError(
                         f"cannot write the embedded model (270 MB) to {out.parent} ({error}); "
@@ -255,18 +257,6 @@ def _file_hash(path: Path) -> str:
             with whole(remembered, is_shared=True) as half:
                 half.write_bytes(msgspec.json.encode({**known, key: digest.hexdigest()}))
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _exclusive(lock: Path) -> Iterator[None]:
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _sync_all(folder: Path) -> None:
-    for path in folder.iterdir():
-        sync(path)
 
 
 def free_bytes(path: Path) -> int:

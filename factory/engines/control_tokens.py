@@ -24,8 +24,8 @@ def broken(value: Any, names: re.Pattern[str] | None) -> tuple[Any, str]:
     """`value` (a text, or messages: texts in lists and mappings) with its names broken, and the joint
     that breaks them. The joint is "" if there is no name, which costs one search."""
     texts = list(_texts(value))
-    if not all(map(_is_encodable, texts)):
-        return broken(_changed(value, _encodable), names)
+    if any(encodable(text) is not text for text in texts):
+        return broken(_changed(value, encodable), names)
     if names is None or not any(map(names.search, texts)):
         return value, ""
     joint = next((j for j in _JOINTS if not any(j in text for text in texts)), _JOINTS[0])
@@ -157,13 +157,11 @@ def _changed(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-def _is_encodable(text: str) -> bool:
+def encodable(text: str) -> str:
+    """`text` with halves of surrogate pairs replaced by U+FFFD, else `text` itself. A server that cuts
+    an answer may send one in JSON; UTF-8, which all our files use, cannot hold it."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

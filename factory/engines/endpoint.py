@@ -25,12 +25,7 @@ import msgspec
 
 from factory.core.errors import ContextOverflow, EngineError, SampleError
 from factory.engines import api_errors, chat_api, vllm_server
-from factory.engines.base import (
-    Completion,
-    EngineStats,
-    Request,
-    refuse_other_task,
-)
+from factory.engines.base import Completion, EngineStats, Request, refuse_other_task
 from factory.engines.control_tokens import broken
 from factory.engines.endpoint_config import EndpointConfig
 from factory.engines.http import client_for
@@ -63,7 +58,7 @@ class EndpointEngine:
         self._key = _key(config.api_key_env)
         self._router = Router([], config.concurrency)
         self._order = itertools.count()
-        self._vllm = vllm_server.VllmCalls(config)
+        self._vllm = vllm_server.ServerCalls(config)
         self._stats = EngineStats()
 
     @property

@@ -8,7 +8,7 @@ renders it, until the thought is in the text that would be learned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +75,6 @@ def form_in(folder: Path, model: str, *, trust_remote_code: bool = False) -> For
             f"can be read: {error}"
         ) from error
     return form_of(tokenizer, model)
-
-
-def thought_key(messages: Sequence[Mapping[str, Any]]) -> str | None:
-    """The key under which the last message holds a thought. None: it has no such key."""
-    return next((key for key in KEYS if key in messages[-1]), None) if messages else None
 
 
 def _forms(tokenizer: Any) -> Iterator[Form]:

@@ -7,11 +7,12 @@ itself then reports wrong names.
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+
+from factory.core.yamlfile import nearest
 
 ENGINE_ARGS = ("engine/arg_utils.py", ("EngineArgs", "AsyncEngineArgs"))
 SAMPLING_PARAMS = ("sampling_params.py", ("SamplingParams",))
@@ -24,7 +25,7 @@ def unknown_name(
     known = _fields(*of)
     for name in names:
         if known and name not in known:
-            return name, f"vLLM's {title} has no '{name}'{_near(name, known)}"
+            return name, f"vLLM's {title} has no '{name}'{nearest(name, known)}"
     return None
 
 
@@ -34,12 +35,7 @@ def parser_problem(name: str) -> str | None:
     if not known or name in known:
         return None
     have = ", ".join(sorted(known))
-    return f"vLLM has no reasoning parser '{name}'{_near(name, known)} (have: {have})"
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    return f"vLLM has no reasoning parser '{name}'{nearest(name, known)} (have: {have})"
 
 
 @functools.cache

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -32,13 +31,12 @@ from factory.engines.base import (
     TextScoring,
     label_token,
 )
-from factory.engines.control_tokens import broken, joint_ids, joint_texts, kept, lookalikes, named
+from factory.engines.control_tokens import broken
 from factory.engines.endpoint_config import EndpointConfig
 from factory.engines.http import get, post
 from factory.engines.reasoning import KNOWN, OFF, Marks, Where, marks_after, thinks
 from factory.engines.render import (
     NEXT_TURN,
-    before,
     said_in,
     step_ids,
     tag_positions,
@@ -46,9 +44,8 @@ from factory.engines.render import (
     whole_text,
 )
 from factory.engines.routing import Server
+from factory.engines.vllm_tokens import ServerTokens, post_beside
 
-_REMEMBERED_TEXTS = 4096  # prefixes, labels and tags whose token ids are kept
-_LONG = 512  # characters; longer texts are not kept, as they rarely come again
 _END = 16  # tokens at a prompt's end that are searched for a mark
 NO_TEMPLATE = "must provide a chat template"
 """A server's message about a conversation for a model without a chat template."""
@@ -63,7 +60,7 @@ async def probe(server: Server, model: str) -> None:
         cards = [card for card in listed if isinstance(card, dict)] if _is_list(listed) else []
         server.models = [str(card.get("id")) for card in cards]
         if any(card.get("owned_by") == "vllm" for card in cards):  # others have another /tokenize
-            told = await _post(server, "/tokenize", {"model": model, "prompt": "a"})
+            told = await post_beside(server, "/tokenize", {"model": model, "prompt": "a"})
             server.context = chat_api.count(told, "max_model_len")
     except SampleError:
         pass  # it does not list models, but may still generate
@@ -73,13 +70,12 @@ async def probe(server: Server, model: str) -> None:
     server.is_vllm = server.context > 0
 
 
-class VllmCalls:
-    """Calls of one model on any of the vLLM servers that serve it. Keeps the ids of short texts."""
+class ServerCalls:
+    """Calls of one model on any of the vLLM servers that serve it."""
 
     def __init__(self, config: EndpointConfig) -> None:
         self._config = config
-        self._ids: dict[str, list[int]] = {}
-        self._texts: dict[tuple[int, ...], str] = {}
+        self._tokens = ServerTokens(config)
         self._learning = asyncio.Lock()
 
     async def complete(self, server: Server, request: Request) -> Completion:
@@ -130,16 +126,15 @@ class VllmCalls:
         if scoring.steps:
             ids, positions = await self._step_ids(server, messages, scoring)
         else:
-            ids, positions = await self._chat_ids(server, messages, begins_answer=False), [0]
+            ids, positions = await self._tokens.chat_ids(server, messages, begins_answer=False), [0]
         if len(ids) > server.context:
             raise ContextOverflow(len(ids), 0, server.context)
         body = {"model": model, "input": ids, "add_special_tokens": False}
         body |= {"task": task, "use_activation": False, "encoding_format": "float"}
         try:
-            answer = await _post(server, "/pooling", body)
-        except (
-            APIStatusError
-        ) as error:  # 404: it generates; 501: it has no head; param: another task
+            answer = await post_beside(server, "/pooling", body)
+        except APIStatusError as error:
+            # 404: it generates; 501: it has no head; param: another task
             if error.status_code in (404, 501) or error.param == "task":
                 said = words(server, error)
                 raise EngineError(f"{server.url} cannot {task} ({said}); {remedy}") from None
@@ -192,7 +187,7 @@ class VllmCalls:
     async def count(self, server: Server, completion: Completion) -> None:
         """Count the tokens of a thought, if the server has not."""
         if completion.reasoning and not completion.reasoning_tokens:
-            ids = await self._tokenize(server, completion.reasoning)
+            ids = await self._tokens.tokenize(server, completion.reasoning)
             completion.reasoning_tokens = min(len(ids), completion.output_tokens)
 
     async def _end_of_prompts(
@@ -200,33 +195,23 @@ class VllmCalls:
     ) -> tuple[tuple[int, ...], str]:
         """Ids and text that all prompts end with. They hold nothing of a user's text."""
         one, other = [
-            await self._chat_ids(server, [said], begins_answer=True, switch=switch)
-            for said in (_said("Hello"), _said("Is 7 odd? Yes"))
+            await self._tokens.chat_ids(
+                server, [Message(role="user", content=said)], begins_answer=True, switch=switch
+            )
+            for said in ("Hello", "Is 7 odd? Yes")
         ]
         size = 0
         while size < min(len(one), len(other)) and one[-size - 1] == other[-size - 1]:
             size += 1
         shared = one[len(one) - size :]
-        return tuple(shared), await self._text(server, shared)
+        return tuple(shared), await self._tokens.text(server, shared)
 
     async def _marks_of_vocabulary(self, server: Server) -> Marks | None:
         for marks in KNOWN:
-            ids = [await self._text_ids(server, mark) for mark in (marks.open, marks.close)]
+            ids = [await self._tokens.text_ids(server, mark) for mark in (marks.open, marks.close)]
             if all(len(mark) == 1 for mark in ids) and ids[0] != ids[1]:
                 return marks
         return None
-
-    async def _text(self, server: Server, ids: Sequence[int]) -> str:
-        if (known := self._texts.get(tuple(ids))) is not None:
-            return known
-        body = {"model": self._config.model, "tokens": [*ids]}
-        text = (await _post(server, "/detokenize", body)).get("prompt")
-        if not isinstance(text, str):
-            raise chat_api.odd(server, "prompt", text, "text")
-        if len(self._texts) >= _REMEMBERED_TEXTS:
-            self._texts.clear()
-        self._texts[tuple(ids)] = text
-        return text
 
     # -- token ids -----------------------------------------------------------------------------
 
@@ -239,23 +224,24 @@ class VllmCalls:
         prefix = request.prefix
         if not server.has_chat_template:
             text = transcript(request.messages) + (f" {prefix}" if prefix else "")
-            return await self._opening(server) + await self._plain_ids(server, text), "answer"
-        ids = await self._chat_ids(server, request.messages, begins_answer=True)
+            opening = await self._tokens.opening(server)
+            return opening + await self._tokens.plain_ids(server, text), "answer"
+        ids = await self._tokens.chat_ids(server, request.messages, begins_answer=True)
         if server.marks is None:
             if not prefix:
                 return ids, server.where
-            return ids + await self._plain_ids(server, prefix), "answer"
-        end = await self._text(server, ids[-_END:])
+            return ids + await self._tokens.plain_ids(server, prefix), "answer"
+        end = await self._tokens.text(server, ids[-_END:])
         pieces, where = server.marks.layout(end, prefix)
         for text, is_mark in pieces:
-            told = self._text_ids if is_mark else self._plain_ids
+            told = self._tokens.text_ids if is_mark else self._tokens.plain_ids
             ids += await told(server, text)
         return ids, where
 
     async def takes(self, server: Server, messages: Sequence[Message]) -> bool:
         """True if the server itself tokenizes these messages correctly: it has a chat template, and the
         texts hold no names of control tokens."""
-        return server.has_chat_template and await self._names(server, messages) is None
+        return server.has_chat_template and await self._tokens.names(server, messages) is None
 
     async def _step_ids(
         self, server: Server, messages: list[Message], scoring: Scoring
@@ -263,80 +249,26 @@ class VllmCalls:
         """As `render.step_ids`, which is called once the ids of every text are known."""
         if isinstance(scoring, TextScoring):
             plain = said_in(messages, scoring)
-            said, joint = broken(plain, await self._names(server, plain))
-            ids = await self._tokenize(server, whole_text(said, scoring), is_whole=True)
-            ids = await self._unjoined(server, ids, joint)
-            tag = await self._text_ids(server, scoring.spaced_tag)
+            said, joint = broken(plain, await self._tokens.names(server, plain))
+            ids = await self._tokens.tokenize(server, whole_text(said, scoring), is_whole=True)
+            ids = await self._tokens.unjoined(server, ids, joint)
+            tag = await self._tokens.text_ids(server, scoring.spaced_tag)
             return ids, tag_positions(ids, tag, scoring)
-        texts = {text: await self._text_ids(server, text) for text in _marks(scoring)}
+        texts = {
+            text: await self._tokens.text_ids(server, text)
+            for text in {scoring.tag, scoring.separator} - {""}
+        }
         for step in scoring.steps:
             if step.strip() and step not in texts:
-                texts[step] = await self._plain_ids(server, step)
-        prompt = await self._chat_ids(server, messages, begins_answer=True)
+                texts[step] = await self._tokens.plain_ids(server, step)
+        prompt = await self._tokens.chat_ids(server, messages, begins_answer=True)
         return step_ids(_Tokenized(prompt, texts), messages, scoring, {})
 
     async def _label_id(self, server: Server, end: str, label: str) -> int:
-        before = await self._text_ids(server, end) if end else []
-        both = await self._text_ids(server, end + label)
-        alone = await self._text_ids(server, label)
+        before = await self._tokens.text_ids(server, end) if end else []
+        both = await self._tokens.text_ids(server, end + label)
+        alone = await self._tokens.text_ids(server, label)
         return label_token(before, both, alone, label, self._config.model)
-
-    async def _chat_ids(
-        self,
-        server: Server,
-        messages: Sequence[Message],
-        *,
-        begins_answer: bool,
-        switch: Mapping[str, Any] = {},
-    ) -> list[int]:
-        """The chat template's ids. `begins_answer`: with those that open the assistant's turn. `switch`:
-        further arguments of the template."""
-        messages, joint = broken(messages, await self._names(server, messages))
-        body = {
-            "model": self._config.model,
-            "messages": messages,
-            "add_generation_prompt": begins_answer,
-            "chat_template_kwargs": {**self._config.chat_template_kwargs, **switch},
-        }
-        ids = await _ids(server, body)
-        return await self._unjoined(server, ids, joint)
-
-    async def _plain_ids(self, server: Server, text: str) -> list[int]:
-        """Ids of a text, with names of control tokens as text."""
-        text, joint = broken(text, await self._names(server, text))
-        told = self._tokenize if len(text) > _LONG else self._text_ids
-        return await self._unjoined(server, await told(server, text), joint)
-
-    async def _opening(self, server: Server) -> list[int]:
-        """The ids that the tokenizer puts before a text, such as BOS."""
-        inner = await self._text_ids(server, "a")
-        body = {"model": self._config.model, "prompt": "a", "add_special_tokens": True}
-        whole = await _ids(server, body)
-        return before(inner, whole)
-
-    async def _unjoined(self, server: Server, ids: list[int], joint: str) -> list[int]:
-        if not joint:
-            return ids
-        told = [await self._text_ids(server, text) for text in joint_texts(joint)]
-        return [ids[i] for i in kept(ids, joint_ids(*told))]
-
-    async def _names(self, server: Server, value: Any) -> re.Pattern[str] | None:
-        """A pattern of the strings in `value` that look like control tokens and are single tokens."""
-        alike = {text: await self._text_ids(server, text) for text in sorted(lookalikes(value))}
-        return named({text for text, ids in alike.items() if len(ids) == 1})
-
-    async def _text_ids(self, server: Server, text: str) -> list[int]:
-        if text not in self._ids:
-            if len(self._ids) >= _REMEMBERED_TEXTS:
-                self._ids.clear()
-            self._ids[text] = await self._tokenize(server, text)
-        return self._ids[text]
-
-    async def _tokenize(self, server: Server, text: str, *, is_whole: bool = False) -> list[int]:
-        """Ids of a text, from /tokenize. `is_whole`: the text is the model's whole input, so it begins
-        with the tokenizer's own beginning (BOS)."""
-        body = {"model": self._config.model, "prompt": text, "add_special_tokens": is_whole}
-        return await _ids(server, body)
 
 
 class _Tokenized:
@@ -353,27 +285,6 @@ class _Tokenized:
 
     def encode(self, text: str, **_: object) -> list[int]:
         return self._texts[text]
-
-
-def _said(text: str) -> Message:
-    return {"role": "user", "content": text}
-
-
-def _marks(scoring: Scoring) -> set[str]:
-    return {scoring.tag, scoring.separator} - {""}
-
-
-async def _post(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Post to one of vLLM's own routes, which are beside /v1."""
-    return await post(server, server.url.removesuffix("/v1") + path, body)
-
-
-async def _ids(server: Server, body: dict[str, Any]) -> list[int]:
-    """Token ids, from /tokenize."""
-    ids = (await _post(server, "/tokenize", body)).get("tokens")
-    if not _is_list(ids) or not all(type(i) is int and i >= 0 for i in ids):
-        raise chat_api.odd(server, "tokens", ids, "a list of token ids")
-    return [*ids]
 
 
 def _shown(server: Server, choice: Mapping[str, Any]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from factory.evaluation.evaluate import Evaluation, about, evaluation, score_eac
 from factory.evaluation.results import Result
 from factory.evaluation.rows import Rows, bad_row, made_sample
 from factory.evaluation.scorer import Scorer
-from factory.pipeline.run import reason_of
+from factory.pipeline.outcomes import reason_of
 from factory.sources.benchmarks import Labels
 from factory.sources.conversation import read_messages, read_prompt
 

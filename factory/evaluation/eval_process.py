@@ -34,7 +34,7 @@ from factory.evaluation.rows import Rows, labels_of, sample_of, shape_of, steps_
 from factory.evaluation.score import for_shape
 from factory.evaluation.scorer import Scorer
 from factory.evaluation.step_scores import ProcessRow
-from factory.pipeline.run import reason_of
+from factory.pipeline.outcomes import reason_of
 from factory.scorers.process_reward import ProcessReward
 from factory.sources import prm800k
 

@@ -26,7 +26,7 @@ from factory.evaluation.results import Result
 from factory.evaluation.reward import RewardRow, reward_report
 from factory.evaluation.rows import Rows, sample_of, shape_of
 from factory.evaluation.scorer import Scorer
-from factory.pipeline.run import reason_of
+from factory.pipeline.outcomes import reason_of
 
 
 def evaluate_reward(

@@ -20,8 +20,8 @@ from factory.engines.base import Engine
 from factory.evaluation.rows import Rows
 from factory.pipeline.calls import Calls
 from factory.pipeline.ledger import Ledger
+from factory.pipeline.outcomes import outcomes
 from factory.pipeline.progress import Progress
-from factory.pipeline.run import outcomes
 from factory.recipe.pipeline import Pipeline
 from factory.scorers.combine import Measured, measure, with_combined
 

@@ -33,8 +33,9 @@ from factory.evaluation.rows import GIVEN, Rows, Shape, sample_of, shape_of
 from factory.evaluation.scorer import Scorer
 from factory.export.write import DatasetWriter
 from factory.pipeline import traces as shards
+from factory.pipeline.outcomes import reason_of
 from factory.pipeline.progress import Progress
-from factory.pipeline.run import in_loop, reason_of
+from factory.pipeline.run import in_loop
 from factory.recipe.pipeline import Pipeline
 from factory.scorers.process_reward import ProcessReward
 from factory.stages.base import Stage

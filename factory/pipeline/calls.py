@@ -15,6 +15,7 @@ import msgspec
 from factory.core.errors import SampleError
 from factory.engines.base import Completion, Engine, Request
 from factory.engines.call_key import call_key
+from factory.engines.control_tokens import encodable
 from factory.pipeline.ledger import Ledger
 from factory.scorers.judging import Judges
 from factory.stages.base import Asked
@@ -135,22 +136,12 @@ class Calls:
         """Put a completion into the ledger. Raises `SampleError` if it could not be stored there, in a
         trace or in the manifest."""
         try:
-            completion.text = _encodable(completion.text)
+            completion.text = encodable(completion.text)
             if completion.reasoning is not None:
-                completion.reasoning = _encodable(completion.reasoning)
+                completion.reasoning = encodable(completion.reasoning)
             self._ledger.put(key, completion)
         except (msgspec.MsgspecError, TypeError, ValueError, AttributeError) as error:
             raise SampleError(
                 f"the model's answer cannot be stored ({error}): {completion!r:.500}; fix the engine "
                 "or server it comes from; the next run asks again"
             ) from error
-
-
-def _encodable(text: str) -> str:
-    """`text` with halves of surrogate pairs replaced by U+FFFD. A server that cuts an answer may send
-    one in JSON; UTF-8, which all our files use, cannot hold it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

@@ -15,6 +15,7 @@ are fitted to the work so far. Calls answered from the ledger have a rate of the
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,38 +76,14 @@ class Outlook(NamedTuple):
     """Work of engines that cannot answer yet: `loading smollm2-135m-instruct`."""
 
 
-class _Sum:
-    """Calls and tokens of several rows at one stage."""
-
-    __slots__ = ("cached", "made", "output", "prompt", "remembered", "rows")
-
-    def __init__(self) -> None:
-        self.rows = self.made = self.remembered = self.prompt = self.cached = self.output = 0
-
-    def add(self, count: StageCount) -> None:
-        self.made += count.made
-        self.remembered += count.remembered
-        self.prompt += count.prompt_tokens
-        self.cached += count.cached_tokens
-        self.output += count.output_tokens
-
-    def copy(self) -> _Sum:
-        other = _Sum()
-        for name in self.__slots__:
-            setattr(other, name, getattr(self, name))
-        return other
-
-    @property
-    def calls(self) -> int:
-        return self.made + self.remembered
-
-
 class _Rows(NamedTuple):
     """Calls and tokens of the rows that have begun, by stage."""
 
-    passed: dict[str, _Sum]
+    passed: dict[str, StageCount]
     """Totals of the rows that have passed the stage."""
-    here: dict[str, _Sum]
+    number: dict[str, int]
+    """Number of the rows that have passed the stage."""
+    here: dict[str, StageCount]
     """Totals of the rows that are at the stage."""
     asked: dict[str, list[int]]
     """Ended calls of each row that is at the stage."""
@@ -146,7 +123,7 @@ class Forecast:
         self._clock = clock
         self._engines = list(dict.fromkeys(engines.values()))
         self._declared = _declare(stages, engines, self._engines, expected)
-        self._passed = {label: _Sum() for label in self._declared}
+        self._passed = {label: StageCount() for label in self._declared}
         self._order = {label: i for i, (label, _) in enumerate(stages)}
         self._open: dict[int, dict[str, StageCount]] = {}
         self._ended: deque[tuple[dict[str, StageCount], bool]] = deque()
@@ -183,7 +160,7 @@ class Forecast:
         not_begun = max(0, self._rows - self._begun) if self._rows is not None else 0
         calls = {
             label: (_ROWS_DECLARED * self._declared[label].calls + each.calls)
-            / (_ROWS_DECLARED + each.rows)
+            / (_ROWS_DECLARED + rows.number[label])
             for label, each in rows.passed.items()
         }
         waiting = {
@@ -213,8 +190,10 @@ class Forecast:
             for place, share in ((2 * engine, 1.0), (2 * engine + 1, 0.5)):
                 done[place] += part * share * begun_work[place]
                 to_do[place] -= part * share * begun_work[place]
-        made = sum(s.made for s in (*rows.passed.values(), *rows.here.values()))
-        remembered = sum(s.remembered for s in (*rows.passed.values(), *rows.here.values()))
+        so_far = StageCount()
+        for each in (*rows.passed.values(), *rows.here.values()):
+            so_far.add(each)
+        made, remembered = so_far.made, so_far.remembered
         doing = tuple(dict.fromkeys(s.doing for s in stats if s.doing))
         self._pace.measure(now, made, remembered, done, is_loading=bool(doing))
         seconds_left = share_done = None
@@ -222,8 +201,8 @@ class Forecast:
             made >= max(_CALLS_BEFORE_TIME, running) or sum(to_make.values()) < _NOTHING
         ):
             seconds_left = self._pace.seconds(to_do) + self._pace.replay_seconds(to_replay)
-            so_far = self._pace.seconds(done) + self._pace.spent_replaying
-            share_done = so_far / (so_far + seconds_left) if so_far else 0.0
+            spent = self._pace.seconds(done) + self._pace.spent_replaying
+            share_done = spent / (spent + seconds_left) if spent else 0.0
         prompt = sum(s.prompt_tokens for s in stats)
         return Outlook(
             stages=[
@@ -244,10 +223,10 @@ class Forecast:
     def _where(self) -> _Rows:
         """Calls and tokens of all rows so far, by the stage they have reached."""
         labels = self._declared
-        passed = {label: each.copy() for label, each in self._passed.items()}
         found = _Rows(
-            passed,
-            here={label: _Sum() for label in labels},
+            passed={label: copy.copy(each) for label, each in self._passed.items()},
+            number=dict.fromkeys(labels, self._rows_ended),
+            here={label: StageCount() for label in labels},
             asked={label: [] for label in labels},
             before=dict.fromkeys(labels, 0),
         )
@@ -255,15 +234,15 @@ class Forecast:
             entered = list(counts.items())
             for label, count in entered[:-1]:
                 if label in labels:
-                    passed[label].add(count)
-                    passed[label].rows += 1
+                    found.passed[label].add(count)
+                    found.number[label] += 1
             at = -1
             if entered:
                 label, count = entered[-1]
                 at = self._order[label]
                 if label in labels:
                     found.here[label].add(count)
-                    found.asked[label].append(count.made + count.remembered)
+                    found.asked[label].append(count.calls)
             for label in labels:
                 found.before[label] += self._order[label] > at
         return found
@@ -297,19 +276,19 @@ class Forecast:
             self._rows_ended += 1
             self._failed += failed
             for label, each in self._passed.items():
-                each.rows += 1
                 if (count := counts.get(label)) is not None:
                     each.add(count)
 
     def _stage(self, label: str, rows: _Rows, left: float, tokens_a_call: float) -> StageOutlook:
         passed, here = rows.passed[label], rows.here[label]
-        calls, output = passed.calls + here.calls, passed.output + here.output
+        calls = passed.calls + here.calls
+        output = passed.output_tokens + here.output_tokens
         is_known = self._rows is not None
         return StageOutlook(
             label=label,
             calls=calls,
             expected=calls + left if is_known else None,
-            is_certain=passed.calls == self._declared[label].calls * passed.rows,
+            is_certain=passed.calls == self._declared[label].calls * rows.number[label],
             tokens=output,
             expected_tokens=output + left * tokens_a_call if is_known else None,
         )
@@ -325,7 +304,7 @@ class Forecast:
             for label, of_a_row in calls.items():
                 count = counts.get(label)
                 done_here = count.made if count else 0
-                known = count.made + count.remembered if count else 0
+                known = count.calls if count else 0
                 missing = 0.0
                 if is_open and (count is None or label == last):
                     missing = max(0.0, of_a_row - known)
@@ -367,8 +346,8 @@ def _characters(question: Question) -> int:
 
 def _tokens_a_call(
     declared: Mapping[str, _Declared],
-    passed: Mapping[str, _Sum],
-    here: Mapping[str, _Sum],
+    passed: Mapping[str, StageCount],
+    here: Mapping[str, StageCount],
     running: int,
 ) -> dict[str, tuple[float, float]]:
     """Stage -> (prompt tokens that are not cached, output tokens) per call. `running`: calls in flight."""
@@ -381,29 +360,24 @@ def _tokens_a_call(
     texts = [label for label in seen if declared[label].is_text]
     most = sum(declared[label].most_tokens * seen[label].calls for label in texts)
     mean_most = most / sum(seen[label].calls for label in texts) if most else 1.0
-    used = sum(seen[label].output for label in texts) + weight * _USED * mean_most
+    used = sum(seen[label].output_tokens for label in texts) + weight * _USED * mean_most
     used /= most + weight * mean_most
-    computed = sum(each.prompt - each.cached for each in seen.values())
+    computed = sum(each.prompt_tokens - each.cached_tokens for each in seen.values())
     prompt = computed / every if computed else _PROMPT_TOKENS
     found = {}
     for label, each in seen.items():
         output = declared[label].most_tokens * (used if declared[label].is_text else 1.0)
         at_least = max(prompt, declared[label].prompt_tokens)
-        calls = weight + each.calls
+        own = each.prompt_tokens - each.cached_tokens
         found[label] = (
-            (_CALLS_DECLARED * at_least + each.prompt - each.cached)
-            / (_CALLS_DECLARED + each.calls),
-            (weight * output + each.output) / calls,
+            (_CALLS_DECLARED * at_least + own) / (_CALLS_DECLARED + each.calls),
+            (weight * output + each.output_tokens) / (weight + each.calls),
         )
     return found
 
 
 def _since(first: EngineStats, now: EngineStats) -> EngineStats:
     """The engine's counts since `first`."""
-    return msgspec.structs.replace(
-        now,
-        calls=now.calls - first.calls,
-        prompt_tokens=now.prompt_tokens - first.prompt_tokens,
-        cached_tokens=now.cached_tokens - first.cached_tokens,
-        output_tokens=now.output_tokens - first.output_tokens,
-    )
+    counts = ("calls", "prompt_tokens", "cached_tokens", "output_tokens")
+    new = {name: getattr(now, name) - getattr(first, name) for name in counts}
+    return msgspec.structs.replace(now, **new)

@@ -14,8 +14,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from factory.core.errors import FactoryError
@@ -40,19 +39,7 @@ class _Trial(NamedTuple):
     stage: str
     model: str
     engine: Any
-    requests: Callable[[], Awaitable[list[Request]]]
-
-    async def __call__(self) -> None:
-        for request in await self.requests():
-            try:
-                await self.engine.check(request)
-            except FactoryError as error:
-                raise self._said(error, request) from error
-
-    def _said(self, error: FactoryError, request: Request) -> FactoryError:
-        where = f"stage '{self.stage}' asks the model '{self.model}' {_kind(request)}"
-        remedy = "; or set the stage's estimator: sampled" if request.labels else ""
-        return type(error)(f"{where}, which does not work: {error}{remedy}")
+    asked: Request | Judging
 
 
 class Preflight:
@@ -85,28 +72,37 @@ class Preflight:
     async def _try(self, stages: Sequence[tuple[str, Stage]]) -> None:
         """Try servers first, all at once; then engines of this process one by one, since each has to
         start. Raises the error that the first stage would meet."""
-        trials = self._trials(stages)
+        trials = [
+            _Trial(label, model, self._engines[model], asked)
+            for label, stage in stages
+            for model, asked in _asked_by(stage)
+            if self._is_new(model, asked) and isinstance(self._engines[model], Checks)
+        ]
         remote = [trial for trial in trials if isinstance(trial.engine, EndpointEngine)]
-        ended = await asyncio.gather(*(trial() for trial in remote), return_exceptions=True)
+        ended = await asyncio.gather(*map(self._make, remote), return_exceptions=True)
         for failure in ended:
             if isinstance(failure, BaseException):
                 raise failure
         for trial in trials:
             if trial not in remote:
-                await trial()
+                await self._make(trial)
 
-    def _trials(self, stages: Sequence[tuple[str, Stage]]) -> list[_Trial]:
-        trials = []
-        for label, stage in stages:
-            for model, question in stage.examples():
-                request = request_of(question)
-                if self._is_new(model, request):
-                    trials.append(_Trial(label, model, self._engines[model], _this(request)))
-            judging = stage.judging()
-            if judging is not None and self._is_new(judging.model, judging):
-                asked = functools.partial(self._of_judge, judging)
-                trials.append(_Trial(label, judging.model, self._engines[judging.model], asked))
-        return [trial for trial in trials if isinstance(trial.engine, Checks)]
+    async def _make(self, trial: _Trial) -> None:
+        for request in await self._requests(trial.asked):
+            try:
+                await trial.engine.check(request)
+            except FactoryError as error:
+                where = f"stage '{trial.stage}' asks the model '{trial.model}' {_kind(request)}"
+                remedy = "; or set the stage's estimator: sampled" if request.labels else ""
+                raise type(error)(f"{where}, which does not work: {error}{remedy}") from error
+
+    async def _requests(self, asked: Request | Judging) -> list[Request]:
+        """The calls to try; of a judge, once it is known how it is read."""
+        if isinstance(asked, Request):
+            return [asked]
+        example = request_of(asked.question())
+        read = await self._judges.reads(asked.model, asked.estimator, example)
+        return [request_of(question) for question in asked.examples(read)]
 
     def _is_new(self, model: str, asked: object) -> bool:
         what = (id(self._engines[model]), repr(asked))
@@ -114,18 +110,13 @@ class Preflight:
         self._tried.add(what)
         return is_new
 
-    async def _of_judge(self, judging: Judging) -> list[Request]:
-        """The calls to try once it is known how the judge is read."""
-        example = request_of(judging.question())
-        read = await self._judges.reads(judging.model, judging.estimator, example)
-        return [request_of(question) for question in judging.examples(read)]
 
-
-def _this(request: Request) -> Callable[[], Awaitable[list[Request]]]:
-    async def asked() -> list[Request]:
-        return [request]
-
-    return asked
+def _asked_by(stage: Stage) -> Iterator[tuple[str, Request | Judging]]:
+    """Recipe name of a model, and the request or the questions to a judge that it gets."""
+    for model, question in stage.examples():
+        yield model, request_of(question)
+    if (judging := stage.judging()) is not None:
+        yield judging.model, judging
 
 
 def _kind(request: Request) -> str:

@@ -10,8 +10,9 @@ from factory.core.records import Failure, Sample
 from factory.pipeline import folder
 from factory.pipeline.calls import Calls
 from factory.pipeline.ledger import Ledger
+from factory.pipeline.outcomes import outcomes
 from factory.pipeline.progress import Progress
-from factory.pipeline.run import in_loop, outcomes
+from factory.pipeline.run import in_loop
 from factory.recipe.recipe import Recipe
 from factory.sources.source import open_source
 

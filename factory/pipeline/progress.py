@@ -7,10 +7,8 @@ On a terminal, a bar for each stage, rewritten in place. Elsewhere, a plain line
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
 
 from factory.core.screen import Screen, View, roughly
 from factory.engines.base import Engine
@@ -25,16 +23,6 @@ _DONE, _TO_DO = "━", "─"
 
 class Progress(Screen):
     """The progress display of a run, a scoring or a comparison."""
-
-    def __init__(
-        self,
-        *,
-        is_quiet: bool = False,
-        stream: IO[str] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        super().__init__(is_quiet=is_quiet, stream=stream, clock=clock)
-        self._time = clock
 
     @contextlib.contextmanager
     def mirrored(self, out: Path, recipe: str) -> Iterator[None]:
@@ -73,7 +61,7 @@ class Progress(Screen):
             engines,
             rows=None if rows is None else max(0, rows - before),
             expected=Expected(answers=answers, principles=principles),
-            clock=self._time,
+            clock=self.clock,
         )
         with self.doing(lambda: view(what, forecast.look(), rows=rows, before=before)):
             yield forecast

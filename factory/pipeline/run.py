@@ -14,28 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
-import os
-import re
 import shutil
 import time
-import traceback
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
-
-import msgspec
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from factory.core import own_code
-from factory.core.constitution import Constitution
-from factory.core.errors import FactoryError, NothingMade, SampleError, TooManyFailures
 from factory.core.files import whole
 from factory.core.lock import Held, alone_in
-from factory.core.records import BadRow, Failure, Sample
+from factory.core.records import Failure, Sample
 from factory.core.version import __version__
 from factory.core.yamlfile import dump
 from factory.engines.base import Engine
@@ -43,50 +35,39 @@ from factory.pipeline import folder
 from factory.pipeline import manifest as manifests
 from factory.pipeline import traces as shards
 from factory.pipeline.calls import Calls
-from factory.pipeline.forecast import Forecast
 from factory.pipeline.ledger import Ledger
 from factory.pipeline.manifest import Manifest
-from factory.pipeline.preflight import Preflight
+from factory.pipeline.outcomes import outcomes
+from factory.pipeline.part import Part, refuse_nothing
 from factory.pipeline.progress import Progress
 from factory.pipeline.template import thoughts_of
 from factory.pipeline.views import export_views
-from factory.pipeline.window import in_order
-from factory.recipe.pipeline import Pipeline
 from factory.recipe.recipe import Recipe
 from factory.sources.source import Source, open_source
-from factory.stages.models import SampleModels, StageCount
 
-_FAILURES_BEFORE_STOPPING = 20  # samples that must have ended before a rate means anything
-_REASONS_KEPT = 50
 _NAMED = 12  # most columns that a message names
 
 Result = TypeVar("Result")
 
 
-class Outcome(msgspec.Struct):
-    """The result of one source row."""
+class RunOptions(TypedDict, total=False):
+    """Options of a run."""
 
-    result: Sample | Failure
-    counts: dict[str, StageCount] = {}
+    ledger: Path | None
+    """The file to remember calls in; the manifest then names it. None: the file the run began with,
+    else the folder's own."""
+    progress: Progress | None
+    retries: bool
+    """In a finished run, try samples again whose failure may be temporary (the default)."""
 
 
-def run(
-    recipe: Recipe,
-    out: Path,
-    *,
-    ledger: Path | None = None,
-    progress: Progress | None = None,
-    retries: bool = True,
-) -> Manifest:
+def run(recipe: Recipe, out: Path, **options: Unpack[RunOptions]) -> Manifest:
     """Run the recipe into the folder `out`, or finish the run that is there.
 
-    `ledger`: the file to remember calls in; the manifest then names it. None: the file the run began
-    with, else the folder's own. `retries`: in a finished run, try samples again whose failure may be
-    temporary. Returns the manifest, whose `state` is `finished`. Raises `FactoryError`; finished work
-    is kept. The first Ctrl+C stops cleanly with `KeyboardInterrupt`, a second one at once.
+    Returns the manifest, whose `state` is `finished`. Raises `FactoryError`; finished work is kept. The
+    first Ctrl+C stops cleanly with `KeyboardInterrupt`, a second one at once.
     """
-    work = run_async(recipe, out, ledger=ledger, progress=progress, retries=retries)
-    return in_loop(work)
+    return in_loop(run_async(recipe, out, **options))
 
 
 def in_loop(work: Coroutine[Any, Any, Result]) -> Result:
@@ -114,15 +95,14 @@ async def run_async(
     out: Path,
     *,
     engines: Mapping[str, Engine] | None = None,
-    ledger: Path | None = None,
-    progress: Progress | None = None,
-    retries: bool = True,
+    **options: Unpack[RunOptions],
 ) -> Manifest:
     """`run`, for a program with an event loop of its own.
 
     `engines` by model name take the place of the recipe's; they stay open afterward.
     """
-    progress = progress or Progress()
+    progress = options.get("progress") or Progress()
+    ledger = options.get("ledger")
     folder.refuse_others(out)
     manifests.read(out)  # raises before anything is touched beside an unreadable manifest
     with (
@@ -143,8 +123,8 @@ async def run_async(
                         folder.prepare_ledger(out, ledger)
                         return Calls(opened.enter_context(Ledger(path)), open_engines)
 
-                    run = _Run(recipe, source, open_engines, held, progress, calls, path)
-                    manifest = await run.make(out, retries=retries)
+                    run = _Run(recipe, source, open_engines, held, progress, path, calls)
+                    manifest = await run.make(out, retries=options.get("retries", True))
             finally:
                 progress.now("stopping the engines")
         is_same = manifest.views_digest == recipe.views_digest()
@@ -159,37 +139,21 @@ async def run_async(
         return manifest
 
 
-def _describe(constitution: Constitution | None) -> dict[str, str] | None:
-    if constitution is None:
-        return None
-    digest = constitution.digest()
-    return {"name": constitution.name, "version": constitution.version, "digest": digest}
-
-
+@dataclass(frozen=True)
 class _Run:
     """Everything needed to make traces."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        source: Source,
-        engines: Mapping[str, Engine],
-        held: Held,
-        progress: Progress,
-        open_calls: Callable[[], Calls],
-        ledger: Path,
-    ) -> None:
-        self._recipe = recipe
-        self._source = source
-        self._engines = engines
-        self._held = held
-        self._progress = progress
-        self._open_calls = open_calls
-        self._ledger = ledger
+    recipe: Recipe
+    source: Source
+    engines: Mapping[str, Engine]
+    held: Held
+    progress: Progress
+    ledger: Path
+    open_calls: Callable[[], Calls]
 
     @cached_property
     def _calls(self) -> Calls:
-        return self._open_calls()
+        return self.open_calls()
 
     async def make(self, out: Path, *, retries: bool) -> Manifest:
         """Make the missing traces in `out`, and return their manifest.
@@ -210,11 +174,11 @@ class _Run:
         return plan
 
     def _new_manifest(self, old: Manifest | None) -> Manifest:
-        recipe, engines = self._recipe, self._engines
+        recipe, engines, constitution = self.recipe, self.engines, self.recipe.constitution
         fingerprints = {name: engine.fingerprint for name, engine in engines.items()}
         return Manifest(
             digest=recipe.digest(fingerprints),
-            source_digest=self._source.digest(),
+            source_digest=self.source.digest(),
             part_size=recipe.part_size,
             limit=recipe.source.limit,
             recipe_path=str(recipe.path),
@@ -223,7 +187,13 @@ class _Run:
                 name: {"model": config.model, "fingerprint": fingerprints[name]}
                 for name, config in recipe.models.items()
             },
-            constitution=_describe(recipe.constitution),
+            constitution={
+                "name": constitution.name,
+                "version": constitution.version,
+                "digest": constitution.digest(),
+            }
+            if constitution
+            else None,
             # The ledger also answers with calls of earlier runs, seeded or not.
             reproducible=recipe.reproducible and (old is None or old.reproducible),
         )
@@ -233,17 +203,17 @@ class _Run:
     ) -> Manifest:
         """The manifest to continue from: the old one if it still fits the recipe and its files are on
         disk or could be made again; else the new one."""
-        plan = _going_on(self._recipe, old, new, retries=retries)
+        plan = _going_on(self.recipe, old, new, retries=retries)
         if plan is new:
             return new
         if not folder.is_quarantine_whole(work, plan):
-            self._progress.note(
+            self.progress.note(
                 f"{work / 'quarantine.jsonl'} was changed or is incomplete: going through the source"
             )
             return new
         damaged = await asyncio.to_thread(folder.damaged_parts, work, plan)
         for number, what in damaged.items():
-            self._progress.note(f"{shards.part_path(work, number)} {what}: making it again")
+            self.progress.note(f"{shards.part_path(work, number)} {what}: making it again")
             if not await self._remake(work, plan, number):
                 return new
         await self._add_checksums(work, plan)
@@ -254,7 +224,7 @@ class _Run:
         parts = await asyncio.to_thread(folder.with_checksums, work, plan)
         if parts != plan.trace_parts:
             plan.trace_parts = parts
-            self._held.check()
+            self.held.check()
             plan.save(work)
 
     async def _remake(self, work: Path, manifest: Manifest, number: int) -> bool:
@@ -262,11 +232,11 @@ class _Run:
         if not manifest.trace_parts:
             return False
         first = number * manifest.part_size
-        rows = islice(self._source.rows(first), min(manifest.part_size, manifest.rows - first))
+        rows = islice(self.source.rows(first), min(manifest.part_size, manifest.rows - first))
         quarantined = folder.quarantined(work, manifest)
         kept = (row for row in rows if row.index not in quarantined)
         samples: list[Sample] = []
-        async with contextlib.aclosing(outcomes(self._recipe, kept, self._calls)) as ended:
+        async with contextlib.aclosing(outcomes(self.recipe, kept, self._calls)) as ended:
             async for outcome in ended:
                 if isinstance(outcome.result, Failure):
                     return False
@@ -279,47 +249,47 @@ class _Run:
         if manifest.state != "running":
             shards.drop_parts_from(work, manifest.parts)
             return
-        if self._recipe.reproducible and not manifest.reproducible:
-            self._progress.note(
+        if self.recipe.reproducible and not manifest.reproducible:
+            self.progress.note(
                 "reproducible: true applies to calls from now on; the ledger also holds calls that "
                 "were made without a seed. For a fully reproducible run, use a new --out"
             )
-        manifest.reproducible &= self._recipe.reproducible
-        if self._recipe.constitution:
-            self._progress.note(f"constitution: {self._recipe.describe_constitution()}")
-        if carried := self._source.carried():
+        manifest.reproducible &= self.recipe.reproducible
+        if self.recipe.constitution:
+            self.progress.note(f"constitution: {self.recipe.describe_constitution()}")
+        if carried := self.source.carried():
             more = f" and {len(carried) - _NAMED} more" if len(carried) > _NAMED else ""
             names = ", ".join(name[:40] for name in carried[:_NAMED])
-            self._progress.note(f"source columns kept in `extra`: {names}{more}")
-        manifest.ledger = folder.ledger_name(out, self._ledger)
+            self.progress.note(f"source columns kept in `extra`: {names}{more}")
+        manifest.ledger = folder.ledger_name(out, self.ledger)
         folder.begin(work, manifest)
-        _save_inputs(self._recipe, work, out)
+        _save_inputs(self.recipe, work, out)
         began = time.monotonic() - manifest.seconds
-        part = _Part(work, manifest, self._calls, self._held)
-        rows = self._source.rows(manifest.rows)
+        part = Part(work, manifest, self._calls, self.held)
+        rows = self.source.rows(manifest.rows)
         if manifest.rows:
-            self._progress.note(f"continuing after {manifest.rows} finished samples")
-        with self._progress.following(
+            self.progress.note(f"continuing after {manifest.rows} finished samples")
+        with self.progress.following(
             "making samples",
-            self._recipe,
-            self._engines,
-            rows=self._source.count(),
+            self.recipe,
+            self.engines,
+            rows=self.source.count(),
             before=manifest.rows,
         ) as forecast:
-            made = outcomes(self._recipe, rows, self._calls, forecast)
+            made = outcomes(self.recipe, rows, self._calls, forecast)
             async with contextlib.aclosing(made) as ended:
                 async for outcome in ended:
                     part.add(outcome)
-                    _stop_if_failing(self._recipe, manifest, part)
-                    if len(part) == self._recipe.part_size:
+                    part.refuse_failing(self.recipe.max_failure_rate)
+                    if len(part) == self.recipe.part_size:
                         manifest.seconds = time.monotonic() - began
                         await _to_its_end(part.close)
-            manifest.restarts += sum(e.stats().restarts for e in set(self._engines.values()))
+            manifest.restarts += sum(e.stats().restarts for e in set(self.engines.values()))
             manifest.seconds = time.monotonic() - began
             part.close()
-        _refuse_nothing(manifest)
+        refuse_nothing(manifest)
         folder.refuse_damaged(work, manifest)  # they may have been deleted meanwhile
-        self._held.check()
+        self.held.check()
         manifest.state = "traced"
         manifest.save(work)
 
@@ -330,7 +300,7 @@ def _going_on(recipe: Recipe, old: Manifest | None, new: Manifest, *, retries: b
     same = ("digest", "source_digest", "part_size")
     if old is None or any(getattr(old, field) != getattr(new, field) for field in same):
         return new
-    if old.state == "running" and _is_failing(recipe, old.failed, old.rows):
+    if old.state == "running" and old.failed > recipe.max_failure_rate * old.rows:
         return new  # too few samples to measure a failure rate: the failed ones are tried again
     if old.state == "running" and old.rows and not old.samples:
         return new
@@ -346,179 +316,6 @@ async def _to_its_end(work: Callable[[], None]) -> None:
     except asyncio.CancelledError:
         await running
         raise
-
-
-def _refuse_nothing(manifest: Manifest) -> None:
-    """Raise `NothingMade` if there is no sample."""
-    if manifest.samples:
-        return
-    if not manifest.rows:
-        raise NothingMade("the source has no rows, so no sample was made; check source.path")
-    raise NothingMade(
-        f"no sample was made: all {manifest.quarantined} rows failed; the most frequent reasons:\n"
-        f"{_commonest(Counter(manifest.reasons))}\n"
-        "fix the cause and run again"
-    )
-
-
-def _commonest(reasons: Counter[str]) -> str:
-    return "\n".join(f"  {n} x {reason}" for reason, n in reasons.most_common(3))
-
-
-async def outcomes(
-    pipeline: Pipeline,
-    rows: Iterable[Sample | BadRow],
-    calls: Calls,
-    forecast: Forecast | None = None,
-) -> AsyncGenerator[Outcome]:
-    """Take each row through all stages, many at once. Yields outcomes in the rows' order, and reports
-    them to `forecast`."""
-    labels = pipeline.stage_labels()
-    has_own_stage = any(":" in stage.kind for stage in pipeline.stages)
-    preflight = Preflight(pipeline, calls.engines, calls.judges)
-
-    async def told(row: Sample | BadRow) -> Outcome:
-        if forecast is None:
-            return await go_through(row, {})
-        counts = forecast.begin()
-        outcome = await go_through(row, counts)
-        forecast.end(counts, failed=isinstance(outcome.result, Failure))
-        return outcome
-
-    async def go_through(row: Sample | BadRow, counts: dict[str, StageCount]) -> Outcome:
-        if isinstance(row, BadRow):
-            return Outcome(
-                Failure(row.index, row.line, None, "source", row.error, row.raw, is_permanent=True)
-            )
-        sample = row
-        for position, (label, stage) in enumerate(zip(labels, pipeline.stages, strict=True)):
-            count = counts[label] = StageCount()
-            before = functools.partial(preflight.before, position)
-            models = SampleModels(
-                *(calls, pipeline.constitution, sample, pipeline.seed, count, before),
-                is_reproducible=pipeline.reproducible,
-            )
-            began = time.monotonic()
-            try:
-                sample = await stage(sample, models)
-            except SampleError as error:
-                return Outcome(
-                    _failure(row, label, str(error), error.raw, error.is_permanent), counts
-                )
-            except (FactoryError, asyncio.CancelledError):
-                raise
-            except Exception as error:  # a user's stage may raise anything: this sample fails
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                place = f"{Path(where.filename).name}:{where.lineno}"
-                text = f"{type(error).__name__}: {error} ({place})"
-                return Outcome(_failure(row, label, text, "", is_permanent=False), counts)
-            count.seconds = time.monotonic() - began
-        if has_own_stage:  # the built-in stages make only records that a trace can hold
-            try:
-                shards.check_storable(sample)
-            except SampleError as error:
-                return Outcome(_failure(row, labels[-1], str(error), "", False), counts)
-        return Outcome(sample, counts)
-
-    async with contextlib.aclosing(in_order(rows, told)) as ended:
-        async for outcome in ended:
-            yield outcome
-
-
-def _failure(sample: Sample, stage: str, error: str, raw: str, is_permanent: bool) -> Failure:
-    raw = (raw or sample.prompt[-1]["content"])[:2000]
-    error, raw = (text.encode("utf-8", "replace").decode() for text in (error, raw))
-    return Failure(sample.index, None, sample.id, stage, error, raw, is_permanent)
-
-
-class _Part:
-    """The part being filled. Closing it commits the calls it names, then writes the trace, then the
-    quarantine, then the manifest, which makes both count."""
-
-    def __init__(self, out: Path, manifest: Manifest, calls: Calls, held: Held) -> None:
-        self._out = out
-        self._manifest = manifest
-        self._calls = calls
-        self._held = held
-        self._quarantine = out / "quarantine.jsonl"
-        self._begin()
-        with self._quarantine.open("ab") as file:
-            file.truncate(manifest.quarantine_bytes)  # remove lines of an unfinished part
-
-    def _begin(self) -> None:
-        self._samples: list[Sample] = []
-        self.failures: list[Failure] = []
-        self.failed = 0
-        self._counts: dict[str, StageCount] = {}
-
-    def __len__(self) -> int:
-        return len(self._samples) + len(self.failures)
-
-    def add(self, outcome: Outcome) -> None:
-        if isinstance(outcome.result, Failure):
-            self.failures.append(outcome.result)
-            self.failed += outcome.result.stage != "source"
-        else:
-            self._samples.append(outcome.result)
-        for stage, count in outcome.counts.items():
-            self._counts.setdefault(stage, StageCount()).add(count)
-
-    def close(self) -> None:
-        if not len(self):
-            return
-        m = self._manifest
-        self._calls.commit()
-        self._held.check()
-        m.trace_parts.append(shards.write_part(self._out, m.parts, self._samples))
-        with self._quarantine.open("ab") as file:
-            for failure in self.failures:
-                file.write(msgspec.json.encode(failure) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-            m.quarantine_bytes = file.tell()
-        m.parts += 1
-        m.rows += len(self)
-        m.samples += len(self._samples)
-        m.quarantined += len(self.failures)
-        m.failed += self.failed
-        m.retriable += sum(not f.is_permanent for f in self.failures)
-        reasons = Counter(m.reasons) + Counter(reason_of(f) for f in self.failures)
-        m.reasons = dict(reasons.most_common(_REASONS_KEPT))
-        for stage, count in self._counts.items():
-            m.stages.setdefault(stage, StageCount()).add(count)
-        m.save(self._out)
-        self._begin()
-
-
-# Numbers that identify an error: an HTTP status, an errno, an exit code.
-_CODES = re.compile(
-    r"((?i:\b(?:HTTP(?:/[\d.]+)?|status|code|errno|signal)(?: code)?)\W{0,2}\d+)"
-    r"|(?<![:\w])\d+"
-)
-
-
-def reason_of(failure: Failure) -> str:
-    """The reason by which failures are counted: the error's text with numbers replaced, except those
-    that identify the error."""
-    text = f"{failure.stage}: {failure.error}"
-    return _CODES.sub(lambda match: match[1] or "#", text)[:300]
-
-
-def _is_failing(recipe: Recipe, failed: int, ended: int) -> bool:
-    return failed > recipe.max_failure_rate * ended
-
-
-def _stop_if_failing(recipe: Recipe, manifest: Manifest, part: _Part) -> None:
-    """Raise `FactoryError` if too many samples failed. Source rows that are not prompts do not count."""
-    failed = manifest.failed + part.failed
-    ended = manifest.rows + len(part)
-    if ended >= _FAILURES_BEFORE_STOPPING and _is_failing(recipe, failed, ended):
-        reasons = Counter(manifest.reasons) + Counter(reason_of(f) for f in part.failures)
-        raise TooManyFailures(
-            f"{failed} of {ended} samples failed, more than max_failure_rate "
-            f"({recipe.max_failure_rate:g}) allows; the most frequent reasons:\n{_commonest(reasons)}\n"
-            "fix the cause and run again (finished calls are remembered), or raise max_failure_rate"
-        )
 
 
 def _save_inputs(recipe: Recipe, work: Path, out: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import msgspec.inspect
 
 from factory.core.errors import FactoryError, SampleError
 from factory.core.files import whole
@@ -26,94 +27,29 @@ def schema() -> pa.Schema:
     """The columns of a trace file: the fields of `Sample`, nested records as structs."""
     import pyarrow as pa
 
-    text, real, number, flag = pa.string(), pa.float64(), pa.int32(), pa.bool_()
-    message = pa.struct({"role": text, "content": text})
-    reading = pa.struct(
-        {
-            "principle_id": text,
-            "is_swapped": flag,
-            "p": real,
-            "label_mass": real,
-            "call": text,
-            "reasoning": text,
-            "reasoning_call": text,
-            "estimator": text,
-            "draws": number,
-            "variance": real,
-            "calls": pa.list_(text),
-        }
-    )
-    candidate = {
-        "index": number,
-        "text": text,
-        "origin": text,
-        "model": text,
-        "call": text,
-        "parent": number,
-        "round": number,
-        "finish_reason": text,
-        "output_tokens": number,
-        "drop_reason": text,
-        "reasoning": text,
-        "reasoning_tokens": number,
-    }
-    critique = {
-        "candidate": number,
-        "round": number,
-        "principle_ids": pa.list_(text),
-        "text": text,
-        "call": text,
-        "request": text,
-        "few_shot": number,
-        "reasoning": text,
-    }
-    verdict = {
-        "judge": text,
-        "a": number,
-        "b": number,
-        "p": real,
-        "order_gap": real,
-        "is_consistent": flag,
-        "agreement": real,
-        "principle_ids": pa.list_(text),
-        "readings": pa.list_(reading),
-        "variance": real,
-    }
-    score = {
-        "name": text,
-        "candidate": number,
-        "value": real,
-        "detail": text,
-        "calls": pa.list_(text),
-        "low": real,
-        "high": real,
-        "estimator": text,
-        "draws": number,
-        "variance": real,
-    }
-    step_labels = {
-        "name": text,
-        "candidate": number,
-        "steps": pa.list_(text),
-        "scores": pa.list_(real),
-        "labels": pa.list_(flag),
-        "calls": pa.list_(text),
-    }
-    return pa.schema(
-        {
-            "id": text,
-            "index": pa.int64(),
-            "prompt": pa.list_(message),
-            "tags": pa.list_(text),
-            "reference": text,
-            "candidates": pa.list_(pa.struct(candidate)),
-            "critiques": pa.list_(pa.struct(critique)),
-            "verdicts": pa.list_(pa.struct(verdict)),
-            "scores": pa.list_(pa.struct(score)),
-            "step_labels": pa.list_(pa.struct(step_labels)),
-            "extra": text,
-        }
-    )
+    columns = pa.schema(_arrow_type(msgspec.inspect.type_info(Sample)))
+    return columns.set(columns.get_field_index("index"), pa.field("index", pa.int64()))
+
+
+def _arrow_type(kind: msgspec.inspect.Type) -> pa.DataType:
+    import pyarrow as pa
+    from msgspec import inspect
+
+    match kind:
+        case inspect.UnionType():  # with None, which every column may hold
+            return _arrow_type(next(k for k in kind.types if not isinstance(k, inspect.NoneType)))
+        case inspect.StructType() | inspect.TypedDictType():
+            types = {field.name: _arrow_type(field.type) for field in kind.fields}
+            # msgspec describes the fields of a TypedDict in another order.
+            return pa.struct({name: types[name] for name in kind.cls.__annotations__})
+        case inspect.ListType():
+            return pa.list_(_arrow_type(kind.item_type))
+    return {
+        inspect.StrType: pa.string(),
+        inspect.IntType: pa.int32(),
+        inspect.FloatType: pa.float64(),
+        inspect.BoolType: pa.bool_(),
+    }[type(kind)]
 
 
 class TracePart(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Unpack
 
 import msgspec
 
@@ -26,7 +27,7 @@ from factory.pipeline import folder, pulse
 from factory.pipeline import manifest as manifests
 from factory.pipeline.manifest import Manifest
 from factory.pipeline.progress import Progress
-from factory.pipeline.run import run
+from factory.pipeline.run import RunOptions, run
 from factory.pipeline.views import why_no_rows
 from factory.recipe import check
 from factory.recipe.recipe import Recipe
@@ -34,24 +35,17 @@ from factory.training.common.child_process import train_in_child_process
 from factory.training.config import TrainingConfig
 
 
-def run_with_trainings(
-    recipe: Recipe,
-    out: Path,
-    *,
-    ledger: Path | None = None,
-    progress: Progress | None = None,
-    retries: bool = True,
-) -> Manifest:
+def run_with_trainings(recipe: Recipe, out: Path, **options: Unpack[RunOptions]) -> Manifest:
     """`pipeline.run.run`, preceded by the trainings whose results the recipe's stages use."""
-    progress = progress or Progress()
+    options["progress"] = options.get("progress") or Progress()
     folder.refuse_others(out)
     waited = waited_for(recipe)
     if waited:
         check.check_training(recipe)
     for training in waited:
         with alone_in(out), folder.writing_in(out):
-            recipe = _train(recipe, training, out, ledger, progress, retries)
-    return run(recipe, out, ledger=ledger, progress=progress, retries=retries)
+            recipe = _train(recipe, training, out, options)
+    return run(recipe, out, **options)
 
 
 def waited_for(recipe: Recipe) -> list[TrainingConfig]:
@@ -95,16 +89,10 @@ def before(recipe: Recipe, training: str) -> Recipe:
     )
 
 
-def _train(
-    recipe: Recipe,
-    training: TrainingConfig,
-    out: Path,
-    ledger: Path | None,
-    progress: Progress,
-    retries: bool,
-) -> Recipe:
+def _train(recipe: Recipe, training: TrainingConfig, out: Path, options: RunOptions) -> Recipe:
     """Make a training's data, train, and return the recipe with the model in its place."""
     name = training.result
+    ledger, progress = options.get("ledger"), options.get("progress") or Progress()
     progress.note(f"making data to train {name} on")
     made_in = out / f"before-{name}"
     part = before(recipe, name)
@@ -112,7 +100,8 @@ def _train(
         known = out if manifests.read(out) else made_in
         ledger = folder.ledger_of(known) if manifests.read(known) else out / folder.LEDGER
     with progress.mirrored(out, str(recipe.path)):
-        manifest = run(part, made_in, ledger=ledger, progress=progress, retries=retries)
+        phase: RunOptions = {**options, "ledger": ledger}
+        manifest = run(part, made_in, **phase)
     view = next(view for view in manifest.views if view["view"] == training.view)
     rows = view["rows"]
     if not rows:

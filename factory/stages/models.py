@@ -50,6 +50,10 @@ class StageCount(msgspec.Struct):
     reasoning_tokens: int = 0
     """Of the output tokens, those of thoughts."""
 
+    @property
+    def calls(self) -> int:
+        return self.made + self.remembered
+
     def add(self, other: StageCount) -> None:
         for name in self.__struct_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
