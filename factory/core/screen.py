@@ -66,11 +66,6 @@ class Screen:
         self._headline = ""
         self._since = self._due = 0.0
 
-    @property
-    def width(self) -> int:
-        """Columns of the terminal."""
-        return self._console.width
-
     def note(self, text: str) -> None:
         """Print lines that stay."""
         self._console.print(printable(text), markup=False, soft_wrap=True)

@@ -35,6 +35,7 @@ def build(
     fractions.
     """
     shared: dict[str, VllmConfig] = {}
+    engines: dict[str, Engine] = {}
     which: dict[str, str] = {}
     for name, config in models.items():
         if isinstance(config, VllmConfig):
@@ -42,24 +43,20 @@ def build(
             sizes = {"max_model_len": None, "max_num_seqs": None, "memory_fraction": None}
             key = f"{path} {config.model_copy(update={**sizes, 'model': ''})}"
             shared[key] = _larger(shared[key], config) if key in shared else config
-            which[name] = key
+        else:
+            key = str(config)
+            engines.setdefault(key, EndpointEngine(config))
+        which[name] = key
     _check_fractions(list(shared.values()))
-    local: dict[str, Engine] = {
-        key: VllmEngine(
-            config,
+    for i, (key, local) in enumerate(shared.items()):
+        engines[key] = VllmEngine(
+            local,
             folder=folder,
             share=1 / len(shared),
             judges=any(which[name] == key for name in judges if name in which),
             log=logs / f"engine-{i}.log" if logs else None,
         )
-        for i, (key, config) in enumerate(shared.items())
-    }
-    remote: dict[str, Engine] = {}
-    for name, config in models.items():
-        if isinstance(config, EndpointConfig):
-            which[name] = str(config)
-            remote.setdefault(which[name], EndpointEngine(config))
-    return {name: {**local, **remote}[which[name]] for name in models}
+    return {name: engines[key] for name, key in which.items()}
 
 
 def _check_fractions(configs: list[VllmConfig]) -> None:

@@ -78,14 +78,11 @@ def form_in(folder: Path, model: str, *, trust_remote_code: bool = False) -> For
 
 
 def _forms(tokenizer: Any) -> Iterator[Form]:
+    without = _rendered(tokenizer, {"role": "assistant", "content": _ANSWER})
     for key in KEYS:
-        without = _rendered(tokenizer, {"role": "assistant", "content": _ANSWER})
-        same = (None, "")
-        absent = (a for a in same if _rendered(tokenizer, Form(key, a).message(_ANSWER, None)))
-        alike = (
-            a for a in same if _rendered(tokenizer, Form(key, a).message(_ANSWER, None)) == without
-        )
-        yield Form(key, next(alike, next(absent, None)))
+        absent = {a: _rendered(tokenizer, Form(key, a).message(_ANSWER, None)) for a in (None, "")}
+        alike = (a for a, text in absent.items() if text == without)
+        yield Form(key, next(alike, next((a for a, text in absent.items() if text), None)))
     yield Form()
 
 

@@ -135,7 +135,9 @@ class VllmEngine:
         self._stats.running = self._admission.admitted
         is_starting = self._engine is None and self._starting.locked()
         again = " again" if self._stats.restarts else ""
-        self._stats.doing = f"loading {_short(self.config.model)}{again}" if is_starting else ""
+        model = self.config.model
+        name = model if model.count("/") < 2 else Path(model).name
+        self._stats.doing = f"loading {name}{again}" if is_starting else ""
         return self._stats
 
     @property
@@ -276,11 +278,6 @@ class VllmEngine:
         engine, self._engine = self._engine, None
         if engine is not None:
             await self._end(engine)
-
-
-def _short(model: str) -> str:
-    """A model's name without its folders."""
-    return model if model.count("/") < 2 else Path(model).name
 
 
 class _EngineDied(Exception):

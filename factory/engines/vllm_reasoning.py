@@ -7,6 +7,7 @@ supplies them if the template has none.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -119,16 +120,11 @@ class _Parser:
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
         from vllm.parser.parser_manager import ParserManager
 
-        found = ParserManager.get_parser(
+        found: Any = ParserManager.get_parser(
             reasoning_parser_name=name, is_harmony=name == "openai_gptoss"
         )
-        made: Any = found
-
-        def make() -> Any:
-            kwargs = {"chat_template_kwargs": {**template_kwargs}, "model_config": model_config}
-            return made(tokenizer, None, **kwargs)
-
-        self._make = make
+        kwargs = {"chat_template_kwargs": {**template_kwargs}, "model_config": model_config}
+        self._make = functools.partial(found, tokenizer, None, **kwargs)
         self._tokenizer = tokenizer
         request = ChatCompletionRequest(
             model="",

@@ -201,7 +201,7 @@ class Forecast:
             made >= max(_CALLS_BEFORE_TIME, running) or sum(to_make.values()) < _NOTHING
         ):
             seconds_left = self._pace.seconds(to_do) + self._pace.replay_seconds(to_replay)
-            spent = self._pace.seconds(done) + self._pace.spent_replaying
+            spent = self._pace.seconds(done) + self._pace.replaying
             share_done = spent / (spent + seconds_left) if spent else 0.0
         prompt = sum(s.prompt_tokens for s in stats)
         return Outlook(

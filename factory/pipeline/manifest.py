@@ -16,6 +16,10 @@ from factory.pipeline.traces import TracePart, write_json
 from factory.stages.models import StageCount
 
 FORMAT = 1
+_REMEDY = (
+    "move it away: the next run then goes through the source again and answers remembered calls from "
+    "the ledger"
+)
 
 
 class Manifest(msgspec.Struct):
@@ -119,18 +123,12 @@ def read(run: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise FactoryError(
-            f"{path} cannot be read ({error}); move it away: the next run then goes through the "
-            "source again and answers remembered calls from the ledger"
-        ) from error
-    if manifest.format == FORMAT and (wrong := _contradiction(manifest)):
-        raise FactoryError(
-            f"{path} contradicts itself ({wrong}); move it away: the next run then goes through the "
-            "source again and answers remembered calls from the ledger"
-        )
+        raise FactoryError(f"{path} cannot be read ({error}); {_REMEDY}") from error
     if manifest.format != FORMAT:
         raise FactoryError(
             f"{path} has format {manifest.format}, this version of factory reads {FORMAT}; "
             "use another --out, or the version of factory that wrote it"
         )
+    if wrong := _contradiction(manifest):
+        raise FactoryError(f"{path} contradicts itself ({wrong}); {_REMEDY}")
     return manifest

@@ -24,7 +24,7 @@ class Pace:
         self._last = began
         self._made = self._remembered = 0
         self._busy = 0.0  # seconds in which calls were being made
-        self._replaying = 0.0  # seconds in which all were answered from the ledger
+        self.replaying = 0.0  # seconds in which all were answered from the ledger
         self._replayed = 0
         self._outputs = deque([(began, 0)])
 
@@ -37,7 +37,7 @@ class Pace:
         newly_made, self._made = made - self._made, made
         newly_remembered, self._remembered = remembered - self._remembered, remembered
         if not newly_made and newly_remembered > 0:
-            self._replaying += seconds
+            self.replaying += seconds
             self._replayed += newly_remembered
         elif newly_made > 0 or not is_loading:
             self._busy += seconds
@@ -49,11 +49,7 @@ class Pace:
 
     def replay_seconds(self, calls: float) -> float:
         """Seconds that this number of calls from the ledger takes."""
-        return calls * self._replaying / self._replayed if self._replayed else 0.0
-
-    @property
-    def spent_replaying(self) -> float:
-        return self._replaying
+        return calls * self.replaying / self._replayed if self._replayed else 0.0
 
     def rate(self, now: float, output_tokens: int) -> float:
         """Output tokens per second over the last `_RATE_SECONDS`."""

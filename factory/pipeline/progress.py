@@ -12,8 +12,8 @@ from pathlib import Path
 
 from factory.core.screen import Screen, View, roughly
 from factory.engines.base import Engine
+from factory.pipeline import pulse
 from factory.pipeline.forecast import Forecast, Outlook, StageOutlook
-from factory.pipeline.pulse import Pulse
 from factory.recipe.pipeline import Pipeline
 from factory.stages.base import Expected
 
@@ -31,10 +31,8 @@ class Progress(Screen):
         if self.is_quiet:
             yield
             return
-        pulse = Pulse(out, recipe)
-        with self.telling(pulse.beat):
+        with pulse.shown(out, recipe) as shown, self.telling(shown.beat):
             yield
-        pulse.end()
 
     @contextlib.contextmanager
     def following(
@@ -107,16 +105,17 @@ def _of(stage: StageOutlook) -> str:
 
 
 def _samples(outlook: Outlook, rows: int | None, before: int) -> str:
-    done = before + outlook.rows
-    of = "" if rows is None else f"/{rows:,}"
-    text = f"{done:,}{of} samples"
+    text = f"{_rows(outlook, rows, before)} samples"
     return f"{text}, {outlook.failed:,} quarantined" if outlook.failed else text
+
+
+def _rows(outlook: Outlook, rows: int | None, before: int) -> str:
+    return f"{before + outlook.rows:,}" + ("" if rows is None else f"/{rows:,}")
 
 
 def _table(outlook: Outlook, rows: int | None, before: int) -> list[str]:
     """A line for each stage, and one for samples."""
-    width = max((len(stage.label) for stage in outlook.stages), default=0)
-    width = max(width, len("samples"))
+    width = max(len(label) for label in ("samples", *(stage.label for stage in outlook.stages)))
     lines = []
     for stage in outlook.stages:
         share = stage.calls / stage.expected if stage.expected else 0.0
@@ -127,11 +126,10 @@ def _table(outlook: Outlook, rows: int | None, before: int) -> list[str]:
         lines.append(f"  {stage.label:<{width}}  {bar}{_of(stage):>13} calls  {tokens} tokens")
     done = before + outlook.rows
     bar = f"{_bar(done / rows if rows else 0.0)}  " if rows is not None else ""
-    of = "" if rows is None else f"/{rows:,}"
     more = [f"{outlook.failed:,} quarantined"] if outlook.failed else []
     more += [f"{outlook.remembered:,} calls from the ledger"] if outlook.remembered else []
     more += [f"{outlook.cached:.0%} of prompts cached"] if outlook.cached else []
-    count = f"{done:,}{of}"
+    count = _rows(outlook, rows, before)
     lines.append(f"  {'samples':<{width}}  {bar}{count:>13}{'  ' if more else ''}{', '.join(more)}")
     return lines
 

@@ -35,7 +35,7 @@ class Beat(msgspec.Struct):
 class Pulse:
     """Writes progress.json. Ignores write errors: a run does not fail because of them."""
 
-    def __init__(self, out: Path, recipe: str, doing: str = "starting") -> None:
+    def __init__(self, out: Path, recipe: str, doing: str) -> None:
         self._path = out / NAME
         self._began = time.time()
         self._recipe = recipe
@@ -55,17 +55,14 @@ class Pulse:
             half.write_bytes(msgspec.json.encode(told) + b"\n")
             half.replace(self._path)
 
-    def end(self) -> None:
-        with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
-
 
 @contextlib.contextmanager
-def shown(out: Path, recipe: str, doing: str) -> Iterator[None]:
+def shown(out: Path, recipe: str, doing: str = "starting") -> Iterator[Pulse]:
     """Show this text in progress.json during the block; remove the file if the block succeeds."""
     pulse = Pulse(out, recipe, doing)
-    yield
-    pulse.end()
+    yield pulse
+    with contextlib.suppress(OSError):
+        (out / NAME).unlink(missing_ok=True)
 
 
 def read(run: Path) -> Beat | None:

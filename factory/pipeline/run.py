@@ -216,16 +216,12 @@ class _Run:
             self.progress.note(f"{shards.part_path(work, number)} {what}: making it again")
             if not await self._remake(work, plan, number):
                 return new
-        await self._add_checksums(work, plan)
-        return plan
-
-    async def _add_checksums(self, work: Path, plan: Manifest) -> None:
-        """Add checksums to the manifest of a run that was begun by a version without them."""
         parts = await asyncio.to_thread(folder.with_checksums, work, plan)
-        if parts != plan.trace_parts:
+        if parts != plan.trace_parts:  # begun by a version without checksums
             plan.trace_parts = parts
             self.held.check()
             plan.save(work)
+        return plan
 
     async def _remake(self, work: Path, manifest: Manifest, number: int) -> bool:
         """Make a part again, identical to the old one. False: impossible; all parts must be made again."""

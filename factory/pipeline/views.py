@@ -12,7 +12,6 @@ import msgspec
 from factory.core.errors import FactoryError
 from factory.core.version import __version__
 from factory.export.export import export
-from factory.export.report import ViewReport
 from factory.export.write import FileFormat
 from factory.pipeline import folder
 from factory.pipeline import traces as shards
@@ -27,8 +26,7 @@ DATASETS = "datasets"
 def export_views(recipe: Recipe, out: Path, manifest: Manifest, *, may_empty: bool = True) -> None:
     """Make the recipe's datasets from the traces in `out`, and mark the run finished. `may_empty`: see
     `export`."""
-    reports = write_views(recipe, out, manifest, out / DATASETS, may_empty=may_empty)
-    manifest.views = [msgspec.to_builtins(report) for report in reports]
+    manifest.views = write_views(recipe, out, manifest, out / DATASETS, may_empty=may_empty)
     manifest.views_digest = recipe.views_digest()
     manifest.state = "finished"
     manifest.save(out)
@@ -51,12 +49,10 @@ def export_again(
     folder.refuse_damaged(out, manifest)
     if to is not None:
         with folder.writing_in(to):
-            reports = write_views(
+            views = write_views(
                 recipe, out, manifest, to, file_format=file_format, may_empty=may_empty
             )
-        return msgspec.structs.replace(
-            manifest, views=[msgspec.to_builtins(report) for report in reports]
-        )
+        return msgspec.structs.replace(manifest, views=views)
     with folder.writing_in(out):
         manifest.trace_parts = folder.with_checksums(out, manifest)
         export_views(recipe, out, manifest, may_empty=may_empty)
@@ -98,8 +94,8 @@ def write_views(
     *,
     file_format: FileFormat = "arrow",
     may_empty: bool = True,
-) -> list[ViewReport]:
-    """Make the recipe's datasets from the traces in `out`, in the folder `to`."""
+) -> list[dict[str, Any]]:
+    """Make the recipe's datasets from the traces in `out`, in the folder `to`. Returns the reports."""
     facts = {
         "run_name": recipe.name,
         "factory_version": __version__,
@@ -113,7 +109,7 @@ def write_views(
     }
     written_for = thoughts_of(recipe)
     facts["thoughts_for"] = written_for.model
-    return export(
+    reports = export(
         recipe.views,
         lambda: shards.read_samples(out),
         to,
@@ -123,3 +119,4 @@ def write_views(
         file_format=file_format,
         may_empty=may_empty,
     )
+    return [msgspec.to_builtins(report) for report in reports]
