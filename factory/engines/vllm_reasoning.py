@@ -184,17 +184,14 @@ def tokenizer_thinks(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> bool
     if marks is None:
         return False
 
-    def prompt(switch: Mapping[str, Any]) -> str:
-        return str(
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": "x"}],
-                tokenize=False,
-                add_generation_prompt=True,
-                **{**template_kwargs, **switch},
-            )
-        )
+    plain, off, on = (_prompt(tokenizer, {**template_kwargs, **s}) for s in ({}, OFF, ON))
+    return thinks(marks, plain, off, on)
 
-    return thinks(marks, prompt({}), prompt(OFF), prompt(ON))
+
+def _prompt(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> str:
+    """A prompt as text, as the model sees it before it answers."""
+    options = {**template_kwargs, "tokenize": False, "add_generation_prompt": True}
+    return str(tokenizer.apply_chat_template([{"role": "user", "content": "x"}], **options))
 
 
 def answer_reader(
@@ -205,11 +202,8 @@ def answer_reader(
     marks = marks_in(tokenizer.chat_template)
     if marks is None:
         return None
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "x"}],
-        **{**template_kwargs, "tokenize": False, "add_generation_prompt": True},
-    )
-    where, control = marks.where(str(prompt)), _control_names(tokenizer)
+    where = marks.where(_prompt(tokenizer, template_kwargs))
+    control = _control_names(tokenizer)
 
     def read(ids: Sequence[int]) -> str:
         text = str(tokenizer.decode(ids, skip_special_tokens=False))

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack
@@ -119,7 +119,8 @@ async def run_async(
                 with contextlib.ExitStack() as opened:
                     path = ledger or folder.ledger_of(out)
 
-                    def calls() -> Calls:  # a run in which nothing is to be done needs no ledger
+                    @functools.cache
+                    def calls() -> Calls:
                         folder.prepare_ledger(out, ledger)
                         return Calls(opened.enter_context(Ledger(path)), open_engines)
 
@@ -149,11 +150,8 @@ class _Run:
     held: Held
     progress: Progress
     ledger: Path
-    open_calls: Callable[[], Calls]
-
-    @cached_property
-    def _calls(self) -> Calls:
-        return self.open_calls()
+    calls: Callable[[], Calls]
+    """Opens the ledger when it is first called: a run in which nothing is to be done needs none."""
 
     async def make(self, out: Path, *, retries: bool) -> Manifest:
         """Make the missing traces in `out`, and return their manifest.
@@ -232,12 +230,12 @@ class _Run:
         quarantined = folder.quarantined(work, manifest)
         kept = (row for row in rows if row.index not in quarantined)
         samples: list[Sample] = []
-        async with contextlib.aclosing(outcomes(self.recipe, kept, self._calls)) as ended:
+        async with contextlib.aclosing(outcomes(self.recipe, kept, self.calls())) as ended:
             async for outcome in ended:
                 if isinstance(outcome.result, Failure):
                     return False
                 samples.append(outcome.result)
-        self._calls.commit()
+        self.calls().commit()
         return shards.write_part(work, number, samples) == manifest.trace_parts[number]
 
     async def _make_traces(self, work: Path, manifest: Manifest, out: Path) -> None:
@@ -261,7 +259,7 @@ class _Run:
         folder.begin(work, manifest)
         _save_inputs(self.recipe, work, out)
         began = time.monotonic() - manifest.seconds
-        part = Part(work, manifest, self._calls, self.held)
+        part = Part(work, manifest, self.calls(), self.held)
         rows = self.source.rows(manifest.rows)
         if manifest.rows:
             self.progress.note(f"continuing after {manifest.rows} finished samples")
@@ -272,7 +270,7 @@ class _Run:
             rows=self.source.count(),
             before=manifest.rows,
         ) as forecast:
-            made = outcomes(self.recipe, rows, self._calls, forecast)
+            made = outcomes(self.recipe, rows, self.calls(), forecast)
             async with contextlib.aclosing(made) as ended:
                 async for outcome in ended:
                     part.add(outcome)
