@@ -95,11 +95,17 @@ def control_names(tokenizer: Any) -> re.Pattern[str] | None:
 _known: WeakKeyDictionary[Any, tuple[Any, re.Pattern[str] | None]] = WeakKeyDictionary()
 
 
-def _control_tokens(tokenizer: Any) -> set[str]:
+def special_names(tokenizer: Any) -> set[str]:
+    """Names of the tokens that the tokenizer calls special."""
     # The tokenizer may be vLLM's, a stand-in for a server's, or without a template.
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     names = {str(token) for token in added if token.special}
-    names |= {*map(str, getattr(tokenizer, "all_special_tokens", ()))}
+    return names | {*map(str, getattr(tokenizer, "all_special_tokens", ()))}
+
+
+def _control_tokens(tokenizer: Any) -> set[str]:
+    names = special_names(tokenizer)
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     others = {str(token) for token in added if not token.special and _MARK.fullmatch(str(token))}
     if others and tokenizer.chat_template:
         turns = _turns(tokenizer)

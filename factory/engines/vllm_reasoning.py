@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.errors import RecipeError
-from factory.engines.control_tokens import named
+from factory.engines.control_tokens import named, special_names
 from factory.engines.reasoning import (
     OFF,
     ON,
@@ -47,7 +47,7 @@ class Thoughts:
         self.marks = marks_in(tokenizer.chat_template)
         if self.marks is None and self._parser is not None:
             self.marks = self._parser.marks()
-        self._control = _control_names(tokenizer)
+        self._control = named(special_names(tokenizer))
 
     @property
     def are_there(self) -> bool:
@@ -203,7 +203,7 @@ def answer_reader(
     if marks is None:
         return None
     where = marks.where(_prompt(tokenizer, template_kwargs))
-    control = _control_names(tokenizer)
+    control = named(special_names(tokenizer))
 
     def read(ids: Sequence[int]) -> str:
         text = str(tokenizer.decode(ids, skip_special_tokens=False))
@@ -211,9 +211,3 @@ def answer_reader(
         return control.sub("", answer) if control else answer
 
     return read
-
-
-def _control_names(tokenizer: Any) -> re.Pattern[str] | None:
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    names = {str(token) for token in added if token.special}
-    return named(names | {*map(str, getattr(tokenizer, "all_special_tokens", ()))})
