@@ -633,3 +633,37 @@ def test_importing_the_trainers_is_instant():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "said"),
+    [
+        ("dpo", CONFIG, "finished (6 steps), nothing to do"),
+        ("sft", {}, "has no column 'completion'"),
+        ("dpo", {"loss_type": "infonca"}, "holds another training, with config."),
+        ("kto", {}, "has no columns 'completion', 'label'"),
+        ("reward", {}, "holds another training, kind dpo, not reward"),
+        ("prm", {}, "has no columns 'completions', 'labels'"),
+        ("grpo", {}, "config.rewards: expected a list"),
+        ("rloo", {"rewards": [{"kind": "lenth"}]}, "no kind 'lenth'; did you mean 'length'"),
+        ("ppo", {"rewards": [], "gama": 1}, "no option 'gama'; did you mean 'gamma'"),
+    ],
+)
+def test_what_data_folder_and_rewards_decide_is_said_before_trl_loads(
+    trained, tiny, preferences, kind, config, said
+):
+    code = (
+        "import sys; from pathlib import Path; from factory.training import TRAINERS\n"
+        "from factory.core.errors import FactoryError\n"
+        f"data, model, out = Path({str(preferences)!r}), Path({str(tiny)!r}), Path({str(trained)!r})\n"
+        "try:\n"
+        f"    TRAINERS[{kind!r}].train(data, model, out, config={config!r})\n"
+        "except FactoryError as error:\n"
+        "    print(error, file=sys.stderr)\n"
+        "print({'torch', 'trl', 'transformers'} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert said in result.stderr
+    assert result.stdout.strip() == "set()"

@@ -138,14 +138,14 @@ def test_a_ppo_takes_the_same_numbers():
 def test_a_config_of_odd_values_is_one_error(tmp_path, tiny, config, message):
     data = save(ROWS, tmp_path / "rows.jsonl")
     with pytest.raises(RecipeError) as caught:
-        Session("sft", ("prompt",), data, tiny, tmp_path / "out", None, config, False)
+        Session("sft", data, tiny, tmp_path / "out", None, config, False)
     assert message in str(caught.value)
 
 
 def test_a_date_is_text(tmp_path, tiny):
     data = save(ROWS, tmp_path / "rows.jsonl")
     config = {"run_name": date(2026, 1, 2)}
-    session = Session("sft", ("prompt",), data, tiny, tmp_path / "out", None, config, False)
+    session = Session("sft", data, tiny, tmp_path / "out", None, config, False)
     assert msgspec.to_builtins(session._job)["config"] == {"run_name": "2026-01-02"}
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +22,7 @@ from factory.sources.formats.base import listed
 from factory.sources.prm800k import rating_of
 from factory.training import TRAINERS, trainer_of
 from factory.training.common import rows as row_forms
+from factory.training.common.quiet import no_progress_bars
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,7 +32,7 @@ _REASONS_SHOWN = 3
 
 # The columns that tell one view from another. The first whose columns are all there is the one to
 # suggest, so those with more columns stand first.
-_VIEWS: dict[str, tuple[str, ...]] = {
+VIEWS: dict[str, tuple[str, ...]] = {
     "preference": ("prompt", "chosen", "rejected"),
     "kto": ("prompt", "completion", "label"),
     "process": ("prompt", "completions", "labels"),
@@ -101,6 +101,11 @@ def open_dataset(
     return _read(given, kind, where)
 
 
+def open_view(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
+    """The dataset, with the columns of the kind's own view."""
+    return open_dataset(data, kind, VIEWS[TRAINERS[kind].view])
+
+
 def open_given(data: Path | str, where: str) -> Given:
     """The rows of a file, a folder or a Hub id, whatever their columns.
 
@@ -144,20 +149,6 @@ def plain(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """Rows as Arrow holds them: nothing is decoded, so that they can be written as they were."""
     for batch in dataset.with_format("arrow").iter(batch_size=_BATCH):
         yield from batch.to_pylist()
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """`datasets` draws none in here."""
-    import datasets
-
-    were_shown = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if were_shown:
-            datasets.enable_progress_bars()
 
 
 def _local(path: Path, where: str) -> Given:
@@ -346,7 +337,7 @@ def _check_columns(
     view = TRAINERS[kind].view
     other = ""
     if or_needed:
-        second = next(name for name, columns in _VIEWS.items() if columns == or_needed)
+        second = next(name for name, columns in VIEWS.items() if columns == or_needed)
         other = f", or a {second} view's: {', '.join(or_needed)}"
     raise RecipeError(
         f"{where} has no column{plural} {', '.join(map(repr, missing))} (has: {listed(has)}); "
@@ -357,7 +348,7 @@ def _check_columns(
 
 def _suggestion(has: list[str]) -> str:
     """A hint for which training these columns are suited; or empty."""
-    for view, columns in _VIEWS.items():
+    for view, columns in VIEWS.items():
         if set(columns) <= set(has):
             return f". These columns are a {view} view's: use factory train {trainer_of(view)}"
     return ""

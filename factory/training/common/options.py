@@ -8,12 +8,15 @@ fields.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+import msgspec
 
 from factory.core.errors import RecipeError
 from factory.core.yamlfile import nearest
@@ -74,6 +77,25 @@ _NOT_HERE = {
     "resume_from_checkpoint": "give --resume",
     "overwrite_output_dir": "give an empty --out",
 }
+
+
+def as_json(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The options as they come back from job.json, so that the two can be compared."""
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"{where}: expected a mapping of options, found {given!r:.80}")
+    plain: dict[str, Any] = {}
+    for name, value in given.items():
+        if not isinstance(name, str):
+            raise RecipeError(f"{where}: expected the name of an option, found {name!r:.80}")
+        try:
+            json.dumps(value, allow_nan=False, default=str)  # msgspec makes null of NaN
+            plain[name] = msgspec.json.decode(msgspec.json.encode(value))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise RecipeError(
+                f"{where}.{name}: expected numbers, text, lists or mappings, found {value!r:.80} "
+                f"({error})"
+            ) from error
+    return plain
 
 
 def check(kind: type, config: Mapping[str, Any], where: str = "config") -> dict[str, Any]:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.errors import FactoryError
+from factory.core.files import write_whole
+from factory.training.common.progress import say
 
 
 def save_model(model: Any, out: Path, dtype: Any, seed: int) -> None:
@@ -39,6 +41,15 @@ def save_model(model: Any, out: Path, dtype: Any, seed: int) -> None:
                 )
             weight.data = rounded(weight.data, dtype, generator)
         model.to(dtype).save_pretrained(out)
+
+
+def put_quality_file(record: Mapping[str, Any], out: Path) -> None:
+    """Put quality.json into the model's folder, if its answers were trained on under prefixes. It is
+    done after the training, and again for a finished one, where a kill may have come between."""
+    if asked := record.get("quality"):
+        if not (out / "quality.json").exists():
+            write_whole(out / "quality.json", asked)
+        say(f"to ask for its best answers, append {asked['append']!r} to {asked['to']}")
 
 
 def saved_dtype(model_dir: Path, config: Mapping[str, Any]) -> Any:

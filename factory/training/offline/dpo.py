@@ -28,12 +28,13 @@ from torch import Tensor
 from factory.core.errors import RecipeError
 from factory.core.yamlfile import nearest
 from factory.training.common import endings
+from factory.training.common.data import VIEWS
 from factory.training.common.plain_words import Advice
 from factory.training.common.progress import say
-from factory.training.common.session import Session, only
+from factory.training.common.session import Session
+from factory.training.common.trl_rows import count_cut, only
 from factory.training.offline import listwise
 from factory.training.offline import preference_losses as losses
-from factory.training.offline.cut import count_cut
 from factory.training.offline.encoding import LIST_COLUMNS, Encoded, padded
 from factory.training.trainer import Trainer
 
@@ -255,7 +256,6 @@ class Dpo(Trainer):
     `precompute_ref_log_probs` is set."""
 
     kind = "dpo"
-    columns = ("prompt", "chosen", "rejected")
     config_class = DPOConfig
     # TRL's own, stated because they decide the result and must not change under a user. `max_length`
     # is in tokens, prompt and answer together.
@@ -266,15 +266,11 @@ class Dpo(Trainer):
         less_memory="set precompute_ref_log_probs: true (no reference model in memory); "
     )
 
-    def columns_for(self, config: Mapping[str, Any]) -> tuple[str, ...]:
-        loss = config.get("loss_type")
-        losses = [loss] if isinstance(loss, str) else loss or ()
-        return ("prompt",) if set(losses) & set(listwise.LOSSES) else self.columns
-
     def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         args = session.args
         if not args.is_ours:
-            used = (*self.columns, "chosen_finish_reason", "rejected_finish_reason")
+            reasons = ("chosen_finish_reason", "rejected_finish_reason")
+            used = (*VIEWS["preference"], *reasons)
             trainer = PairsTrainer(train_dataset=only(session.dataset, *used), **session.usual)
             answers = ("chosen_ids", "rejected_ids")
             cut = count_cut(trainer.train_dataset, args.max_length, answers)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
+PAIR_COLUMNS = ("chosen", "rejected")
 LIST_COLUMNS = ("prompt", "responses", "scores")
 NO_PAIR = "no two answers with different scores"
 NO_SCORE = "no score"

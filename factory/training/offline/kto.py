@@ -24,10 +24,11 @@ import trl
 
 from factory.core.errors import RecipeError
 from factory.training.common import endings
+from factory.training.common.data import VIEWS
 from factory.training.common.plain_words import Advice
 from factory.training.common.progress import say
-from factory.training.common.session import Session, only
-from factory.training.offline.cut import count_cut
+from factory.training.common.session import Session
+from factory.training.common.trl_rows import count_cut, only
 from factory.training.trainer import Trainer
 
 _LOW, _HIGH = 1.0, 4 / 3
@@ -57,7 +58,6 @@ class Kto(Trainer):
     `precompute_ref_log_probs` is set."""
 
     kind = "kto"
-    columns = ("prompt", "completion", "label")
     config_class = trl.KTOConfig
     # TRL's own, stated because they decide the result and must not change under a user. `max_length`
     # is in tokens, prompt and answer together. The KL estimate is a mean over the batch, so that it is
@@ -82,7 +82,7 @@ class Kto(Trainer):
         if not any(name in config for name in _WEIGHTS):
             args.desirable_weight, args.undesirable_weight = balanced(good, bad)
         say(_balance(good, bad, args.desirable_weight, args.undesirable_weight))
-        rows = only(session.dataset, *self.columns, "finish_reason").select(places)
+        rows = only(session.dataset, *VIEWS["kto"], "finish_reason").select(places)
         rows = rows.shuffle(seed=args.seed)
         trainer = KTOTrainer(train_dataset=rows, **session.usual)
         too_long = f"the prompt alone fills {args.max_length} tokens"

@@ -11,10 +11,12 @@ chosen first); prompt and any answer together have at most max_length tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import RecipeError
 from factory.training.common import endings
+from factory.training.common.data import VIEWS, Opened, open_dataset
 from factory.training.offline.encoding import (
     NO_PAIR,
     NO_SCORE,
@@ -32,6 +34,14 @@ LOSSES = ("infonca", "nca", "rrhf")
 
 Answer = tuple[Any, float | None, Any]
 """An answer, its score, and how it ended."""
+
+
+def open_rows(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
+    """The dataset. For one of `LOSSES`, `dpo` itself looks for the columns of lists."""
+    loss = config.get("loss_type")
+    given = [loss] if isinstance(loss, str) else loss or ()
+    needed = ("prompt",) if set(given) & set(LOSSES) else VIEWS["preference"]
+    return open_dataset(data, kind, needed)
 
 
 def encode_pairs(dataset: Dataset, tokenizer: Any, max_length: int | None) -> Encoded:

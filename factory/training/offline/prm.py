@@ -18,19 +18,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
 from factory.core.errors import RecipeError
-from factory.training.common.data import Opened
 from factory.training.common.plain_words import Advice
 from factory.training.common.progress import say
 from factory.training.common.session import Session
 from factory.training.offline import process_data
-from factory.training.offline.process_data import CLASSES, COLUMNS, IGNORED, Layout
+from factory.training.offline.process_data import CLASSES, IGNORED, Layout
 from factory.training.trainer import Trainer
 
 
@@ -197,7 +195,6 @@ class Prm(Trainer):
     model of as many classes keeps its own."""
 
     kind = "prm"
-    columns = COLUMNS
     config_class = PrmConfig
     # The head is new, and a step's label is one token's: larger steps than preferences take. Rows are
     # not grouped by length, which would save padding: a solution ends at its first error, so short
@@ -211,13 +208,6 @@ class Prm(Trainer):
     def check_given(self, given: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
         if reason := problem(given):
             raise RecipeError(f"config.{reason}")
-
-    def open(self, data: Path | str, config: Mapping[str, Any]) -> Opened:
-        rows, fingerprint, dropped = process_data.open_rows(data)
-        # Of PRM800K, what made no row is steps and lines; of other data it is rows.
-        if "shared" in rows.column_names:
-            return Opened(rows, fingerprint, prm800k=dropped)
-        return Opened(rows, fingerprint, left_out=dropped)
 
     def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         args = session.args

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from factory.core.errors import RecipeError
-from factory.core.files import write_whole
 from factory.stats.finite import finite
+from factory.training.common.data import VIEWS, Opened, open_dataset
 from factory.training.common.endings import REASONS, reasons_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ class Asked(Protocol):
     max_score: int | None
 
 
-FILE = "quality.json"
 NO_SCORE = "no score"
 
 _SEPARATOR = "\n\n"
@@ -65,6 +64,12 @@ class Conditioned:
     quality: dict[str, Any]
     """The contents of quality.json: `append`, the text to add to the last user message to ask for the
     best; `prefixes`, each with its number of answers and their lowest and highest score."""
+
+
+def open_rows(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
+    """The dataset. Where answers are conditioned, `condition` looks for the columns."""
+    is_conditioned = config.get("quality") not in (None, "none")
+    return open_dataset(data, kind, ("prompt",) if is_conditioned else VIEWS["sft"])
 
 
 def condition(dataset: Dataset, args: Asked) -> Conditioned:
@@ -97,12 +102,6 @@ def last_user_asks(prompt: Any, prefix: str, index: int = 0) -> Any:
     last = prompt[places[-1]]
     asked = last | {"content": last["content"] + _appended(prompt, prefix)}
     return [*prompt[: places[-1]], asked, *prompt[places[-1] + 1 :]]
-
-
-def save(out: Path, quality: Mapping[str, Any]) -> None:
-    """Put quality.json into the model's folder, if it is not there."""
-    if not (out / FILE).exists():
-        write_whole(out / FILE, quality)
 
 
 def quantiles(scores: Sequence[float], parts: int) -> list[int]:

@@ -14,21 +14,17 @@ one element of a batch, so `per_device_train_batch_size: 2` of 9 answers each is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import trl
 
 from factory.core.errors import RecipeError
-from factory.training.common.data import Opened, open_dataset
 from factory.training.common.progress import say
 from factory.training.common.session import Session
 from factory.training.offline import reward_rows
-from factory.training.offline.encoding import LIST_COLUMNS, Encoded
+from factory.training.offline.encoding import LIST_COLUMNS, PAIR_COLUMNS, Encoded
 from factory.training.offline.reward_trainer import FIXED, Collator, RewardConfig, RewardTrainer
 from factory.training.trainer import Trainer
-
-COLUMNS: tuple[str, ...] = ("chosen", "rejected")
 
 # What some models do to the logits after the LM head; a regularizer that did not would be wrong.
 _BENT_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -38,7 +34,6 @@ class Reward(Trainer):
     """A reward model."""
 
     kind = "reward"
-    columns = COLUMNS
     config_class = RewardConfig
     # `max_length` is in tokens, prompt and answer together. TRL's learning rate, 1e-4, is an
     # adapter's; InstructGPT trained all weights with 9e-6.
@@ -47,9 +42,6 @@ class Reward(Trainer):
     checked = frozenset({"center_rewards_coefficient", *FIXED})
     lora_task = "SEQ_CLS"
     loaded_as = "AutoModelForSequenceClassification"
-
-    def open(self, data: Path | str, config: Mapping[str, Any]) -> Opened:
-        return open_dataset(data, "reward", COLUMNS, LIST_COLUMNS)
 
     def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         session.args.loss_type = _loss_type(session.args, session.dataset.column_names)
@@ -68,7 +60,7 @@ class Reward(Trainer):
 
 def _loss_type(args: RewardConfig, columns: list[str]) -> str:
     """The loss to use. Raises `RecipeError` if the dataset has not what the options ask for."""
-    has_pairs = set(COLUMNS) <= set(columns)
+    has_pairs = set(PAIR_COLUMNS) <= set(columns)
     has_lists = set(LIST_COLUMNS) <= set(columns)
     loss = args.loss_type or ("pairwise" if has_pairs else "listwise")
     found = f"(the dataset has: {', '.join(columns)})"

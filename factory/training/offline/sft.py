@@ -12,14 +12,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import trl
 
 from factory.training.common import endings
-from factory.training.common.progress import say
-from factory.training.common.session import Session, only
+from factory.training.common.session import Session
+from factory.training.common.trl_rows import only
 from factory.training.offline import quality
 from factory.training.trainer import Trainer
 
@@ -116,7 +115,6 @@ class Sft(Trainer):
     """Supervised fine-tuning."""
 
     kind = "sft"
-    columns = ("prompt", "completion")
     config_class = SFTConfig
     # `max_length` is in tokens, prompt and answer together. The learning rate is TRL's.
     defaults = {"learning_rate": 2e-5, "max_length": 1024, "completion_only_loss": True}
@@ -125,15 +123,9 @@ class Sft(Trainer):
         {"chat_template_path", "completion_only_loss", "dataset_text_field", "dataset_kwargs"}
     )
 
-    def columns_for(self, config: Mapping[str, Any]) -> tuple[str, ...]:
-        return ("prompt",) if _is_conditioned(config) else self.columns
-
-    def finished(self, record: dict[str, Any], out: Path) -> dict[str, Any]:
-        return _with_quality_file(record, out)
-
     def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         rows, left_out, more = session.dataset, {}, {}
-        if _is_conditioned(config):
+        if session.args.quality != "none":
             conditioned = quality.condition(session.dataset, session.args)
             more = {"quality": conditioned.quality, "source_rows": len(session.dataset)}
             rows, left_out = conditioned.rows, conditioned.left_out
@@ -144,19 +136,4 @@ class Sft(Trainer):
         if session.args.packing:  # then a row of the records is a packed sequence
             more |= {"packed_rows": len(rows) - trainer.rows_left_out}
             session.dataset = trainer.train_dataset
-        record = session.fit(trainer, rows_cut=trainer.rows_cut, more=more)
-        if trainer.is_world_process_zero():
-            _with_quality_file(record, session.out)
-        return record
-
-
-def _is_conditioned(config: Mapping[str, Any]) -> bool:
-    return config.get("quality") not in (None, "none")
-
-
-def _with_quality_file(record: dict[str, Any], out: Path) -> dict[str, Any]:
-    """After the training, so written again if a kill came between."""
-    if asked := record.get("quality"):
-        quality.save(out, asked)
-        say(f"to ask for its best answers, append {asked['append']!r} to {asked['to']}")
-    return record
+        return session.fit(trainer, rows_cut=trainer.rows_cut, more=more)

@@ -10,18 +10,19 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import RecipeError
 from factory.engines.vllm_reasoning import answer_reader
+from factory.training.common.data import Opened, open_view
 from factory.training.common.progress import say
-from factory.training.common.session import Session, beyond_embeddings, only
-from factory.training.online.rewards import Rewards, build_rewards
+from factory.training.common.session import Session
+from factory.training.common.trl_rows import beyond_embeddings, only
+from factory.training.online.rewards import Rewards, build_rewards, parse_rewards
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-COLUMNS: tuple[str, ...] = ("prompt",)
 
 _USED = ("prompt", "reference")
 """All that a reward reads; TRL hands every other column to the rewards, and `images`, `tools` and
@@ -40,6 +41,12 @@ BATCHES = (
     "steps_per_generation",
     "gradient_accumulation_steps",
 )
+
+
+def open_prompts(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
+    """The dataset, after a look at the rewards."""
+    parse_rewards(config.get("rewards"))
+    return open_view(kind, data, config)
 
 
 def sizes(config: Mapping[str, Any], generations: int | None = None) -> dict[str, Any]:

@@ -244,7 +244,6 @@ class Grpo(Trainer):
     both in memory."""
 
     kind = "grpo"
-    columns = common.COLUMNS
     config_class = GrpoConfig
     # TRL's own, stated because it decides the result.
     defaults = {"learning_rate": 1e-6}
@@ -267,10 +266,6 @@ class Grpo(Trainer):
         preset = grpo_presets.settings(given.get("preset", DEFAULT))
         sizes = common.sizes(given, preset.get("num_generations"))
         return {**super().defaults_for(given, is_lora=is_lora), **preset, **sizes}
-
-    def check_first(self, config: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
-        grpo_presets.settings(config.get("preset", DEFAULT))
-        parse_rewards(config.get("rewards"))
 
     def check_given(self, given: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
         parse_rewards(given.get("rewards"))

@@ -49,7 +49,6 @@ class Rloo(Trainer):
     memory."""
 
     kind = "rloo"
-    columns = common.COLUMNS
     config_class = RlooConfig
     # TRL's own, stated because they decide the result.
     defaults = {"beta": 0.05, "epsilon": 0.2, "learning_rate": 1e-6}
@@ -59,9 +58,6 @@ class Rloo(Trainer):
 
     def defaults_for(self, given: Mapping[str, Any], *, is_lora: bool) -> dict[str, Any]:
         return {**super().defaults_for(given, is_lora=is_lora), **common.sizes(given)}
-
-    def check_first(self, config: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
-        parse_rewards(config.get("rewards"))
 
     def check_given(self, given: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
         parse_rewards(given.get("rewards"))

@@ -20,22 +20,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from factory.core import weights
 from factory.core.errors import RecipeError
 from factory.engines.render import prompt_ids
 from factory.engines.vllm_reasoning import answer_reader
-from factory.training.common import options
 from factory.training.common.plain_words import Advice
 from factory.training.common.progress import say
-from factory.training.common.session import Session, beyond_embeddings
+from factory.training.common.session import Session
 from factory.training.common.tokenizer import load_tokenizer
+from factory.training.common.trl_rows import beyond_embeddings
 from factory.training.online import common
-from factory.training.online.rewards import Rewards, build_rewards, parse_rewards
+from factory.training.online.rewards import Rewards, build_rewards
 from factory.training.ppo import value_head
-from factory.training.ppo.config import PpoConfig
+from factory.training.ppo.config import PpoConfig, parsed
 from factory.training.ppo.experience import Experience, Prompt
 from factory.training.ppo.trainer import PpoTrainer
 from factory.training.ppo.value_head import ValueHead
@@ -47,7 +46,6 @@ class Ppo(Trainer):
     adapter), the scoring models, and with `value: own` the critic with its own."""
 
     kind = "ppo"
-    columns = ("prompt",)
     config_class = PpoConfig
     # The learning rate is small: each step uses its rollouts several times. The batch is the memory's
     # alone, and passes over a few sequences each are slow on CPUs too.
@@ -60,16 +58,12 @@ class Ppo(Trainer):
         less_memory="use value: shared; lower rollout_batch_size; ",
     )
 
-    def check_first(self, config: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
-        self.check(config, lora)
-
     def check_given(self, given: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
-        args = options.build(PpoConfig, given, Path())
-        parse_rewards(args.reward_entries())
-        _check_critic(args, lora)
+        _check_critic(parsed(given), lora)
 
     def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         args = session.args
+        _check_critic(args, session.lora)
         device = "cpu" if args.use_cpu else None
         with build_rewards(args.reward_entries(), device=device) as rewards:
             rewards.stop = session.stop
@@ -90,7 +84,7 @@ class Ppo(Trainer):
             return session.fit(trainer, more=more)
 
 
-def _check_critic(args: PpoConfig, lora: Mapping[str, Any] | None) -> None:
+def _check_critic(args: PpoConfig, lora: Any) -> None:
     if args.value == "own" and lora is not None:
         raise RecipeError(
             "config.value: own trains all weights of a second model, which an adapter is meant to "
