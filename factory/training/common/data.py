@@ -7,6 +7,7 @@ contents. Rows that cannot be trained on are not in it, and counted by reason.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -361,6 +362,5 @@ def content_hash(path: Path) -> str:
     digest = xxhash.xxh3_128()
     for file in files:
         with file.open("rb") as stream:
-            while chunk := stream.read(1 << 24):
-                digest.update(chunk)
+            hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()

@@ -238,6 +238,13 @@ def with_alpha(lora: Mapping[str, Any]) -> dict[str, Any]:
         return dict(lora)
 
 
+def train_in_float32(model: Any) -> None:
+    """The weights that are trained become float32: 16 bits would swallow small steps."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+
+
 def describe_lora(config: Any) -> str:
     """The line about a `peft.LoraConfig` that is printed at the start."""
     targets = config.target_modules

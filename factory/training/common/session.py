@@ -7,6 +7,7 @@ that stops the training is reported in plain language, with a remedy.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -37,7 +38,7 @@ from factory.training.common.quiet import quiet_libraries
 from factory.training.common.rows import MESSAGES
 from factory.training.common.save import save_model, saved_dtype
 from factory.training.common.tokenizer import end_answers, load_tokenizer, transcript_template
-from factory.training.common.trl_rows import beyond_embeddings, rows_beyond
+from factory.training.common.trained_rows import beyond_embeddings, rows_beyond
 
 
 class Session:
@@ -260,20 +261,24 @@ class Session:
             say(f"{self.out}: {steps} steps in {record['seconds']:.0f} s")
         return record
 
-    def vocabulary(self) -> int | None:
-        """Token ids that the model has embeddings for, from 0. None: its config does not say."""
+    @functools.cached_property
+    def model_config(self) -> Any:
+        """The configuration in the model's folder."""
         from transformers import AutoConfig
 
         trust = self.model_options["trust_remote_code"]
-        config = AutoConfig.from_pretrained(self.model_dir, trust_remote_code=trust)
-        size: int | None = getattr(config.get_text_config(), "vocab_size", None)
-        return size
+        return AutoConfig.from_pretrained(self.model_dir, trust_remote_code=trust)
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Token ids that the model has embeddings for, from 0. None: its config does not say."""
+        return getattr(self.model_config.get_text_config(), "vocab_size", None)
 
     def _leave_out_unknown_ids(self, trainer: Any) -> None:
         """Leave out rows with a token that the model does not know, as one added to the tokenizer."""
         import datasets
 
-        rows, size = trainer.train_dataset, self.vocabulary()
+        rows, size = trainer.train_dataset, self.vocabulary
         if not isinstance(rows, datasets.Dataset) or size is None:
             return
         unknown = rows_beyond(rows, size)
@@ -319,7 +324,7 @@ class Session:
             say(f"{cut} of {rows} rows cut to max_length, {length} tokens")
 
     def _save(self, trainer: Any) -> dict[str, Any]:
-        dtype = saved_dtype(self.model_dir, self._config)
+        dtype = saved_dtype(self.model_config, self._config)
         model = trainer.accelerator.unwrap_model(trainer.model)
         self.tokenizer.chat_template = self._own_template
         with self._folder.publishing() as temporary:

@@ -30,12 +30,11 @@ from factory.core.yamlfile import nearest
 from factory.training.common import endings
 from factory.training.common.data import VIEWS
 from factory.training.common.plain_words import Advice
-from factory.training.common.progress import say
 from factory.training.common.session import Session
-from factory.training.common.trl_rows import count_cut, only
+from factory.training.common.trained_rows import count_cut, model_inputs, only, padded
 from factory.training.offline import listwise
 from factory.training.offline import preference_losses as losses
-from factory.training.offline.encoding import LIST_COLUMNS, Encoded, padded
+from factory.training.offline.encoding import LIST_COLUMNS, Encoded, log_means, say_what_is_missing
 from factory.training.trainer import Trainer
 
 # TRL looks at the name only when the weights are in memory.
@@ -150,8 +149,7 @@ class Collator:
         pairs = [(row["prompt_ids"], answer) for row in rows for answer in row["answer_ids"]]
         masks = [[0] * len(prompt) + [1] * len(answer) for prompt, answer in pairs]
         batch = {
-            "input_ids": padded([p + a for p, a in pairs], self._pad_token_id, self._multiple),
-            "attention_mask": padded([[1] * len(mask) for mask in masks], 0, self._multiple),
+            **model_inputs([p + a for p, a in pairs], self._pad_token_id, self._multiple),
             "completion_mask": padded(masks, 0, self._multiple),
             "sizes": [len(row["answer_ids"]) for row in rows],
         }
@@ -219,15 +217,16 @@ class AnswersTrainer(trl.DPOTrainer):  # type: ignore[misc]
         loss = torch.stack([self._loss(*prompt) for prompt in prompts]).mean()
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
-            self._note({"aux_loss": outputs.aux_loss})
+            log_means(self, {"aux_loss": outputs.aux_loss})
         best, worst = (torch.stack([values[place] for values, _ in prompts]) for place in (0, -1))
-        self._note(
+        log_means(
+            self,
             {
                 "rewards/chosen": best.mean(),
                 "rewards/rejected": worst.mean(),
                 "rewards/margins": (best - worst).mean(),
                 "rewards/accuracies": (best > worst).float().mean(),
-            }
+            },
         )
         return (loss, outputs) if return_outputs else loss
 
@@ -241,14 +240,6 @@ class AnswersTrainer(trl.DPOTrainer):  # type: ignore[misc]
         if self.args.loss_type == ["nca"]:
             return losses.noise_contrast(values_K, targets_K)
         return losses.contrast(values_K, targets_K)
-
-    def _note(self, values: dict[str, Tensor]) -> None:
-        """For the log, which has the mean since the last."""
-        mode = "train" if self.model.training else "eval"
-        for name, value in values.items():
-            self._metrics[mode][name].append(
-                self.accelerator.gather_for_metrics(value.detach()).mean().item()
-            )
 
 
 class Dpo(Trainer):
@@ -301,11 +292,7 @@ def _encode(session: Session) -> Encoded:
         if "preference" not in dataset.column_names:
             raise RecipeError(f"config.soft_labels needs a column preference {found}")
         encoded = listwise.encode_pairs(dataset, session.tokenizer, args.max_length)
-    session.leave_out(encoded.rows_left_out)
-    for reason, count in encoded.answers_left_out.items():
-        say(f"{count} answers of the other rows left out: {reason}")
-    if encoded.missing:
-        say(f"{encoded.missing} of {len(dataset)} rows have no preference: 1 is used")
+    say_what_is_missing(session, encoded, "preference")
     if len(encoded.rows) == 0:
         why = "; ".join(f"{count}: {reason}" for reason, count in encoded.rows_left_out.items())
         is_long = listwise.too_long(args.max_length) in encoded.rows_left_out

@@ -28,7 +28,7 @@ from factory.training.common.data import VIEWS
 from factory.training.common.plain_words import Advice
 from factory.training.common.progress import say
 from factory.training.common.session import Session
-from factory.training.common.trl_rows import count_cut, only
+from factory.training.common.trained_rows import count_cut, only
 from factory.training.trainer import Trainer
 
 _LOW, _HIGH = 1.0, 4 / 3
@@ -122,9 +122,6 @@ def _balance(good: int, bad: int, good_weight: float, bad_weight: float) -> str:
 
 
 def _labels(given: list[Any]) -> list[bool | None]:
-    for index, label in enumerate(given):
-        if label not in (True, False, None):
-            raise RecipeError(f"row {index} label: expected true or false, found {label!r}")
     if all(label is None for label in given):
         raise RecipeError(f"none of the {len(given)} rows has a label")
     return [None if label is None else bool(label) for label in given]

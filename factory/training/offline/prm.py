@@ -17,16 +17,18 @@ its weight).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import transformers
 
 from factory.core.errors import RecipeError
+from factory.training.common.options import train_in_float32
 from factory.training.common.plain_words import Advice
 from factory.training.common.progress import say
 from factory.training.common.session import Session
+from factory.training.common.trained_rows import model_inputs, padded
 from factory.training.offline import process_data
 from factory.training.offline.process_data import CLASSES, IGNORED, Layout
 from factory.training.trainer import Trainer
@@ -156,19 +158,9 @@ class StepTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _pad(self, rows: Sequence[Mapping[str, list[int]]]) -> dict[str, torch.Tensor]:
         """Padded on the right, where a causal model sees it from no step."""
-        padding = self.processing_class.pad_token_id
-        longest = max(len(row["input_ids"]) for row in rows)
-
-        def padded(lists: Iterable[list[int]], value: int) -> torch.Tensor:
-            return torch.tensor([[*ids, *[value] * (longest - len(ids))] for ids in lists])
-
-        return {
-            "input_ids": padded(
-                (row["input_ids"] for row in rows), 0 if padding is None else padding
-            ),
-            "attention_mask": padded(([1] * len(row["input_ids"]) for row in rows), 0),
-            "labels": padded((row["labels"] for row in rows), IGNORED),
-        }
+        ids = [row["input_ids"] for row in rows]
+        labels = padded([row["labels"] for row in rows], IGNORED)
+        return {**model_inputs(ids, self.processing_class.pad_token_id), "labels": labels}
 
 
 def accuracies(confusion: Sequence[Sequence[int]]) -> dict[str, float]:
@@ -241,10 +233,9 @@ class Prm(Trainer):
 
 def _load(session: Session, names: tuple[str, ...]) -> Any:
     """The model with a head of one output a class, and an adapter if the session has one."""
-    from transformers import AutoConfig, AutoModelForTokenClassification, set_seed
+    from transformers import AutoModelForTokenClassification, set_seed
 
-    trust = session.model_options["trust_remote_code"]
-    has = AutoConfig.from_pretrained(session.model_dir, trust_remote_code=trust)
+    has = session.model_config
     is_scoring = any("TokenClassification" in name for name in has.architectures or ())
     if is_scoring and has.num_labels != len(names):
         raise RecipeError(
@@ -265,7 +256,5 @@ def _load(session: Session, names: tuple[str, ...]) -> Any:
 
     model = get_peft_model(model, session.lora)
     if session.args.bf16 or session.args.fp16:
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float()  # 16 bits would swallow small steps
+        train_in_float32(model)
     return model

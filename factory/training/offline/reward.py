@@ -19,10 +19,15 @@ from typing import Any
 import trl
 
 from factory.core.errors import RecipeError
-from factory.training.common.progress import say
+from factory.training.common.options import train_in_float32
 from factory.training.common.session import Session
 from factory.training.offline import reward_rows
-from factory.training.offline.encoding import LIST_COLUMNS, PAIR_COLUMNS, Encoded
+from factory.training.offline.encoding import (
+    LIST_COLUMNS,
+    PAIR_COLUMNS,
+    Encoded,
+    say_what_is_missing,
+)
 from factory.training.offline.reward_trainer import FIXED, Collator, RewardConfig, RewardTrainer
 from factory.training.trainer import Trainer
 
@@ -85,22 +90,17 @@ def _encode(session: Session) -> Encoded:
     """The tokenized dataset. Raises `RecipeError` if nothing of it can be trained on."""
     args, dataset, tokenizer = session.args, session.dataset, session.tokenizer
     finds_answer = args.lm_weight > 0
+    weigh = "preference" if args.soft_labels else "margin" if args.use_margin else None
     if args.loss_type == "pairwise":
-        weigh = "preference" if args.soft_labels else "margin" if args.use_margin else None
         encoded = reward_rows.encode_pairs(
             dataset, tokenizer, args.max_length, weigh=weigh, finds_answer=finds_answer
         )
-        if encoded.missing:
-            means = "1 is used" if args.soft_labels else "0 is used"
-            say(f"{encoded.missing} of {len(dataset)} rows have no {weigh}: {means}")
     else:
         needs_pair = args.loss_type == "listwise"
         encoded = reward_rows.encode_lists(
             dataset, tokenizer, args.max_length, needs_pair=needs_pair, finds_answer=finds_answer
         )
-    session.leave_out(encoded.rows_left_out)
-    for reason, count in encoded.answers_left_out.items():
-        say(f"{count} answers of the other rows left out: {reason}")
+    say_what_is_missing(session, encoded, weigh)
     if len(encoded.rows) == 0:
         why = "; ".join(f"{count} {reason}" for reason, count in encoded.rows_left_out.items())
         remedy = ""
@@ -144,21 +144,15 @@ def _trainer(session: Session, rows: Any) -> Any:
         if head is not None:
             trainer.lm_head = head.to(trainer.accelerator.device)
     if session.lora is not None and (args.bf16 or args.fp16):
-        for (
-            weight
-        ) in trainer.model.parameters():  # peft leaves the head in the base's half precision
-            if weight.requires_grad:
-                weight.data = weight.data.float()
+        train_in_float32(trainer.model)  # peft leaves the head in the base's half precision
     return trainer
 
 
 def _lm_head(session: Session) -> Any:
     """The base model's output matrix, [V, hidden]; None if it is the input embeddings."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    trust = session.model_options["trust_remote_code"]
-    config = AutoConfig.from_pretrained(session.model_dir, trust_remote_code=trust)
-    config = config.get_text_config()
+    config = session.model_config.get_text_config()
     if bent := [name for name in _BENT_LOGITS if getattr(config, name, None) not in (None, 1.0)]:
         raise RecipeError(
             f"config.lm_weight does not work with {config.model_type} models, which change their "

@@ -14,8 +14,9 @@ import trl
 from torch import Tensor
 from torch.nn.functional import linear
 
+from factory.training.common.trained_rows import model_inputs
 from factory.training.offline import reward_losses as losses
-from factory.training.offline.encoding import padded
+from factory.training.offline.encoding import log_means
 
 LOSSES = ("pairwise", "listwise", "pointwise")
 LM_LOSSES = {"imitation": losses.imitation, "grm": losses.grm}
@@ -88,8 +89,7 @@ class Collator:
         sizes = [len(group) for group in groups]
         firsts = [sum(sizes[:i]) for i in range(len(sizes))]
         batch = {
-            "input_ids": padded(ids_N, self._pad_token_id, self._multiple),
-            "attention_mask": padded([[1] * len(ids) for ids in ids_N], 0, self._multiple),
+            **model_inputs(ids_N, self._pad_token_id, self._multiple),
             "sizes": sizes,
             "best": torch.tensor(
                 [f + row.get("best", 0) for f, row in zip(firsts, rows, strict=True)]
@@ -136,18 +136,20 @@ class RewardTrainer(trl.RewardTrainer):  # type: ignore[misc]
         if self.args.center_rewards_coefficient is not None:
             centre = ((winners + losers) ** 2).mean()
             loss = loss + self.args.center_rewards_coefficient * centre
+        noted = {
+            "mean_reward": rewards_N.mean(),
+            "min_reward": rewards_N.min(),
+            "max_reward": rewards_N.max(),
+        }
         if self.args.lm_weight > 0:
             language = self._imitation(model, outputs.hidden_states[-1], inputs)
             loss = losses.regularised(loss, language, self.args.lm_weight)
-            self._note(lm_loss=language)
-        self._note(
-            mean_reward=rewards_N.mean(),
-            min_reward=rewards_N.min(),
-            max_reward=rewards_N.max(),
-        )
+            noted["lm_loss"] = language
         # Of the pointwise loss there may be no pair; but all processes must gather alike.
         if len(winners) or self.accelerator.num_processes > 1:
-            self._note(accuracy=(winners > losers).float().mean(), margin=(winners - losers).mean())
+            noted["accuracy"] = (winners > losers).float().mean()
+            noted["margin"] = (winners - losers).mean()
+        log_means(self, noted)
         return (loss, outputs) if return_outputs else loss
 
     def _ranking(
@@ -182,11 +184,3 @@ class RewardTrainer(trl.RewardTrainer):  # type: ignore[misc]
         logits_TV = linear(before, head.to(before.device))
         loss = LM_LOSSES[self.args.lm_loss]
         return loss(logits_TV, ids[is_answer], is_answer.nonzero()[:, 0])
-
-    def _note(self, **values: Tensor) -> None:
-        """For the log, which has the mean since the last."""
-        mode = "train" if self.model.training else "eval"
-        for name, value in values.items():
-            self._metrics[mode][name].append(
-                self.accelerator.gather_for_metrics(value.detach()).mean().item()
-            )

@@ -18,7 +18,7 @@ import trl
 
 from factory.training.common import endings
 from factory.training.common.session import Session
-from factory.training.common.trl_rows import only
+from factory.training.common.trained_rows import only
 from factory.training.offline import quality
 from factory.training.trainer import Trainer
 

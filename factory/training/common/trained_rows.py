@@ -1,11 +1,13 @@
-"""Rows as TRL takes and leaves them: columns that mean nothing to it, tokens too many, tokens unknown."""
+"""Rows as trainers take and leave them: columns that are used, tokens too many or unknown, padding."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torch import Tensor
 
 
 def only(dataset: Dataset, *columns: str) -> Dataset:
@@ -56,3 +58,23 @@ def rows_beyond(rows: Dataset, size: int) -> set[int]:
             found.update(places[i] for i in compute.indices_nonzero(is_beyond).to_pylist())
         first += batch.num_rows
     return found
+
+
+def padded(lists: Sequence[Sequence[int]], value: int, multiple: int | None = None) -> Tensor:
+    """[N, T]: the lists, padded on the right to the longest, or to a multiple of `multiple`."""
+    import torch
+
+    length = max(map(len, lists))
+    if multiple is not None:
+        length = -(-length // multiple) * multiple
+    return torch.tensor([[*ids, *[value] * (length - len(ids))] for ids in lists])
+
+
+def model_inputs(
+    lists: Sequence[Sequence[int]], pad_id: int | None, multiple: int | None = None
+) -> dict[str, Tensor]:
+    """A model's input of these token ids, padded. `pad_id` None: any, since no model looks there."""
+    return {
+        "input_ids": padded(lists, pad_id or 0, multiple),
+        "attention_mask": padded([[1] * len(ids) for ids in lists], 0, multiple),
+    }
