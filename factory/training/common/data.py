@@ -305,7 +305,7 @@ def _built(
         own, as_text = features_of_schema(schema)
         kept = [n for n in own if n not in features and n not in as_text]
         features |= {n: own[n] for n in kept if n not in row_forms.VALUES or n not in types}
-    are_mixed = shape.steps and types.get("labels") == ("list", "text")
+    are_mixed = shape.has_steps and types.get("labels") == ("list", "text")
     if are_mixed:  # true and false among ratings
         types = {**types, "labels": ("list", "int")}
     typed = {name: kind for name, kind in types.items() if name not in features}

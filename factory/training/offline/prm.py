@@ -60,13 +60,7 @@ class PrmConfig(transformers.TrainingArguments):  # type: ignore[misc]
         super().__post_init__()
 
     def layout(self) -> Layout:
-        return Layout(
-            self.num_labels,
-            self.separator,
-            self.tag,
-            self.max_length,
-            self.truncate_after_first_error,
-        )
+        return Layout(*(getattr(self, name) for name in Layout._fields))
 
 
 def problem(config: Mapping[str, Any]) -> str | None:

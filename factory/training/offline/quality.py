@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -46,6 +46,9 @@ class Asked(Protocol):
 
 
 NO_SCORE = "no score"
+
+_Answer = tuple[Any, float | None, Any]
+"""An answer, its score, and its finish reason."""
 
 _SEPARATOR = "\n\n"
 _QUANTILE = "Quality {} of {}:"
@@ -121,15 +124,10 @@ def _appended(prompt: Any, prefix: str) -> str:
 def _good_bad(dataset: Dataset, args: Asked) -> Conditioned:
     _need(dataset, "good_bad", ("prompt", "chosen", "rejected"))
 
-    def split(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        found = []
-        for place, index in enumerate(indices):
-            for side in ("chosen", "rejected"):
-                reason = batch[REASONS[side]][place] if REASONS[side] in batch else None
-                found.append((batch["prompt"][place], batch[side][place], None, reason, index))
-        return _columns(found)
+    def answers_of(row: Mapping[str, Any], index: int) -> list[_Answer]:
+        return [(row[side], None, row.get(REASONS[side])) for side in ("chosen", "rejected")]
 
-    answers = _split(dataset, split)
+    answers = _split(dataset, answers_of)
     prefixes = [args.good_prefix, args.bad_prefix] * len(dataset)
     rows, record = _asked(answers, prefixes, args.good_prefix, "good_bad", ())
     return Conditioned(answers, rows, {}, record)
@@ -137,43 +135,40 @@ def _good_bad(dataset: Dataset, args: Asked) -> Conditioned:
 
 def _scored(dataset: Dataset, quality: str) -> Dataset:
     """A row for each answer: prompt, completion, score, which may be null."""
-    if {"responses", "scores"} <= set(dataset.column_names):
-        answers, scores = "responses", "scores"
-    else:
+    has_lists = {"responses", "scores"} <= set(dataset.column_names)
+    if not has_lists:
         _need(dataset, quality, ("prompt", "completion", "score"))
-        answers, scores = "completion", "score"
+
+    def answers_of(row: Mapping[str, Any], index: int) -> list[_Answer]:
+        if not has_lists:
+            score, reason = _number(row["score"], index), row.get(REASONS["completion"])
+            return [(row["completion"], score, reason)]
+        answers, scores = row["responses"], row["scores"]
+        if len(answers) != len(scores):
+            raise RecipeError(f"row {index} has {len(answers)} responses, {len(scores)} scores")
+        numbers = [_number(score, index) for score in scores]
+        reasons = reasons_of(row.get(REASONS["responses"]), len(answers))
+        return list(zip(answers, numbers, reasons, strict=True))
+
+    return _split(dataset, answers_of)
+
+
+def _split(
+    dataset: Dataset, answers_of: Callable[[Mapping[str, Any], int], list[_Answer]]
+) -> Dataset:
+    """A row for each of a row's answers."""
+    import datasets
 
     def split(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        found = []
-        ended = batch.get(REASONS[answers], [None] * len(indices))
-        for prompt, given, marks, end, index in zip(
-            batch["prompt"], batch[answers], batch[scores], ended, indices, strict=True
-        ):
-            many, each, ends = [given], [marks], [end]
-            if answers == "responses":
-                many, each, ends = given, marks, reasons_of(end, len(given))
-            if len(many) != len(each):
-                raise RecipeError(f"row {index} has {len(many)} responses, {len(each)} scores")
-            found += [
-                (prompt, a, _number(s, index), reason, index)
-                for a, s, reason in zip(many, each, ends, strict=True)
-            ]
-        return _columns(found)
-
-    return _split(dataset, split)
-
-
-def _columns(found: Sequence[tuple[Any, Any, float | None, Any, int]]) -> dict[str, list[Any]]:
-    return {
-        "prompt": [_plain(prompt) for prompt, *_ in found],
-        "completion": [_completion(prompt, answer, i) for prompt, answer, *_, i in found],
-        "score": [score for _, _, score, _, _ in found],
-        "finish_reason": [reason for _, _, _, reason, _ in found],
-    }
-
-
-def _split(dataset: Dataset, split: Any) -> Dataset:
-    import datasets
+        made: dict[str, list[Any]] = {name: [] for name in features}
+        for index, *values in zip(indices, *batch.values(), strict=True):
+            row = dict(zip(batch, values, strict=True))
+            for answer, score, reason in answers_of(row, index):
+                made["prompt"].append(_plain(row["prompt"]))
+                made["completion"].append(_completion(row["prompt"], answer, index))
+                made["score"].append(score)
+                made["finish_reason"].append(reason)
+        return made
 
     text = datasets.Value("string")
     is_text = isinstance(dataset[0]["prompt"], str)
