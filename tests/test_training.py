@@ -512,11 +512,11 @@ def test_a_misspelt_option_is_named_with_the_nearest(tiny, preferences, tmp_path
 )
 def test_wrong_options_are_refused(config, lora, message):
     with pytest.raises(RecipeError, match=message):
-        TRAINERS["dpo"].check(config, lora)
+        TRAINERS["dpo"].check_options(config, lora)
 
 
 def test_right_options_pass_and_numbers_may_be_text():
-    TRAINERS["dpo"].check(
+    TRAINERS["dpo"].check_options(
         {"learning_rate": "1e-5", "loss_type": "ipo"}, {"r": 16}
     )  # YAML reads 1e-5 as text
 

@@ -448,16 +448,16 @@ def test_steps_accumulate_to_the_same_loss(tiny, view, tmp_path):
 )
 def test_a_wrong_option_is_refused(config, message):
     with pytest.raises(RecipeError, match=message):
-        TRAINERS["prm"].check(config)
+        TRAINERS["prm"].check_options(config)
 
 
 def test_right_options_pass():
-    TRAINERS["prm"].check(
+    TRAINERS["prm"].check_options(
         {"num_labels": 3, "class_weights": [1, 0.5, 1], "tag": "<step>", "separator": ""}
     )
-    TRAINERS["prm"].check({"max_length": None}, {"r": 8})
+    TRAINERS["prm"].check_options({"max_length": None}, {"r": 8})
     with pytest.raises(RecipeError, match="lora"):
-        TRAINERS["prm"].check({}, {"rank": 8})
+        TRAINERS["prm"].check_options({}, {"rank": 8})
 
 
 def test_missing_columns_are_named(tiny, tmp_path):

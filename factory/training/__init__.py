@@ -47,9 +47,11 @@ class Listed(NamedTuple):
         """The dataset, as a `factory.training.common.data.Opened`. Takes no second besides reading."""
         return _imported(self.opens)(self.kind, data, config)
 
-    def check(self, config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> None:
-        """See `Trainer.check`."""
-        self.load().check(config, lora)
+    def check_options(
+        self, config: Mapping[str, Any], lora: Mapping[str, Any] | None = None
+    ) -> None:
+        """See `Trainer.check_options`."""
+        self.load().check_options(config, lora)
 
     def train(
         self, data: Path | str, model: Path | str, out: Path, **options: Any

@@ -45,7 +45,7 @@ def train(
         with session.screen.doing("loading torch and trl"):
             trainer: Trainer = TRAINERS[kind].load()
         with session.running(trainer.advice):
-            given = options.check(trainer.config_class, config)
+            given = options.converted(trainer.config_class, config)
             defaults = trainer.defaults_for(given, is_lora=lora is not None)
             session.prepare(trainer.config_class, defaults, trainer.lora_task)
             record = trainer.fit(session, config)
@@ -78,9 +78,11 @@ class Trainer:
         """Build the rows and the loop, and return what `session.fit` does. `config`: as given."""
         raise NotImplementedError
 
-    def check(self, config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> None:
+    def check_options(
+        self, config: Mapping[str, Any], lora: Mapping[str, Any] | None = None
+    ) -> None:
         """Raise `RecipeError` if an option is misspelled, of the wrong type or refused. Loads no model."""
-        given = options.check(self.config_class, config)
+        given = options.converted(self.config_class, config)
         defaults = self.defaults_for(given, is_lora=lora is not None)
         self.check_given(given, lora)
         options.build_lora(lora, self.lora_task)

@@ -60,7 +60,7 @@ class Opened(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Given:
+class SourceRows:
     """Rows of any origin, which can be read any number of times."""
 
     columns: list[str]
@@ -107,7 +107,7 @@ def open_view(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
     return open_dataset(data, kind, VIEWS[TRAINERS[kind].view])
 
 
-def open_given(data: Path | str, where: str) -> Given:
+def open_given(data: Path | str, where: str) -> SourceRows:
     """The rows of a file, a folder or a Hub id, whatever their columns.
 
     Raises `RecipeError`, which begins with `where`, if there is none or it cannot be read.
@@ -152,7 +152,7 @@ def plain(dataset: Dataset) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _local(path: Path, where: str) -> Given:
+def _local(path: Path, where: str) -> SourceRows:
     from factory.sources.formats.base import refuse_special
     from factory.sources.formats.table import Table
 
@@ -163,9 +163,9 @@ def _local(path: Path, where: str) -> Given:
     if (is_folder and _has_no_files(path, where)) or (
         not is_folder and extension(path) in FILE_READERS and path.stat().st_size == 0
     ):
-        return Given([], 0, lambda: iter(()), None, content_hash(path))
+        return SourceRows([], 0, lambda: iter(()), None, content_hash(path))
     table = Table(path)
-    return Given(
+    return SourceRows(
         table.columns,
         table.count,
         table.placed,
@@ -206,7 +206,7 @@ def _loaded(path: Path, where: str) -> Dataset:
     return dataset
 
 
-def _from_hub(name: str, where: str) -> Given:
+def _from_hub(name: str, where: str) -> SourceRows:
     from datasets import load_dataset
 
     if (
@@ -223,7 +223,7 @@ def _from_hub(name: str, where: str) -> Given:
             f"{where}: no such folder here, and no 'train' split of a Hub dataset of that name "
             f"({type(error).__name__}: {error})"
         ) from error
-    return Given(
+    return SourceRows(
         dataset.column_names,
         len(dataset),
         lambda: ((f"row {i}", row) for i, row in enumerate(plain(dataset))),
@@ -236,7 +236,7 @@ def _from_hub(name: str, where: str) -> Given:
 # From rows as written to the trainer's ----------------------------------------------------------
 
 
-def _read(given: Given, kind: str, where: str) -> Opened:
+def _read(given: SourceRows, kind: str, where: str) -> Opened:
     from factory.sources.formats.table import Type, add_types
 
     shape = row_forms.shape_of(kind, given.columns)

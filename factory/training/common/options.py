@@ -98,7 +98,7 @@ def as_json(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     return plain
 
 
-def check(kind: type, config: Mapping[str, Any], where: str = "config") -> dict[str, Any]:
+def converted(kind: type, config: Mapping[str, Any], where: str = "config") -> dict[str, Any]:
     """`config` with its plain values converted to the types that `kind`, a dataclass, declares.
 
     Raises `RecipeError` for a name it does not have, a value of another type, or a number with which
@@ -169,7 +169,7 @@ def resolve(
     TRL's, ours that extends it, or `transformers.TrainingArguments`."""
     import torch
 
-    given = check(kind, config)
+    given = converted(kind, config)
     on_gpu = torch.cuda.is_available() and not given.get("use_cpu", False)
     options = _EVERYWHERE | (_GPU if on_gpu else _CPU) | dict(defaults) | given
     if on_gpu and "bf16" not in given and "fp16" not in given:
@@ -209,7 +209,7 @@ def build_lora(lora: Mapping[str, Any] | None, task: LoraTask = "CAUSAL_LM") -> 
     options: dict[str, Any] = {"task_type": task, "target_modules": "all-linear"}
     if task == "TOKEN_CLS":  # there peft would adapt the head too, besides training it
         options["exclude_modules"] = ["score", "classifier"]
-    given = check(LoraConfig, with_alpha(lora), "lora")
+    given = converted(LoraConfig, with_alpha(lora), "lora")
     for name in ("r", "lora_alpha"):
         if name in given and not given[name] > 0:
             raise RecipeError(f"lora.{name}: expected a number above 0, found {given[name]}")
@@ -234,7 +234,7 @@ def with_alpha(lora: Mapping[str, Any]) -> dict[str, Any]:
         return dict(lora)
     try:
         return {**lora, "lora_alpha": 2 * int(lora.get("r", PEFT_RANK))}
-    except (TypeError, ValueError, OverflowError):  # no number, as `check` says
+    except (TypeError, ValueError, OverflowError):  # no number, as `converted` says
         return dict(lora)
 
 

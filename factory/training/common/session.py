@@ -118,7 +118,7 @@ class Session:
         self.args = options.build(config_type, self._options, self._folder.checkpoints)
         self._folder.job = msgspec.structs.replace(self._job, batch=self._sequences_a_step())
         self._refuse_precomputing()
-        trackers.check(self.args.report_to)
+        trackers.require_installed(self.args.report_to)
         self.args.run_name = self.args.run_name or self.out.name
         if getattr(self.args, "n_gpu", 1) > 1:
             say(f"one of {self.args.n_gpu} GPUs; for all: accelerate launch -m factory train ...")

@@ -2,17 +2,13 @@
 
 In: a preference view. The loss of a pair is -log sigmoid(beta * D), where D is how much more the
 policy than the reference (the model as it was) raises the log-probability of chosen over rejected;
-`rewards/margins` is beta * D, so > 0 means that chosen is preferred. `loss_type` chooses another
-loss of the family: TRL's names, and three of ours.
+`rewards/margins` is beta * D, so > 0 means that chosen is preferred. Other values of `loss_type` are
+TRL's, on the same rows, and ours (`preference_losses` has the formulas):
 
-- `soft_labels`, ours, with the sigmoid loss: -p log s(beta D) - (1 - p) log s(-beta D), p the pair's
-  preference (null: 1). Without it p is not used.
-- `infonca`, `nca` and `rrhf`, ours, train on a reward view: all answers of a prompt with their
-  scores. Formulas and papers in `preference_losses`; rrhf needs no reference model. A prompt is one
-  element of a batch, so `per_device_train_batch_size: 2` of 4 answers each is 8 sequences.
-
-Soft labels on a pair are the InfoNCA loss of a list of two, so one override of the loss serves all.
-TRL's own losses are its own: `PairsTrainer` changes no more than the rows.
+- `soft_labels`: -p log s(beta D) - (1 - p) log s(-beta D), p the pair's preference (null: 1). It is the
+  InfoNCA loss of a list of two, so one override of the loss serves all of ours.
+- `infonca`, `nca`, `rrhf` (which needs no reference): a reward view, all answers of a prompt with their
+  scores. A prompt is one element of a batch: `per_device_train_batch_size: 2` of 4 answers is 8 sequences.
 """
 
 from __future__ import annotations
@@ -133,7 +129,7 @@ class PairsTrainer(trl.DPOTrainer):  # type: ignore[misc]
         return endings.without_ends(rows, processing_class, ids)
 
 
-class Collator:
+class AnswersCollator:
     """A batch of all the answers of some prompts: rows of `listwise` in, tensors out.
 
     `input_ids`, `attention_mask` and `completion_mask` (1 on the answer), padded on the right, hold
@@ -160,7 +156,7 @@ class Collator:
 
 
 class AnswersTrainer(trl.DPOTrainer):  # type: ignore[misc]
-    """Takes the rows of `listwise` and a `Collator`. The logged rewards are beta * log(pi / ref), of
+    """Takes the rows of `listwise` and a `AnswersCollator`. The logged rewards are beta * log(pi / ref), of
     rrhf the mean log-probability; chosen is a prompt's best answer and rejected its worst."""
 
     def __init__(self, *, args: DPOConfig, **options: Any) -> None:
@@ -195,7 +191,7 @@ class AnswersTrainer(trl.DPOTrainer):  # type: ignore[misc]
         return torch.cat(self.compute_ref_log_probs(self.ref_model or self.model, sequences))
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        """The loss of a batch of `Collator`: the mean over its prompts."""
+        """The loss of a batch of `AnswersCollator`: the mean over its prompts."""
         ids, mask = inputs["input_ids"], inputs["completion_mask"]
         more = {"output_router_logits": True} if self.aux_loss_enabled else {}
         outputs = model(
@@ -269,7 +265,7 @@ class Dpo(Trainer):
         encoded = _encode(session)
         if session.tokenizer.pad_token is None:
             session.tokenizer.pad_token = session.tokenizer.eos_token
-        collator = Collator(session.tokenizer.pad_token_id, args.pad_to_multiple_of)
+        collator = AnswersCollator(session.tokenizer.pad_token_id, args.pad_to_multiple_of)
         trainer = AnswersTrainer(
             train_dataset=encoded.rows, data_collator=collator, **session.usual
         )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PAIR_COLUMNS = ("chosen", "rejected")
 LIST_COLUMNS = ("prompt", "responses", "scores")
+ScoredAnswer = tuple[Any, float | None, Any]
+"""An answer, its score, and how it ended."""
 NO_PAIR = "no two answers with different scores"
 NO_SCORE = "no score"
 
@@ -81,7 +83,7 @@ def encoded(dataset: Dataset, encode: Encode, columns: Mapping[str, Any]) -> Enc
     )
 
 
-def responses_of(row: Mapping[str, Any], index: int) -> list[tuple[Any, float | None, Any]]:
+def responses_of(row: Mapping[str, Any], index: int) -> list[ScoredAnswer]:
     """A reward view's answers, each with its score and how it ended.
 
     Raises `RecipeError` for lists of unequal length and for what is no score.

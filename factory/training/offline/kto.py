@@ -6,12 +6,10 @@ and z the batch's estimate of KL(pi || ref), at least 0, the loss is
     desirable_weight * (1 - s(beta (r - z)))      of a good answer,
     undesirable_weight * (1 - s(beta (z - r)))    of a bad one.
 
-The paper wants (desirable_weight * good) / (undesirable_weight * bad) in [1, 4/3]. Where the counts
-are outside and neither weight is set, the rarer label's weight is raised to the middle of that.
-
-TRL estimates z from each answer beside its neighbor's prompt in the batch, in the order of the
-dataset. A kto view has a prompt's answers side by side, which are no mismatch, so rows are shuffled
-once, by `seed`. Use a batch of 4 and more.
+The paper wants (desirable_weight * good) / (undesirable_weight * bad) in [1, 4/3]: outside, and if
+neither weight is set, the rarer label's is raised to the middle of that. TRL estimates z from each
+answer beside its neighbor's prompt in a batch, which in a kto view is often its own, so rows are
+shuffled once, by `seed`.
 """
 
 from __future__ import annotations

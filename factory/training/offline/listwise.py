@@ -1,11 +1,9 @@
 """Encoding of answers with scores as token ids, for the losses over the answers of a prompt.
 
-In: a reward view (prompt, responses, scores), or for soft labels a preference view with its column
-`preference`, which makes a list of two with scores p and 1 - p. A prompt that is messages goes
-through the chat template, one that is text stays plain text with the end-of-text token after the
-answer: the rules of TRL's DPO; a cut answer has no end (see `endings`). Out: `encoding.Encoded`, whose rows
-have prompt_ids, answer_ids (a list for each answer) and scores, descending (of soft labels: as given,
-chosen first); prompt and any answer together have at most max_length tokens.
+In: a reward view, or for soft labels a preference view, which makes a list of two with scores p and
+1 - p. Tokens are those of TRL's DPO, but a cut answer has no end (see `endings`). Out: `Encoded`, whose
+rows have prompt_ids, answer_ids (a list for each answer) and scores, descending (of soft labels: as
+given, chosen first); prompt and any answer together have at most max_length tokens.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from factory.training.offline.encoding import (
     NO_PAIR,
     NO_SCORE,
     Encoded,
+    ScoredAnswer,
     encoded,
     preference_of,
     responses_of,
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
 
 LOSSES = ("infonca", "nca", "rrhf")
 """Values of `loss_type` that train on lists, not pairs."""
-
-Answer = tuple[Any, float | None, Any]
-"""An answer, its score, and how it ended."""
 
 
 def open_rows(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
@@ -47,7 +43,7 @@ def open_rows(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
 def encode_pairs(dataset: Dataset, tokenizer: Any, max_length: int | None) -> Encoded:
     """Encode pairs. Raises `RecipeError` for a preference outside 0 to 1."""
 
-    def answers_of(row: Mapping[str, Any], index: int) -> list[Answer]:
+    def answers_of(row: Mapping[str, Any], index: int) -> list[ScoredAnswer]:
         given = preference_of(row, index)
         p = 1.0 if given is None else given
         reasons = [row.get(endings.REASONS[name]) for name in ("chosen", "rejected")]
@@ -70,7 +66,7 @@ def _encoded(
     dataset: Dataset,
     tokenizer: Any,
     max_length: int | None,
-    answers_of: Callable[[Mapping[str, Any], int], list[Answer]],
+    answers_of: Callable[[Mapping[str, Any], int], list[ScoredAnswer]],
     *,
     is_ranked: bool,
 ) -> Encoded:

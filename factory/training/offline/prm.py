@@ -2,12 +2,8 @@
 by token classification on `transformers.Trainer`.
 
 In: a process view, or PRM800K's JSON lines. Out: a model that `AutoModelForTokenClassification` and
-vLLM's pooling runner load; its classes are wrong and right, or wrong, neutral and right. A step is
-read where the engines read it: serve the model with the `separator` and `tag` it was trained with,
-which training.json names.
-
-Any labels do: people's, a Monte Carlo estimate's, a judge's. With `truncate_after_first_error` (on)
-what follows the first wrong step teaches nothing, as Zhang et al. (2025, arXiv 2501.07301) advise.
+vLLM's pooling runner load. A step is read where the engines read it: serve the model with the
+`separator` and `tag` of its training.json.
 
 The loss is weight[class] * cross-entropy, summed over the labeled steps of an optimizer step and
 divided by their number (not by the sum of their weights: then a batch of one class would not feel

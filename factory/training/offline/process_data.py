@@ -1,9 +1,8 @@
 """Training data of process reward models: from file to token ids and labels.
 
-In: a process view, rows of the same columns (`prompt`: messages or text, `completions`: the steps,
-`labels`: true, false, null or a rating of -1, 0, 1), or PRM800K. Out: token ids with a class at the
-token where each step is read, and `IGNORED` at all others. The ids are `engines.render.step_ids`'s,
-which the engines serve, so a model is asked at the very tokens it learned at.
+In: a process view (labels: true, false, null or a rating of -1, 0, 1), or PRM800K. Out: token ids with a
+class at the token where each step is read, and `IGNORED` at all others. The ids are
+`engines.render.step_ids`'s, which the engines serve.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Layout(NamedTuple):
     truncate_after_first_error: bool
 
 
-class Encoded(NamedTuple):
+class EncodedSteps(NamedTuple):
     """The encoded dataset, and counts of what was left out."""
 
     dataset: Dataset
@@ -123,7 +122,7 @@ def open_rows(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
 # From rows to tokens -----------------------------------------------------------------------------
 
 
-def encode(dataset: Dataset, tokenizer: Any, layout: Layout) -> Encoded:
+def encode(dataset: Dataset, tokenizer: Any, layout: Layout) -> EncodedSteps:
     """Raises `RecipeError` if no row is left, a tag or separator does not do, or whole-number
     labels look like 0 for wrong and 1 for right."""
     from datasets import Features, List, Value
@@ -169,7 +168,7 @@ def encode(dataset: Dataset, tokenizer: Any, layout: Layout) -> Encoded:
     if len(encoded) == 0:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise RecipeError(f"none of the {len(dataset)} rows is left: {reasons}")
-    return Encoded(encoded, dict(left_out), counts)
+    return EncodedSteps(encoded, dict(left_out), counts)
 
 
 def encode_row(

@@ -1,20 +1,17 @@
 """Quality-conditioned training data: every answer is kept, and the user's text states its quality.
 
-Asked for the best quality afterward, a model answers like the best answers it saw. The others do no harm,
-since they have another prefix. In: a dataset. Out: rows of prompt and completion, where a *prefix* ends
-the last user message, after an empty line, so that a chat model reads it right before it answers (in a
-plain-text prompt it ends the text, followed by a newline). Prefixes are words, not new tokens, so no
-embedding grows. The loss excludes them.
+Asked for the best quality afterward, a model answers like the best answers it saw. Out: rows of prompt
+and completion, where a *prefix* (words, not new tokens, and not in the loss) ends the last user message,
+after an empty line; in a plain-text prompt it ends the text, followed by a newline.
 
 - `good_bad`: a preference view; chosen after "A good answer:", rejected after "A bad answer:". After
-  Chain of Hindsight (Liu et al. 2023, arXiv 2302.02676), which puts both answers into one sequence;
-  here they are two rows, so the answer to ask for needs no bad one before it.
+  Chain of Hindsight (Liu et al. 2023, arXiv 2302.02676), which puts both answers into one sequence.
 - `quantile`: scored answers; "Quality k of n:", k = ceil(n * share of the scores that are at most
   this one), so that the best are always n and equal scores have one prefix. After Quark (Lu et al.
   2022, arXiv 2205.13635), without its KL penalty and its rounds of fresh samples.
 - `score`: answers with whole scores; "Score s of max:".
 
-Scored answers are rows of prompt, completion and `score`, or a reward view's responses and scores.
+Scored answers are rows of prompt, completion and `score`, or a reward view's.
 """
 
 from __future__ import annotations
@@ -30,13 +27,14 @@ from factory.core.errors import RecipeError
 from factory.stats.finite import finite
 from factory.training.common.data import VIEWS, Opened, open_dataset
 from factory.training.common.endings import REASONS, reasons_of
+from factory.training.offline.encoding import ScoredAnswer
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-class Asked(Protocol):
-    """The options of `sft.SFTConfig` that are read here."""
+class QualityOptions(Protocol):
+    """Those of `sft.SFTConfig` that are read here."""
 
     quality: str
     good_prefix: str
@@ -46,9 +44,6 @@ class Asked(Protocol):
 
 
 NO_SCORE = "no score"
-
-_Answer = tuple[Any, float | None, Any]
-"""An answer, its score, and its finish reason."""
 
 _SEPARATOR = "\n\n"
 _QUANTILE = "Quality {} of {}:"
@@ -75,7 +70,7 @@ def open_rows(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
     return open_dataset(data, kind, ("prompt",) if is_conditioned else VIEWS["sft"])
 
 
-def condition(dataset: Dataset, args: Asked) -> Conditioned:
+def condition(dataset: Dataset, args: QualityOptions) -> Conditioned:
     """Add the prefixes. Raises `RecipeError` for a dataset that lacks what `args.quality` needs."""
     if args.quality == "good_bad":
         return _good_bad(dataset, args)
@@ -121,10 +116,10 @@ def _appended(prompt: Any, prefix: str) -> str:
     return f"{_SEPARATOR}{prefix}\n" if isinstance(prompt, str) else f"{_SEPARATOR}{prefix}"
 
 
-def _good_bad(dataset: Dataset, args: Asked) -> Conditioned:
+def _good_bad(dataset: Dataset, args: QualityOptions) -> Conditioned:
     _need(dataset, "good_bad", ("prompt", "chosen", "rejected"))
 
-    def answers_of(row: Mapping[str, Any], index: int) -> list[_Answer]:
+    def answers_of(row: Mapping[str, Any], index: int) -> list[ScoredAnswer]:
         return [(row[side], None, row.get(REASONS[side])) for side in ("chosen", "rejected")]
 
     answers = _split(dataset, answers_of)
@@ -139,7 +134,7 @@ def _scored(dataset: Dataset, quality: str) -> Dataset:
     if not has_lists:
         _need(dataset, quality, ("prompt", "completion", "score"))
 
-    def answers_of(row: Mapping[str, Any], index: int) -> list[_Answer]:
+    def answers_of(row: Mapping[str, Any], index: int) -> list[ScoredAnswer]:
         if not has_lists:
             score, reason = _number(row["score"], index), row.get(REASONS["completion"])
             return [(row["completion"], score, reason)]
@@ -154,7 +149,7 @@ def _scored(dataset: Dataset, quality: str) -> Dataset:
 
 
 def _split(
-    dataset: Dataset, answers_of: Callable[[Mapping[str, Any], int], list[_Answer]]
+    dataset: Dataset, answers_of: Callable[[Mapping[str, Any], int], list[ScoredAnswer]]
 ) -> Dataset:
     """A row for each of a row's answers."""
     import datasets
@@ -211,11 +206,11 @@ def _asked(
     return rows, record
 
 
-def _quantiles(scores: Sequence[float], args: Asked) -> list[str]:
+def _quantiles(scores: Sequence[float], args: QualityOptions) -> list[str]:
     return [_QUANTILE.format(part, args.quantiles) for part in quantiles(scores, args.quantiles)]
 
 
-def _scores(scores: Sequence[float], args: Asked) -> list[str]:
+def _scores(scores: Sequence[float], args: QualityOptions) -> list[str]:
     highest = max(scores) if args.max_score is None else args.max_score
     for score in scores:
         if not score.is_integer():

@@ -1,14 +1,12 @@
 """Reward models, which score an answer, trained on preferences or scores.
 
-In: a preference view (prompt, chosen, rejected, and perhaps preference and margin; without a prompt
-column chosen and rejected are whole conversations), or a reward view (prompt, responses, scores).
-Out: a sequence classifier with one label, whose raw output at the last token of a conversation is
-the reward; higher is better. It starts from the base model with a random head of mean 0 and the
-model's own `initializer_range`.
+In: a preference view (without a prompt column, chosen and rejected are whole conversations), or a reward
+view. Out: a sequence classifier with one label, whose raw output at the last token of a conversation is
+the reward; higher is better. Its head starts at random, with mean 0 and the model's `initializer_range`.
 
-Losses (`loss_type`), formulas in `reward_losses`: `pairwise` is `trl.RewardTrainer`'s own; with
-soft labels, an LM regularizer, or as `listwise` or `pointwise` it is our subclass of that. A list is
-one element of a batch, so `per_device_train_batch_size: 2` of 9 answers each is 18 sequences.
+`reward_losses` has the formulas of `loss_type`. `pairwise` alone is `trl.RewardTrainer`'s own; with soft
+labels or an LM regularizer, and the others, are our subclass of that. A list is one element of a batch:
+`per_device_train_batch_size: 2` of 9 answers is 18 sequences.
 """
 
 from __future__ import annotations
@@ -28,7 +26,12 @@ from factory.training.offline.encoding import (
     Encoded,
     say_what_is_missing,
 )
-from factory.training.offline.reward_trainer import FIXED, Collator, RewardConfig, RewardTrainer
+from factory.training.offline.reward_trainer import (
+    FIXED,
+    RewardCollator,
+    RewardConfig,
+    RewardTrainer,
+)
 from factory.training.trainer import Trainer
 
 # What some models do to the logits after the LM head; a regularizer that did not would be wrong.
@@ -139,7 +142,7 @@ def _trainer(session: Session, rows: Any) -> Any:
         trainer = trl.RewardTrainer(train_dataset=rows.select_columns(columns), **session.usual)
     else:
         head = _lm_head(session) if args.lm_weight > 0 else None
-        collator = Collator(session.tokenizer.pad_token_id, args.pad_to_multiple_of)
+        collator = RewardCollator(session.tokenizer.pad_token_id, args.pad_to_multiple_of)
         trainer = RewardTrainer(train_dataset=rows, data_collator=collator, **session.usual)
         if head is not None:
             trainer.lm_head = head.to(trainer.accelerator.device)

@@ -1,8 +1,7 @@
 """The losses of reward models, on rewards that are already computed.
 
-Rewards are raw outputs (logits), higher is better. Shapes: `_B` pairs, `_K` answers of one prompt,
-`_N` answers of any prompts, `_T` tokens, `_V` vocabulary. Every loss is a scalar, the mean over its
-batch, and is 0 at best.
+Rewards are raw outputs (logits), higher is better. Every loss is a scalar, the mean over its batch, and
+is 0 at best. Shapes: `_B` pairs, `_K` answers of one prompt, `_N` answers of any prompts.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Encoding of rows of a preference or reward view as token ids for the reward trainer.
 
-What is fed is `engines.render.conversation_ids`, the very tokens that the engines score; a cut answer
-has no end (see `endings`). Out: `encoding.Encoded`, whose rows have of pairs chosen_ids, rejected_ids,
-preference, margin; of lists ids, scores, best (an index into them); of both answer_start, the token at
-which the last message of the best answer begins.
+The ids are `engines.render.conversation_ids`'s, which the engines score; a cut answer has no end (see
+`endings`). Out: `Encoded`, whose rows have of pairs chosen_ids, rejected_ids, preference, margin; of
+lists ids, scores, best (an index into them); of both answer_start, the token at which the last message
+of the best answer begins.
 """
 
 from __future__ import annotations

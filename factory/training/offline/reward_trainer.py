@@ -1,7 +1,6 @@
 """TRL's reward trainer with what it lacks: lists of answers, scores, soft labels, the LM regularizer.
 
-Imports torch and TRL at the top, so it is itself imported inside functions only. The classes stand
-at module level because checkpoints pickle the config.
+The classes stand at module level because checkpoints pickle the config.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class RewardConfig(trl.RewardConfig):  # type: ignore[misc]
             )
 
 
-class Collator:
+class RewardCollator:
     """A batch of all the answers of some prompts: rows of `reward_rows`'s `Encoded` in, tensors out.
 
     `input_ids` and `attention_mask`, padded on the right, hold the answers prompt by prompt;
@@ -123,7 +122,7 @@ class RewardTrainer(trl.RewardTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss of a batch of `Collator`."""
+        """The loss of a batch of `RewardCollator`."""
         outputs = model(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],

@@ -1,10 +1,8 @@
 """Supervised fine-tuning, by `trl.SFTTrainer`: the negative log-likelihood of answers.
 
-In: an sft view (prompt, completion). The loss is on answers only, the mean over their tokens. With
-`quality` every answer is trained on under a text that says how good it is, from a preference view,
-a reward view, or an sft view with a score (see `factory.training.offline.quality`); a row of the records is
-then an answer, and how to ask for the best stands in quality.json beside the weights and in
-training.json.
+In: an sft view. The loss is the mean over the tokens of answers only. With `quality`, every answer is
+trained on under a text that says how good it is; see `factory.training.offline.quality`. A row of the
+records is then an answer.
 """
 
 from __future__ import annotations

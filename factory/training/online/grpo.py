@@ -2,25 +2,18 @@
 
 In: a grpo view, and `rewards:` in the config (`factory.training.online.rewards`). For each prompt the model
 writes `num_generations` completions; each is scored, and its advantage is its reward relative to the
-group's. `preset` names the method (`grpo_presets` has the formulas): grpo, dr-grpo, dapo, gspo, gmpo,
-gfpo, lite-ppo, cispo; what the user sets beside it wins. To see them all:
+group's. `preset` names the method; `grpo_presets` has the formulas. A completion that a reward's scorer
+could not score has advantage 0, is in no mean, and is counted (by this process, since it started).
 
-    factory train grpo --presets
-
-Completions are written by transformers in this process; `use_vllm` (TRL's) needs a GPU. A
-completion that a reward's scorer could not score has advantage 0, is in no mean, and is counted (by
-this process, since it started).
-
-Where `keep` or `resample_tries` is set, `reward` is of what is learned from, and `policy_reward` of all
-that was first drawn.
-
-Dynamic sampling (DAPO, Yu et al. 2025, arXiv 2503.14476): a group whose rewards are all equal has no
-advantage and teaches nothing. It gives way to completions of another prompt, drawn at random from
-the dataset, at most `resample_tries` times a batch. The paper goes on until the batch is full; here
-groups still flat after the last try stay, with advantage 0, and are counted.
+Dynamic sampling (DAPO, Yu et al. 2025, arXiv 2503.14476): a group whose rewards are all equal teaches
+nothing. It gives way to completions of another prompt, drawn at random from the dataset, at most
+`resample_tries` times a batch (the paper goes on until the batch is full); groups still flat then stay,
+with advantage 0, and are counted.
 
 Group filtering (GFPO, Shrivastava et al. 2025, arXiv 2508.09726): of a group only the `keep` best by
 `keep_by` have a reward, so mean and standard deviation are theirs and the others' advantage is 0.
+
+With either, `reward` is of what is learned from, and `policy_reward` of all that was first drawn.
 """
 
 from __future__ import annotations

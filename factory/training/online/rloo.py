@@ -1,10 +1,10 @@
 """REINFORCE leave-one-out (Ahmadian et al. 2024, arXiv 2402.14740), by `trl.RLOOTrainer`.
 
-In: a grpo view, and `rewards:` in the config, as `factory train grpo` has them. For each prompt the
-model writes `num_generations` completions. The reward of one is R_i = r_i - beta * KL_i, with KL_i
-the sum over its tokens of log pi_old - log ref; its advantage A_i is R_i less the mean R of the
-others; the loss is -min(w_i A_i, clip(w_i, 1 - epsilon, 1 + epsilon) A_i), w_i the ratio of the whole
-completion's probabilities, which is 1 where a batch makes one update: the paper's REINFORCE.
+In: a grpo view, and `rewards:` in the config. For each prompt the model writes `num_generations`
+completions. The reward of one is R_i = r_i - beta * KL_i, with KL_i the sum over its tokens of
+log pi_old - log ref; its advantage A_i is R_i less the mean R of the others; the loss is
+-min(w_i A_i, clip(w_i, 1 - epsilon, 1 + epsilon) A_i), w_i the ratio of the whole completion's
+probabilities, which is 1 where a batch makes one update: the paper's REINFORCE.
 
 A completion that a reward's scorer could not score is left out, of the others' mean too, and counted.
 """

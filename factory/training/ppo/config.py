@@ -142,7 +142,7 @@ class PpoConfig:
 
 def parsed(config: Mapping[str, Any]) -> PpoConfig:
     """Raises `RecipeError` for an option or a reward that is wrong."""
-    args: PpoConfig = options.build(PpoConfig, options.check(PpoConfig, config), Path())
+    args: PpoConfig = options.build(PpoConfig, options.converted(PpoConfig, config), Path())
     parse_rewards(args.reward_entries())
     return args
 

@@ -1,19 +1,16 @@
 """Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347), as for language models by
 Ziegler et al. (2019, 1909.08593) and InstructGPT (2203.02155). Our own code: TRL no longer has PPO.
 
-In: a grpo view, or any dataset with a column `prompt`: messages, or a text, which is the user's one
-message. A column `reference` goes to the rewards. Completions are scored by `reward_model`, `rewards`, or
-both. Out: the policy alone, as `AutoModelForCausalLM` loads it, and its critic in `value_head/`.
+In: a grpo view, or any dataset with a column `prompt`. Out: the policy alone, as `AutoModelForCausalLM`
+loads it, and its critic in `value_head/`.
 
 A step: a completion of each of `rollout_batch_size` prompts is drawn, scored at its last token, and
 less beta (log pi - log ref) at every token; advantages by GAE, whitened over the batch; then
-`num_ppo_epochs` passes with clipped losses for policy and critic. The arithmetic is in `math`, the
-loop in `trainer`, the options in `config`.
+`num_ppo_epochs` passes with clipped losses for policy and critic.
 
 It departs from InstructGPT in that pretraining gradients are not mixed in, the critic by default is
-a head on the policy (`value: own` for a model of its own), and losses are means over the tokens of a
-minibatch. `kl: loss` takes the KL out of the rewards and makes it a term of the loss, by Schulman's
-k3 estimator.
+a head on the policy, and losses are means over the tokens of a minibatch. `kl: loss` makes the KL a
+term of the loss, by Schulman's k3 estimator.
 """
 
 from __future__ import annotations
