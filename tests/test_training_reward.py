@@ -171,7 +171,7 @@ def test_grms_regulariser_is_trained_with(tiny, tokenizer, tmp_path):
 def test_the_regulariser_is_a_share():
     import torch
 
-    loss = reward_losses.regularised(torch.tensor(2.0), torch.tensor(10.0), 0.25)
+    loss = reward_losses.regularized(torch.tensor(2.0), torch.tensor(10.0), 0.25)
     assert loss.item() == pytest.approx(0.75 * 2 + 0.25 * 10)
 
 

@@ -87,17 +87,13 @@ class Trainer:
         self.check_given(given, lora)
         options.build_lora(lora, self.lora_task)
         # What our own checks look at; the rest may be of another machine than this.
-        looked_at = self.looked_at(given) | own_fields(self.config_class)
+        looked_at = self.checked | own_fields(self.config_class)
         here = {"use_cpu": True, "bf16": False, "report_to": "none", **defaults}
         here |= {name: value for name, value in given.items() if name in looked_at}
         options.build(self.config_class, here, Path())
 
     def check_given(self, given: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
         """Check options that depend on each other. Raises `RecipeError`."""
-
-    def looked_at(self, given: Mapping[str, Any]) -> set[str]:
-        """Options of the library whose values are checked."""
-        return set(self.checked)
 
     def defaults_for(self, given: Mapping[str, Any], *, is_lora: bool) -> dict[str, Any]:
         return {**self.defaults, **(self.lora_defaults if is_lora else {})}

@@ -11,7 +11,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,8 @@ class Session:
         self._folder = TrainingFolder(self.out, self._job)
         self.record = self._folder.record()
         """training.json, if the training is finished."""
+        self.beside: dict[str, Callable[[Path], None]] = {}
+        """Folders to publish with the model, and what saves into each."""
         # Then it learns from what the model itself writes.
         self._draws_answers = "grpo" in TRAINERS[kind].takes
         if self.record is not None:
@@ -218,7 +220,7 @@ class Session:
         from transformers import PrinterCallback
 
         self._leave_out_unknown_ids(trainer)
-        self._check(trainer, rows_cut)
+        self._say_rows(trainer, rows_cut)
         trainer.remove_callback(PrinterCallback)  # it would print every log as a dict
         is_main = trainer.is_world_process_zero()  # of those that `accelerate launch` started
         with self._folder.held() if is_main else contextlib.nullcontext():
@@ -308,7 +310,8 @@ class Session:
             keep_until(self._folder.log, steps)
         return steps
 
-    def _check(self, trainer: Any, cut: int) -> None:
+    def _say_rows(self, trainer: Any, cut: int) -> None:
+        """Raise `RecipeError` if no row is left; else print how many are left out or cut."""
         rows, used = len(self.dataset), len(trainer.train_dataset)
         length = getattr(self.args, "max_length", None)
         if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
@@ -332,6 +335,8 @@ class Session:
             self.tokenizer.save_pretrained(temporary)
             weights_files = sorted(temporary.rglob("*.safetensors"))
             sizes = {str(f.relative_to(temporary)): f.stat().st_size for f in weights_files}
+            for name, save in self.beside.items():
+                save(temporary / name)
         return {
             "weights_bytes": sizes,
             "saved_dtype": str(dtype).removeprefix("torch."),

@@ -98,6 +98,13 @@ def responses_of(row: Mapping[str, Any], index: int) -> list[ScoredAnswer]:
     return list(zip(answers, numbers, reasons, strict=True))
 
 
+def answer_text(answer: Any, index: int) -> str:
+    """An answer to a prompt that is text. Raises `RecipeError` if it is none."""
+    if not isinstance(answer, str):
+        raise RecipeError(f"row {index}: the prompt is text, but an answer is {answer!r:.60}")
+    return answer
+
+
 def preference_of(row: Mapping[str, Any], index: int) -> float | None:
     """P(chosen is better). Raises `RecipeError` for one outside 0 to 1."""
     p = number(row["preference"], "preference", index)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.core.errors import RecipeError
 from factory.training.common import endings
 from factory.training.common.data import VIEWS, Opened, open_dataset
 from factory.training.offline.encoding import (
@@ -20,6 +19,7 @@ from factory.training.offline.encoding import (
     NO_SCORE,
     Encoded,
     ScoredAnswer,
+    answer_text,
     encoded,
     preference_of,
     responses_of,
@@ -115,7 +115,7 @@ def _token_ids(
         before = _ids(tokenizer, prompt)
         end = tokenizer.eos_token
         texts = [
-            _text(answer, index).removesuffix(end) + ("" if is_cut else end)
+            answer_text(answer, index).removesuffix(end) + ("" if is_cut else end)
             for answer, is_cut in answers
         ]
         wholes = [_ids(tokenizer, prompt + text) for text in texts]
@@ -141,9 +141,3 @@ def _ids(tokenizer: Any, given: Any, **template: Any) -> list[int]:
 
 def _messages(answer: Any) -> list[Any]:
     return [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
-
-
-def _text(answer: Any, index: int) -> str:
-    if not isinstance(answer, str):
-        raise RecipeError(f"row {index}: the prompt is text, but an answer is {answer!r:.60}")
-    return answer

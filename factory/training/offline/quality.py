@@ -27,7 +27,7 @@ from factory.core.errors import RecipeError
 from factory.stats.finite import finite
 from factory.training.common.data import VIEWS, Opened, open_dataset
 from factory.training.common.endings import REASONS, reasons_of
-from factory.training.offline.encoding import ScoredAnswer
+from factory.training.offline.encoding import NO_SCORE, ScoredAnswer, answer_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,8 +42,6 @@ class QualityOptions(Protocol):
     quantiles: int
     max_score: int | None
 
-
-NO_SCORE = "no score"
 
 _SEPARATOR = "\n\n"
 _QUANTILE = "Quality {} of {}:"
@@ -240,9 +238,9 @@ def _plain(prompt: Any) -> Any:
 
 
 def _completion(prompt: Any, answer: Any, index: int) -> Any:
-    if isinstance(prompt, str) and not isinstance(answer, str):
-        raise RecipeError(f"row {index}: the prompt is text, but an answer is {answer!r:.60}")
-    if isinstance(answer, str) and not isinstance(prompt, str):
+    if isinstance(prompt, str):
+        return answer_text(answer, index)
+    if isinstance(answer, str):
         return [{"role": "assistant", "content": answer}]
     return _plain(answer)
 

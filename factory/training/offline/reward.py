@@ -56,7 +56,7 @@ class Reward(Trainer):
         if session.tokenizer.pad_token is None:  # conversation_ids must know it
             session.tokenizer.pad_token = session.tokenizer.eos_token
         encoded = _encode(session)
-        rows, scale = _standardised(encoded.rows, session.args)
+        rows, scale = _standardized(encoded.rows, session.args)
         more = {
             "loss_type": session.args.loss_type,
             "answers_left_out": encoded.answers_left_out,
@@ -113,7 +113,7 @@ def _encode(session: Session) -> Encoded:
     return encoded
 
 
-def _standardised(rows: Any, args: RewardConfig) -> tuple[Any, dict[str, float]]:
+def _standardized(rows: Any, args: RewardConfig) -> tuple[Any, dict[str, float]]:
     """Pointwise targets with mean 0 and standard deviation 1, and what they had: a score is
     reward * score_std + score_mean."""
     import numpy as np
@@ -128,10 +128,10 @@ def _standardised(rows: Any, args: RewardConfig) -> tuple[Any, dict[str, float]]
             "look at what made the column 'scores'"
         )
 
-    def standardise(row: dict[str, Any]) -> dict[str, Any]:
+    def standardize(row: dict[str, Any]) -> dict[str, Any]:
         return {"scores": [(score - mean) / std for score in row["scores"]]}
 
-    return rows.map(standardise, features=rows.features), {"score_mean": mean, "score_std": std}
+    return rows.map(standardize, features=rows.features), {"score_mean": mean, "score_std": std}
 
 
 def _trainer(session: Session, rows: Any) -> Any:

@@ -84,6 +84,6 @@ def _nats(logits_TV: Tensor, tokens_T: Tensor, answer_T: Tensor) -> tuple[Tensor
     return totals, answer_T.bincount(minlength=count)
 
 
-def regularised(ranking: Tensor, language: Tensor, weight: float) -> Tensor:
+def regularized(ranking: Tensor, language: Tensor, weight: float) -> Tensor:
     """(1 - weight) * ranking + weight * language, as in GRM, whose weight is 0.01."""
     return (1 - weight) * ranking + weight * language

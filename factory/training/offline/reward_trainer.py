@@ -133,8 +133,8 @@ class RewardTrainer(trl.RewardTrainer):  # type: ignore[misc]
         pairs, loss = self._ranking(rewards_N, inputs)
         winners, losers = (torch.cat(side) for side in zip(*pairs, strict=True))
         if self.args.center_rewards_coefficient is not None:
-            centre = ((winners + losers) ** 2).mean()
-            loss = loss + self.args.center_rewards_coefficient * centre
+            center = ((winners + losers) ** 2).mean()
+            loss = loss + self.args.center_rewards_coefficient * center
         noted = {
             "mean_reward": rewards_N.mean(),
             "min_reward": rewards_N.min(),
@@ -142,7 +142,7 @@ class RewardTrainer(trl.RewardTrainer):  # type: ignore[misc]
         }
         if self.args.lm_weight > 0:
             language = self._imitation(model, outputs.hidden_states[-1], inputs)
-            loss = losses.regularised(loss, language, self.args.lm_weight)
+            loss = losses.regularized(loss, language, self.args.lm_weight)
             noted["lm_loss"] = language
         # Of the pointwise loss there may be no pair; but all processes must gather alike.
         if len(winners) or self.accelerator.num_processes > 1:

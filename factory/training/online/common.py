@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from factory.core.errors import RecipeError
 from factory.engines.vllm_reasoning import answer_reader
 from factory.training.common.data import Opened, open_view
+from factory.training.common.plain_words import Advice
 from factory.training.common.progress import say
 from factory.training.common.session import Session
 from factory.training.common.trained_rows import beyond_embeddings, only
@@ -34,6 +35,8 @@ NO_REFERENCE = "no reference answer"
 _CPU = {"num_generations": 4, "max_completion_length": 64}
 _GPU = {"num_generations": 8, "max_completion_length": 512}
 
+ADVICE = Advice(length="max_completion_length", less_memory="lower num_generations; ")
+
 # With one of these the user decides how many completions a batch has.
 BATCHES = (
     "per_device_train_batch_size",
@@ -47,6 +50,15 @@ def open_prompts(kind: str, data: Path | str, config: Mapping[str, Any]) -> Open
     """The dataset, after a look at the rewards."""
     parse_rewards(config.get("rewards"))
     return open_view(kind, data, config)
+
+
+CHECKED = frozenset({*BATCHES, "num_generations", "reward_weights"})
+"""Options of TRL that the configs of the group methods check."""
+
+
+def refuse_reward_weights(args: Any) -> None:
+    if args.reward_weights is not None:
+        raise ValueError("reward_weights: give each entry of rewards its weight instead")
 
 
 def sizes(config: Mapping[str, Any], generations: int | None = None) -> dict[str, Any]:

@@ -28,7 +28,6 @@ import torch
 import trl
 from torch import Tensor
 
-from factory.training.common.plain_words import Advice
 from factory.training.common.session import Session
 from factory.training.online import common, grpo_presets
 from factory.training.online.common import OnlineTrainer
@@ -71,8 +70,7 @@ class GrpoConfig(trl.GRPOConfig):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.reward_weights is not None:
-            raise ValueError("reward_weights: give each entry of rewards its weight instead")
+        common.refuse_reward_weights(self)
         if self.resample_tries < 0:
             raise ValueError(f"resample_tries is {self.resample_tries}; it is 0 or more")
         if self.keep is not None and not 2 <= self.keep < self.num_generations:
@@ -241,19 +239,8 @@ class Grpo(Trainer):
     # TRL's own, stated because it decides the result.
     defaults = {"learning_rate": 1e-6}
     lora_defaults = {"learning_rate": 1e-5}
-    checked = frozenset(
-        {
-            *common.BATCHES,
-            "num_generations",
-            "loss_type",
-            "importance_sampling_level",
-            "reward_weights",
-        }
-    )
-    advice = Advice(length="max_completion_length", less_memory="lower num_generations; ")
-
-    def looked_at(self, given: Mapping[str, Any]) -> set[str]:
-        return {*self.checked, *(GMPO_IGNORES if given.get("preset") == "gmpo" else ())}
+    checked = common.CHECKED | {"loss_type", "importance_sampling_level", *GMPO_IGNORES}
+    advice = common.ADVICE
 
     def defaults_for(self, given: Mapping[str, Any], *, is_lora: bool) -> dict[str, Any]:
         preset = grpo_presets.settings(given.get("preset", DEFAULT))

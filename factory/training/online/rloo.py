@@ -17,7 +17,6 @@ from typing import Any
 
 import trl
 
-from factory.training.common.plain_words import Advice
 from factory.training.common.session import Session
 from factory.training.online import common
 from factory.training.online.common import OnlineTrainer
@@ -36,8 +35,7 @@ class RlooConfig(trl.RLOOConfig):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.reward_weights is not None:
-            raise ValueError("reward_weights: give each entry of rewards its weight instead")
+        common.refuse_reward_weights(self)
 
 
 class RlooTrainer(OnlineTrainer, trl.RLOOTrainer):  # type: ignore[misc]
@@ -53,8 +51,8 @@ class Rloo(Trainer):
     # TRL's own, stated because they decide the result.
     defaults = {"beta": 0.05, "epsilon": 0.2, "learning_rate": 1e-6}
     lora_defaults = {"learning_rate": 1e-5}
-    checked = frozenset({*common.BATCHES, "num_generations", "reward_weights"})
-    advice = Advice(length="max_completion_length", less_memory="lower num_generations; ")
+    checked = common.CHECKED
+    advice = common.ADVICE
 
     def defaults_for(self, given: Mapping[str, Any], *, is_lora: bool) -> dict[str, Any]:
         return {**super().defaults_for(given, is_lora=is_lora), **common.sizes(given)}

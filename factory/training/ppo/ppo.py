@@ -70,6 +70,7 @@ class Ppo(Trainer):
             experience = Experience(
                 args, policy, reference, critic, prompts, session.tokenizer, rewards
             )
+            session.beside["value_head"] = critic.save
             trainer = PpoTrainer(experience, [session.progress])
             more = {"completions_left_out": experience.left_out, "value": args.value}
             return session.fit(trainer, more=more)

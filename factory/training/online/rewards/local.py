@@ -153,11 +153,7 @@ class LocalScorer:
 
         device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(self.model_dir)
-        kind = (
-            transformers.AutoModelForSequenceClassification
-            if self._task == "classify"
-            else transformers.AutoModelForTokenClassification
-        )
+        kind = getattr(transformers, f"AutoModel{_HEADS[self._task]}")
         model = kind.from_pretrained(
             self.model_dir,
             dtype=torch.float32 if device == "cpu" else "auto",
