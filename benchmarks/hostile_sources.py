@@ -372,7 +372,7 @@ def read_train(kind: str, path: Path, rng: random.Random) -> None:
     from factory.training.offline.process_data import open_rows
 
     if kind == "prm":
-        open_rows(path)
+        open_rows("prm", path, {})
         return
     opened = open_dataset(path, kind, *KINDS[kind])
     rows = to_messages(opened.dataset, kind) if opened.is_plain else opened.dataset

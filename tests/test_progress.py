@@ -19,7 +19,7 @@ from factory.stages.critique import Criticise
 from factory.stages.generate import Generate
 from factory.stages.models import StageCount
 from factory.stages.revise import Revise
-from factory.training.common.progress import Steps
+from factory.training.common.progress import StepTimes
 
 
 class Clock:
@@ -197,7 +197,7 @@ if __name__ == "__main__":
 def test_the_time_left_of_a_training_is_by_its_newer_steps() -> None:
     """The first step is slow: 10 s here, and 2 s for each after it."""
     clock = Clock()
-    steps = Steps(clock)
+    steps = StepTimes(clock)
     steps.begin(0)
     assert (steps.seconds(), steps.left(10)) == (None, None)
     assert steps.view(10).facts == "step 0/10"

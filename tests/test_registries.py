@@ -168,9 +168,9 @@ def test_it_is_measured(
 @pytest.mark.usefixtures("shouting")
 @pytest.mark.parametrize("kind", ["grpo", "rloo", "ppo"])
 def test_it_rewards_online_trainings(kind: str) -> None:
-    TRAINERS[kind].check({"rewards": [{**ENTRY, "weight": 0.5}]})
+    TRAINERS[kind].check_options({"rewards": [{**ENTRY, "weight": 0.5}]})
     with pytest.raises(RecipeError, match=r"rewards\[0\].mst: unknown field; did you mean 'most'"):
-        TRAINERS[kind].check({"rewards": [{"kind": "shouting", "mst": 2}]})
+        TRAINERS[kind].check_options({"rewards": [{"kind": "shouting", "mst": 2}]})
 
 
 @pytest.mark.usefixtures("shouting")

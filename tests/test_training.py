@@ -512,11 +512,11 @@ def test_a_misspelt_option_is_named_with_the_nearest(tiny, preferences, tmp_path
 )
 def test_wrong_options_are_refused(config, lora, message):
     with pytest.raises(RecipeError, match=message):
-        TRAINERS["dpo"].check(config, lora)
+        TRAINERS["dpo"].check_options(config, lora)
 
 
 def test_right_options_pass_and_numbers_may_be_text():
-    TRAINERS["dpo"].check(
+    TRAINERS["dpo"].check_options(
         {"learning_rate": "1e-5", "loss_type": "ipo"}, {"r": 16}
     )  # YAML reads 1e-5 as text
 
@@ -632,4 +632,38 @@ def test_importing_the_trainers_is_instant():
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
+    assert result.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "said"),
+    [
+        ("dpo", CONFIG, "finished (6 steps), nothing to do"),
+        ("sft", {}, "has no column 'completion'"),
+        ("dpo", {"loss_type": "infonca"}, "holds another training, with config."),
+        ("kto", {}, "has no columns 'completion', 'label'"),
+        ("reward", {}, "holds another training, kind dpo, not reward"),
+        ("prm", {}, "has no columns 'completions', 'labels'"),
+        ("grpo", {}, "config.rewards: expected a list"),
+        ("rloo", {"rewards": [{"kind": "lenth"}]}, "no kind 'lenth'; did you mean 'length'"),
+        ("ppo", {"rewards": [], "gama": 1}, "no option 'gama'; did you mean 'gamma'"),
+    ],
+)
+def test_what_data_folder_and_rewards_decide_is_said_before_trl_loads(
+    trained, tiny, preferences, kind, config, said
+):
+    code = (
+        "import sys; from pathlib import Path; from factory.training import TRAINERS\n"
+        "from factory.core.errors import FactoryError\n"
+        f"data, model, out = Path({str(preferences)!r}), Path({str(tiny)!r}), Path({str(trained)!r})\n"
+        "try:\n"
+        f"    TRAINERS[{kind!r}].train(data, model, out, config={config!r})\n"
+        "except FactoryError as error:\n"
+        "    print(error, file=sys.stderr)\n"
+        "print({'torch', 'trl', 'transformers'} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert said in result.stderr
     assert result.stdout.strip() == "set()"

@@ -267,7 +267,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(tiny, tmp_path):
 )
 def test_options_that_do_not_go_together_are_refused(config, message):
     with pytest.raises(RecipeError, match=message):
-        TRAINERS["dpo"].check(config)
+        TRAINERS["dpo"].check_options(config)
 
 
 def test_the_names_of_losses_are_those_that_trl_knows():
@@ -283,7 +283,7 @@ def test_the_names_of_losses_are_those_that_trl_knows():
     with pytest.raises(
         RecipeError, match=r"no loss_type 'sigmod'; did you mean 'sigmoid'\? \(have"
     ):
-        TRAINERS["dpo"].check({"loss_type": "sigmod"})
+        TRAINERS["dpo"].check_options({"loss_type": "sigmod"})
 
 
 def test_all_losses_of_trl_train_on_our_pairs(tiny, tmp_path):
@@ -299,8 +299,10 @@ def test_all_losses_of_trl_train_on_our_pairs(tiny, tmp_path):
 
 
 def test_right_options_pass():
-    TRAINERS["dpo"].check({"loss_type": "infonca", "score_temperature": "0.5", "fp16": True})
-    TRAINERS["dpo"].check({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.1]})
+    TRAINERS["dpo"].check_options(
+        {"loss_type": "infonca", "score_temperature": "0.5", "fp16": True}
+    )
+    TRAINERS["dpo"].check_options({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.1]})
 
 
 @pytest.mark.parametrize(

@@ -316,12 +316,14 @@ def test_what_the_user_sets_wins(make_trainer):
 )
 def test_wrong_options_are_refused(config, message):
     with pytest.raises(RecipeError, match=message):
-        TRAINERS["grpo"].check({"rewards": SHORT, **config})
+        TRAINERS["grpo"].check_options({"rewards": SHORT, **config})
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_passes_its_own_check(preset):
-    TRAINERS["grpo"].check({"rewards": SHORT, "preset": preset, "learning_rate": "1e-5"}, {"r": 8})
+    TRAINERS["grpo"].check_options(
+        {"rewards": SHORT, "preset": preset, "learning_rate": "1e-5"}, {"r": 8}
+    )
 
 
 # -- a training ----------------------------------------------------------------------------------

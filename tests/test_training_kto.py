@@ -126,5 +126,5 @@ def test_a_batch_of_one_is_refused_in_trls_words(tiny, tmp_path):
 
 def test_a_misspelt_option_is_named():
     with pytest.raises(RecipeError, match="no option 'desireable_weight'; did you mean 'desirable"):
-        TRAINERS["kto"].check({"desireable_weight": 2})
-    TRAINERS["kto"].check({"loss_type": "apo_zero_unpaired", "beta": "0.1"})
+        TRAINERS["kto"].check_options({"desireable_weight": 2})
+    TRAINERS["kto"].check_options({"loss_type": "apo_zero_unpaired", "beta": "0.1"})

@@ -113,16 +113,16 @@ def test_a_rank_on_the_command_line_is_a_number(text):
 )
 def test_a_number_that_nothing_can_be_trained_with_is_refused(kind, config, message):
     with pytest.raises(RecipeError) as caught:
-        TRAINERS[kind].check(config)
+        TRAINERS[kind].check_options(config)
     assert message in str(caught.value)
 
 
 def test_a_ppo_takes_the_same_numbers():
     rewards = {"rewards": [{"kind": "length", "target": 2}]}
-    TRAINERS["ppo"].check(rewards | {"max_steps": 2, "save_steps": 0})
+    TRAINERS["ppo"].check_options(rewards | {"max_steps": 2, "save_steps": 0})
     for config in ({"temperature": 0}, {"learning_rate": "nan"}, {"max_steps": 0}):
         with pytest.raises(RecipeError, match="config"):
-            TRAINERS["ppo"].check(rewards | config)
+            TRAINERS["ppo"].check_options(rewards | config)
 
 
 @pytest.mark.parametrize(
@@ -138,21 +138,21 @@ def test_a_ppo_takes_the_same_numbers():
 def test_a_config_of_odd_values_is_one_error(tmp_path, tiny, config, message):
     data = save(ROWS, tmp_path / "rows.jsonl")
     with pytest.raises(RecipeError) as caught:
-        Session("sft", ("prompt",), data, tiny, tmp_path / "out", None, config, False)
+        Session("sft", data, tiny, tmp_path / "out", None, config, False)
     assert message in str(caught.value)
 
 
 def test_a_date_is_text(tmp_path, tiny):
     data = save(ROWS, tmp_path / "rows.jsonl")
     config = {"run_name": date(2026, 1, 2)}
-    session = Session("sft", ("prompt",), data, tiny, tmp_path / "out", None, config, False)
+    session = Session("sft", data, tiny, tmp_path / "out", None, config, False)
     assert msgspec.to_builtins(session._job)["config"] == {"run_name": "2026-01-02"}
 
 
 @pytest.mark.parametrize("config", [{"dataset_text_field": "prompt"}, {"dataset_kwargs": {"a": 1}}])
 def test_options_of_other_data_are_refused(config):
     with pytest.raises(RecipeError, match="are for other data than prompt and completion"):
-        TRAINERS["sft"].check(config)
+        TRAINERS["sft"].check_options(config)
 
 
 # -- paths and errors ----------------------------------------------------------------------------

@@ -427,14 +427,14 @@ def test_an_adapter_is_its_own_reference(tiny, prompts, tmp_path):
     ],
 )
 def test_wrong_options_are_refused(change, words):
-    TRAINERS["ppo"].check(CONFIG)
+    TRAINERS["ppo"].check_options(CONFIG)
     with pytest.raises(RecipeError, match=words):
-        TRAINERS["ppo"].check(CONFIG | change)
+        TRAINERS["ppo"].check_options(CONFIG | change)
 
 
 def test_a_second_model_is_refused_beside_an_adapter():
     with pytest.raises(RecipeError, match="use value: shared, or no lora"):
-        TRAINERS["ppo"].check(CONFIG | {"value": "own"}, {"r": 4})
+        TRAINERS["ppo"].check_options(CONFIG | {"value": "own"}, {"r": 4})
 
 
 def test_prompts_that_do_not_fit_are_left_out_and_counted(tiny, prompts, tmp_path):

@@ -190,7 +190,7 @@ def test_prm800k_is_opened_as_rows_with_each_rating_once(tmp_path, capsys):
     screening = {**value, "is_initial_screening_question": True}
     file.write_text(f"{json.dumps(value)}\n{json.dumps(screening)}\nnonsense\n")
 
-    dataset, fingerprint, dropped = process_data.open_rows(file)
+    dataset, fingerprint, *_, dropped = process_data.open_rows("prm", file, {})
 
     assert dataset.to_list() == [
         {"prompt": "Add.", "completions": ["a", "b", "c"], "labels": [1, 0, -1], "shared": 0},
@@ -208,7 +208,7 @@ def test_a_prm800k_file_without_rows_is_refused(tmp_path):
     file = tmp_path / "prm.jsonl"
     write([ProcessRow("Add.", ["a"], [None])], file)
     with pytest.raises(RecipeError, match=r"no row to train on \(1 no rating on the solution's"):
-        process_data.open_rows(file)
+        process_data.open_rows("prm", file, {})
 
 
 # -- loss and metrics ----------------------------------------------------------------------------
@@ -448,16 +448,16 @@ def test_steps_accumulate_to_the_same_loss(tiny, view, tmp_path):
 )
 def test_a_wrong_option_is_refused(config, message):
     with pytest.raises(RecipeError, match=message):
-        TRAINERS["prm"].check(config)
+        TRAINERS["prm"].check_options(config)
 
 
 def test_right_options_pass():
-    TRAINERS["prm"].check(
+    TRAINERS["prm"].check_options(
         {"num_labels": 3, "class_weights": [1, 0.5, 1], "tag": "<step>", "separator": ""}
     )
-    TRAINERS["prm"].check({"max_length": None}, {"r": 8})
+    TRAINERS["prm"].check_options({"max_length": None}, {"r": 8})
     with pytest.raises(RecipeError, match="lora"):
-        TRAINERS["prm"].check({}, {"rank": 8})
+        TRAINERS["prm"].check_options({}, {"rank": 8})
 
 
 def test_missing_columns_are_named(tiny, tmp_path):

@@ -171,7 +171,7 @@ def test_grms_regulariser_is_trained_with(tiny, tokenizer, tmp_path):
 def test_the_regulariser_is_a_share():
     import torch
 
-    loss = reward_losses.regularised(torch.tensor(2.0), torch.tensor(10.0), 0.25)
+    loss = reward_losses.regularized(torch.tensor(2.0), torch.tensor(10.0), 0.25)
     assert loss.item() == pytest.approx(0.75 * 2 + 0.25 * 10)
 
 
@@ -186,7 +186,7 @@ def trainers(tiny, tokenizer, tmp_path):
     from transformers import AutoModelForSequenceClassification
     from trl.trainer.reward_trainer import DataCollatorForPreference
 
-    from factory.training.offline.reward_trainer import Collator, RewardConfig, RewardTrainer
+    from factory.training.offline.reward_trainer import RewardCollator, RewardConfig, RewardTrainer
 
     torch.manual_seed(4)
     model = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1).train()
@@ -205,7 +205,9 @@ def trainers(tiny, tokenizer, tmp_path):
             made.append(
                 trainer_type(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
             )
-            collate = (Collator if is_ours else DataCollatorForPreference)(tokenizer.pad_token_id)
+            collate = (RewardCollator if is_ours else DataCollatorForPreference)(
+                tokenizer.pad_token_id
+            )
             batch = collate(list(rows))
             if not is_ours and not config.get("use_margin"):
                 del batch["margin"]
@@ -243,7 +245,7 @@ def test_the_lm_loss_is_the_base_models_on_the_answer(tokenizer, tmp_path, is_ti
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from factory.training.offline.reward_trainer import Collator, RewardConfig, RewardTrainer
+    from factory.training.offline.reward_trainer import RewardCollator, RewardConfig, RewardTrainer
 
     tiny = save_llama(tmp_path / "tiny", tokenizer, tie_word_embeddings=is_tied)
     causal = AutoModelForCausalLM.from_pretrained(tiny)
@@ -268,7 +270,7 @@ def test_the_lm_loss_is_the_base_models_on_the_answer(tokenizer, tmp_path, is_ti
         lm_weight=0.25,
     )
     model = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1)
-    collate = Collator(tokenizer.pad_token_id)
+    collate = RewardCollator(tokenizer.pad_token_id)
     trainer = RewardTrainer(
         model=model,
         args=args,
@@ -459,7 +461,7 @@ def test_without_a_padding_token_of_its_own_the_end_is_still_read_right(
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from factory.training.offline.reward_trainer import Collator
+    from factory.training.offline.reward_trainer import RewardCollator
 
     base = Path(shutil.copytree(tiny, tmp_path / "base"))
     bare = AutoTokenizer.from_pretrained(tiny)
@@ -478,7 +480,7 @@ def test_without_a_padding_token_of_its_own_the_end_is_still_read_right(
     assert model.config.pad_token_id == trained.eos_token_id
     rows = encode_pairs(dataset(PAIRS[:1]), trained, None, weigh=None, finds_answer=False).rows
     assert rows[0]["chosen_ids"][-1] != trained.eos_token_id
-    batch = Collator(trained.pad_token_id)(list(rows))
+    batch = RewardCollator(trained.pad_token_id)(list(rows))
     with torch.no_grad():
         padded = model(batch["input_ids"], batch["attention_mask"]).logits[:, 0].tolist()
     answers = ["Yes, it is.", "No, never, not at all."]
@@ -685,11 +687,11 @@ def test_nothing_left_says_how_long_the_rows_are(tiny, tokenizer, tmp_path):
 )
 def test_wrong_options_are_refused(config, message):
     with pytest.raises(RecipeError, match=message):
-        TRAINERS["reward"].check(config)
+        TRAINERS["reward"].check_options(config)
 
 
 def test_right_options_pass():
-    TRAINERS["reward"].check(
+    TRAINERS["reward"].check_options(
         {"lm_weight": "0.01", "learning_rate": "1e-5", "soft_labels": True}, {"r": 16}
     )
 
@@ -758,4 +760,4 @@ def test_transformers_own_config_takes_loading_options_too(tmp_path):
     }
     assert options.build(TrainingArguments, resolved, tmp_path).learning_rate == 1e-5
     with pytest.raises(RecipeError, match="trust_remote_cod"):
-        options.check(TrainingArguments, {"trust_remote_cod": True})
+        options.converted(TrainingArguments, {"trust_remote_cod": True})

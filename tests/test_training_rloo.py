@@ -153,10 +153,10 @@ def test_unread_completions_are_counted(tiny, tmp_path, capsys):
 )
 def test_wrong_options_are_refused(config, message):
     with pytest.raises(RecipeError, match=message):
-        TRAINERS["rloo"].check({"rewards": SHORT, **config})
+        TRAINERS["rloo"].check_options({"rewards": SHORT, **config})
 
 
 def test_right_options_pass():
-    TRAINERS["rloo"].check(
+    TRAINERS["rloo"].check_options(
         {"rewards": SHORT, "learning_rate": "1e-5", "normalize_advantages": True}, {"r": 8}
     )

@@ -283,11 +283,11 @@ def test_left_out_answers_are_counted_by_reason(tiny, tmp_path):
 )
 def test_wrong_options_are_refused(config, message):
     with pytest.raises(RecipeError, match=message):
-        TRAINERS["sft"].check(config)
+        TRAINERS["sft"].check_options(config)
 
 
 def test_right_options_pass():
-    TRAINERS["sft"].check(
+    TRAINERS["sft"].check_options(
         {"quality": "quantile", "quantiles": "4", "packing": True, "learning_rate": "1e-5"}
     )
 

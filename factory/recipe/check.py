@@ -298,6 +298,6 @@ def check_training(recipe: Recipe) -> None:
     takes seconds."""
     for i, training in enumerate(recipe.training):
         try:
-            TRAINERS[training.kind].check(training.config, training.lora)
+            TRAINERS[training.kind].check_options(training.config, training.lora)
         except RecipeError as error:
             raise YamlFile(recipe.path).error(("training", i), str(error)) from error

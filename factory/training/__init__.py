@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from factory.core.screen import Screen
-
 
 class Listed(NamedTuple):
-    """A trainer in the registry. It is imported on use, so its file may import torch and TRL at the top."""
+    """A trainer in the registry. It is imported after the data is opened, so its file may import torch
+    and TRL at the top."""
 
     path: str
     """`module:Class`, the class a `factory.training.trainer.Trainer`."""
@@ -26,6 +25,13 @@ class Listed(NamedTuple):
     """True: it trains a model that generates. False: one that scores."""
     is_plain: bool = True
     """True: a model without a chat template is trained on plain texts unchanged."""
+    opens: str = "factory.training.common.data:open_view"
+    """`module:function` of (kind, data, config) that opens its dataset, and checks what needs neither
+    torch nor TRL. Raises `RecipeError`."""
+
+    @property
+    def kind(self) -> str:
+        return next(kind for kind, listed in TRAINERS.items() if listed is self)
 
     @property
     def view(self) -> str:
@@ -35,33 +41,68 @@ class Listed(NamedTuple):
         """The trainer. Imports its libraries, which takes seconds."""
         # TRL imports vLLM, which says at once what it does not find.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        module, _, name = self.path.partition(":")
-        return getattr(importlib.import_module(module), name)()
+        return _imported(self.path)()
 
-    def check(self, config: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> None:
-        """See `Trainer.check`."""
-        self.load().check(config, lora)
+    def open(self, data: Path | str, config: Mapping[str, Any]) -> Any:
+        """The dataset, as a `factory.training.common.data.Opened`. Takes no second besides reading."""
+        return _imported(self.opens)(self.kind, data, config)
+
+    def check_options(
+        self, config: Mapping[str, Any], lora: Mapping[str, Any] | None = None
+    ) -> None:
+        """See `Trainer.check_options`."""
+        self.load().check_options(config, lora)
 
     def train(
         self, data: Path | str, model: Path | str, out: Path, **options: Any
     ) -> dict[str, Any]:
-        """See `Trainer.train`."""
-        with Screen(is_quiet=os.environ.get("RANK", "0") != "0").doing("loading torch and trl"):
-            trainer = self.load()
-        record: dict[str, Any] = trainer.train(data, model, out, **options)
-        return record
+        """See `factory.training.trainer.train`."""
+        from factory.training.trainer import train
+
+        return train(self.kind, data, model, out, **options)
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 _PAIRS = ("preference", "reward")
+_PROMPTS = "factory.training.online.common:open_prompts"
 TRAINERS: dict[str, Listed] = {
-    "dpo": Listed("factory.training.offline.dpo:Dpo", _PAIRS),
-    "ppo": Listed("factory.training.ppo.ppo:Ppo", ("grpo",), is_plain=False),
-    "prm": Listed("factory.training.offline.prm:Prm", ("process",), False, False),
-    "reward": Listed("factory.training.offline.reward:Reward", _PAIRS, False, False),
-    "sft": Listed("factory.training.offline.sft:Sft", ("sft", *_PAIRS)),
+    "dpo": Listed(
+        "factory.training.offline.dpo:Dpo",
+        _PAIRS,
+        opens="factory.training.offline.listwise:open_rows",
+    ),
+    "ppo": Listed(
+        "factory.training.ppo.ppo:Ppo",
+        ("grpo",),
+        is_plain=False,
+        opens="factory.training.ppo.config:open_prompts",
+    ),
+    "prm": Listed(
+        "factory.training.offline.prm:Prm",
+        ("process",),
+        trains_policy=False,
+        is_plain=False,
+        opens="factory.training.offline.process_data:open_rows",
+    ),
+    "reward": Listed(
+        "factory.training.offline.reward:Reward",
+        _PAIRS,
+        trains_policy=False,
+        is_plain=False,
+        opens="factory.training.offline.reward_rows:open_rows",
+    ),
+    "sft": Listed(
+        "factory.training.offline.sft:Sft",
+        ("sft", *_PAIRS),
+        opens="factory.training.offline.quality:open_rows",
+    ),
     "kto": Listed("factory.training.offline.kto:Kto", ("kto",)),
-    "grpo": Listed("factory.training.online.grpo:Grpo", ("grpo",)),
-    "rloo": Listed("factory.training.online.rloo:Rloo", ("grpo",)),
+    "grpo": Listed("factory.training.online.grpo:Grpo", ("grpo",), opens=_PROMPTS),
+    "rloo": Listed("factory.training.online.rloo:Rloo", ("grpo",), opens=_PROMPTS),
 }
 
 

@@ -11,6 +11,7 @@ headers say, and complete archives of optimizer, schedule and random states.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import zipfile
@@ -167,11 +168,8 @@ def _files(checkpoint: Path) -> Iterator[Path]:
 def _hash(file: Path) -> str:
     import xxhash
 
-    digest = xxhash.xxh3_128()
     with file.open("rb") as stream:
-        while chunk := stream.read(1 << 24):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
 
 
 def _delete(checkpoint: Path) -> None:

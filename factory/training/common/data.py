@@ -7,10 +7,10 @@ contents. Rows that cannot be trained on are not in it, and counted by reason.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +23,7 @@ from factory.sources.formats.base import listed
 from factory.sources.prm800k import rating_of
 from factory.training import TRAINERS, trainer_of
 from factory.training.common import rows as row_forms
+from factory.training.common.quiet import no_progress_bars
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,7 +33,7 @@ _REASONS_SHOWN = 3
 
 # The columns that tell one view from another. The first whose columns are all there is the one to
 # suggest, so those with more columns stand first.
-_VIEWS: dict[str, tuple[str, ...]] = {
+VIEWS: dict[str, tuple[str, ...]] = {
     "preference": ("prompt", "chosen", "rejected"),
     "kto": ("prompt", "completion", "label"),
     "process": ("prompt", "completions", "labels"),
@@ -59,7 +60,7 @@ class Opened(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Given:
+class SourceRows:
     """Rows of any origin, which can be read any number of times."""
 
     columns: list[str]
@@ -101,7 +102,12 @@ def open_dataset(
     return _read(given, kind, where)
 
 
-def open_given(data: Path | str, where: str) -> Given:
+def open_view(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
+    """The dataset, with the columns of the kind's own view."""
+    return open_dataset(data, kind, VIEWS[TRAINERS[kind].view])
+
+
+def open_given(data: Path | str, where: str) -> SourceRows:
     """The rows of a file, a folder or a Hub id, whatever their columns.
 
     Raises `RecipeError`, which begins with `where`, if there is none or it cannot be read.
@@ -146,21 +152,7 @@ def plain(dataset: Dataset) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """`datasets` draws none in here."""
-    import datasets
-
-    were_shown = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if were_shown:
-            datasets.enable_progress_bars()
-
-
-def _local(path: Path, where: str) -> Given:
+def _local(path: Path, where: str) -> SourceRows:
     from factory.sources.formats.base import refuse_special
     from factory.sources.formats.table import Table
 
@@ -171,9 +163,9 @@ def _local(path: Path, where: str) -> Given:
     if (is_folder and _has_no_files(path, where)) or (
         not is_folder and extension(path) in FILE_READERS and path.stat().st_size == 0
     ):
-        return Given([], 0, lambda: iter(()), None, content_hash(path))
+        return SourceRows([], 0, lambda: iter(()), None, content_hash(path))
     table = Table(path)
-    return Given(
+    return SourceRows(
         table.columns,
         table.count,
         table.placed,
@@ -214,7 +206,7 @@ def _loaded(path: Path, where: str) -> Dataset:
     return dataset
 
 
-def _from_hub(name: str, where: str) -> Given:
+def _from_hub(name: str, where: str) -> SourceRows:
     from datasets import load_dataset
 
     if (
@@ -231,7 +223,7 @@ def _from_hub(name: str, where: str) -> Given:
             f"{where}: no such folder here, and no 'train' split of a Hub dataset of that name "
             f"({type(error).__name__}: {error})"
         ) from error
-    return Given(
+    return SourceRows(
         dataset.column_names,
         len(dataset),
         lambda: ((f"row {i}", row) for i, row in enumerate(plain(dataset))),
@@ -244,7 +236,7 @@ def _from_hub(name: str, where: str) -> Given:
 # From rows as written to the trainer's ----------------------------------------------------------
 
 
-def _read(given: Given, kind: str, where: str) -> Opened:
+def _read(given: SourceRows, kind: str, where: str) -> Opened:
     from factory.sources.formats.table import Type, add_types
 
     shape = row_forms.shape_of(kind, given.columns)
@@ -313,7 +305,7 @@ def _built(
         own, as_text = features_of_schema(schema)
         kept = [n for n in own if n not in features and n not in as_text]
         features |= {n: own[n] for n in kept if n not in row_forms.VALUES or n not in types}
-    are_mixed = shape.steps and types.get("labels") == ("list", "text")
+    are_mixed = shape.has_steps and types.get("labels") == ("list", "text")
     if are_mixed:  # true and false among ratings
         types = {**types, "labels": ("list", "int")}
     typed = {name: kind for name, kind in types.items() if name not in features}
@@ -346,7 +338,7 @@ def _check_columns(
     view = TRAINERS[kind].view
     other = ""
     if or_needed:
-        second = next(name for name, columns in _VIEWS.items() if columns == or_needed)
+        second = next(name for name, columns in VIEWS.items() if columns == or_needed)
         other = f", or a {second} view's: {', '.join(or_needed)}"
     raise RecipeError(
         f"{where} has no column{plural} {', '.join(map(repr, missing))} (has: {listed(has)}); "
@@ -357,7 +349,7 @@ def _check_columns(
 
 def _suggestion(has: list[str]) -> str:
     """A hint for which training these columns are suited; or empty."""
-    for view, columns in _VIEWS.items():
+    for view, columns in VIEWS.items():
         if set(columns) <= set(has):
             return f". These columns are a {view} view's: use factory train {trainer_of(view)}"
     return ""
@@ -370,6 +362,5 @@ def content_hash(path: Path) -> str:
     digest = xxhash.xxh3_128()
     for file in files:
         with file.open("rb") as stream:
-            while chunk := stream.read(1 << 24):
-                digest.update(chunk)
+            hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()

@@ -8,12 +8,15 @@ fields.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+import msgspec
 
 from factory.core.errors import RecipeError
 from factory.core.yamlfile import nearest
@@ -76,7 +79,26 @@ _NOT_HERE = {
 }
 
 
-def check(kind: type, config: Mapping[str, Any], where: str = "config") -> dict[str, Any]:
+def as_json(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The options as they come back from job.json, so that the two can be compared."""
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"{where}: expected a mapping of options, found {given!r:.80}")
+    plain: dict[str, Any] = {}
+    for name, value in given.items():
+        if not isinstance(name, str):
+            raise RecipeError(f"{where}: expected the name of an option, found {name!r:.80}")
+        try:
+            json.dumps(value, allow_nan=False, default=str)  # msgspec makes null of NaN
+            plain[name] = msgspec.json.decode(msgspec.json.encode(value))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise RecipeError(
+                f"{where}.{name}: expected numbers, text, lists or mappings, found {value!r:.80} "
+                f"({error})"
+            ) from error
+    return plain
+
+
+def converted(kind: type, config: Mapping[str, Any], where: str = "config") -> dict[str, Any]:
     """`config` with its plain values converted to the types that `kind`, a dataclass, declares.
 
     Raises `RecipeError` for a name it does not have, a value of another type, or a number with which
@@ -147,7 +169,7 @@ def resolve(
     TRL's, ours that extends it, or `transformers.TrainingArguments`."""
     import torch
 
-    given = check(kind, config)
+    given = converted(kind, config)
     on_gpu = torch.cuda.is_available() and not given.get("use_cpu", False)
     options = _EVERYWHERE | (_GPU if on_gpu else _CPU) | dict(defaults) | given
     if on_gpu and "bf16" not in given and "fp16" not in given:
@@ -187,7 +209,7 @@ def build_lora(lora: Mapping[str, Any] | None, task: LoraTask = "CAUSAL_LM") -> 
     options: dict[str, Any] = {"task_type": task, "target_modules": "all-linear"}
     if task == "TOKEN_CLS":  # there peft would adapt the head too, besides training it
         options["exclude_modules"] = ["score", "classifier"]
-    given = check(LoraConfig, with_alpha(lora), "lora")
+    given = converted(LoraConfig, with_alpha(lora), "lora")
     for name in ("r", "lora_alpha"):
         if name in given and not given[name] > 0:
             raise RecipeError(f"lora.{name}: expected a number above 0, found {given[name]}")
@@ -212,8 +234,15 @@ def with_alpha(lora: Mapping[str, Any]) -> dict[str, Any]:
         return dict(lora)
     try:
         return {**lora, "lora_alpha": 2 * int(lora.get("r", PEFT_RANK))}
-    except (TypeError, ValueError, OverflowError):  # no number, as `check` says
+    except (TypeError, ValueError, OverflowError):  # no number, as `converted` says
         return dict(lora)
+
+
+def train_in_float32(model: Any) -> None:
+    """The weights that are trained become float32: 16 bits would swallow small steps."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
 
 
 def describe_lora(config: Any) -> str:

@@ -44,7 +44,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-class Steps:
+class StepTimes:
     """Time per step, and time left. `clock`: a monotonic clock, in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -97,13 +97,13 @@ def make_progress(log: Path, keep: int | None = None, screen: Screen | None = No
     of checkpoints to keep; None: all. `screen`: the screen that shows the progress."""
     from transformers import TrainerCallback
 
-    class Progress(TrainerCallback):  # type: ignore[misc]
+    class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         """The callback. `metrics`: TRL's last log, of the last step. None: not a finite number."""
 
         def __init__(self) -> None:
             self.metrics: dict[str, float | None] = {}
             self.first_step = 0
-            self._steps = Steps()
+            self._steps = StepTimes()
             self._screen = screen or Screen()
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -152,7 +152,7 @@ def make_progress(log: Path, keep: int | None = None, screen: Screen | None = No
                     "or look for broken rows in the data"
                 )
 
-    return Progress()
+    return ProgressCallback()
 
 
 def progress_line(

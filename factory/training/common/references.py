@@ -37,17 +37,17 @@ def changed(
     return config
 
 
+def _texts(config: Any) -> list[tuple[str, str, str]]:
+    """Place, field and text of each."""
+    found: list[tuple[str, str, str]] = []
+    changed(config, lambda *text: found.append(text))
+    return found
+
+
 def trainings(config: Any) -> set[str]:
     """Names of the trainings whose results the config uses, by `trained:NAME`."""
-    found: set[str] = set()
-
-    def look(place: str, field: str, text: str) -> str:
-        if text.startswith(weights.TRAINED):
-            found.add(text.removeprefix(weights.TRAINED))
-        return text
-
-    changed(config, look)
-    return found
+    named = (text for _, _, text in _texts(config) if text.startswith(weights.TRAINED))
+    return {text.removeprefix(weights.TRAINED) for text in named}
 
 
 def filled(config: Any, made: Mapping[str, str], folder: Path) -> Any:
@@ -68,18 +68,14 @@ def filled(config: Any, made: Mapping[str, str], folder: Path) -> Any:
 def contents(config: Any) -> dict[str, str]:
     """Place -> hash of the file or the model's folder that it names."""
     found: dict[str, str] = {}
-
-    def look(place: str, field: str, text: str) -> str:
+    for place, field, text in _texts(config):
         if field not in PATHS:
-            return text
+            continue
         path = user_path(text)
         if path.is_file():
             found[place] = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         elif (path / "config.json").is_file():
             found[place] = weights.fingerprint(path)
-        return text
-
-    changed(config, look)
     return found
 
 

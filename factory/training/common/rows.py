@@ -10,8 +10,7 @@ one of a few messages.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from factory.core.errors import SampleError
 from factory.core.records import Message
@@ -34,65 +33,48 @@ TEXT, TRANSCRIPT, MESSAGES = "strings", "Human/Assistant transcripts", "messages
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The columns of a dataset that hold conversations, and their form."""
+class Shape(NamedTuple):
+    """The parts of a dataset that are read as conversations."""
 
-    pairs: bool = False
-    """chosen and rejected."""
-    lists: bool = False
-    """responses and their scores, single answers to one prompt, as texts."""
-    completion: bool = False
-    steps: bool = False
-    """completions, the steps of one solution, and labels."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns that hold conversations."""
-        named = {
-            "chosen": self.pairs,
-            "rejected": self.pairs,
-            "completion": self.completion,
-            "responses": self.lists,
-        }
-        return ("prompt", *(name for name, is_there in named.items() if is_there))
+    columns: tuple[str, ...]
+    """`prompt`, and those that hold answers to it."""
+    has_steps: bool = False
+    """completions are the steps of one solution, with their labels."""
 
 
 def shape_of(kind: str, columns: Collection[str]) -> Shape:
     """The shape in which a training of this kind reads a dataset with these columns."""
-    takes = set(TRAINERS[kind].takes)
+    takes, has = set(TRAINERS[kind].takes), set(columns)
     if "process" in takes:
-        return Shape(steps=True)
-    has_pairs = {"chosen", "rejected"} <= set(columns) and "preference" in takes
-    has_lists = {"responses", "scores"} <= set(columns) and "reward" in takes
-    has_completion = "completion" in columns and bool(takes & {"sft", "kto"})
-    if has_completion:
-        return Shape(completion=True)
-    return Shape(pairs=has_pairs, lists=has_lists)
+        return Shape(("prompt",), has_steps=True)
+    if "completion" in has and takes & {"sft", "kto"}:
+        return Shape(("prompt", "completion"))
+    pairs, lists = {"chosen", "rejected"} <= has, {"responses", "scores"} <= has
+    answers = ("chosen", "rejected") if pairs and "preference" in takes else ()
+    return Shape(("prompt", *answers, *(("responses",) if lists and "reward" in takes else ())))
 
 
 def read_row(row: Mapping[str, Any], shape: Shape) -> tuple[Row, str]:
     """The row with its conversations as messages, and their original form."""
     made: Row = {**row}
-    if shape.pairs:
-        prompt, made["chosen"] = read_exchange(row, row.get("chosen"), "chosen", roles=ROLES)
-        other, made["rejected"] = read_exchange(row, row.get("rejected"), "rejected", roles=ROLES)
-        if prompt != other:
-            raise SampleError("chosen and rejected do not follow the same conversation")
-    elif shape.completion:
-        prompt, made["completion"] = read_exchange(
-            row, row.get("completion"), "completion", roles=ROLES
+    prompt: list[Message] | None = None
+    for name in shape.columns[1:]:
+        before, made[name] = (
+            _responses(row)
+            if name == "responses"
+            else read_exchange(row, row.get(name), name, roles=ROLES)
         )
-    elif shape.lists:
-        prompt, made["responses"] = _responses(row)
-    else:
+        if name == "rejected" and before != prompt:
+            raise SampleError("chosen and rejected do not follow the same conversation")
+        prompt = before if prompt is None else prompt
+    if prompt is None:
         prompt = read_prompt(row.get("prompt"), "prompt", roles=ROLES)
-    if shape.pairs and shape.lists:
-        _, made["responses"] = _responses(row)
-    if shape.steps:
+    if shape.has_steps:
         _check_steps(row)
     made["prompt"] = prompt
-    _read_values(made)
+    for name, read in VALUES.items():
+        if name in made:
+            made[name] = read(made[name])
     return made, _form(row, shape)
 
 
@@ -169,9 +151,3 @@ VALUES: dict[str, Callable[[object], object]] = {
     "reference": _reference,
     "label": _label,
 }
-
-
-def _read_values(row: Row) -> None:
-    for name, read in VALUES.items():
-        if name in row:
-            row[name] = read(row[name])

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.errors import FactoryError
+from factory.core.files import write_whole
+from factory.training.common.progress import say
 
 
 def save_model(model: Any, out: Path, dtype: Any, seed: int) -> None:
@@ -41,16 +43,24 @@ def save_model(model: Any, out: Path, dtype: Any, seed: int) -> None:
         model.to(dtype).save_pretrained(out)
 
 
-def saved_dtype(model_dir: Path, config: Mapping[str, Any]) -> Any:
-    """The dtype to save in: the base model's, unless the user's `model_init_kwargs` names one."""
+def put_quality_file(record: Mapping[str, Any], out: Path) -> None:
+    """Put quality.json into the model's folder, if its answers were trained on under prefixes. It is
+    done after the training, and again for a finished one, where a kill may have come between."""
+    if asked := record.get("quality"):
+        if not (out / "quality.json").exists():
+            write_whole(out / "quality.json", asked)
+        say(f"to ask for its best answers, append {asked['append']!r} to {asked['to']}")
+
+
+def saved_dtype(base: Any, config: Mapping[str, Any]) -> Any:
+    """The dtype to save in: the base model's (`base` is its configuration), unless the user's
+    `model_init_kwargs` names one."""
     import torch
-    from transformers import AutoConfig
 
     named = (config.get("model_init_kwargs") or {}).get("dtype") or "auto"
-    if named != "auto":
-        return named if isinstance(named, torch.dtype) else getattr(torch, named)
-    trust = bool(config.get("trust_remote_code", False))
-    return AutoConfig.from_pretrained(model_dir, trust_remote_code=trust).dtype or torch.float32
+    if named == "auto":
+        return base.dtype or torch.float32
+    return named if isinstance(named, torch.dtype) else getattr(torch, named)
 
 
 def rounded(weight: Any, dtype: Any, generator: Any) -> Any:

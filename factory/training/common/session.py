@@ -7,13 +7,14 @@ that stops the training is reported in plain language, with a remedy.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -28,16 +29,16 @@ from factory.stats.noise import doubts_of_rows
 from factory.training import TRAINERS
 from factory.training.common import checkpoints, options, references, trackers
 from factory.training.common.curves import draw
-from factory.training.common.data import Opened, no_progress_bars, open_dataset, to_messages
+from factory.training.common.data import to_messages
 from factory.training.common.folder import Job, TrainingFolder
+from factory.training.common.plain_words import Advice
 from factory.training.common.plain_words import in_plain_words as _in_plain_words
 from factory.training.common.progress import keep_until, last_metrics, make_progress, say
+from factory.training.common.quiet import quiet_libraries
 from factory.training.common.rows import MESSAGES
 from factory.training.common.save import save_model, saved_dtype
 from factory.training.common.tokenizer import end_answers, load_tokenizer, transcript_template
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from factory.training.common.trained_rows import beyond_embeddings, rows_beyond
 
 
 class Session:
@@ -47,44 +48,46 @@ class Session:
     def __init__(
         self,
         kind: str,
-        columns: tuple[str, ...],
         data: Path | str,
         model: Path | str,
         out: Path,
         lora: Mapping[str, Any] | None,
         config: Mapping[str, Any],
         resume: bool,
-        *,
-        opened: Opened | None = None,
     ) -> None:
-        """Opens the data, unless it is `opened` already (the result of `open_dataset`), and checks the
-        folder. Loads no weights and writes nothing."""
+        """Opens the data and checks the folder. Loads no weights and writes nothing."""
         self._start = time.monotonic()
-        self.screen = Screen(is_quiet=os.environ.get("RANK", "0") != "0")
-        out = user_path(out)
-        self._config = _as_json(config, "config")
+        self.is_main = os.environ.get("RANK", "0") == "0"
+        """False for all processes but one of those that `accelerate launch` started."""
+        self.screen = Screen(is_quiet=not self.is_main)
+        self.out = user_path(out)
+        self._config = options.as_json(config, "config")
         with self.screen.doing(f"reading {data}"):
-            self._opened = opened or open_dataset(data, kind, columns)
-        self.dataset = self._opened.dataset
-        self._left_out: dict[str, int] = dict(self._opened.left_out)
+            self.opened = TRAINERS[kind].open(data, config)
+        self.dataset = self.opened.dataset
+        self._left_out: dict[str, int] = dict(self.opened.left_out)
         self.model_dir = weights.resolve(str(model))
         self._job = Job(
             kind=kind,
             data=str(data),
-            data_fingerprint=self._opened.fingerprint,
+            data_fingerprint=self.opened.fingerprint,
             model=str(model),
             model_fingerprint=weights.fingerprint(self.model_dir),
-            lora=None if lora is None else _as_json(options.with_alpha(lora), "lora"),
+            lora=None if lora is None else options.as_json(options.with_alpha(lora), "lora"),
             config=self._config,
             contents=references.contents(self._config),
         )
-        self._folder = TrainingFolder(out, self._job)
+        self._folder = TrainingFolder(self.out, self._job)
         self.record = self._folder.record()
         """training.json, if the training is finished."""
+        self.beside: dict[str, Callable[[Path], None]] = {}
+        """Folders to publish with the model, and what saves into each."""
         # Then it learns from what the model itself writes.
         self._draws_answers = "grpo" in TRAINERS[kind].takes
         if self.record is not None:
-            say(f"{out}: this training is finished ({self.record['steps']} steps), nothing to do")
+            say(
+                f"{self.out}: this training is finished ({self.record['steps']} steps), nothing to do"
+            )
             return
         self._checkpoint = self._find_checkpoint(resume)
 
@@ -94,7 +97,7 @@ class Session:
             say(f"{path} is not whole ({reason}): it is ignored")
         if checkpoint and not resume:
             raise FactoryError(
-                f"--out {self._folder.path} holds this training, unfinished, with a checkpoint "
+                f"--out {self.out} holds this training, unfinished, with a checkpoint "
                 f"at step {checkpoint.name.removeprefix('checkpoint-')}; add --resume to go on "
                 "from there, or delete the folder to start again"
             )
@@ -117,8 +120,8 @@ class Session:
         self.args = options.build(config_type, self._options, self._folder.checkpoints)
         self._folder.job = msgspec.structs.replace(self._job, batch=self._sequences_a_step())
         self._refuse_precomputing()
-        trackers.check(self.args.report_to)
-        self.args.run_name = self.args.run_name or self._folder.path.name
+        trackers.require_installed(self.args.report_to)
+        self.args.run_name = self.args.run_name or self.out.name
         if getattr(self.args, "n_gpu", 1) > 1:
             say(f"one of {self.args.n_gpu} GPUs; for all: accelerate launch -m factory train ...")
             self.args._n_gpu = 1  # else transformers uses DataParallel, which TRL does not survive
@@ -133,7 +136,7 @@ class Session:
         self.tokenizer = load_tokenizer(self.model_dir, trust_remote_code=trust)
         self._own_template = self.tokenizer.chat_template
         self._say_form()
-        if self._opened.is_plain and self._own_template is not None:
+        if self.opened.is_plain and self._own_template is not None:
             self.dataset = to_messages(self.dataset, self._job.kind)
         # Scoring models read what `engines.render` makes, which needs no template.
         generates = lora_task == "CAUSAL_LM"
@@ -155,15 +158,6 @@ class Session:
         self.screen.now(f"loading {name} and tokenizing {len(self.dataset):,} rows")
 
     @property
-    def opened(self) -> Opened:
-        """The data, as it was opened."""
-        return self._opened
-
-    @property
-    def out(self) -> Path:
-        return self._folder.path
-
-    @property
     def usual(self) -> dict[str, Any]:
         """The arguments that every trainer of TRL gets, besides its rows."""
         return {
@@ -181,16 +175,16 @@ class Session:
 
     def _say_form(self) -> None:
         """Print the rows' form, its conversion, and the rows left out."""
-        forms = " and ".join(f"{count} {form}" for form, count in self._opened.forms.items())
+        forms = " and ".join(f"{count} {form}" for form, count in self.opened.forms.items())
         made = ""
-        if self._opened.is_plain and self._own_template is None:
+        if self.opened.is_plain and self._own_template is None:
             made = ", trained on as they are: the model has no chat template"
-        elif set(self._opened.forms) - {MESSAGES}:
+        elif set(self.opened.forms) - {MESSAGES}:
             made = ", read as user and assistant turns"
             made += ", given the model's chat template" if self._own_template else ""
         say(f"rows: {forms or len(self.dataset)}{made}")
-        total = len(self.dataset) + sum(self._opened.left_out.values())
-        for reason, count in self._opened.left_out.items():
+        total = len(self.dataset) + sum(self.opened.left_out.values())
+        for reason, count in self.opened.left_out.items():
             say(f"{count} of {total} rows left out: {reason}")
         for doubt in doubts_of_rows(self.dataset):
             say(f"note: {printable(doubt)}")
@@ -214,7 +208,7 @@ class Session:
     def leave_out(self, reasons: Mapping[str, int]) -> None:
         """Print and record the number of rows left out, by reason (`over 1024 tokens`)."""
         found = {reason: count for reason, count in reasons.items() if count}
-        self._left_out = self._opened.left_out | found
+        self._left_out = self.opened.left_out | found
         for reason, count in found.items():
             say(f"{count} of {len(self.dataset)} rows left out: {reason}")
 
@@ -226,7 +220,7 @@ class Session:
         from transformers import PrinterCallback
 
         self._leave_out_unknown_ids(trainer)
-        self._check(trainer, rows_cut)
+        self._say_rows(trainer, rows_cut)
         trainer.remove_callback(PrinterCallback)  # it would print every log as a dict
         is_main = trainer.is_world_process_zero()  # of those that `accelerate launch` started
         with self._folder.held() if is_main else contextlib.nullcontext():
@@ -246,11 +240,11 @@ class Session:
             "data": {
                 "path": self._job.data,
                 "fingerprint": self._job.data_fingerprint,
-                "rows": len(self.dataset) + sum(self._opened.left_out.values()),
+                "rows": len(self.dataset) + sum(self.opened.left_out.values()),
                 "rows_used": len(trainer.train_dataset),
                 "rows_cut": rows_cut,
                 "rows_left_out": self._left_out,
-                "forms": self._opened.forms,
+                "forms": self.opened.forms,
             },
             "base_model": {"name": self._job.model, "fingerprint": self._job.model_fingerprint},
             "lora": self._job.lora,
@@ -264,28 +258,32 @@ class Session:
         self.screen.now("saving the model")
         if trainer.is_world_process_zero():
             record |= self._save(trainer)
-            draw(self._folder.log, self._folder.path)
+            draw(self._folder.log, self.out)
             self._folder.finish(record, keep_checkpoints="save_total_limit" in self._config)
-            say(f"{self._folder.path}: {steps} steps in {record['seconds']:.0f} s")
+            say(f"{self.out}: {steps} steps in {record['seconds']:.0f} s")
         return record
 
-    def vocabulary(self) -> int | None:
-        """Token ids that the model has embeddings for, from 0. None: its config does not say."""
+    @functools.cached_property
+    def model_config(self) -> Any:
+        """The configuration in the model's folder."""
         from transformers import AutoConfig
 
         trust = self.model_options["trust_remote_code"]
-        config = AutoConfig.from_pretrained(self.model_dir, trust_remote_code=trust)
-        size: int | None = getattr(config.get_text_config(), "vocab_size", None)
-        return size
+        return AutoConfig.from_pretrained(self.model_dir, trust_remote_code=trust)
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Token ids that the model has embeddings for, from 0. None: its config does not say."""
+        return getattr(self.model_config.get_text_config(), "vocab_size", None)
 
     def _leave_out_unknown_ids(self, trainer: Any) -> None:
         """Leave out rows with a token that the model does not know, as one added to the tokenizer."""
         import datasets
 
-        rows, size = trainer.train_dataset, self.vocabulary()
+        rows, size = trainer.train_dataset, self.vocabulary
         if not isinstance(rows, datasets.Dataset) or size is None:
             return
-        unknown = _rows_beyond(rows, size)
+        unknown = rows_beyond(rows, size)
         if not unknown:
             return
         reason = beyond_embeddings(size)
@@ -312,7 +310,8 @@ class Session:
             keep_until(self._folder.log, steps)
         return steps
 
-    def _check(self, trainer: Any, cut: int) -> None:
+    def _say_rows(self, trainer: Any, cut: int) -> None:
+        """Raise `RecipeError` if no row is left; else print how many are left out or cut."""
         rows, used = len(self.dataset), len(trainer.train_dataset)
         length = getattr(self.args, "max_length", None)
         if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
@@ -322,13 +321,13 @@ class Session:
                 f"none of the {rows} rows is left: every prompt alone fills max_length "
                 f"({length} tokens); raise config.max_length"
             )
-        if used < rows and self._left_out == self._opened.left_out:
+        if used < rows and self._left_out == self.opened.left_out:
             say(f"{rows - used} of {rows} rows left out: the prompt alone fills {length} tokens")
         if cut:
             say(f"{cut} of {rows} rows cut to max_length, {length} tokens")
 
     def _save(self, trainer: Any) -> dict[str, Any]:
-        dtype = saved_dtype(self.model_dir, self._config)
+        dtype = saved_dtype(self.model_config, self._config)
         model = trainer.accelerator.unwrap_model(trainer.model)
         self.tokenizer.chat_template = self._own_template
         with self._folder.publishing() as temporary:
@@ -336,6 +335,8 @@ class Session:
             self.tokenizer.save_pretrained(temporary)
             weights_files = sorted(temporary.rglob("*.safetensors"))
             sizes = {str(f.relative_to(temporary)): f.stat().st_size for f in weights_files}
+            for name, save in self.beside.items():
+                save(temporary / name)
         return {
             "weights_bytes": sizes,
             "saved_dtype": str(dtype).removeprefix("torch."),
@@ -347,14 +348,14 @@ class Session:
         }
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self, advice: Advice) -> Iterator[None]:
         """Context for all calls of the libraries: keeps them quiet, and turns their errors into plain
-        language."""
+        language, with the trainer's advice."""
         try:
             with (
                 self.screen.doing("preparing the training"),
-                _quiet_libraries(),
-                trackers.files_in(self._folder.path),
+                quiet_libraries(),
+                trackers.files_in(self.out),
             ):
                 yield
         except FactoryError:
@@ -366,89 +367,5 @@ class Session:
                 say(f"stopped; --resume goes on from {checkpoint}")
             raise
         except Exception as error:
-            raise _in_plain_words(
-                error,
-                self._job.model,
-                self._config,
-                TRAINERS[self._job.kind].load().advice,
-                self._folder.path,
-            ) from error
-
-
-def beyond_embeddings(size: int) -> str:
-    """The reason for leaving out a text with a token that the model lacks."""
-    return f"a token id beyond the model's {size} embeddings"
-
-
-def _rows_beyond(rows: Dataset, size: int) -> set[int]:
-    """Positions of rows with a token id of `size` or more in a column whose name ends in `ids`."""
-    from pyarrow import compute
-
-    columns = [name for name in rows.column_names if name.endswith("ids")]
-    found: set[int] = set()
-    first = 0
-    for batch in rows.with_format("arrow").iter(batch_size=1000) if columns else ():
-        for name in columns:
-            flat = batch[name].combine_chunks()
-            if (compute.max(compute.list_flatten(flat, recursive=True)).as_py() or 0) < size:
-                continue
-            places = list(range(first, first + len(flat)))
-            while hasattr(flat.type, "value_type"):
-                places = [places[i] for i in compute.list_parent_indices(flat).to_pylist()]
-                flat = compute.list_flatten(flat)
-            is_beyond = compute.greater_equal(flat, size)
-            found.update(places[i] for i in compute.indices_nonzero(is_beyond).to_pylist())
-        first += batch.num_rows
-    return found
-
-
-def only(dataset: Dataset, *columns: str) -> Dataset:
-    """Those of the columns that there are. TRL changes what it trains on for others by their mere
-    presence: text, input_ids, labels, completion_mask, images, tools, chat_template_kwargs."""
-    return dataset.select_columns([name for name in columns if name in dataset.column_names])
-
-
-def _as_json(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The options as they come back from job.json, so that the two can be compared."""
-    if not isinstance(given, Mapping):
-        raise RecipeError(f"{where}: expected a mapping of options, found {given!r:.80}")
-    plain: dict[str, Any] = {}
-    for name, value in given.items():
-        if not isinstance(name, str):
-            raise RecipeError(f"{where}: expected the name of an option, found {name!r:.80}")
-        try:
-            json.dumps(value, allow_nan=False, default=str)  # msgspec makes null of NaN
-            plain[name] = msgspec.json.decode(msgspec.json.encode(value))
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise RecipeError(
-                f"{where}.{name}: expected numbers, text, lists or mappings, found {value!r:.80} "
-                f"({error})"
-            ) from error
-    return plain
-
-
-@contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """No progress bars, no report home (TRL sends one by default), no cache files written beside
-    the user's data (`Dataset.map` writes them there)."""
-    import datasets
-    from huggingface_hub import constants
-    from transformers.utils import logging
-
-    had_bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    had_caching, had_telemetry = datasets.is_caching_enabled(), constants.HF_HUB_DISABLE_TELEMETRY
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    datasets.disable_caching()
-    if "HF_HUB_DISABLE_TELEMETRY" not in os.environ:
-        constants.HF_HUB_DISABLE_TELEMETRY = True
-    try:
-        with no_progress_bars():
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        constants.HF_HUB_DISABLE_TELEMETRY = had_telemetry
-        if had_caching:
-            datasets.enable_caching()
-        if had_bar:
-            logging.enable_progress_bar()
+            words = _in_plain_words(error, self._job.model, self._config, advice, self.out)
+            raise words from error

@@ -14,7 +14,7 @@ from factory.core.errors import RecipeError
 from factory.core.yamlfile import nearest
 
 
-def check(report_to: str | list[str]) -> None:
+def require_installed(report_to: str | list[str]) -> None:
     """Raise `RecipeError` for a tracker that does not exist, or whose package is not installed."""
     from transformers import integrations
 

@@ -2,17 +2,13 @@
 
 In: a preference view. The loss of a pair is -log sigmoid(beta * D), where D is how much more the
 policy than the reference (the model as it was) raises the log-probability of chosen over rejected;
-`rewards/margins` is beta * D, so > 0 means that chosen is preferred. `loss_type` chooses another
-loss of the family: TRL's names, and three of ours.
+`rewards/margins` is beta * D, so > 0 means that chosen is preferred. Other values of `loss_type` are
+TRL's, on the same rows, and ours (`preference_losses` has the formulas):
 
-- `soft_labels`, ours, with the sigmoid loss: -p log s(beta D) - (1 - p) log s(-beta D), p the pair's
-  preference (null: 1). Without it p is not used.
-- `infonca`, `nca` and `rrhf`, ours, train on a reward view: all answers of a prompt with their
-  scores. Formulas and papers in `preference_losses`; rrhf needs no reference model. A prompt is one
-  element of a batch, so `per_device_train_batch_size: 2` of 4 answers each is 8 sequences.
-
-Soft labels on a pair are the InfoNCA loss of a list of two, so one override of the loss serves all.
-TRL's own losses are its own: `PairsTrainer` changes no more than the rows.
+- `soft_labels`: -p log s(beta D) - (1 - p) log s(-beta D), p the pair's preference (null: 1). It is the
+  InfoNCA loss of a list of two, so one override of the loss serves all of ours.
+- `infonca`, `nca`, `rrhf` (which needs no reference): a reward view, all answers of a prompt with their
+  scores. A prompt is one element of a batch: `per_device_train_batch_size: 2` of 4 answers is 8 sequences.
 """
 
 from __future__ import annotations
@@ -28,13 +24,13 @@ from torch import Tensor
 from factory.core.errors import RecipeError
 from factory.core.yamlfile import nearest
 from factory.training.common import endings
+from factory.training.common.data import VIEWS
 from factory.training.common.plain_words import Advice
-from factory.training.common.progress import say
-from factory.training.common.session import Session, only
+from factory.training.common.session import Session
+from factory.training.common.trained_rows import count_cut, model_inputs, only, padded
 from factory.training.offline import listwise
 from factory.training.offline import preference_losses as losses
-from factory.training.offline.cut import count_cut
-from factory.training.offline.encoding import LIST_COLUMNS, Encoded, padded
+from factory.training.offline.encoding import LIST_COLUMNS, Encoded, log_means, say_what_is_missing
 from factory.training.trainer import Trainer
 
 # TRL looks at the name only when the weights are in memory.
@@ -133,7 +129,7 @@ class PairsTrainer(trl.DPOTrainer):  # type: ignore[misc]
         return endings.without_ends(rows, processing_class, ids)
 
 
-class Collator:
+class AnswersCollator:
     """A batch of all the answers of some prompts: rows of `listwise` in, tensors out.
 
     `input_ids`, `attention_mask` and `completion_mask` (1 on the answer), padded on the right, hold
@@ -149,8 +145,7 @@ class Collator:
         pairs = [(row["prompt_ids"], answer) for row in rows for answer in row["answer_ids"]]
         masks = [[0] * len(prompt) + [1] * len(answer) for prompt, answer in pairs]
         batch = {
-            "input_ids": padded([p + a for p, a in pairs], self._pad_token_id, self._multiple),
-            "attention_mask": padded([[1] * len(mask) for mask in masks], 0, self._multiple),
+            **model_inputs([p + a for p, a in pairs], self._pad_token_id, self._multiple),
             "completion_mask": padded(masks, 0, self._multiple),
             "sizes": [len(row["answer_ids"]) for row in rows],
         }
@@ -161,7 +156,7 @@ class Collator:
 
 
 class AnswersTrainer(trl.DPOTrainer):  # type: ignore[misc]
-    """Takes the rows of `listwise` and a `Collator`. The logged rewards are beta * log(pi / ref), of
+    """Takes the rows of `listwise` and a `AnswersCollator`. The logged rewards are beta * log(pi / ref), of
     rrhf the mean log-probability; chosen is a prompt's best answer and rejected its worst."""
 
     def __init__(self, *, args: DPOConfig, **options: Any) -> None:
@@ -196,7 +191,7 @@ class AnswersTrainer(trl.DPOTrainer):  # type: ignore[misc]
         return torch.cat(self.compute_ref_log_probs(self.ref_model or self.model, sequences))
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        """The loss of a batch of `Collator`: the mean over its prompts."""
+        """The loss of a batch of `AnswersCollator`: the mean over its prompts."""
         ids, mask = inputs["input_ids"], inputs["completion_mask"]
         more = {"output_router_logits": True} if self.aux_loss_enabled else {}
         outputs = model(
@@ -218,15 +213,16 @@ class AnswersTrainer(trl.DPOTrainer):  # type: ignore[misc]
         loss = torch.stack([self._loss(*prompt) for prompt in prompts]).mean()
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
-            self._note({"aux_loss": outputs.aux_loss})
+            log_means(self, {"aux_loss": outputs.aux_loss})
         best, worst = (torch.stack([values[place] for values, _ in prompts]) for place in (0, -1))
-        self._note(
+        log_means(
+            self,
             {
                 "rewards/chosen": best.mean(),
                 "rewards/rejected": worst.mean(),
                 "rewards/margins": (best - worst).mean(),
                 "rewards/accuracies": (best > worst).float().mean(),
-            }
+            },
         )
         return (loss, outputs) if return_outputs else loss
 
@@ -241,21 +237,12 @@ class AnswersTrainer(trl.DPOTrainer):  # type: ignore[misc]
             return losses.noise_contrast(values_K, targets_K)
         return losses.contrast(values_K, targets_K)
 
-    def _note(self, values: dict[str, Tensor]) -> None:
-        """For the log, which has the mean since the last."""
-        mode = "train" if self.model.training else "eval"
-        for name, value in values.items():
-            self._metrics[mode][name].append(
-                self.accelerator.gather_for_metrics(value.detach()).mean().item()
-            )
-
 
 class Dpo(Trainer):
     """Direct preference optimization. Without adapter, policy and reference are both in memory, unless
     `precompute_ref_log_probs` is set."""
 
     kind = "dpo"
-    columns = ("prompt", "chosen", "rejected")
     config_class = DPOConfig
     # TRL's own, stated because they decide the result and must not change under a user. `max_length`
     # is in tokens, prompt and answer together.
@@ -266,15 +253,11 @@ class Dpo(Trainer):
         less_memory="set precompute_ref_log_probs: true (no reference model in memory); "
     )
 
-    def columns_for(self, config: Mapping[str, Any]) -> tuple[str, ...]:
-        loss = config.get("loss_type")
-        losses = [loss] if isinstance(loss, str) else loss or ()
-        return ("prompt",) if set(losses) & set(listwise.LOSSES) else self.columns
-
     def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         args = session.args
         if not args.is_ours:
-            used = (*self.columns, "chosen_finish_reason", "rejected_finish_reason")
+            reasons = ("chosen_finish_reason", "rejected_finish_reason")
+            used = (*VIEWS["preference"], *reasons)
             trainer = PairsTrainer(train_dataset=only(session.dataset, *used), **session.usual)
             answers = ("chosen_ids", "rejected_ids")
             cut = count_cut(trainer.train_dataset, args.max_length, answers)
@@ -282,7 +265,7 @@ class Dpo(Trainer):
         encoded = _encode(session)
         if session.tokenizer.pad_token is None:
             session.tokenizer.pad_token = session.tokenizer.eos_token
-        collator = Collator(session.tokenizer.pad_token_id, args.pad_to_multiple_of)
+        collator = AnswersCollator(session.tokenizer.pad_token_id, args.pad_to_multiple_of)
         trainer = AnswersTrainer(
             train_dataset=encoded.rows, data_collator=collator, **session.usual
         )
@@ -305,11 +288,7 @@ def _encode(session: Session) -> Encoded:
         if "preference" not in dataset.column_names:
             raise RecipeError(f"config.soft_labels needs a column preference {found}")
         encoded = listwise.encode_pairs(dataset, session.tokenizer, args.max_length)
-    session.leave_out(encoded.rows_left_out)
-    for reason, count in encoded.answers_left_out.items():
-        say(f"{count} answers of the other rows left out: {reason}")
-    if encoded.missing:
-        say(f"{encoded.missing} of {len(dataset)} rows have no preference: 1 is used")
+    say_what_is_missing(session, encoded, "preference")
     if len(encoded.rows) == 0:
         why = "; ".join(f"{count}: {reason}" for reason, count in encoded.rows_left_out.items())
         is_long = listwise.too_long(args.max_length) in encoded.rows_left_out

@@ -6,19 +6,25 @@ A row that cannot be trained on is left out with a reason, and `Encoded` counts 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import RecipeError
 from factory.stats.finite import finite
 from factory.training.common.endings import REASONS, reasons_of
+from factory.training.common.progress import say
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
+    from factory.training.common.session import Session
+
+PAIR_COLUMNS = ("chosen", "rejected")
 LIST_COLUMNS = ("prompt", "responses", "scores")
+ScoredAnswer = tuple[Any, float | None, Any]
+"""An answer, its score, and how it ended."""
 NO_PAIR = "no two answers with different scores"
 NO_SCORE = "no score"
 
@@ -77,7 +83,7 @@ def encoded(dataset: Dataset, encode: Encode, columns: Mapping[str, Any]) -> Enc
     )
 
 
-def responses_of(row: Mapping[str, Any], index: int) -> list[tuple[Any, float | None, Any]]:
+def responses_of(row: Mapping[str, Any], index: int) -> list[ScoredAnswer]:
     """A reward view's answers, each with its score and how it ended.
 
     Raises `RecipeError` for lists of unequal length and for what is no score.
@@ -90,6 +96,13 @@ def responses_of(row: Mapping[str, Any], index: int) -> list[tuple[Any, float | 
     numbers = [number(score, "scores", index) for score in scores]
     reasons = reasons_of(row.get(REASONS["responses"]), len(answers))
     return list(zip(answers, numbers, reasons, strict=True))
+
+
+def answer_text(answer: Any, index: int) -> str:
+    """An answer to a prompt that is text. Raises `RecipeError` if it is none."""
+    if not isinstance(answer, str):
+        raise RecipeError(f"row {index}: the prompt is text, but an answer is {answer!r:.60}")
+    return answer
 
 
 def preference_of(row: Mapping[str, Any], index: int) -> float | None:
@@ -109,15 +122,20 @@ def number(value: Any, column: str, index: int) -> float | None:
     return known
 
 
-def padded(lists: Sequence[Sequence[int]], value: int, multiple: int | None) -> Tensor:
-    """[N, T]: the lists, padded on the right to the longest, or to a multiple of `multiple`."""
-    import torch
-    from trl.trainer.utils import pad
+def say_what_is_missing(session: Session, found: Encoded, column: str | None) -> None:
+    """Print and record what was left out. `column`: that of `Encoded.missing`."""
+    session.leave_out(found.rows_left_out)
+    for reason, count in found.answers_left_out.items():
+        say(f"{count} answers of the other rows left out: {reason}")
+    if found.missing:
+        used = 0 if column == "margin" else 1
+        say(f"{found.missing} of {len(session.dataset)} rows have no {column}: {used} is used")
 
-    made: Tensor = pad(
-        [torch.tensor(ids) for ids in lists],
-        padding_value=value,
-        padding_side="right",
-        pad_to_multiple_of=multiple,
-    )
-    return made
+
+def log_means(trainer: Any, values: Mapping[str, Tensor]) -> None:
+    """For the log of a trainer of TRL's, which has the mean since the last."""
+    mode = "train" if trainer.model.training else "eval"
+    for name, value in values.items():
+        trainer._metrics[mode][name].append(
+            trainer.accelerator.gather_for_metrics(value.detach()).mean().item()
+        )

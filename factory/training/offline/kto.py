@@ -6,12 +6,10 @@ and z the batch's estimate of KL(pi || ref), at least 0, the loss is
     desirable_weight * (1 - s(beta (r - z)))      of a good answer,
     undesirable_weight * (1 - s(beta (z - r)))    of a bad one.
 
-The paper wants (desirable_weight * good) / (undesirable_weight * bad) in [1, 4/3]. Where the counts
-are outside and neither weight is set, the rarer label's weight is raised to the middle of that.
-
-TRL estimates z from each answer beside its neighbor's prompt in the batch, in the order of the
-dataset. A kto view has a prompt's answers side by side, which are no mismatch, so rows are shuffled
-once, by `seed`. Use a batch of 4 and more.
+The paper wants (desirable_weight * good) / (undesirable_weight * bad) in [1, 4/3]: outside, and if
+neither weight is set, the rarer label's is raised to the middle of that. TRL estimates z from each
+answer beside its neighbor's prompt in a batch, which in a kto view is often its own, so rows are
+shuffled once, by `seed`.
 """
 
 from __future__ import annotations
@@ -24,10 +22,11 @@ import trl
 
 from factory.core.errors import RecipeError
 from factory.training.common import endings
+from factory.training.common.data import VIEWS
 from factory.training.common.plain_words import Advice
 from factory.training.common.progress import say
-from factory.training.common.session import Session, only
-from factory.training.offline.cut import count_cut
+from factory.training.common.session import Session
+from factory.training.common.trained_rows import count_cut, only
 from factory.training.trainer import Trainer
 
 _LOW, _HIGH = 1.0, 4 / 3
@@ -57,7 +56,6 @@ class Kto(Trainer):
     `precompute_ref_log_probs` is set."""
 
     kind = "kto"
-    columns = ("prompt", "completion", "label")
     config_class = trl.KTOConfig
     # TRL's own, stated because they decide the result and must not change under a user. `max_length`
     # is in tokens, prompt and answer together. The KL estimate is a mean over the batch, so that it is
@@ -82,7 +80,7 @@ class Kto(Trainer):
         if not any(name in config for name in _WEIGHTS):
             args.desirable_weight, args.undesirable_weight = balanced(good, bad)
         say(_balance(good, bad, args.desirable_weight, args.undesirable_weight))
-        rows = only(session.dataset, *self.columns, "finish_reason").select(places)
+        rows = only(session.dataset, *VIEWS["kto"], "finish_reason").select(places)
         rows = rows.shuffle(seed=args.seed)
         trainer = KTOTrainer(train_dataset=rows, **session.usual)
         too_long = f"the prompt alone fills {args.max_length} tokens"
@@ -122,9 +120,6 @@ def _balance(good: int, bad: int, good_weight: float, bad_weight: float) -> str:
 
 
 def _labels(given: list[Any]) -> list[bool | None]:
-    for index, label in enumerate(given):
-        if label not in (True, False, None):
-            raise RecipeError(f"row {index} label: expected true or false, found {label!r}")
     if all(label is None for label in given):
         raise RecipeError(f"none of the {len(given)} rows has a label")
     return [None if label is None else bool(label) for label in given]

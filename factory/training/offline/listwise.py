@@ -1,24 +1,25 @@
 """Encoding of answers with scores as token ids, for the losses over the answers of a prompt.
 
-In: a reward view (prompt, responses, scores), or for soft labels a preference view with its column
-`preference`, which makes a list of two with scores p and 1 - p. A prompt that is messages goes
-through the chat template, one that is text stays plain text with the end-of-text token after the
-answer: the rules of TRL's DPO; a cut answer has no end (see `endings`). Out: `encoding.Encoded`, whose rows
-have prompt_ids, answer_ids (a list for each answer) and scores, descending (of soft labels: as given,
-chosen first); prompt and any answer together have at most max_length tokens.
+In: a reward view, or for soft labels a preference view, which makes a list of two with scores p and
+1 - p. Tokens are those of TRL's DPO, but a cut answer has no end (see `endings`). Out: `Encoded`, whose
+rows have prompt_ids, answer_ids (a list for each answer) and scores, descending (of soft labels: as
+given, chosen first); prompt and any answer together have at most max_length tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.core.errors import RecipeError
 from factory.training.common import endings
+from factory.training.common.data import VIEWS, Opened, open_dataset
 from factory.training.offline.encoding import (
     NO_PAIR,
     NO_SCORE,
     Encoded,
+    ScoredAnswer,
+    answer_text,
     encoded,
     preference_of,
     responses_of,
@@ -30,14 +31,19 @@ if TYPE_CHECKING:
 LOSSES = ("infonca", "nca", "rrhf")
 """Values of `loss_type` that train on lists, not pairs."""
 
-Answer = tuple[Any, float | None, Any]
-"""An answer, its score, and how it ended."""
+
+def open_rows(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
+    """The dataset. For one of `LOSSES`, `dpo` itself looks for the columns of lists."""
+    loss = config.get("loss_type")
+    given = [loss] if isinstance(loss, str) else loss or ()
+    needed = ("prompt",) if set(given) & set(LOSSES) else VIEWS["preference"]
+    return open_dataset(data, kind, needed)
 
 
 def encode_pairs(dataset: Dataset, tokenizer: Any, max_length: int | None) -> Encoded:
     """Encode pairs. Raises `RecipeError` for a preference outside 0 to 1."""
 
-    def answers_of(row: Mapping[str, Any], index: int) -> list[Answer]:
+    def answers_of(row: Mapping[str, Any], index: int) -> list[ScoredAnswer]:
         given = preference_of(row, index)
         p = 1.0 if given is None else given
         reasons = [row.get(endings.REASONS[name]) for name in ("chosen", "rejected")]
@@ -60,7 +66,7 @@ def _encoded(
     dataset: Dataset,
     tokenizer: Any,
     max_length: int | None,
-    answers_of: Callable[[Mapping[str, Any], int], list[Answer]],
+    answers_of: Callable[[Mapping[str, Any], int], list[ScoredAnswer]],
     *,
     is_ranked: bool,
 ) -> Encoded:
@@ -109,7 +115,7 @@ def _token_ids(
         before = _ids(tokenizer, prompt)
         end = tokenizer.eos_token
         texts = [
-            _text(answer, index).removesuffix(end) + ("" if is_cut else end)
+            answer_text(answer, index).removesuffix(end) + ("" if is_cut else end)
             for answer, is_cut in answers
         ]
         wholes = [_ids(tokenizer, prompt + text) for text in texts]
@@ -135,9 +141,3 @@ def _ids(tokenizer: Any, given: Any, **template: Any) -> list[int]:
 
 def _messages(answer: Any) -> list[Any]:
     return [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
-
-
-def _text(answer: Any, index: int) -> str:
-    if not isinstance(answer, str):
-        raise RecipeError(f"row {index}: the prompt is text, but an answer is {answer!r:.60}")
-    return answer

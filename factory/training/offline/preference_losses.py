@@ -1,9 +1,8 @@
 """The losses over K answers of one prompt, on log-probabilities that are already computed.
 
-A *reward* here is beta * (log pi(answer) - log ref(answer)), as in DPO; a *target* is how much of
-the judge's belief an answer has, the targets of a prompt sum to 1. Shapes: `_K` answers of one
-prompt. Every loss is a scalar, in nats. Two answers with targets p and 1 - p make `contrast` DPO
-with soft labels; targets 1 and 0 make it DPO, and make `noise_contrast` TRL's `nca_pair`.
+A *reward* here is beta * (log pi(answer) - log ref(answer)), as in DPO; the *targets* of a prompt sum
+to 1. Every loss is a scalar, in nats. Targets 1 and 0 make `contrast` DPO, and `noise_contrast` TRL's
+`nca_pair`.
 """
 
 from __future__ import annotations

@@ -2,12 +2,8 @@
 by token classification on `transformers.Trainer`.
 
 In: a process view, or PRM800K's JSON lines. Out: a model that `AutoModelForTokenClassification` and
-vLLM's pooling runner load; its classes are wrong and right, or wrong, neutral and right. A step is
-read where the engines read it: serve the model with the `separator` and `tag` it was trained with,
-which training.json names.
-
-Any labels do: people's, a Monte Carlo estimate's, a judge's. With `truncate_after_first_error` (on)
-what follows the first wrong step teaches nothing, as Zhang et al. (2025, arXiv 2501.07301) advise.
+vLLM's pooling runner load. A step is read where the engines read it: serve the model with the
+`separator` and `tag` of its training.json.
 
 The loss is weight[class] * cross-entropy, summed over the labeled steps of an optimizer step and
 divided by their number (not by the sum of their weights: then a batch of one class would not feel
@@ -17,20 +13,20 @@ its weight).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import transformers
 
 from factory.core.errors import RecipeError
-from factory.training.common.data import Opened
+from factory.training.common.options import train_in_float32
 from factory.training.common.plain_words import Advice
 from factory.training.common.progress import say
 from factory.training.common.session import Session
+from factory.training.common.trained_rows import model_inputs, padded
 from factory.training.offline import process_data
-from factory.training.offline.process_data import CLASSES, COLUMNS, IGNORED, Layout
+from factory.training.offline.process_data import CLASSES, IGNORED, Layout
 from factory.training.trainer import Trainer
 
 
@@ -60,13 +56,7 @@ class PrmConfig(transformers.TrainingArguments):  # type: ignore[misc]
         super().__post_init__()
 
     def layout(self) -> Layout:
-        return Layout(
-            self.num_labels,
-            self.separator,
-            self.tag,
-            self.max_length,
-            self.truncate_after_first_error,
-        )
+        return Layout(*(getattr(self, name) for name in Layout._fields))
 
 
 def problem(config: Mapping[str, Any]) -> str | None:
@@ -158,19 +148,9 @@ class StepTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _pad(self, rows: Sequence[Mapping[str, list[int]]]) -> dict[str, torch.Tensor]:
         """Padded on the right, where a causal model sees it from no step."""
-        padding = self.processing_class.pad_token_id
-        longest = max(len(row["input_ids"]) for row in rows)
-
-        def padded(lists: Iterable[list[int]], value: int) -> torch.Tensor:
-            return torch.tensor([[*ids, *[value] * (longest - len(ids))] for ids in lists])
-
-        return {
-            "input_ids": padded(
-                (row["input_ids"] for row in rows), 0 if padding is None else padding
-            ),
-            "attention_mask": padded(([1] * len(row["input_ids"]) for row in rows), 0),
-            "labels": padded((row["labels"] for row in rows), IGNORED),
-        }
+        ids = [row["input_ids"] for row in rows]
+        labels = padded([row["labels"] for row in rows], IGNORED)
+        return {**model_inputs(ids, self.processing_class.pad_token_id), "labels": labels}
 
 
 def accuracies(confusion: Sequence[Sequence[int]]) -> dict[str, float]:
@@ -197,7 +177,6 @@ class Prm(Trainer):
     model of as many classes keeps its own."""
 
     kind = "prm"
-    columns = COLUMNS
     config_class = PrmConfig
     # The head is new, and a step's label is one token's: larger steps than preferences take. Rows are
     # not grouped by length, which would save padding: a solution ends at its first error, so short
@@ -211,13 +190,6 @@ class Prm(Trainer):
     def check_given(self, given: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
         if reason := problem(given):
             raise RecipeError(f"config.{reason}")
-
-    def open(self, data: Path | str, config: Mapping[str, Any]) -> Opened:
-        rows, fingerprint, dropped = process_data.open_rows(data)
-        # Of PRM800K, what made no row is steps and lines; of other data it is rows.
-        if "shared" in rows.column_names:
-            return Opened(rows, fingerprint, prm800k=dropped)
-        return Opened(rows, fingerprint, left_out=dropped)
 
     def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         args = session.args
@@ -251,10 +223,9 @@ class Prm(Trainer):
 
 def _load(session: Session, names: tuple[str, ...]) -> Any:
     """The model with a head of one output a class, and an adapter if the session has one."""
-    from transformers import AutoConfig, AutoModelForTokenClassification, set_seed
+    from transformers import AutoModelForTokenClassification, set_seed
 
-    trust = session.model_options["trust_remote_code"]
-    has = AutoConfig.from_pretrained(session.model_dir, trust_remote_code=trust)
+    has = session.model_config
     is_scoring = any("TokenClassification" in name for name in has.architectures or ())
     if is_scoring and has.num_labels != len(names):
         raise RecipeError(
@@ -275,7 +246,5 @@ def _load(session: Session, names: tuple[str, ...]) -> Any:
 
     model = get_peft_model(model, session.lora)
     if session.args.bf16 or session.args.fp16:
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float()  # 16 bits would swallow small steps
+        train_in_float32(model)
     return model

@@ -1,15 +1,14 @@
 """Training data of process reward models: from file to token ids and labels.
 
-In: a process view, rows of the same columns (`prompt`: messages or text, `completions`: the steps,
-`labels`: true, false, null or a rating of -1, 0, 1), or PRM800K. Out: token ids with a class at the
-token where each step is read, and `IGNORED` at all others. The ids are `engines.render.step_ids`'s,
-which the engines serve, so a model is asked at the very tokens it learned at.
+In: a process view (labels: true, false, null or a rating of -1, 0, 1), or PRM800K. Out: token ids with a
+class at the token where each step is read, and `IGNORED` at all others. The ids are
+`engines.render.step_ids`'s, which the engines serve.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,13 +18,11 @@ from factory.engines.base import Scoring
 from factory.engines.render import step_ids
 from factory.sources import prm800k
 from factory.sources.formats import extension
-from factory.training.common.data import content_hash, open_dataset
+from factory.training.common.data import VIEWS, Opened, content_hash, open_dataset
 from factory.training.common.progress import say
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-COLUMNS: tuple[str, ...] = ("prompt", "completions", "labels")
 
 IGNORED = -100
 """The label of a token that no step is read at, or whose step's label is unknown."""
@@ -46,7 +43,7 @@ class Layout(NamedTuple):
     truncate_after_first_error: bool
 
 
-class Encoded(NamedTuple):
+class EncodedSteps(NamedTuple):
     """The encoded dataset, and counts of what was left out."""
 
     dataset: Dataset
@@ -113,23 +110,19 @@ def open_prm800k(data: Path | str) -> tuple[Dataset, dict[str, int]]:
     return Dataset.from_dict(columns, features=features), dict(sorted(dropped.items()))
 
 
-def open_rows(data: Path | str) -> tuple[Dataset, str, dict[str, int]]:
-    """The rows, the hash of the file's contents (as `training.data.open_dataset`), and what made no
-    row, by reason.
-
-    Raises `RecipeError` if there are no rows, or not of the right columns.
-    """
+def open_rows(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
+    """The dataset. Raises `RecipeError` if there are no rows, or not of the right columns."""
     if not is_prm800k(data):
-        opened = open_dataset(data, "prm", COLUMNS)
-        return opened.dataset, opened.fingerprint, opened.left_out
+        # Without the rows' forms, which are of no interest here.
+        return open_dataset(data, kind, VIEWS["process"])._replace(forms={})
     dataset, dropped = open_prm800k(data)
-    return dataset, content_hash(Path(data).expanduser()), dropped
+    return Opened(dataset, content_hash(Path(data).expanduser()), prm800k=dropped)
 
 
 # From rows to tokens -----------------------------------------------------------------------------
 
 
-def encode(dataset: Dataset, tokenizer: Any, layout: Layout) -> Encoded:
+def encode(dataset: Dataset, tokenizer: Any, layout: Layout) -> EncodedSteps:
     """Raises `RecipeError` if no row is left, a tag or separator does not do, or whole-number
     labels look like 0 for wrong and 1 for right."""
     from datasets import Features, List, Value
@@ -142,7 +135,7 @@ def encode(dataset: Dataset, tokenizer: Any, layout: Layout) -> Encoded:
 
     def batch(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
         made: dict[str, list[Any]] = {"input_ids": [], "labels": [], "length": []}
-        given = zip(*(columns[name] for name in COLUMNS), strict=True)
+        given = zip(*(columns[name] for name in VIEWS["process"]), strict=True)
         for place, (prompt, steps, labels) in enumerate(given):
             shared = columns["shared"][place] if has_shared else 0
             seen.update(label for label in labels or () if not isinstance(label, bool))
@@ -175,7 +168,7 @@ def encode(dataset: Dataset, tokenizer: Any, layout: Layout) -> Encoded:
     if len(encoded) == 0:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise RecipeError(f"none of the {len(dataset)} rows is left: {reasons}")
-    return Encoded(encoded, dict(left_out), counts)
+    return EncodedSteps(encoded, dict(left_out), counts)
 
 
 def encode_row(

@@ -1,42 +1,40 @@
 """Quality-conditioned training data: every answer is kept, and the user's text states its quality.
 
-Asked for the best quality afterward, a model answers like the best answers it saw. The others do no harm,
-since they have another prefix. In: a dataset. Out: rows of prompt and completion, where a *prefix* ends
-the last user message, after an empty line, so that a chat model reads it right before it answers (in a
-plain-text prompt it ends the text, followed by a newline). Prefixes are words, not new tokens, so no
-embedding grows. The loss excludes them.
+Asked for the best quality afterward, a model answers like the best answers it saw. Out: rows of prompt
+and completion, where a *prefix* (words, not new tokens, and not in the loss) ends the last user message,
+after an empty line; in a plain-text prompt it ends the text, followed by a newline.
 
 - `good_bad`: a preference view; chosen after "A good answer:", rejected after "A bad answer:". After
-  Chain of Hindsight (Liu et al. 2023, arXiv 2302.02676), which puts both answers into one sequence;
-  here they are two rows, so the answer to ask for needs no bad one before it.
+  Chain of Hindsight (Liu et al. 2023, arXiv 2302.02676), which puts both answers into one sequence.
 - `quantile`: scored answers; "Quality k of n:", k = ceil(n * share of the scores that are at most
   this one), so that the best are always n and equal scores have one prefix. After Quark (Lu et al.
   2022, arXiv 2205.13635), without its KL penalty and its rounds of fresh samples.
 - `score`: answers with whole scores; "Score s of max:".
 
-Scored answers are rows of prompt, completion and `score`, or a reward view's responses and scores.
+Scored answers are rows of prompt, completion and `score`, or a reward view's.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from factory.core.errors import RecipeError
-from factory.core.files import write_whole
 from factory.stats.finite import finite
+from factory.training.common.data import VIEWS, Opened, open_dataset
 from factory.training.common.endings import REASONS, reasons_of
+from factory.training.offline.encoding import NO_SCORE, ScoredAnswer, answer_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-class Asked(Protocol):
-    """The options of `sft.SFTConfig` that are read here."""
+class QualityOptions(Protocol):
+    """Those of `sft.SFTConfig` that are read here."""
 
     quality: str
     good_prefix: str
@@ -44,9 +42,6 @@ class Asked(Protocol):
     quantiles: int
     max_score: int | None
 
-
-FILE = "quality.json"
-NO_SCORE = "no score"
 
 _SEPARATOR = "\n\n"
 _QUANTILE = "Quality {} of {}:"
@@ -67,7 +62,13 @@ class Conditioned:
     best; `prefixes`, each with its number of answers and their lowest and highest score."""
 
 
-def condition(dataset: Dataset, args: Asked) -> Conditioned:
+def open_rows(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
+    """The dataset. Where answers are conditioned, `condition` looks for the columns."""
+    is_conditioned = config.get("quality") not in (None, "none")
+    return open_dataset(data, kind, ("prompt",) if is_conditioned else VIEWS["sft"])
+
+
+def condition(dataset: Dataset, args: QualityOptions) -> Conditioned:
     """Add the prefixes. Raises `RecipeError` for a dataset that lacks what `args.quality` needs."""
     if args.quality == "good_bad":
         return _good_bad(dataset, args)
@@ -99,12 +100,6 @@ def last_user_asks(prompt: Any, prefix: str, index: int = 0) -> Any:
     return [*prompt[: places[-1]], asked, *prompt[places[-1] + 1 :]]
 
 
-def save(out: Path, quality: Mapping[str, Any]) -> None:
-    """Put quality.json into the model's folder, if it is not there."""
-    if not (out / FILE).exists():
-        write_whole(out / FILE, quality)
-
-
 def quantiles(scores: Sequence[float], parts: int) -> list[int]:
     """The part of each score, from 1 (worst) to `parts`.
 
@@ -119,18 +114,13 @@ def _appended(prompt: Any, prefix: str) -> str:
     return f"{_SEPARATOR}{prefix}\n" if isinstance(prompt, str) else f"{_SEPARATOR}{prefix}"
 
 
-def _good_bad(dataset: Dataset, args: Asked) -> Conditioned:
+def _good_bad(dataset: Dataset, args: QualityOptions) -> Conditioned:
     _need(dataset, "good_bad", ("prompt", "chosen", "rejected"))
 
-    def split(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        found = []
-        for place, index in enumerate(indices):
-            for side in ("chosen", "rejected"):
-                reason = batch[REASONS[side]][place] if REASONS[side] in batch else None
-                found.append((batch["prompt"][place], batch[side][place], None, reason, index))
-        return _columns(found)
+    def answers_of(row: Mapping[str, Any], index: int) -> list[ScoredAnswer]:
+        return [(row[side], None, row.get(REASONS[side])) for side in ("chosen", "rejected")]
 
-    answers = _split(dataset, split)
+    answers = _split(dataset, answers_of)
     prefixes = [args.good_prefix, args.bad_prefix] * len(dataset)
     rows, record = _asked(answers, prefixes, args.good_prefix, "good_bad", ())
     return Conditioned(answers, rows, {}, record)
@@ -138,43 +128,40 @@ def _good_bad(dataset: Dataset, args: Asked) -> Conditioned:
 
 def _scored(dataset: Dataset, quality: str) -> Dataset:
     """A row for each answer: prompt, completion, score, which may be null."""
-    if {"responses", "scores"} <= set(dataset.column_names):
-        answers, scores = "responses", "scores"
-    else:
+    has_lists = {"responses", "scores"} <= set(dataset.column_names)
+    if not has_lists:
         _need(dataset, quality, ("prompt", "completion", "score"))
-        answers, scores = "completion", "score"
+
+    def answers_of(row: Mapping[str, Any], index: int) -> list[ScoredAnswer]:
+        if not has_lists:
+            score, reason = _number(row["score"], index), row.get(REASONS["completion"])
+            return [(row["completion"], score, reason)]
+        answers, scores = row["responses"], row["scores"]
+        if len(answers) != len(scores):
+            raise RecipeError(f"row {index} has {len(answers)} responses, {len(scores)} scores")
+        numbers = [_number(score, index) for score in scores]
+        reasons = reasons_of(row.get(REASONS["responses"]), len(answers))
+        return list(zip(answers, numbers, reasons, strict=True))
+
+    return _split(dataset, answers_of)
+
+
+def _split(
+    dataset: Dataset, answers_of: Callable[[Mapping[str, Any], int], list[ScoredAnswer]]
+) -> Dataset:
+    """A row for each of a row's answers."""
+    import datasets
 
     def split(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        found = []
-        ended = batch.get(REASONS[answers], [None] * len(indices))
-        for prompt, given, marks, end, index in zip(
-            batch["prompt"], batch[answers], batch[scores], ended, indices, strict=True
-        ):
-            many, each, ends = [given], [marks], [end]
-            if answers == "responses":
-                many, each, ends = given, marks, reasons_of(end, len(given))
-            if len(many) != len(each):
-                raise RecipeError(f"row {index} has {len(many)} responses, {len(each)} scores")
-            found += [
-                (prompt, a, _number(s, index), reason, index)
-                for a, s, reason in zip(many, each, ends, strict=True)
-            ]
-        return _columns(found)
-
-    return _split(dataset, split)
-
-
-def _columns(found: Sequence[tuple[Any, Any, float | None, Any, int]]) -> dict[str, list[Any]]:
-    return {
-        "prompt": [_plain(prompt) for prompt, *_ in found],
-        "completion": [_completion(prompt, answer, i) for prompt, answer, *_, i in found],
-        "score": [score for _, _, score, _, _ in found],
-        "finish_reason": [reason for _, _, _, reason, _ in found],
-    }
-
-
-def _split(dataset: Dataset, split: Any) -> Dataset:
-    import datasets
+        made: dict[str, list[Any]] = {name: [] for name in features}
+        for index, *values in zip(indices, *batch.values(), strict=True):
+            row = dict(zip(batch, values, strict=True))
+            for answer, score, reason in answers_of(row, index):
+                made["prompt"].append(_plain(row["prompt"]))
+                made["completion"].append(_completion(row["prompt"], answer, index))
+                made["score"].append(score)
+                made["finish_reason"].append(reason)
+        return made
 
     text = datasets.Value("string")
     is_text = isinstance(dataset[0]["prompt"], str)
@@ -217,11 +204,11 @@ def _asked(
     return rows, record
 
 
-def _quantiles(scores: Sequence[float], args: Asked) -> list[str]:
+def _quantiles(scores: Sequence[float], args: QualityOptions) -> list[str]:
     return [_QUANTILE.format(part, args.quantiles) for part in quantiles(scores, args.quantiles)]
 
 
-def _scores(scores: Sequence[float], args: Asked) -> list[str]:
+def _scores(scores: Sequence[float], args: QualityOptions) -> list[str]:
     highest = max(scores) if args.max_score is None else args.max_score
     for score in scores:
         if not score.is_integer():
@@ -251,9 +238,9 @@ def _plain(prompt: Any) -> Any:
 
 
 def _completion(prompt: Any, answer: Any, index: int) -> Any:
-    if isinstance(prompt, str) and not isinstance(answer, str):
-        raise RecipeError(f"row {index}: the prompt is text, but an answer is {answer!r:.60}")
-    if isinstance(answer, str) and not isinstance(prompt, str):
+    if isinstance(prompt, str):
+        return answer_text(answer, index)
+    if isinstance(answer, str):
         return [{"role": "assistant", "content": answer}]
     return _plain(answer)
 

@@ -1,34 +1,38 @@
 """Reward models, which score an answer, trained on preferences or scores.
 
-In: a preference view (prompt, chosen, rejected, and perhaps preference and margin; without a prompt
-column chosen and rejected are whole conversations), or a reward view (prompt, responses, scores).
-Out: a sequence classifier with one label, whose raw output at the last token of a conversation is
-the reward; higher is better. It starts from the base model with a random head of mean 0 and the
-model's own `initializer_range`.
+In: a preference view (without a prompt column, chosen and rejected are whole conversations), or a reward
+view. Out: a sequence classifier with one label, whose raw output at the last token of a conversation is
+the reward; higher is better. Its head starts at random, with mean 0 and the model's `initializer_range`.
 
-Losses (`loss_type`), formulas in `reward_losses`: `pairwise` is `trl.RewardTrainer`'s own; with
-soft labels, an LM regularizer, or as `listwise` or `pointwise` it is our subclass of that. A list is
-one element of a batch, so `per_device_train_batch_size: 2` of 9 answers each is 18 sequences.
+`reward_losses` has the formulas of `loss_type`. `pairwise` alone is `trl.RewardTrainer`'s own; with soft
+labels or an LM regularizer, and the others, are our subclass of that. A list is one element of a batch:
+`per_device_train_batch_size: 2` of 9 answers is 18 sequences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import trl
 
 from factory.core.errors import RecipeError
-from factory.training.common.data import Opened, open_dataset
-from factory.training.common.progress import say
+from factory.training.common.options import train_in_float32
 from factory.training.common.session import Session
 from factory.training.offline import reward_rows
-from factory.training.offline.encoding import LIST_COLUMNS, Encoded
-from factory.training.offline.reward_trainer import FIXED, Collator, RewardConfig, RewardTrainer
+from factory.training.offline.encoding import (
+    LIST_COLUMNS,
+    PAIR_COLUMNS,
+    Encoded,
+    say_what_is_missing,
+)
+from factory.training.offline.reward_trainer import (
+    FIXED,
+    RewardCollator,
+    RewardConfig,
+    RewardTrainer,
+)
 from factory.training.trainer import Trainer
-
-COLUMNS: tuple[str, ...] = ("chosen", "rejected")
 
 # What some models do to the logits after the LM head; a regularizer that did not would be wrong.
 _BENT_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -38,7 +42,6 @@ class Reward(Trainer):
     """A reward model."""
 
     kind = "reward"
-    columns = COLUMNS
     config_class = RewardConfig
     # `max_length` is in tokens, prompt and answer together. TRL's learning rate, 1e-4, is an
     # adapter's; InstructGPT trained all weights with 9e-6.
@@ -48,15 +51,12 @@ class Reward(Trainer):
     lora_task = "SEQ_CLS"
     loaded_as = "AutoModelForSequenceClassification"
 
-    def open(self, data: Path | str, config: Mapping[str, Any]) -> Opened:
-        return open_dataset(data, "reward", COLUMNS, LIST_COLUMNS)
-
     def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         session.args.loss_type = _loss_type(session.args, session.dataset.column_names)
         if session.tokenizer.pad_token is None:  # conversation_ids must know it
             session.tokenizer.pad_token = session.tokenizer.eos_token
         encoded = _encode(session)
-        rows, scale = _standardised(encoded.rows, session.args)
+        rows, scale = _standardized(encoded.rows, session.args)
         more = {
             "loss_type": session.args.loss_type,
             "answers_left_out": encoded.answers_left_out,
@@ -68,7 +68,7 @@ class Reward(Trainer):
 
 def _loss_type(args: RewardConfig, columns: list[str]) -> str:
     """The loss to use. Raises `RecipeError` if the dataset has not what the options ask for."""
-    has_pairs = set(COLUMNS) <= set(columns)
+    has_pairs = set(PAIR_COLUMNS) <= set(columns)
     has_lists = set(LIST_COLUMNS) <= set(columns)
     loss = args.loss_type or ("pairwise" if has_pairs else "listwise")
     found = f"(the dataset has: {', '.join(columns)})"
@@ -93,22 +93,17 @@ def _encode(session: Session) -> Encoded:
     """The tokenized dataset. Raises `RecipeError` if nothing of it can be trained on."""
     args, dataset, tokenizer = session.args, session.dataset, session.tokenizer
     finds_answer = args.lm_weight > 0
+    weigh = "preference" if args.soft_labels else "margin" if args.use_margin else None
     if args.loss_type == "pairwise":
-        weigh = "preference" if args.soft_labels else "margin" if args.use_margin else None
         encoded = reward_rows.encode_pairs(
             dataset, tokenizer, args.max_length, weigh=weigh, finds_answer=finds_answer
         )
-        if encoded.missing:
-            means = "1 is used" if args.soft_labels else "0 is used"
-            say(f"{encoded.missing} of {len(dataset)} rows have no {weigh}: {means}")
     else:
         needs_pair = args.loss_type == "listwise"
         encoded = reward_rows.encode_lists(
             dataset, tokenizer, args.max_length, needs_pair=needs_pair, finds_answer=finds_answer
         )
-    session.leave_out(encoded.rows_left_out)
-    for reason, count in encoded.answers_left_out.items():
-        say(f"{count} answers of the other rows left out: {reason}")
+    say_what_is_missing(session, encoded, weigh)
     if len(encoded.rows) == 0:
         why = "; ".join(f"{count} {reason}" for reason, count in encoded.rows_left_out.items())
         remedy = ""
@@ -118,7 +113,7 @@ def _encode(session: Session) -> Encoded:
     return encoded
 
 
-def _standardised(rows: Any, args: RewardConfig) -> tuple[Any, dict[str, float]]:
+def _standardized(rows: Any, args: RewardConfig) -> tuple[Any, dict[str, float]]:
     """Pointwise targets with mean 0 and standard deviation 1, and what they had: a score is
     reward * score_std + score_mean."""
     import numpy as np
@@ -133,10 +128,10 @@ def _standardised(rows: Any, args: RewardConfig) -> tuple[Any, dict[str, float]]
             "look at what made the column 'scores'"
         )
 
-    def standardise(row: dict[str, Any]) -> dict[str, Any]:
+    def standardize(row: dict[str, Any]) -> dict[str, Any]:
         return {"scores": [(score - mean) / std for score in row["scores"]]}
 
-    return rows.map(standardise, features=rows.features), {"score_mean": mean, "score_std": std}
+    return rows.map(standardize, features=rows.features), {"score_mean": mean, "score_std": std}
 
 
 def _trainer(session: Session, rows: Any) -> Any:
@@ -147,16 +142,12 @@ def _trainer(session: Session, rows: Any) -> Any:
         trainer = trl.RewardTrainer(train_dataset=rows.select_columns(columns), **session.usual)
     else:
         head = _lm_head(session) if args.lm_weight > 0 else None
-        collator = Collator(session.tokenizer.pad_token_id, args.pad_to_multiple_of)
+        collator = RewardCollator(session.tokenizer.pad_token_id, args.pad_to_multiple_of)
         trainer = RewardTrainer(train_dataset=rows, data_collator=collator, **session.usual)
         if head is not None:
             trainer.lm_head = head.to(trainer.accelerator.device)
     if session.lora is not None and (args.bf16 or args.fp16):
-        for (
-            weight
-        ) in trainer.model.parameters():  # peft leaves the head in the base's half precision
-            if weight.requires_grad:
-                weight.data = weight.data.float()
+        train_in_float32(trainer.model)  # peft leaves the head in the base's half precision
     return trainer
 
 

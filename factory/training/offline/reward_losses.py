@@ -1,8 +1,7 @@
 """The losses of reward models, on rewards that are already computed.
 
-Rewards are raw outputs (logits), higher is better. Shapes: `_B` pairs, `_K` answers of one prompt,
-`_N` answers of any prompts, `_T` tokens, `_V` vocabulary. Every loss is a scalar, the mean over its
-batch, and is 0 at best.
+Rewards are raw outputs (logits), higher is better. Every loss is a scalar, the mean over its batch, and
+is 0 at best. Shapes: `_B` pairs, `_K` answers of one prompt, `_N` answers of any prompts.
 """
 
 from __future__ import annotations
@@ -85,6 +84,6 @@ def _nats(logits_TV: Tensor, tokens_T: Tensor, answer_T: Tensor) -> tuple[Tensor
     return totals, answer_T.bincount(minlength=count)
 
 
-def regularised(ranking: Tensor, language: Tensor, weight: float) -> Tensor:
+def regularized(ranking: Tensor, language: Tensor, weight: float) -> Tensor:
     """(1 - weight) * ranking + weight * language, as in GRM, whose weight is 0.01."""
     return (1 - weight) * ranking + weight * language

@@ -1,24 +1,28 @@
 """Encoding of rows of a preference or reward view as token ids for the reward trainer.
 
-What is fed is `engines.render.conversation_ids`, the very tokens that the engines score; a cut answer
-has no end (see `endings`). Out: `encoding.Encoded`, whose rows have of pairs chosen_ids, rejected_ids,
-preference, margin; of lists ids, scores, best (an index into them); of both answer_start, the token at
-which the last message of the best answer begins.
+The ids are `engines.render.conversation_ids`'s, which the engines score; a cut answer has no end (see
+`endings`). Out: `Encoded`, whose rows have of pairs chosen_ids, rejected_ids, preference, margin; of
+lists ids, scores, best (an index into them); of both answer_start, the token at which the last message
+of the best answer begins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import RecipeError
 from factory.core.records import Message
 from factory.engines.render import prompt_ids
 from factory.sources.conversation import split_transcript
+from factory.training.common.data import Opened, open_dataset
 from factory.training.common.endings import REASONS, common, scored_ids
 from factory.training.offline.encoding import (
+    LIST_COLUMNS,
     NO_PAIR,
     NO_SCORE,
+    PAIR_COLUMNS,
     Encoded,
     encoded,
     number,
@@ -30,6 +34,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SAME = "both answers are the same"
+
+
+def open_rows(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
+    """The dataset, of pairs or of lists."""
+    return open_dataset(data, kind, PAIR_COLUMNS, LIST_COLUMNS)
 
 
 def encode_pairs(

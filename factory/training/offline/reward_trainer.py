@@ -1,7 +1,6 @@
 """TRL's reward trainer with what it lacks: lists of answers, scores, soft labels, the LM regularizer.
 
-Imports torch and TRL at the top, so it is itself imported inside functions only. The classes stand
-at module level because checkpoints pickle the config.
+The classes stand at module level because checkpoints pickle the config.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ import trl
 from torch import Tensor
 from torch.nn.functional import linear
 
+from factory.training.common.trained_rows import model_inputs
 from factory.training.offline import reward_losses as losses
-from factory.training.offline.encoding import padded
+from factory.training.offline.encoding import log_means
 
 LOSSES = ("pairwise", "listwise", "pointwise")
 LM_LOSSES = {"imitation": losses.imitation, "grm": losses.grm}
@@ -70,7 +70,7 @@ class RewardConfig(trl.RewardConfig):  # type: ignore[misc]
             )
 
 
-class Collator:
+class RewardCollator:
     """A batch of all the answers of some prompts: rows of `reward_rows`'s `Encoded` in, tensors out.
 
     `input_ids` and `attention_mask`, padded on the right, hold the answers prompt by prompt;
@@ -88,8 +88,7 @@ class Collator:
         sizes = [len(group) for group in groups]
         firsts = [sum(sizes[:i]) for i in range(len(sizes))]
         batch = {
-            "input_ids": padded(ids_N, self._pad_token_id, self._multiple),
-            "attention_mask": padded([[1] * len(ids) for ids in ids_N], 0, self._multiple),
+            **model_inputs(ids_N, self._pad_token_id, self._multiple),
             "sizes": sizes,
             "best": torch.tensor(
                 [f + row.get("best", 0) for f, row in zip(firsts, rows, strict=True)]
@@ -123,7 +122,7 @@ class RewardTrainer(trl.RewardTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss of a batch of `Collator`."""
+        """The loss of a batch of `RewardCollator`."""
         outputs = model(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
@@ -134,20 +133,22 @@ class RewardTrainer(trl.RewardTrainer):  # type: ignore[misc]
         pairs, loss = self._ranking(rewards_N, inputs)
         winners, losers = (torch.cat(side) for side in zip(*pairs, strict=True))
         if self.args.center_rewards_coefficient is not None:
-            centre = ((winners + losers) ** 2).mean()
-            loss = loss + self.args.center_rewards_coefficient * centre
+            center = ((winners + losers) ** 2).mean()
+            loss = loss + self.args.center_rewards_coefficient * center
+        noted = {
+            "mean_reward": rewards_N.mean(),
+            "min_reward": rewards_N.min(),
+            "max_reward": rewards_N.max(),
+        }
         if self.args.lm_weight > 0:
             language = self._imitation(model, outputs.hidden_states[-1], inputs)
-            loss = losses.regularised(loss, language, self.args.lm_weight)
-            self._note(lm_loss=language)
-        self._note(
-            mean_reward=rewards_N.mean(),
-            min_reward=rewards_N.min(),
-            max_reward=rewards_N.max(),
-        )
+            loss = losses.regularized(loss, language, self.args.lm_weight)
+            noted["lm_loss"] = language
         # Of the pointwise loss there may be no pair; but all processes must gather alike.
         if len(winners) or self.accelerator.num_processes > 1:
-            self._note(accuracy=(winners > losers).float().mean(), margin=(winners - losers).mean())
+            noted["accuracy"] = (winners > losers).float().mean()
+            noted["margin"] = (winners - losers).mean()
+        log_means(self, noted)
         return (loss, outputs) if return_outputs else loss
 
     def _ranking(
@@ -182,11 +183,3 @@ class RewardTrainer(trl.RewardTrainer):  # type: ignore[misc]
         logits_TV = linear(before, head.to(before.device))
         loss = LM_LOSSES[self.args.lm_loss]
         return loss(logits_TV, ids[is_answer], is_answer.nonzero()[:, 0])
-
-    def _note(self, **values: Tensor) -> None:
-        """For the log, which has the mean since the last."""
-        mode = "train" if self.model.training else "eval"
-        for name, value in values.items():
-            self._metrics[mode][name].append(
-                self.accelerator.gather_for_metrics(value.detach()).mean().item()
-            )

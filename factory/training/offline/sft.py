@@ -1,10 +1,8 @@
 """Supervised fine-tuning, by `trl.SFTTrainer`: the negative log-likelihood of answers.
 
-In: an sft view (prompt, completion). The loss is on answers only, the mean over their tokens. With
-`quality` every answer is trained on under a text that says how good it is, from a preference view,
-a reward view, or an sft view with a score (see `factory.training.offline.quality`); a row of the records is
-then an answer, and how to ask for the best stands in quality.json beside the weights and in
-training.json.
+In: an sft view. The loss is the mean over the tokens of answers only. With `quality`, every answer is
+trained on under a text that says how good it is; see `factory.training.offline.quality`. A row of the
+records is then an answer.
 """
 
 from __future__ import annotations
@@ -12,14 +10,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import trl
 
 from factory.training.common import endings
-from factory.training.common.progress import say
-from factory.training.common.session import Session, only
+from factory.training.common.session import Session
+from factory.training.common.trained_rows import only
 from factory.training.offline import quality
 from factory.training.trainer import Trainer
 
@@ -116,7 +113,6 @@ class Sft(Trainer):
     """Supervised fine-tuning."""
 
     kind = "sft"
-    columns = ("prompt", "completion")
     config_class = SFTConfig
     # `max_length` is in tokens, prompt and answer together. The learning rate is TRL's.
     defaults = {"learning_rate": 2e-5, "max_length": 1024, "completion_only_loss": True}
@@ -125,15 +121,9 @@ class Sft(Trainer):
         {"chat_template_path", "completion_only_loss", "dataset_text_field", "dataset_kwargs"}
     )
 
-    def columns_for(self, config: Mapping[str, Any]) -> tuple[str, ...]:
-        return ("prompt",) if _is_conditioned(config) else self.columns
-
-    def finished(self, record: dict[str, Any], out: Path) -> dict[str, Any]:
-        return _with_quality_file(record, out)
-
     def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         rows, left_out, more = session.dataset, {}, {}
-        if _is_conditioned(config):
+        if session.args.quality != "none":
             conditioned = quality.condition(session.dataset, session.args)
             more = {"quality": conditioned.quality, "source_rows": len(session.dataset)}
             rows, left_out = conditioned.rows, conditioned.left_out
@@ -144,19 +134,4 @@ class Sft(Trainer):
         if session.args.packing:  # then a row of the records is a packed sequence
             more |= {"packed_rows": len(rows) - trainer.rows_left_out}
             session.dataset = trainer.train_dataset
-        record = session.fit(trainer, rows_cut=trainer.rows_cut, more=more)
-        if trainer.is_world_process_zero():
-            _with_quality_file(record, session.out)
-        return record
-
-
-def _is_conditioned(config: Mapping[str, Any]) -> bool:
-    return config.get("quality") not in (None, "none")
-
-
-def _with_quality_file(record: dict[str, Any], out: Path) -> dict[str, Any]:
-    """After the training, so written again if a kill came between."""
-    if asked := record.get("quality"):
-        quality.save(out, asked)
-        say(f"to ask for its best answers, append {asked['append']!r} to {asked['to']}")
-    return record
+        return session.fit(trainer, rows_cut=trainer.rows_cut, more=more)

@@ -9,19 +9,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from factory.core.errors import RecipeError
 from factory.engines.vllm_reasoning import answer_reader
+from factory.training.common.data import Opened, open_view
+from factory.training.common.plain_words import Advice
 from factory.training.common.progress import say
-from factory.training.common.session import Session, beyond_embeddings, only
-from factory.training.online.rewards import Rewards, build_rewards
+from factory.training.common.session import Session
+from factory.training.common.trained_rows import beyond_embeddings, only
+from factory.training.online.rewards import Rewards, build_rewards, parse_rewards
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-COLUMNS: tuple[str, ...] = ("prompt",)
 
 _USED = ("prompt", "reference")
 """All that a reward reads; TRL hands every other column to the rewards, and `images`, `tools` and
@@ -33,6 +35,8 @@ NO_REFERENCE = "no reference answer"
 _CPU = {"num_generations": 4, "max_completion_length": 64}
 _GPU = {"num_generations": 8, "max_completion_length": 512}
 
+ADVICE = Advice(length="max_completion_length", less_memory="lower num_generations; ")
+
 # With one of these the user decides how many completions a batch has.
 BATCHES = (
     "per_device_train_batch_size",
@@ -40,6 +44,21 @@ BATCHES = (
     "steps_per_generation",
     "gradient_accumulation_steps",
 )
+
+
+def open_prompts(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
+    """The dataset, after a look at the rewards."""
+    parse_rewards(config.get("rewards"))
+    return open_view(kind, data, config)
+
+
+CHECKED = frozenset({*BATCHES, "num_generations", "reward_weights"})
+"""Options of TRL that the configs of the group methods check."""
+
+
+def refuse_reward_weights(args: Any) -> None:
+    if args.reward_weights is not None:
+        raise ValueError("reward_weights: give each entry of rewards its weight instead")
 
 
 def sizes(config: Mapping[str, Any], generations: int | None = None) -> dict[str, Any]:
@@ -63,10 +82,13 @@ def sizes(config: Mapping[str, Any], generations: int | None = None) -> dict[str
 
 def fit(session: Session, loop: Any, sampling: str | None = None) -> dict[str, Any]:
     """Train with `loop`, a trainer of TRL's. `sampling`: its attribute to record under that name."""
-    with rewards_for(session) as rewards:
+    args = session.args
+    template = args.chat_template_kwargs or {}
+    with rewards_for(session, args.rewards, str(args.device), template) as rewards:
+        args.reward_weights = rewards.weights
         trainer = loop(
             reward_funcs=rewards.functions(),
-            train_dataset=usable(session, rewards),
+            train_dataset=_rows(session, rewards, template),
             **session.usual,
         )
         # They go on counting while it trains, since the last start or resume.
@@ -80,15 +102,16 @@ def fit(session: Session, loop: Any, sampling: str | None = None) -> dict[str, A
     return record
 
 
-def rewards_for(session: Session) -> Rewards:
-    """The rewards of the session's config, their weights handed to TRL.
+def rewards_for(
+    session: Session, entries: Any, device: str | None, template: Mapping[str, Any]
+) -> Rewards:
+    """The rewards of these entries. `template`: options of the chat template.
 
     Raises `RecipeError` if the dataset lacks the column that one of them needs.
     """
-    args = session.args
-    rewards = build_rewards(args.rewards, device=str(args.device))
+    rewards = build_rewards(entries, device=device)
     rewards.stop = session.stop
-    rewards.answer = answer_reader(session.tokenizer, args.chat_template_kwargs or {})
+    rewards.answer = answer_reader(session.tokenizer, template)
     columns = session.dataset.column_names
     if rewards.needs_reference and "reference" not in columns:
         raise RecipeError(
@@ -96,72 +119,82 @@ def rewards_for(session: Session) -> Rewards:
             f"(it has: {', '.join(columns)}); export the view from a source with references, or "
             "rename the column that holds them"
         )
-    args.reward_weights = rewards.weights
     return rewards
 
 
-def usable(session: Session, rewards: Rewards) -> Dataset:
-    """The rows to train on, prompts as messages where the model has a chat template. The others are
-    counted. Raises `RecipeError` if none is left."""
-    args, dataset = session.args, only(session.dataset, *_USED)
-    limit = _prompt_limit(session)
-    too_long = f"prompt over {limit} tokens"
-    size = session.vocabulary()
-    unknown = beyond_embeddings(size or 0)
+class Usable(NamedTuple):
+    """The prompts that can be trained on."""
+
+    ids: dict[int, list[int]]
+    """Place of the row -> token ids of its prompt."""
+    left_out: dict[str, int]
+    """Reason -> number of the others: too long, without a reference, of unknown tokens."""
+    longest: int
+    """Tokens of the longest prompt, too long or not."""
+
+
+def usable(
+    session: Session, rewards: Rewards, limit: int | None, ids_of: Callable[[Any], list[int]]
+) -> Usable:
+    """The prompts of at most `limit` tokens, with a reference if a reward needs one. The others are
+    printed and recorded. `ids_of`: the token ids of a row's prompt."""
+    size = session.vocabulary
+    too_long, unknown = f"prompt over {limit} tokens", beyond_embeddings(size or 0)
     left_out = {too_long: 0, NO_REFERENCE: 0, unknown: 0}
-    kept: list[int] = []
+    kept: dict[int, list[int]] = {}
     longest = 0
-    for i, row in enumerate(dataset):
-        ids = _prompt_ids(session.tokenizer, row["prompt"], args.chat_template_kwargs or {})
-        length = len(ids)
-        if rewards.needs_reference and not has_reference(row):
+    for place, row in enumerate(only(session.dataset, *_USED)):
+        if rewards.needs_reference and not _has_reference(row):
             left_out[NO_REFERENCE] += 1
-        elif limit is not None and length > limit:
+            continue
+        ids = ids_of(row["prompt"])
+        longest = max(longest, len(ids))
+        if limit is not None and len(ids) > limit:
             left_out[too_long] += 1
-            longest = max(longest, length)
         elif size is not None and max(ids, default=0) >= size:
             left_out[unknown] += 1
         else:
-            kept.append(i)
+            kept[place] = ids
     session.leave_out(left_out)
-    if not kept:
-        why = "; ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
-        remedy = f" (the longest has {longest})" if longest else ""
-        raise RecipeError(
-            f"none of the {len(dataset)} rows is left: {why}{remedy}; a prompt and "
-            f"max_completion_length ({args.max_completion_length}) must fit the model's context"
-        )
-    return dataset.select(kept)
+    return Usable(kept, left_out, longest)
 
 
-def has_reference(row: Mapping[str, Any]) -> bool:
+def _has_reference(row: Mapping[str, Any]) -> bool:
     """True if the row has a reference answer. 0 is one."""
     reference = row.get("reference")
     return reference is not None and bool(str(reference).strip())
 
 
-def _prompt_limit(session: Session) -> int | None:
-    """Most tokens of a prompt. None: no limit."""
-    from transformers import AutoConfig
+def context_of(session: Session) -> int | None:
+    """Most tokens of a prompt and its completion. None: the model's config does not say."""
+    return getattr(session.model_config.get_text_config(), "max_position_embeddings", None)
 
-    args = session.args
-    trust = session.model_options["trust_remote_code"]
-    config = AutoConfig.from_pretrained(session.model_dir, trust_remote_code=trust)
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+
+def _rows(session: Session, rewards: Rewards, template: Mapping[str, Any]) -> Dataset:
+    """The rows to train on. Raises `RecipeError` if none is left."""
+    args, tokenizer = session.args, session.tokenizer
+
+    def ids_of(prompt: Any) -> list[int]:
+        if isinstance(prompt, str):
+            return list(tokenizer(prompt)["input_ids"])
+        asked = {"add_generation_prompt": True, "return_dict": False, **template}
+        return list(tokenizer.apply_chat_template(prompt, **asked))
+
     limits = [args.max_prompt_length] if args.max_prompt_length is not None else []
+    context = context_of(session)
     if context is not None and args.max_completion_length is not None:
         limits.append(context - args.max_completion_length)
-    return min(limits, default=None)
-
-
-def _prompt_ids(tokenizer: Any, prompt: Any, template_options: Mapping[str, Any]) -> list[int]:
-    if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    return list(
-        tokenizer.apply_chat_template(
-            prompt, add_generation_prompt=True, return_dict=False, **template_options
+    limit = min(limits, default=None)
+    found = usable(session, rewards, limit, ids_of)
+    if not found.ids:
+        why = "; ".join(f"{count} {reason}" for reason, count in found.left_out.items() if count)
+        too_long = limit is not None and found.longest > limit
+        remedy = f" (the longest has {found.longest})" if too_long else ""
+        raise RecipeError(
+            f"none of the {len(session.dataset)} rows is left: {why}{remedy}; a prompt and "
+            f"max_completion_length ({args.max_completion_length}) must fit the model's context"
         )
-    )
+    return only(session.dataset, *_USED).select(list(found.ids))
 
 
 @contextlib.contextmanager

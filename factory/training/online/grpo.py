@@ -2,25 +2,18 @@
 
 In: a grpo view, and `rewards:` in the config (`factory.training.online.rewards`). For each prompt the model
 writes `num_generations` completions; each is scored, and its advantage is its reward relative to the
-group's. `preset` names the method (`grpo_presets` has the formulas): grpo, dr-grpo, dapo, gspo, gmpo,
-gfpo, lite-ppo, cispo; what the user sets beside it wins. To see them all:
+group's. `preset` names the method; `grpo_presets` has the formulas. A completion that a reward's scorer
+could not score has advantage 0, is in no mean, and is counted (by this process, since it started).
 
-    factory train grpo --presets
-
-Completions are written by transformers in this process; `use_vllm` (TRL's) needs a GPU. A
-completion that a reward's scorer could not score has advantage 0, is in no mean, and is counted (by
-this process, since it started).
-
-Where `keep` or `resample_tries` is set, `reward` is of what is learned from, and `policy_reward` of all
-that was first drawn.
-
-Dynamic sampling (DAPO, Yu et al. 2025, arXiv 2503.14476): a group whose rewards are all equal has no
-advantage and teaches nothing. It gives way to completions of another prompt, drawn at random from
-the dataset, at most `resample_tries` times a batch. The paper goes on until the batch is full; here
-groups still flat after the last try stay, with advantage 0, and are counted.
+Dynamic sampling (DAPO, Yu et al. 2025, arXiv 2503.14476): a group whose rewards are all equal teaches
+nothing. It gives way to completions of another prompt, drawn at random from the dataset, at most
+`resample_tries` times a batch (the paper goes on until the batch is full); groups still flat then stay,
+with advantage 0, and are counted.
 
 Group filtering (GFPO, Shrivastava et al. 2025, arXiv 2508.09726): of a group only the `keep` best by
 `keep_by` have a reward, so mean and standard deviation are theirs and the others' advantage is 0.
+
+With either, `reward` is of what is learned from, and `policy_reward` of all that was first drawn.
 """
 
 from __future__ import annotations
@@ -35,7 +28,6 @@ import torch
 import trl
 from torch import Tensor
 
-from factory.training.common.plain_words import Advice
 from factory.training.common.session import Session
 from factory.training.online import common, grpo_presets
 from factory.training.online.common import OnlineTrainer
@@ -78,8 +70,7 @@ class GrpoConfig(trl.GRPOConfig):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.reward_weights is not None:
-            raise ValueError("reward_weights: give each entry of rewards its weight instead")
+        common.refuse_reward_weights(self)
         if self.resample_tries < 0:
             raise ValueError(f"resample_tries is {self.resample_tries}; it is 0 or more")
         if self.keep is not None and not 2 <= self.keep < self.num_generations:
@@ -244,33 +235,17 @@ class Grpo(Trainer):
     both in memory."""
 
     kind = "grpo"
-    columns = common.COLUMNS
     config_class = GrpoConfig
     # TRL's own, stated because it decides the result.
     defaults = {"learning_rate": 1e-6}
     lora_defaults = {"learning_rate": 1e-5}
-    checked = frozenset(
-        {
-            *common.BATCHES,
-            "num_generations",
-            "loss_type",
-            "importance_sampling_level",
-            "reward_weights",
-        }
-    )
-    advice = Advice(length="max_completion_length", less_memory="lower num_generations; ")
-
-    def looked_at(self, given: Mapping[str, Any]) -> set[str]:
-        return {*self.checked, *(GMPO_IGNORES if given.get("preset") == "gmpo" else ())}
+    checked = common.CHECKED | {"loss_type", "importance_sampling_level", *GMPO_IGNORES}
+    advice = common.ADVICE
 
     def defaults_for(self, given: Mapping[str, Any], *, is_lora: bool) -> dict[str, Any]:
         preset = grpo_presets.settings(given.get("preset", DEFAULT))
         sizes = common.sizes(given, preset.get("num_generations"))
         return {**super().defaults_for(given, is_lora=is_lora), **preset, **sizes}
-
-    def check_first(self, config: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
-        grpo_presets.settings(config.get("preset", DEFAULT))
-        parse_rewards(config.get("rewards"))
 
     def check_given(self, given: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
         parse_rewards(given.get("rewards"))

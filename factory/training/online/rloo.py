@@ -1,10 +1,10 @@
 """REINFORCE leave-one-out (Ahmadian et al. 2024, arXiv 2402.14740), by `trl.RLOOTrainer`.
 
-In: a grpo view, and `rewards:` in the config, as `factory train grpo` has them. For each prompt the
-model writes `num_generations` completions. The reward of one is R_i = r_i - beta * KL_i, with KL_i
-the sum over its tokens of log pi_old - log ref; its advantage A_i is R_i less the mean R of the
-others; the loss is -min(w_i A_i, clip(w_i, 1 - epsilon, 1 + epsilon) A_i), w_i the ratio of the whole
-completion's probabilities, which is 1 where a batch makes one update: the paper's REINFORCE.
+In: a grpo view, and `rewards:` in the config. For each prompt the model writes `num_generations`
+completions. The reward of one is R_i = r_i - beta * KL_i, with KL_i the sum over its tokens of
+log pi_old - log ref; its advantage A_i is R_i less the mean R of the others; the loss is
+-min(w_i A_i, clip(w_i, 1 - epsilon, 1 + epsilon) A_i), w_i the ratio of the whole completion's
+probabilities, which is 1 where a batch makes one update: the paper's REINFORCE.
 
 A completion that a reward's scorer could not score is left out, of the others' mean too, and counted.
 """
@@ -17,7 +17,6 @@ from typing import Any
 
 import trl
 
-from factory.training.common.plain_words import Advice
 from factory.training.common.session import Session
 from factory.training.online import common
 from factory.training.online.common import OnlineTrainer
@@ -36,8 +35,7 @@ class RlooConfig(trl.RLOOConfig):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.reward_weights is not None:
-            raise ValueError("reward_weights: give each entry of rewards its weight instead")
+        common.refuse_reward_weights(self)
 
 
 class RlooTrainer(OnlineTrainer, trl.RLOOTrainer):  # type: ignore[misc]
@@ -49,19 +47,15 @@ class Rloo(Trainer):
     memory."""
 
     kind = "rloo"
-    columns = common.COLUMNS
     config_class = RlooConfig
     # TRL's own, stated because they decide the result.
     defaults = {"beta": 0.05, "epsilon": 0.2, "learning_rate": 1e-6}
     lora_defaults = {"learning_rate": 1e-5}
-    checked = frozenset({*common.BATCHES, "num_generations", "reward_weights"})
-    advice = Advice(length="max_completion_length", less_memory="lower num_generations; ")
+    checked = common.CHECKED
+    advice = common.ADVICE
 
     def defaults_for(self, given: Mapping[str, Any], *, is_lora: bool) -> dict[str, Any]:
         return {**super().defaults_for(given, is_lora=is_lora), **common.sizes(given)}
-
-    def check_first(self, config: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
-        parse_rewards(config.get("rewards"))
 
     def check_given(self, given: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
         parse_rewards(given.get("rewards"))

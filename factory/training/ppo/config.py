@@ -4,8 +4,14 @@ refused.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from factory.training.common import options
+from factory.training.common.data import Opened, open_view
+from factory.training.online.rewards import parse_rewards
 
 _CHOICES = {"kl": ("penalty", "loss"), "value": ("shared", "own")}
 _AT_LEAST_1 = (
@@ -132,3 +138,16 @@ class PpoConfig:
         """`rewards`, and the reward model as one of them."""
         own = [] if self.reward_model is None else [{"kind": "reward", "model": self.reward_model}]
         return [*own, *self.rewards]
+
+
+def parsed(config: Mapping[str, Any]) -> PpoConfig:
+    """Raises `RecipeError` for an option or a reward that is wrong."""
+    args: PpoConfig = options.build(PpoConfig, options.converted(PpoConfig, config), Path())
+    parse_rewards(args.reward_entries())
+    return args
+
+
+def open_prompts(kind: str, data: Path | str, config: Mapping[str, Any]) -> Opened:
+    """The dataset, after a look at the options."""
+    parsed(config)
+    return open_view(kind, data, config)

@@ -1,41 +1,38 @@
 """Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347), as for language models by
 Ziegler et al. (2019, 1909.08593) and InstructGPT (2203.02155). Our own code: TRL no longer has PPO.
 
-In: a grpo view, or any dataset with a column `prompt`: messages, or a text, which is the user's one
-message. A column `reference` goes to the rewards. Completions are scored by `reward_model`, `rewards`, or
-both. Out: the policy alone, as `AutoModelForCausalLM` loads it, and its critic in `value_head/`.
+In: a grpo view, or any dataset with a column `prompt`. Out: the policy alone, as `AutoModelForCausalLM`
+loads it, and its critic in `value_head/`.
 
 A step: a completion of each of `rollout_batch_size` prompts is drawn, scored at its last token, and
 less beta (log pi - log ref) at every token; advantages by GAE, whitened over the batch; then
-`num_ppo_epochs` passes with clipped losses for policy and critic. The arithmetic is in `math`, the
-loop in `trainer`, the options in `config`.
+`num_ppo_epochs` passes with clipped losses for policy and critic.
 
 It departs from InstructGPT in that pretraining gradients are not mixed in, the critic by default is
-a head on the policy (`value: own` for a model of its own), and losses are means over the tokens of a
-minibatch. `kl: loss` takes the KL out of the rewards and makes it a term of the loss, by Schulman's
-k3 estimator.
+a head on the policy, and losses are means over the tokens of a minibatch. `kl: loss` makes the KL a
+term of the loss, by Schulman's k3 estimator.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from factory.core import weights
 from factory.core.errors import RecipeError
+from factory.core.records import Message
 from factory.engines.render import prompt_ids
-from factory.engines.vllm_reasoning import answer_reader
-from factory.training.common import options
+from factory.training.common.options import train_in_float32
 from factory.training.common.plain_words import Advice
 from factory.training.common.progress import say
-from factory.training.common.session import Session, beyond_embeddings
+from factory.training.common.session import Session
 from factory.training.common.tokenizer import load_tokenizer
+from factory.training.common.trained_rows import beyond_embeddings
 from factory.training.online import common
-from factory.training.online.rewards import Rewards, build_rewards, parse_rewards
+from factory.training.online.rewards import Rewards
 from factory.training.ppo import value_head
-from factory.training.ppo.config import PpoConfig
+from factory.training.ppo.config import PpoConfig, parsed
 from factory.training.ppo.experience import Experience, Prompt
 from factory.training.ppo.trainer import PpoTrainer
 from factory.training.ppo.value_head import ValueHead
@@ -47,7 +44,6 @@ class Ppo(Trainer):
     adapter), the scoring models, and with `value: own` the critic with its own."""
 
     kind = "ppo"
-    columns = ("prompt",)
     config_class = PpoConfig
     # The learning rate is small: each step uses its rollouts several times. The batch is the memory's
     # alone, and passes over a few sequences each are slow on CPUs too.
@@ -60,37 +56,27 @@ class Ppo(Trainer):
         less_memory="use value: shared; lower rollout_batch_size; ",
     )
 
-    def check_first(self, config: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
-        self.check(config, lora)
-
     def check_given(self, given: Mapping[str, Any], lora: Mapping[str, Any] | None) -> None:
-        args = options.build(PpoConfig, given, Path())
-        parse_rewards(args.reward_entries())
-        _check_critic(args, lora)
+        _check_critic(parsed(given), lora)
 
     def fit(self, session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         args = session.args
+        _check_critic(args, session.lora)
         device = "cpu" if args.use_cpu else None
-        with build_rewards(args.reward_entries(), device=device) as rewards:
-            rewards.stop = session.stop
-            rewards.answer = answer_reader(session.tokenizer, {})
-            if rewards.needs_reference and "reference" not in session.dataset.column_names:
-                raise RecipeError(
-                    "a reward checks completions against the column 'reference', which the dataset "
-                    f"lacks (has: {', '.join(session.dataset.column_names)})"
-                )
+        with common.rewards_for(session, args.reward_entries(), device, {}) as rewards:
             prompts = _prompts(session, rewards)
             policy, reference = _policy(session)
             critic = _critic(session, policy)
             experience = Experience(
                 args, policy, reference, critic, prompts, session.tokenizer, rewards
             )
+            session.beside["value_head"] = critic.save
             trainer = PpoTrainer(experience, [session.progress])
             more = {"completions_left_out": experience.left_out, "value": args.value}
             return session.fit(trainer, more=more)
 
 
-def _check_critic(args: PpoConfig, lora: Mapping[str, Any] | None) -> None:
+def _check_critic(args: PpoConfig, lora: Any) -> None:
     if args.value == "own" and lora is not None:
         raise RecipeError(
             "config.value: own trains all weights of a second model, which an adapter is meant to "
@@ -98,66 +84,46 @@ def _check_critic(args: PpoConfig, lora: Mapping[str, Any] | None) -> None:
         )
 
 
-def _prompts(session: Session, rewards: Rewards) -> Sequence[Prompt]:
-    """The tokenized prompts; those too long, or without the reference that a reward needs, are left
-    out and counted."""
+def _prompts(session: Session, rewards: Rewards) -> list[Prompt]:
+    """The tokenized prompts. Raises `RecipeError` if none is left."""
     limit = _longest_prompt(session)
-    size = session.vocabulary()
-    prompts, longest, without, unknown = [], 0, 0, 0
-    for row in session.dataset:
-        if rewards.needs_reference and not common.has_reference(row):
-            without += 1
-            continue
-        messages = row["prompt"]
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
-        ids = prompt_ids(session.tokenizer, messages, {})
-        if size is not None and max(ids, default=0) >= size:
-            unknown += 1
-            continue
-        longest = max(longest, len(ids))
-        if len(ids) <= limit:
-            prompts.append(Prompt(messages, ids, row.get("reference")))
-    too_long = len(session.dataset) - len(prompts) - without - unknown
-    beyond = beyond_embeddings(size or 0)
-    session.leave_out(
-        {
-            f"prompt over {limit} tokens": too_long,
-            common.NO_REFERENCE: without,
-            beyond: unknown,
-        }
+    found = common.usable(
+        session, rewards, limit, lambda prompt: prompt_ids(session.tokenizer, _messages(prompt), {})
     )
-    if not prompts and unknown:
+    if found.ids:
+        rows = ((session.dataset[place], ids) for place, ids in found.ids.items())
+        return [Prompt(_messages(row["prompt"]), ids, row.get("reference")) for row, ids in rows]
+    too_long, without, unknown = found.left_out.values()
+    if unknown:
+        beyond = beyond_embeddings(session.vocabulary or 0)
         raise RecipeError(f"none of the {unknown} prompts is left: {beyond}")
-    if not prompts and too_long:
+    if too_long:
         raise RecipeError(
             f"none of the {too_long} prompts has at most {limit} tokens, the least of "
             "config.max_prompt_length and the model's context less max_completion_length; the "
-            f"longest has {longest}"
+            f"longest has {found.longest}"
         )
-    if not prompts:
-        raise RecipeError(
-            f"none of the {without} rows has a reference answer in the column 'reference', which a "
-            "reward checks against"
-        )
-    return prompts
+    raise RecipeError(
+        f"none of the {without} rows has a reference answer in the column 'reference', which a "
+        "reward checks against"
+    )
+
+
+def _messages(prompt: Any) -> list[Message]:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def _longest_prompt(session: Session) -> int:
     """Tokens that may go before a completion."""
-    from transformers import AutoConfig
-
-    trust = session.model_options["trust_remote_code"]
-    model = AutoConfig.from_pretrained(session.model_dir, trust_remote_code=trust)
-    context = getattr(model.get_text_config(), "max_position_embeddings", None) or sys.maxsize
     args: PpoConfig = session.args
+    context = common.context_of(session) or sys.maxsize
     completion = args.max_completion_length
     if completion >= context:
         raise RecipeError(
             f"config.max_completion_length {completion} leaves no place for a prompt in the "
             f"model's context of {context} tokens"
         )
-    return min(args.max_prompt_length or sys.maxsize, int(context) - completion)
+    return min(args.max_prompt_length or sys.maxsize, context - completion)
 
 
 def _policy(session: Session) -> tuple[Any, Any]:
@@ -173,9 +139,7 @@ def _policy(session: Session) -> tuple[Any, Any]:
 
         set_seed(session.args.seed)  # the adapter's weights
         policy = get_peft_model(policy, session.lora)
-        for weight in policy.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float()  # 16 bits would swallow small steps
+        train_in_float32(policy)
     _save_memory(policy, session.args)
     return policy, reference
 

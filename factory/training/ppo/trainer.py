@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,7 +23,6 @@ import torch
 from torch import Tensor
 
 from factory.core.errors import RecipeError
-from factory.core.files import sync
 from factory.training.common import trackers
 from factory.training.ppo import checkpoint as ppo_checkpoint
 from factory.training.ppo import math as ppo_math
@@ -92,7 +89,6 @@ class PpoTrainer:
             if self._control.should_save:
                 self._save()
         self._tell("on_train_end")
-        self._publish_value()
         return self.state
 
     def learn(self, batch: Batch, step: int) -> dict[str, float]:
@@ -231,14 +227,3 @@ class PpoTrainer:
         self.state.global_step = facts["global_step"]
         self.kl_controller.beta = facts["beta"]
         self.experience.left_out.update(facts["left_out"])
-
-    def _publish_value(self) -> None:
-        """Save the critic in OUT/value_head, beside the model, which is the policy alone."""
-        out = Path(self.args.output_dir).parent
-        with tempfile.TemporaryDirectory(prefix=".weights-", dir=out) as temporary:
-            self.value.save(Path(temporary) / "value_head")
-            for file in Path(temporary).rglob("*"):
-                sync(file)
-            shutil.rmtree(out / "value_head", ignore_errors=True)
-            (Path(temporary) / "value_head").replace(out / "value_head")
-            sync(out)

@@ -1,10 +1,8 @@
 """The critic, which predicts before each token the reward still to come.
 
-    shared   one linear layer on the policy's last hidden states; its loss, times `vf_coef`, trains
-             the policy's backbone too. One model in memory.
-    own      a backbone of its own with that layer on top: the reward model's, if there is one of
-             the policy's vocabulary, else a copy of the policy's. As much memory again, and more
-             with the optimizer's; the two losses share no weight.
+    shared   a linear layer on the policy's last hidden states; its loss trains the policy's backbone too
+    own      a backbone of its own with that layer on top: the reward model's, if there is one of the
+             policy's vocabulary, else a copy of the policy's
 
 The layer starts at zero, so that the first advantages are the rewards to come, unless a reward
 model brings its own.

@@ -16,7 +16,7 @@ and a `name` under which it is logged (default: the kind). The kinds, and where 
 
 The last four kinds are scorers of the registry (`factory.scorers.SCORERS`), and so may be any other
 there: the stages of the same name, with their options, scoring one answer at a time. The total is the
-weighted sum of the raw scores: nothing is standardised, so weights carry the scale. Where a part with
+weighted sum of the raw scores: nothing is standardized, so weights carry the scale. Where a part with
 a weight gives no number the total is None, never a sum of the rest: the completion is left out and
 counted. PPO drops it; grpo and rloo give it advantage 0, so that only a KL term acts on it. A weight of
 0: logged only.

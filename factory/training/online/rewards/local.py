@@ -18,6 +18,7 @@ from factory.core import weights
 from factory.core.errors import RecipeError, SampleError
 from factory.engines.base import Completion, EngineStats, Request, Task
 from factory.engines.render import conversation_ids, step_ids
+from factory.training.common.trained_rows import model_inputs
 
 BATCH = 16
 """Conversations in one forward pass."""
@@ -134,15 +135,10 @@ class LocalScorer:
     ) -> list[list[list[float]]]:
         import torch
 
-        longest = max(len(ids) for _, ids, _ in batch)
-        padding = self._tokenizer.pad_token_id or 0
-        rows = [[*ids, *[padding] * (longest - len(ids))] for _, ids, _ in batch]
-        mask = [[1] * len(ids) + [0] * (longest - len(ids)) for _, ids, _ in batch]
+        given = model_inputs([ids for _, ids, _ in batch], self._tokenizer.pad_token_id)
         with torch.inference_mode():
-            logits = self._model(
-                input_ids=torch.tensor(rows, device=self._model.device),
-                attention_mask=torch.tensor(mask, device=self._model.device),
-            ).logits
+            placed = {name: value.to(self._model.device) for name, value in given.items()}
+            logits = self._model(**placed).logits
         found: list[list[list[float]]] = []
         for row, (_, _, positions) in zip(logits.float().cpu(), batch, strict=True):
             at = row[positions] if self._task == "token_classify" else row[None]
@@ -157,11 +153,7 @@ class LocalScorer:
 
         device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(self.model_dir)
-        kind = (
-            transformers.AutoModelForSequenceClassification
-            if self._task == "classify"
-            else transformers.AutoModelForTokenClassification
-        )
+        kind = getattr(transformers, f"AutoModel{_HEADS[self._task]}")
         model = kind.from_pretrained(
             self.model_dir,
             dtype=torch.float32 if device == "cpu" else "auto",

@@ -28,7 +28,7 @@ from factory.stages.models import Answer, SampleModels, StageCount
 from factory.training.common.progress import say
 from factory.training.online.rewards.entries import Entry, InProcess, Part, Served, parse_rewards
 
-Prompt = list[Message] | str
+GivenPrompt = list[Message] | str
 Completed = list[Message] | str
 
 
@@ -94,7 +94,7 @@ class Rewards:
 
     def score(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[GivenPrompt],
         completions: Sequence[Completed],
         references: Sequence[str | None] | None = None,
         completion_ids: Sequence[Sequence[int]] | None = None,
@@ -178,7 +178,7 @@ class Rewards:
 
     def _function(self, name: str) -> Callable[..., list[float | None]]:
         def function(
-            prompts: Sequence[Prompt],
+            prompts: Sequence[GivenPrompt],
             completions: Sequence[Completed],
             completion_ids: Sequence[Sequence[int]] | None = None,
             reference: Sequence[str | None] | None = None,
@@ -266,7 +266,7 @@ def build_rewards(entries: Any, folder: Path = Path(), *, device: str | None = N
     return Rewards(parts, engines)
 
 
-def _messages(prompt: Prompt) -> list[Message]:
+def _messages(prompt: GivenPrompt) -> list[Message]:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
 
 
