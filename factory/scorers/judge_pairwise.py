@@ -32,14 +32,14 @@ from pydantic import Field
 from factory.core.constitution import Constitution, Principle
 from factory.core.records import Candidate, Message, Reading, Sample, Verdict
 from factory.engines.base import Sampling
-from factory.scorers.labels import DECIMALS, Asking, Judging, Label, ask_labels
+from factory.scorers.comparison import DECIMALS
+from factory.scorers.labels import Asking, Judging, Label, ask_labels
 from factory.scorers.tournament import Pair, next_round, swiss_rounds
 from factory.stages.base import (
     EXAMPLE_PROMPT,
     Estimator,
     Expected,
     Models,
-    Question,
     Reads,
     Stage,
     render,
@@ -114,9 +114,6 @@ class PairwiseJudge(Stage):
             return frozenset({"candidates", "revisions"})
         return frozenset({"candidates"})
 
-    def judges(self) -> frozenset[str]:
-        return frozenset({self.model})
-
     def problem(self) -> tuple[str, str] | None:
         if isinstance(self.principles, int) and self.principles < 1:
             return "principles", f"expected 1 or more, 'same' or 'all'; found {self.principles}"
@@ -133,9 +130,6 @@ class PairwiseJudge(Stage):
             self.template, conversation="", prompt=EXAMPLE_PROMPT, a="Hi", b="Ho", question="Which?"
         )
         return ("template", wrong) if wrong else None
-
-    def examples(self) -> list[tuple[str, Question]]:
-        return []
 
     def judging(self) -> Judging:
         first, second = (Candidate(i, text, "", "", "") for i, text in enumerate(("Hi!", "What?")))

@@ -17,7 +17,7 @@ from pydantic import Field
 from factory.core.errors import SampleError
 from factory.core.records import Sample, Score
 from factory.core.words import words
-from factory.scorers.labels import DECIMALS
+from factory.scorers.comparison import DECIMALS
 from factory.stages.base import Models, Stage
 from factory.stats.bradley_terry import MIN_REGULARISATION, REGULARISATION, bradley_terry
 from factory.stats.elo import elo
