@@ -7,16 +7,14 @@ losers bad. Each answer has at most one label: one that both wins and loses is d
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from factory.core.records import Candidate, Sample
-from factory.export import schemas
+from factory.export.features import Features
 from factory.export.pairs import Pair, PairRules, same_answer
+from factory.export.schemas import KTO
 from factory.export.view import Drop, FolderName, Note, answer, unfit
 from factory.scorers.comparison import scores_of
-
-if TYPE_CHECKING:
-    from factory.export.features import Features
 
 
 class KtoView(PairRules):
@@ -101,4 +99,4 @@ class KtoView(PairRules):
         return frozenset({"candidates", f"score:{self.score or '*'}"})
 
     def features(self) -> Features:
-        return schemas.kto()
+        return KTO

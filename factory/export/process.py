@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from factory.core.config import Config
 from factory.core.records import Candidate, Sample, StepLabels
-from factory.export import schemas
+from factory.export.features import Features
+from factory.export.schemas import PROCESS
 from factory.export.view import Drop, FolderName, Truncated, unfit
 from factory.scorers.comparison import is_known
-
-if TYPE_CHECKING:
-    from factory.export.features import Features
 
 
 class ProcessView(Config):
@@ -65,7 +63,7 @@ class ProcessView(Config):
         return frozenset({"candidates", f"steps:{self.steps or '*'}"})
 
     def features(self) -> Features:
-        return schemas.process()
+        return PROCESS
 
     def write_beside(self, folder: Path) -> None:
         """Write the PRM800K file, if asked for, beside the dataset in `folder`, once that is in place."""
