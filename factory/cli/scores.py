@@ -90,12 +90,11 @@ def score(
 
     Run it again after a stop: only new calls are made.
     """
-    from factory.evaluation.rows import open_rows
     from factory.evaluation.score import score as score_rows
 
     scorer = _scorer(model, recipe, set_, stage=stage)
     assert scorer is not None
-    record = score_rows(open_rows(data).limited(limit), scorer, out)
+    record = score_rows(_rows(data, limit), scorer, out)
     printing.print_scored(out, record)
     endings.after_score(out, record)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from factory.core.records import Candidate, Sample
 from factory.export.features import Features
-from factory.export.pairs import Pair, PairRules, same_answer
+from factory.export.pairs import Pair, PairRules
 from factory.export.schemas import KTO
 from factory.export.view import Drop, FolderName, Note, answer, unfit
 from factory.scorers.comparison import scores_of
@@ -76,8 +76,6 @@ class KtoView(PairRules):
             if not isinstance(pair, Pair):
                 yield pair
                 continue
-            if same_answer(pair.chosen, pair.rejected):
-                yield Note("differs-in-reasoning-only")
             for candidate, label, score in (
                 (pair.chosen, True, pair.chosen_score),
                 (pair.rejected, False, pair.rejected_score),

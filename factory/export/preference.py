@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from factory.core.records import Sample
 from factory.export.features import Features
-from factory.export.pairs import Pair, PairRules, same_answer
+from factory.export.pairs import Pair, PairRules
 from factory.export.schemas import PREFERENCE
 from factory.export.view import Drop, FolderName, Note, answer
 
@@ -28,8 +28,6 @@ class PreferenceView(PairRules):
             if not isinstance(pair, Pair):
                 yield pair
                 continue
-            if same_answer(pair.chosen, pair.rejected):
-                yield Note("differs-in-reasoning-only")
             critique = sample.critique_of(pair.chosen)
             yield {
                 "prompt": sample.prompt,

@@ -35,7 +35,7 @@ from factory.scorers.comparison import DECIMALS
 from factory.scorers.first_error import agreed, binary_search, every_step, settled, share_right
 from factory.scorers.labels import Asking, Judging
 from factory.scorers.process_reward import NO_STEPS
-from factory.scorers.step_judge import QUESTION, ask_steps, question_problem, steps_judging
+from factory.scorers.step_judge import EXAMPLE, QUESTION, ask_steps, steps_judging
 from factory.stages.base import (
     EXAMPLE_PROMPT,
     EXAMPLE_STEP,
@@ -45,6 +45,7 @@ from factory.stages.base import (
     Question,
     Stage,
     pattern_problem,
+    template_problem,
 )
 
 _STEPS = 4
@@ -109,7 +110,7 @@ class Rollout(Stage):
         odd = pattern_problem(self.pattern) or self._asking().problem()
         if odd is not None:
             return odd
-        wrong = question_problem(self.template)
+        wrong = template_problem(self.template, **EXAMPLE)
         return ("template", wrong) if wrong else None
 
     def examples(self) -> list[tuple[str, Question]]:
