@@ -37,11 +37,11 @@ class KtoView(PairRules):
 
     def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop | Note]:
         by_score = self.threshold is not None
-        for labelled in self._by_score(sample) if by_score else self._by_pairs(sample):
-            if isinstance(labelled, Drop | Note):
-                yield labelled
+        for labeled in self._by_score(sample) if by_score else self._by_pairs(sample):
+            if isinstance(labeled, Drop | Note):
+                yield labeled
                 continue
-            candidate, label, score = labelled
+            candidate, label, score = labeled
             yield {
                 "prompt": sample.prompt,
                 "completion": answer(candidate, self.reasoning),

@@ -34,28 +34,28 @@ class ProcessView(Config):
     """Write the rows in PRM800K's format too, to `NAME.prm800k.jsonl` beside the dataset."""
 
     def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop]:
-        labelled = [x for x in sample.step_labels if self.steps in (None, x.name)]
-        if len({labels.name for labels in labelled}) > 1:
+        labeled = [x for x in sample.step_labels if self.steps in (None, x.name)]
+        if len({labels.name for labels in labeled}) > 1:
             yield Drop("several-scorers")
             return
-        of_candidate = {labels.candidate: labels for labels in labelled}
+        of_candidate = {labels.candidate: labels for labels in labeled}
         for candidate in sample.candidates:
             yield self._row(sample, candidate, of_candidate.get(candidate.index))
 
     def _row(
-        self, sample: Sample, candidate: Candidate, labelled: StepLabels | None
+        self, sample: Sample, candidate: Candidate, labeled: StepLabels | None
     ) -> dict[str, Any] | Drop:
         if (reason := unfit(candidate, self.truncated)) is not None:
             return reason
-        if labelled is None:
+        if labeled is None:
             return Drop("no-steps")
-        if all(label is None for label in labelled.labels):
+        if all(label is None for label in labeled.labels):
             return Drop("no-labels")
         return {
             "prompt": sample.prompt,
-            "completions": labelled.steps,
-            "labels": labelled.labels,
-            "scores": [score if is_known(score) else None for score in labelled.scores],
+            "completions": labeled.steps,
+            "labels": labeled.labels,
+            "scores": [score if is_known(score) else None for score in labeled.scores],
             "prompt_id": sample.id,
         }
 

@@ -187,8 +187,8 @@ async def ask_labels(
     if read.estimator == "sampled":
         draws = [_verdict(completion, call, labels, prefix) for completion, call in drawn]
     else:
-        thoughts = [_thought(*each, prefix, read) for each in drawn] or [_Thought(prefix)]
-        thoughts = thoughts if drawn else thoughts * len(messages)
+        thoughts = [_thought(*each, prefix, read) for each in drawn]
+        thoughts = thoughts or [_Thought(prefix)] * len(messages)
         draws = await _after(models, model, messages, labels, thoughts)
     return [Label(draws[i : i + count], read) for i in range(0, len(draws), count)]
 
