@@ -20,8 +20,8 @@ from factory.align.divergence import log_ratio
 from factory.core import own_code, weights
 from factory.core.errors import RecipeError
 from factory.core.files import whole
-from factory.core.records import Candidate, Sample, Score, Verdict
-from factory.core.words import words as words_of
+from factory.core.records import Sample
+from factory.core.words import words
 from factory.core.yamlfile import dump
 from factory.pipeline import traces as shards
 from factory.pipeline.progress import Progress
@@ -213,15 +213,15 @@ def _data(
 
 def _answers(samples: list[Sample], model: str, seed: int) -> Answers:
     found = [c for s in samples for c in s.candidates if c.model == model]
-    values, unscored = _words(samples, model), _unscored(samples, model)
+    values = _words(samples, model)
+    scores, unscored = _scores(samples, model)
     return Answers(
         prompts=len(values),
         words=_mean(values, seed),
         refusals=_share([REFUSAL.search(c.text[:300]) is not None for c in found]),
         truncated=_share([c.finish_reason == "length" for c in found]),
         scores={
-            name: _mean(of, seed, SHARE if _are_claims(of) else None)
-            for name, of in _scores(samples, model).items()
+            name: _mean(of, seed, SHARE if _are_claims(of) else None) for name, of in scores.items()
         },
         unscored=unscored,
     )
@@ -233,15 +233,12 @@ def _change(samples: list[Sample], seed: int) -> Change:
         differences = {id: new[id] - first[id] for id in new if id in first}
         return _mean(differences, seed, DIFFERENCE if are_claims else None)
 
-    first = _scores(samples, FIRST)
-    words = _words(samples, NEW), _words(samples, FIRST)
+    (first, _), (new, _) = _scores(samples, FIRST), _scores(samples, NEW)
+    lengths = _words(samples, NEW), _words(samples, FIRST)
     return Change(
-        words=less(*words),
-        scores={
-            name: less(values, first.get(name, {}))
-            for name, values in _scores(samples, NEW).items()
-        },
-        length_ratio=_length_ratio(*words, seed),
+        words=less(*lengths),
+        scores={name: less(values, first.get(name, {})) for name, values in new.items()},
+        length_ratio=_length_ratio(*lengths, seed),
     )
 
 
@@ -270,34 +267,25 @@ def _are_claims(values: Mapping[str, float]) -> bool:
 
 def _words(samples: list[Sample], model: str) -> dict[str, float]:
     """Prompt -> number of words in a model's answer."""
-    return {s.id: float(words(c)) for s in samples for c in s.candidates if c.model == model}
+    return {s.id: float(words(c.text)) for s in samples for c in s.candidates if c.model == model}
 
 
-def _scores(samples: list[Sample], model: str) -> dict[str, dict[str, float]]:
-    """Score -> prompt -> value, for one model. Answers that could not be scored are left out."""
-    found: dict[str, dict[str, float]] = {}
-    for sample, score in _scores_of(samples, model):
-        values = found.setdefault(score.name, {})
-        if score.value is not None:
-            values[sample.id] = score.value
-    return found
-
-
-def _unscored(samples: list[Sample], model: str) -> dict[str, int]:
-    return dict(Counter(s.name for _, s in _scores_of(samples, model) if s.value is None))
-
-
-def _scores_of(samples: list[Sample], model: str) -> list[tuple[Sample, Score]]:
-    return [
-        (sample, score)
-        for sample in samples
-        for score in sample.scores
-        if sample.candidates[score.candidate].model == model
-    ]
-
-
-def words(candidate: Candidate) -> int:
-    return words_of(candidate.text)
+def _scores(
+    samples: list[Sample], model: str
+) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
+    """For one model: score -> prompt -> value, and score -> number of answers that have none."""
+    known: dict[str, dict[str, float]] = {}
+    unscored: Counter[str] = Counter()
+    for sample in samples:
+        for score in sample.scores:
+            if sample.candidates[score.candidate].model != model:
+                continue
+            values = known.setdefault(score.name, {})
+            if score.value is None:
+                unscored[score.name] += 1
+            else:
+                values[sample.id] = score.value
+    return known, dict(unscored)
 
 
 def _share(claims: list[bool]) -> float:
@@ -317,21 +305,17 @@ def _comparisons(sample: Sample, other: str, score: str | None) -> list[Comparis
     if other not in by_model or NEW not in by_model:
         return []
     old, new = by_model[other], by_model[NEW]
+    found: list[tuple[float | None, bool | None]] = []  # P(new is better), whether orders agree
     if score is not None:
         values = {s.candidate: s.value for s in sample.scores if s.name == score}
-        p = _p_by_score(values.get(new.index), values.get(old.index))
-        return [Comparison(sample.id, p, None, words(new), words(old))]
-    return [
-        Comparison(
-            prompt_id=sample.id,
-            p=_p_of(verdict, new.index),
-            is_consistent=verdict.is_consistent if verdict.readings else None,
-            words_new=words(new),
-            words_old=words(old),
-        )
-        for verdict in sample.verdicts
-        if {verdict.a, verdict.b} == {old.index, new.index}
-    ]
+        found.append((_p_by_score(values.get(new.index), values.get(old.index)), None))
+    else:
+        for verdict in sample.verdicts:
+            if {verdict.a, verdict.b} == {old.index, new.index}:
+                p = verdict.p if verdict.p is None or verdict.a == new.index else 1 - verdict.p
+                found.append((p, verdict.is_consistent if verdict.readings else None))
+    lengths = words(new.text), words(old.text)
+    return [Comparison(sample.id, p, agrees, *lengths) for p, agrees in found]
 
 
 def _p_by_score(new: float | None, old: float | None) -> float | None:
@@ -339,10 +323,3 @@ def _p_by_score(new: float | None, old: float | None) -> float | None:
     if new is None or old is None:
         return None
     return 0.5 if new == old else float(new > old)
-
-
-def _p_of(verdict: Verdict, index: int) -> float | None:
-    """P(the answer `index` is better), in [0, 1]. None: unparsed."""
-    if verdict.p is None:
-        return None
-    return verdict.p if verdict.a == index else 1 - verdict.p

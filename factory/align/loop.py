@@ -41,6 +41,7 @@ from factory.core.lock import LOCK, alone_in
 from factory.core.yamlfile import YamlFile
 from factory.engines.vllm import VllmConfig
 from factory.pipeline import traces as shards
+from factory.pipeline.folder import writing_in
 from factory.pipeline.progress import Progress
 from factory.pipeline.trainings import model_folder, run_with_trainings, waited_for
 from factory.pipeline.views import why_no_rows
@@ -65,14 +66,9 @@ def align(recipe: Recipe, out: Path, rounds: int) -> Alignment:
     check_training(recipe)
     done = Alignment([])
     progress = Progress()
-    with alone_in(out):
+    with alone_in(out), writing_in(out):
         try:
             _turn(recipe, name, stop, out, rounds, done, progress)
-        except OSError as error:
-            raise FactoryError(
-                f"cannot write in {out} ({error}); free some space or fix the folder and run "
-                "again; finished work is kept"
-            ) from error
         except FactoryError:
             if done.rounds:
                 progress.note(f"so far:\n{table(done)}\n")

@@ -73,9 +73,8 @@ def _in_a_thread(work: Callable[[], T]) -> T:
 
     ended: list[T] = []
     failures: list[BaseException] = []
-    is_over = (
-        threading.Event()
-    )  # not `join`: interrupted, it takes a thread that works for one that ended
+    # Not `join`: interrupted, it takes a thread that works for one that ended.
+    is_over = threading.Event()
 
     def target() -> None:
         try:

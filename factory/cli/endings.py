@@ -48,12 +48,8 @@ def print_commands(*commands: tuple[str, str]) -> None:
 
 
 def after_init(folder: Path) -> None:
-    recipe = folder / "pipelines" / "quickstart.yaml"
     print(f"edit the principles in {folder / 'constitutions' / 'one-sentence.yaml'}")
-    print_commands(
-        ("make three samples and read them", command("preview", recipe)),
-        ("make the data", command("run", recipe)),
-    )
+    after_validate(folder / "pipelines" / "quickstart.yaml")
 
 
 def after_validate(recipe: Path) -> None:
@@ -78,9 +74,7 @@ def after_preview(recipe: Path, out: Path | None, set_: Sequence[str]) -> None:
 def after_show(run: Path, manifest: Manifest) -> None:
     """Suggest samples to look at: changed verdicts, and the most frequent drop."""
     commands = []
-    drops: Counter[str] = Counter()
-    for view in manifest.views:
-        drops.update(view["drops"])
+    drops = sum((Counter(view["drops"]) for view in manifest.views), Counter[str]())
     if any(judge["flips"] for view in manifest.views for judge in view.get("judges", {}).values()):
         what = "verdicts that changed with the order of the answers"
         commands.append((what, command("show", run, "--flipped")))
@@ -94,24 +88,25 @@ def after_run(folder: Path, manifest: Manifest, recipe: Recipe | None = None) ->
     """Suggest a training on the datasets that have rows: the recipe's, where one is given."""
     rows = {view["view"]: view["rows"] for view in manifest.views}
     commands: list[tuple[str, str]] = []
+
+    def suggest(what: str, kind: str, view: str, result: str, base: str, *options: str) -> None:
+        data, out = folder / "datasets" / view, folder / "models" / result
+        words = ["train", kind, "--data", data, "--model", base, "--out", out]
+        commands.append((what, command(*words, *options)))
+
     for training in recipe.training if recipe else ():
         if training.model is not None and recipe is not None and rows.get(training.view):
+            what, base = f"train {training.result} as the recipe says", training.model
             options = [f"--set={name}={_value(value)}" for name, value in training.config.items()]
-            data, out = folder / "datasets" / training.view, folder / "models" / training.result
-            base = recipe.absolute_model(training.model)
-            words = ["train", training.kind, "--data", data, "--model", base, "--out", out]
-            commands.append(
-                (f"train {training.result} as the recipe says", command(*words, *options))
-            )
+            its = (training.kind, training.view, training.result, recipe.absolute_model(base))
+            suggest(what, *its, *options)
             break
     if not commands:
         for view in manifest.views:
             kind = trainer_of(view.get("kind", ""))
             if view["rows"] and kind is not None and kind != "grpo":  # it needs rewards
-                data, out = folder / "datasets" / view["view"], folder / "models" / kind
                 base = next((model["model"] for model in manifest.models.values()), "MODEL")
-                words = ["train", kind, "--data", data, "--model", base, "--out", out]
-                commands.append(("train a model on it", command(*words)))
+                suggest("train a model on it", kind, view["view"], kind, base)
                 break
     if recipe is not None and recipe.evaluation is not None and recipe.training:
         what = "or in one command: make data, train on it, compare on held-out prompts"
@@ -141,14 +136,14 @@ def after_training(kind: str, out: Path) -> None:
     if (curves := out / "curves.png").exists():
         print(f"  curves: {curves}; the numbers: {out / 'log.jsonl'}")
     print(f"  load it with {TRAINERS[kind].load().loaded_as}.from_pretrained({str(out)!r})")
-    what = {
-        "reward": "how often it prefers the better answer",
-        "prm": "how well it finds wrong steps",
+    measures = {
+        "reward": ("reward", "how often it prefers the better answer"),
+        "prm": ("process", "how well it finds wrong steps"),
     }
-    evaluation = {"reward": "reward", "prm": "process"}
-    if kind in evaluation:
-        words = ["eval", evaluation[kind], "--data", "HELD_OUT_DATASET", "--model", out]
-        print_commands((what[kind], command(*words)))
+    if kind in measures:
+        evaluation, what = measures[kind]
+        words = ["eval", evaluation, "--data", "HELD_OUT_DATASET", "--model", out]
+        print_commands((what, command(*words)))
     else:
         words = ["preview", "RECIPE", "--set", f"models.policy.model={out.absolute()}"]
         print_commands(("read its answers, with a recipe whose model is 'policy'", command(*words)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,12 @@ from factory.core.paths import user_path
 
 if TYPE_CHECKING:
     from factory.recipe.recipe import Recipe
+
+
+def path_option(*names: str, help: str, metavar: str | None = None) -> Any:
+    """An option whose value is a path as users write it."""
+    return typer.Option(*names, help=help, metavar=metavar, parser=user_path)
+
 
 RecipeArgument = Annotated[
     Path,
@@ -24,18 +30,15 @@ RunArgument = Annotated[
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option(
-        "--out", "-o", help="The run's folder. Default: runs/<recipe's name>.", parser=user_path
-    ),
+    path_option("--out", "-o", help="The run's folder. Default: runs/<recipe's name>."),
 ]
 LedgerOption = Annotated[
     Path | None,
-    typer.Option(
+    path_option(
         "--ledger",
         metavar="FILE",
         help="Remember calls in FILE. Several runs may share it. Default: the file the run began "
         "with, else ledger.sqlite in its folder.",
-        parser=user_path,
     ),
 ]
 SetOption = Annotated[

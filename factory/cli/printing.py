@@ -138,9 +138,7 @@ def refuse_no_rows(folder: Path, manifest: Manifest) -> None:
     """Raise `NothingMade` if there are datasets but none has a row."""
     if not manifest.views or any(view["rows"] for view in manifest.views):
         return
-    drops: Counter[str] = Counter()
-    for view in manifest.views:
-        drops.update(view["drops"])
+    drops = sum((Counter(view["drops"]) for view in manifest.views), Counter[str]())
     reasons = "".join(f"\n  {n:,} x {reason}" for reason, n in drops.most_common(3))
     raise NothingMade(
         f"{folder / 'datasets'}: no dataset has a row; the most frequent reasons:{reasons}\n"

@@ -16,9 +16,9 @@ from factory.cli.options import (
     RunArgument,
     SetOption,
     load,
+    path_option,
 )
 from factory.core.errors import RecipeError
-from factory.core.paths import user_path
 
 if TYPE_CHECKING:
     from factory.pipeline.manifest import Manifest
@@ -135,16 +135,15 @@ def export(
     run_folder: RunArgument,
     recipe: Annotated[
         Path | None,
-        typer.Option("--recipe", help="Take the views from this recipe instead.", parser=user_path),
+        path_option("--recipe", help="Take the views from this recipe instead."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             "--out",
             "-o",
             help="Write them to this folder and leave the run unchanged. Default: the run's datasets/, "
             "or jsonl/ with --format jsonl.",
-            parser=user_path,
         ),
     ] = None,
     file_format: Annotated[

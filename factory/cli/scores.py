@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from factory.cli import endings, printing
-from factory.cli.options import LimitOption, SetOption
+from factory.cli.options import LimitOption, SetOption, path_option
 from factory.core.errors import RecipeError
 from factory.core.paths import user_path
 
@@ -30,9 +30,7 @@ ScorerModelOption = Annotated[
 ]
 ScorerRecipeOption = Annotated[
     Path | None,
-    typer.Option(
-        "--recipe", metavar="FILE", help="Use the scoring stages of this recipe.", parser=user_path
-    ),
+    path_option("--recipe", metavar="FILE", help="Use the scoring stages of this recipe."),
 ]
 ScoreOption = Annotated[
     str | None,
@@ -58,9 +56,7 @@ def _report_path(text: str | Path) -> Path:
 
 WorkOption = Annotated[
     Path | None,
-    typer.Option(
-        "--work", help="Where calls are remembered. Default: runs/eval-<inputs>.", parser=user_path
-    ),
+    path_option("--work", help="Where calls are remembered. Default: runs/eval-<inputs>."),
 ]
 ReportOption = Annotated[
     Path | None,
@@ -74,9 +70,7 @@ def score(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="A dataset's folder, a file, or a Hub id.")
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="The new dataset's folder.", parser=user_path)
-    ],
+    out: Annotated[Path, path_option("--out", "-o", help="The new dataset's folder.")],
     model: ScorerModelOption = None,
     stage: Annotated[
         str | None,
@@ -90,12 +84,11 @@ def score(
 
     Run it again after a stop: only new calls are made.
     """
-    from factory.evaluation.rows import open_rows
     from factory.evaluation.score import score as score_rows
 
     scorer = _scorer(model, recipe, set_, stage=stage)
     assert scorer is not None
-    record = score_rows(open_rows(data).limited(limit), scorer, out)
+    record = score_rows(_rows(data, limit), scorer, out)
     printing.print_scored(out, record)
     endings.after_score(out, record)
 
@@ -159,12 +152,7 @@ def eval_judge(
     data: DataOption,
     recipe: Annotated[
         Path,
-        typer.Option(
-            "--recipe",
-            metavar="FILE",
-            help="Its first pairwise judge is measured.",
-            parser=user_path,
-        ),
+        path_option("--recipe", metavar="FILE", help="Its first pairwise judge is measured."),
     ],
     prompt: Annotated[str | None, typer.Option("--prompt-column", help="Default: prompt.")] = None,
     a: Annotated[str | None, typer.Option("--a-column", help="Default: response_a.")] = None,

@@ -161,12 +161,12 @@ def _candidate(sample: Sample, candidate: Candidate) -> list[Text | Rule]:
     return parts
 
 
-def _steps(labelled: StepLabels) -> str:
+def _steps(labeled: StepLabels) -> str:
     """One line per step: right, wrong or unknown (?), its score, its text."""
     marks = {True: "right", False: "wrong", None: "?"}
     return "\n".join(
         f"{marks[label]:<6}{'' if score is None else f'{score:.2f}':<6}{step}"
-        for step, score, label in zip(labelled.steps, labelled.scores, labelled.labels, strict=True)
+        for step, score, label in zip(labeled.steps, labeled.scores, labeled.labels, strict=True)
     )
 
 

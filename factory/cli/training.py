@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from factory.cli import endings
-from factory.cli.options import LimitOption, RecipeArgument, SetOption, load
+from factory.cli.options import LimitOption, RecipeArgument, SetOption, load, path_option
 from factory.core.errors import RecipeError
-from factory.core.paths import user_path
 
 
 def _print_presets(is_asked: bool) -> None:
@@ -33,14 +32,10 @@ def train(
     model: Annotated[
         str, typer.Option(help="The model to train: smollm2-135m-instruct, a folder or a Hub id.")
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="The trained model's folder.", parser=user_path)
-    ],
+    out: Annotated[Path, path_option("--out", "-o", help="The trained model's folder.")],
     config: Annotated[
         Path | None,
-        typer.Option(
-            "--config", help="A YAML file of fields of the trainer's config.", parser=user_path
-        ),
+        path_option("--config", help="A YAML file of fields of the trainer's config."),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -99,12 +94,7 @@ def align(
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Number of rounds.")] = 1,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="The rounds' folder. Default: runs/<recipe's name>-align.",
-            parser=user_path,
-        ),
+        path_option("--out", "-o", help="The rounds' folder. Default: runs/<recipe's name>-align."),
     ] = None,
     limit: LimitOption = None,
     set_: SetOption = None,

@@ -7,6 +7,7 @@ the same card. Names from the recipe are set as code, so that none of them can a
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,13 +96,8 @@ def _front_matter(report: ViewReport, facts: Mapping[str, Any]) -> str:
 
 def _size(rows: int) -> str:
     """The Hub's name for so many rows."""
-    bounds = [("1K", 10**3), ("10K", 10**4), ("100K", 10**5), ("1M", 10**6), ("10M", 10**7)]
-    below = "n"
-    for name, bound in bounds:
-        if rows < bound:
-            return f"{below}<{name}" if below == "n" else f"{below}<n<{name}"
-        below = name
-    return "n>10M"
+    names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "n>10M")
+    return names[bisect_right([10**n for n in range(3, 8)], rows)]
 
 
 def _number(value: float | None, form: str = ",") -> str:

@@ -8,15 +8,13 @@ by its name.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from factory.core.config import Config
 from factory.core.records import Sample
-from factory.export import schemas
+from factory.export.features import Features
+from factory.export.schemas import GRPO
 from factory.export.view import Drop, FolderName
-
-if TYPE_CHECKING:
-    from factory.export.features import Features
 
 
 class GrpoView(Config):
@@ -43,4 +41,4 @@ class GrpoView(Config):
         return frozenset()
 
     def features(self) -> Features:
-        return schemas.grpo()
+        return GRPO

@@ -7,16 +7,14 @@ losers bad. Each answer has at most one label: one that both wins and loses is d
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from factory.core.records import Candidate, Sample
-from factory.export import schemas
-from factory.export.pairs import Pair, PairRules, same_answer
+from factory.export.features import Features
+from factory.export.pairs import Pair, PairRules
+from factory.export.schemas import KTO
 from factory.export.view import Drop, FolderName, Note, answer, unfit
 from factory.scorers.comparison import scores_of
-
-if TYPE_CHECKING:
-    from factory.export.features import Features
 
 
 class KtoView(PairRules):
@@ -39,11 +37,11 @@ class KtoView(PairRules):
 
     def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop | Note]:
         by_score = self.threshold is not None
-        for labelled in self._by_score(sample) if by_score else self._by_pairs(sample):
-            if isinstance(labelled, Drop | Note):
-                yield labelled
+        for labeled in self._by_score(sample) if by_score else self._by_pairs(sample):
+            if isinstance(labeled, Drop | Note):
+                yield labeled
                 continue
-            candidate, label, score = labelled
+            candidate, label, score = labeled
             yield {
                 "prompt": sample.prompt,
                 "completion": answer(candidate, self.reasoning),
@@ -78,8 +76,6 @@ class KtoView(PairRules):
             if not isinstance(pair, Pair):
                 yield pair
                 continue
-            if same_answer(pair.chosen, pair.rejected):
-                yield Note("differs-in-reasoning-only")
             for candidate, label, score in (
                 (pair.chosen, True, pair.chosen_score),
                 (pair.rejected, False, pair.rejected_score),
@@ -101,4 +97,4 @@ class KtoView(PairRules):
         return frozenset({"candidates", f"score:{self.score or '*'}"})
 
     def features(self) -> Features:
-        return schemas.kto()
+        return KTO

@@ -95,7 +95,13 @@ class PairRules(Config):
         return frozenset({"revisions", "verdicts:revision_vs_initial"})
 
     def choose(self, sample: Sample) -> Iterator[Pair | Drop | Note]:
-        """The sample's pairs, in order of their candidates."""
+        """The sample's pairs, in order of their candidates, each after a note on it."""
+        for found in self._considered(sample):
+            if isinstance(found, Pair) and _same_answer(found.chosen, found.rejected):
+                yield Note("differs-in-reasoning-only")
+            yield found
+
+    def _considered(self, sample: Sample) -> Iterator[Pair | Drop | Note]:
         if self.pairs == "revision_vs_initial":
             yield from self._revision_vs_initial(sample)
             return
@@ -229,14 +235,14 @@ class PairRules(Config):
         for candidate in (a, b):
             if (reason := unfit(candidate, self.truncated)) is not None:
                 return reason
-        if not same_answer(a, b):
+        if not _same_answer(a, b):
             return None
         if _thought(a) == _thought(b):
             return Drop("identical")
         return Drop("differs-in-reasoning-only") if self.reasoning == "drop" else None
 
 
-def same_answer(a: Candidate, b: Candidate) -> bool:
+def _same_answer(a: Candidate, b: Candidate) -> bool:
     """True if both texts are the same; thoughts are ignored."""
     return a.text.strip() == b.text.strip()
 

@@ -7,15 +7,13 @@ TRL's RewardTrainer puts a column named `margin` into its loss; remove the colum
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from factory.core.records import Sample
-from factory.export import schemas
-from factory.export.pairs import Pair, PairRules, same_answer
+from factory.export.features import Features
+from factory.export.pairs import Pair, PairRules
+from factory.export.schemas import PREFERENCE
 from factory.export.view import Drop, FolderName, Note, answer
-
-if TYPE_CHECKING:
-    from factory.export.features import Features
 
 
 class PreferenceView(PairRules):
@@ -30,8 +28,6 @@ class PreferenceView(PairRules):
             if not isinstance(pair, Pair):
                 yield pair
                 continue
-            if same_answer(pair.chosen, pair.rejected):
-                yield Note("differs-in-reasoning-only")
             critique = sample.critique_of(pair.chosen)
             yield {
                 "prompt": sample.prompt,
@@ -56,4 +52,4 @@ class PreferenceView(PairRules):
         return self.pair_needs()
 
     def features(self) -> Features:
-        return schemas.preference()
+        return PREFERENCE

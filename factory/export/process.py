@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from factory.core.config import Config
 from factory.core.records import Candidate, Sample, StepLabels
-from factory.export import schemas
+from factory.export.features import Features
+from factory.export.schemas import PROCESS
 from factory.export.view import Drop, FolderName, Truncated, unfit
 from factory.scorers.comparison import is_known
-
-if TYPE_CHECKING:
-    from factory.export.features import Features
 
 
 class ProcessView(Config):
@@ -36,28 +34,28 @@ class ProcessView(Config):
     """Write the rows in PRM800K's format too, to `NAME.prm800k.jsonl` beside the dataset."""
 
     def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop]:
-        labelled = [x for x in sample.step_labels if self.steps in (None, x.name)]
-        if len({labels.name for labels in labelled}) > 1:
+        labeled = [x for x in sample.step_labels if self.steps in (None, x.name)]
+        if len({labels.name for labels in labeled}) > 1:
             yield Drop("several-scorers")
             return
-        of_candidate = {labels.candidate: labels for labels in labelled}
+        of_candidate = {labels.candidate: labels for labels in labeled}
         for candidate in sample.candidates:
             yield self._row(sample, candidate, of_candidate.get(candidate.index))
 
     def _row(
-        self, sample: Sample, candidate: Candidate, labelled: StepLabels | None
+        self, sample: Sample, candidate: Candidate, labeled: StepLabels | None
     ) -> dict[str, Any] | Drop:
         if (reason := unfit(candidate, self.truncated)) is not None:
             return reason
-        if labelled is None:
+        if labeled is None:
             return Drop("no-steps")
-        if all(label is None for label in labelled.labels):
+        if all(label is None for label in labeled.labels):
             return Drop("no-labels")
         return {
             "prompt": sample.prompt,
-            "completions": labelled.steps,
-            "labels": labelled.labels,
-            "scores": [score if is_known(score) else None for score in labelled.scores],
+            "completions": labeled.steps,
+            "labels": labeled.labels,
+            "scores": [score if is_known(score) else None for score in labeled.scores],
             "prompt_id": sample.id,
         }
 
@@ -65,7 +63,7 @@ class ProcessView(Config):
         return frozenset({"candidates", f"steps:{self.steps or '*'}"})
 
     def features(self) -> Features:
-        return schemas.process()
+        return PROCESS
 
     def write_beside(self, folder: Path) -> None:
         """Write the PRM800K file, if asked for, beside the dataset in `folder`, once that is in place."""

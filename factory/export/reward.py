@@ -9,18 +9,16 @@ and a reward model sees only answers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from factory.core.config import Config
 from factory.core.records import Candidate, Sample
-from factory.export import schemas
+from factory.export.features import Features
+from factory.export.schemas import REWARD
 from factory.export.view import Drop, FolderName, Note, Truncated, unfit
 from factory.scorers.comparison import scores_of
-
-if TYPE_CHECKING:
-    from factory.export.features import Features
 
 
 class RewardView(Config):
@@ -66,4 +64,4 @@ class RewardView(Config):
         return frozenset({"candidates", f"score:{self.score or '*'}"})
 
     def features(self) -> Features:
-        return schemas.reward()
+        return REWARD

@@ -8,105 +8,67 @@ from __future__ import annotations
 from factory.export.features import Features, List, Value
 
 
-def preference() -> Features:
-    return Features(
-        {
-            "prompt": _messages(),
-            "chosen": _messages(),
-            "rejected": _messages(),
-            "preference": Value("float64"),
-            "margin": Value("float64"),
-            "chosen_score": Value("float64"),
-            "rejected_score": Value("float64"),
-            "principle_ids": List(Value("string")),
-            "revised_by": List(Value("string")),
-            "judged_by": List(Value("string")),
-            "agreement": Value("float64"),
-            "chosen_origin": Value("string"),
-            "rejected_origin": Value("string"),
-            "chosen_finish_reason": Value("string"),
-            "rejected_finish_reason": Value("string"),
-            "prompt_id": Value("string"),
-        }
-    )
+def _messages(*more: str) -> List:
+    return List(dict.fromkeys(("role", "content", *more), TEXT))
 
 
-def kto() -> Features:
-    return Features(
-        {
-            "prompt": _messages(),
-            "completion": _messages(),
-            "label": Value("bool"),
-            "score": Value("float64"),
-            "finish_reason": Value("string"),
-            "prompt_id": Value("string"),
-        }
-    )
+TEXT, NUMBER, TRUTH = Value("string"), Value("float64"), Value("bool")
+MESSAGES = _messages()
 
-
-def sft() -> Features:
-    return Features(
-        {
-            "prompt": _messages(),
-            "completion": _messages(),
-            "origin": Value("string"),
-            "finish_reason": Value("string"),
-            "prompt_id": Value("string"),
-        }
-    )
-
-
-def reward() -> Features:
-    return Features(
-        {
-            "prompt": _messages(),
-            "responses": List(Value("string")),
-            "scores": List(Value("float64")),
-            "finish_reasons": List(Value("string")),
-            "prompt_id": Value("string"),
-        }
-    )
-
-
-def grpo() -> Features:
-    return Features(
-        {
-            "prompt": _messages(),
-            "reference": Value("string"),
-            "tags": List(Value("string")),
-            "prompt_id": Value("string"),
-        }
-    )
-
-
-def process() -> Features:
-    return Features(
-        {
-            "prompt": _messages(),
-            "completions": List(Value("string")),
-            "labels": List(Value("bool")),
-            "scores": List(Value("float64")),
-            "prompt_id": Value("string"),
-        }
-    )
+PREFERENCE = Features(
+    prompt=MESSAGES,
+    chosen=MESSAGES,
+    rejected=MESSAGES,
+    preference=NUMBER,
+    margin=NUMBER,
+    chosen_score=NUMBER,
+    rejected_score=NUMBER,
+    principle_ids=List(TEXT),
+    revised_by=List(TEXT),
+    judged_by=List(TEXT),
+    agreement=NUMBER,
+    chosen_origin=TEXT,
+    rejected_origin=TEXT,
+    chosen_finish_reason=TEXT,
+    rejected_finish_reason=TEXT,
+    prompt_id=TEXT,
+)
+KTO = Features(
+    prompt=MESSAGES,
+    completion=MESSAGES,
+    label=TRUTH,
+    score=NUMBER,
+    finish_reason=TEXT,
+    prompt_id=TEXT,
+)
+SFT = Features(
+    prompt=MESSAGES, completion=MESSAGES, origin=TEXT, finish_reason=TEXT, prompt_id=TEXT
+)
+REWARD = Features(
+    prompt=MESSAGES,
+    responses=List(TEXT),
+    scores=List(NUMBER),
+    finish_reasons=List(TEXT),
+    prompt_id=TEXT,
+)
+GRPO = Features(prompt=MESSAGES, reference=TEXT, tags=List(TEXT), prompt_id=TEXT)
+PROCESS = Features(
+    prompt=MESSAGES,
+    completions=List(TEXT),
+    labels=List(TRUTH),
+    scores=List(NUMBER),
+    prompt_id=TEXT,
+)
 
 
 def with_extra(features: Features) -> Features:
-    return Features({**features, "extra": Value("string")})
+    return Features(features, extra=TEXT)
 
 
 def with_thoughts(features: Features, key: str) -> Features:
     """The features with a key for the thought in the answers' messages."""
-    return Features(
-        {
-            name: _messages(key) if name in ANSWERS and feature == _messages() else feature
-            for name, feature in features.items()
-        }
-    )
-
-
-def _messages(*more: str) -> List:
-    return List({name: Value("string") for name in ("role", "content", *more)})
+    answers = {name for name in ANSWERS if features.get(name) == MESSAGES}
+    return Features(features, **{name: _messages(key) for name in answers})
 
 
 ANSWERS = ("chosen", "rejected", "completion")

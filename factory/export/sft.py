@@ -10,18 +10,16 @@ and adds a note, since the revisions were to replace that answer. `revised` take
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
 from factory.core.config import Config
 from factory.core.records import Candidate, Sample
-from factory.export import schemas
+from factory.export.features import Features
+from factory.export.schemas import SFT
 from factory.export.view import Drop, FolderName, Note, Reasoning, Truncated, answer, unfit
 from factory.scorers.comparison import rank
-
-if TYPE_CHECKING:
-    from factory.export.features import Features
 
 
 class SftView(Config):
@@ -141,7 +139,7 @@ class SftView(Config):
         return frozenset({"candidates"})
 
     def features(self) -> Features:
-        return schemas.sft()
+        return SFT
 
 
 def _stands_in(sample: Sample, answer: Candidate) -> bool:

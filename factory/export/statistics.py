@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -27,7 +27,8 @@ from factory.export.report import (
     Thinking,
 )
 from factory.export.view import REASONING
-from factory.scorers.comparison import DECIMALS, is_known
+from factory.scorers.comparison import is_known
+from factory.scorers.labels import leaning
 
 RESERVOIR = 100_000
 """Values kept for quartiles: exact up to here, beyond it within about 0.3 percentiles (2 s.d.)."""
@@ -64,8 +65,7 @@ class Numbers:
 
         kept = pa.array(self._kept, pa.float64())
         q1, median, q3 = pc.quantile(kept, [0.25, 0.5, 0.75]).to_pylist()
-        mean = self._sum / self._count
-        return Spread(self._count, mean, self._min, q1, median, q3, self._max)
+        return Spread(self._count, self._sum / self._count, self._min, q1, median, q3, self._max)
 
 
 class RowStatistics:
@@ -149,12 +149,12 @@ class _Readings:
         self._has_thoughts = False
         self._variance = Numbers()
 
-    def add(self, estimator: str, draws: int, reasoning: str) -> None:
-        self._estimators.add(estimator)
-        self._draws = max(self._draws, draws)
-        self._has_thoughts |= estimator == "logprob" and bool(reasoning)
-
-    def add_variance(self, variance: float | None) -> None:
+    def add(self, readings: Iterable[tuple[str, int, str]], variance: float | None) -> None:
+        """Add readings, each (estimator, draws, reasoning), and the variance of what they say."""
+        for estimator, draws, reasoning in readings:
+            self._estimators.add(estimator)
+            self._draws = max(self._draws, draws)
+            self._has_thoughts |= estimator == "logprob" and bool(reasoning)
         if is_known(variance):
             self._variance.add(variance)
 
@@ -194,10 +194,8 @@ class EvidenceStatistics:
             counts[1] += is_known(verdict.p)
             counts[2] += verdict.is_consistent is not None
             counts[3] += verdict.is_consistent is False
-            for reading in verdict.readings:
-                its = (reading.estimator, reading.draws, reading.reasoning)
-                self._readings[verdict.judge].add(*its)
-            self._readings[verdict.judge].add_variance(verdict.variance)
+            readings = ((r.estimator, r.draws, r.reasoning) for r in verdict.readings)
+            self._readings[verdict.judge].add(readings, verdict.variance)
             if is_known(verdict.order_gap):
                 self._gaps[verdict.judge].add(verdict.order_gap)
         for outcomes in said.values():
@@ -209,8 +207,8 @@ class EvidenceStatistics:
             values[0] += 1
             values[1] += is_known(score.value)
             if score.estimator:
-                self._readings[score.name].add(score.estimator, score.draws, score.detail)
-                self._readings[score.name].add_variance(score.variance)
+                reading = (score.estimator, score.draws, score.detail)
+                self._readings[score.name].add([reading], score.variance)
 
     def _add_thinking(self, candidate: Candidate) -> None:
         counts = self._thinking[candidate.model]
@@ -266,8 +264,7 @@ class EvidenceStatistics:
 
 def _outcome(p: float) -> int:
     """0: the first answer is better, 1: the second, 2: a tie."""
-    is_tie = round(p, DECIMALS) == 0.5
-    return 2 if is_tie else int(p < 0.5)
+    return {True: 0, False: 1, None: 2}[leaning(p)]
 
 
 def _agreement(table: list[list[int]]) -> tuple[int, float, float | None]:

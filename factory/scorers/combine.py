@@ -21,10 +21,7 @@ import msgspec
 
 from factory.core.errors import RecipeError
 from factory.core.records import Combination, Drop, Sample, Score
-from factory.scorers.comparison import scores_of
-
-DECIMALS = 6
-"""Decimals of combined scores, rounded so that float noise does not make equal scores differ."""
+from factory.scorers.comparison import DECIMALS, scores_of
 
 
 class Moments(msgspec.Struct, frozen=True):

@@ -32,14 +32,14 @@ from pydantic import Field
 from factory.core.constitution import Constitution, Principle
 from factory.core.records import Candidate, Message, Reading, Sample, Verdict
 from factory.engines.base import Sampling
-from factory.scorers.labels import DECIMALS, Asking, Judging, Label, ask_labels
+from factory.scorers.comparison import DECIMALS
+from factory.scorers.labels import Asking, Judging, Label, ask_labels
 from factory.scorers.tournament import Pair, next_round, swiss_rounds
 from factory.stages.base import (
     EXAMPLE_PROMPT,
     Estimator,
     Expected,
     Models,
-    Question,
     Reads,
     Stage,
     render,
@@ -114,9 +114,6 @@ class PairwiseJudge(Stage):
             return frozenset({"candidates", "revisions"})
         return frozenset({"candidates"})
 
-    def judges(self) -> frozenset[str]:
-        return frozenset({self.model})
-
     def problem(self) -> tuple[str, str] | None:
         if isinstance(self.principles, int) and self.principles < 1:
             return "principles", f"expected 1 or more, 'same' or 'all'; found {self.principles}"
@@ -133,9 +130,6 @@ class PairwiseJudge(Stage):
             self.template, conversation="", prompt=EXAMPLE_PROMPT, a="Hi", b="Ho", question="Which?"
         )
         return ("template", wrong) if wrong else None
-
-    def examples(self) -> list[tuple[str, Question]]:
-        return []
 
     def judging(self) -> Judging:
         first, second = (Candidate(i, text, "", "", "") for i, text in enumerate(("Hi!", "What?")))
@@ -160,9 +154,13 @@ class PairwiseJudge(Stage):
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         if self.pairs == "swiss":
-            sample.verdicts += await self._tournament(sample, models)
+            verdicts = await self._tournament(sample, models)
+        elif self.pairs == "all_pairs":
+            verdicts = await self._judge(sample, list(combinations(sample.answered(), 2)), models)
         else:
-            sample.verdicts += await self._judge(sample, self._pairs(sample), models)
+            pairs = [(revision, initial) for initial, revision in sample.revision_pairs()]
+            verdicts = await self._judge(sample, pairs, models)
+        sample.verdicts += verdicts
         return sample
 
     def _principles(
@@ -197,11 +195,6 @@ class PairwiseJudge(Stage):
             return []
         by_id = {p.id: p for p in constitution.principles}
         return [by_id[i] for i in critique.principle_ids if i in by_id]
-
-    def _pairs(self, sample: Sample) -> list[tuple[Candidate, Candidate]]:
-        if self.pairs == "revision_vs_initial":
-            return [(revision, initial) for initial, revision in sample.revision_pairs()]
-        return list(combinations(sample.answered(), 2))
 
     async def _tournament(self, sample: Sample, models: Models) -> list[Verdict]:
         """All verdicts of the tournament. The calls of a round are made together."""
@@ -238,16 +231,6 @@ class PairwiseJudge(Stage):
             for principle in principles[a.index]
             for is_swapped in (False, True)
         ]
-        readings = iter(await self._read(sample, showings, models))
-        verdicts = []
-        for a, b in pairs:
-            count = 2 * len(principles[a.index]) if a.text != b.text else 0
-            verdicts.append(verdict(self.name, a.index, b.index, list(islice(readings, count))))
-        return verdicts
-
-    async def _read(
-        self, sample: Sample, showings: list[_Showing], models: Models
-    ) -> list[Reading]:
         answers = await ask_labels(
             models,
             self.model,
@@ -257,10 +240,13 @@ class PairwiseJudge(Stage):
             asking=self._asking(),
             salt=lambda i, draw: ("reason", self.name, *showings[i].salt(draw)),
         )
-        return [
-            self._reading(showing, answer)
-            for showing, answer in zip(showings, answers, strict=True)
-        ]
+        read = [self._reading(*each) for each in zip(showings, answers, strict=True)]
+        readings = iter(read)
+        verdicts = []
+        for a, b in pairs:
+            count = 2 * len(principles[a.index]) if a.text != b.text else 0
+            verdicts.append(verdict(self.name, a.index, b.index, list(islice(readings, count))))
+        return verdicts
 
     def _conversation(self, sample: Sample, showing: _Showing) -> list[Message]:
         a, b, principle, is_swapped = showing
@@ -284,7 +270,7 @@ class PairwiseJudge(Stage):
         p, variance = answer.mean(value), answer.variance(value)
         if p is not None:
             p = round(1.0 - p if showing.is_swapped else p, DECIMALS)
-        first, calls = answer.draws[0], answer.calls
+        first = answer.draws[0]
         return Reading(
             principle_id=showing.principle.id if showing.principle else "",
             is_swapped=showing.is_swapped,
@@ -296,7 +282,7 @@ class PairwiseJudge(Stage):
             estimator=answer.read.estimator,
             draws=len(answer.draws),
             variance=None if variance is None else round(variance, DECIMALS),
-            calls=calls if len(answer.draws) > 1 else [],
+            calls=answer.calls if len(answer.draws) > 1 else [],
         )
 
 

@@ -17,13 +17,13 @@ from pydantic import Field
 
 from factory.core.records import Candidate, Message, Sample, Score
 from factory.engines.base import Sampling
-from factory.scorers.labels import DECIMALS, Asking, Judging, ask_labels
+from factory.scorers.comparison import DECIMALS
+from factory.scorers.labels import Asking, Judging, ask_labels
 from factory.stages.base import (
     EXAMPLE_PROMPT,
     Estimator,
     Expected,
     Models,
-    Question,
     Stage,
     render,
     template_problem,
@@ -88,9 +88,6 @@ class PointwiseJudge(Stage):
     def facts_made(self) -> frozenset[str]:
         return frozenset({f"score:{self.name}", "ranking"})
 
-    def judges(self) -> frozenset[str]:
-        return frozenset({self.model})
-
     def problem(self) -> tuple[str, str] | None:
         if self.high <= self.low:
             return "high", f"expected more than low ({self.low}), found {self.high}"
@@ -106,9 +103,6 @@ class PointwiseJudge(Stage):
             high=5,
         )
         return ("template", wrong) if wrong else None
-
-    def examples(self) -> list[tuple[str, Question]]:
-        return []
 
     def judging(self) -> Judging:
         sample = Sample("", 0, EXAMPLE_PROMPT)

@@ -21,15 +21,12 @@ from typing import NamedTuple
 from factory.core.records import Message
 from factory.engines.base import Completion, Sampling
 from factory.engines.reasoning import CLOSE, begun
-from factory.stages.base import Estimator, Models, Question, Reads
+from factory.scorers.comparison import DECIMALS
+from factory.stages.base import NOT_SAMPLED, Estimator, Models, Question, Reads
 
 MIN_MASS = 0.01
 """Least total probability of the labels. Below this the judge did not answer: unparsed."""
-DECIMALS = 6
-"""Decimals of probabilities and of their means, rounded so that float noise does not turn a tie into a
-win."""
 REASON = "Let us think step by step:"
-LABEL_CALL = Sampling(temperature=0.0, max_tokens=1)
 SAMPLES = 4
 """Default number of verdicts drawn."""
 DRAWN = Sampling(max_tokens=2048)
@@ -190,8 +187,8 @@ async def ask_labels(
     if read.estimator == "sampled":
         draws = [_verdict(completion, call, labels, prefix) for completion, call in drawn]
     else:
-        thoughts = [_thought(*each, prefix, read) for each in drawn] or [_Thought(prefix)]
-        thoughts = thoughts if drawn else thoughts * len(messages)
+        thoughts = [_thought(*each, prefix, read) for each in drawn]
+        thoughts = thoughts or [_Thought(prefix)] * len(messages)
         draws = await _after(models, model, messages, labels, thoughts)
     return [Label(draws[i : i + count], read) for i in range(0, len(draws), count)]
 
@@ -206,7 +203,7 @@ class _Thought(NamedTuple):
 
 
 def _label_question(messages: list[Message], words: str, labels: tuple[str, ...]) -> Question:
-    return Question(messages, LABEL_CALL, prefix=words, labels=labels)
+    return Question(messages, NOT_SAMPLED, prefix=words, labels=labels)
 
 
 def _drawing(

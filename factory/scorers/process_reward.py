@@ -35,10 +35,11 @@ from typing import ClassVar, Literal
 
 from factory.core.errors import EngineError
 from factory.core.records import Candidate, Sample, Score, StepLabels
-from factory.engines.base import Completion, Sampling, Scoring, Task, TextScoring
+from factory.engines.base import Completion, Scoring, Task, TextScoring
 from factory.math.steps import Split, split_steps
-from factory.scorers.labels import DECIMALS, leaning
-from factory.stages.base import EXAMPLE_PROMPT, EXAMPLE_STEP, Models, Question, Stage
+from factory.scorers.comparison import DECIMALS
+from factory.scorers.labels import leaning
+from factory.stages.base import EXAMPLE_PROMPT, EXAMPLE_STEP, NOT_SAMPLED, Models, Question, Stage
 
 Aggregate = Literal["product", "minimum", "last", "mean"]
 
@@ -46,7 +47,6 @@ NO_STEPS = "no steps"
 NOT_FINITE = "not finite"
 """Details of scores that are None. The second: the model's output was NaN or infinite, as with too low
 a precision (float16) or broken weights."""
-SCORING_CALL = Sampling(temperature=0.0, max_tokens=1)
 
 
 class ProcessReward(Stage):
@@ -86,7 +86,8 @@ class ProcessReward(Stage):
     def facts_needed(self) -> frozenset[str]:
         return frozenset({"candidates", *([f"steps:{self.steps}"] if self.steps else [])})
 
-    def task(self) -> Task:
+    @classmethod
+    def task(cls) -> Task:
         return "token_classify"
 
     def problem(self) -> tuple[str, str] | None:
@@ -101,14 +102,14 @@ class ProcessReward(Stage):
 
     def examples(self) -> list[tuple[str, Question]]:
         scoring = self._scoring([EXAMPLE_STEP])
-        return [(self.model, Question(EXAMPLE_PROMPT, SCORING_CALL, scoring=scoring))]
+        return [(self.model, Question(EXAMPLE_PROMPT, NOT_SAMPLED, scoring=scoring))]
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         solutions = [(c, self._steps(sample, c)) for c in sample.answered()]
         asked = await models.ask(
             self.model,
             [
-                Question(sample.prompt, SCORING_CALL, scoring=self._scoring(steps))
+                Question(sample.prompt, NOT_SAMPLED, scoring=self._scoring(steps))
                 for _, steps in solutions
                 if steps
             ],

@@ -8,7 +8,6 @@ tournament; a mean of P does not. Elo ratings depend on the order of the verdict
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import Literal
 
@@ -17,7 +16,7 @@ from pydantic import Field
 from factory.core.errors import SampleError
 from factory.core.records import Sample, Score
 from factory.core.words import words
-from factory.scorers.labels import DECIMALS
+from factory.scorers.comparison import DECIMALS, is_known
 from factory.stages.base import Models, Stage
 from factory.stats.bradley_terry import MIN_REGULARISATION, REGULARISATION, bradley_terry
 from factory.stats.elo import elo
@@ -88,10 +87,7 @@ class Rank(Stage):
         read = [
             (v.a, v.b, v.p)
             for v in sample.verdicts
-            if (self.judge is None or v.judge == self.judge)
-            and {v.a, v.b} <= kept
-            and v.p is not None
-            and math.isfinite(v.p)
+            if self.judge in (None, v.judge) and {v.a, v.b} <= kept and is_known(v.p)
         ]
         for a, b, p in read:
             if a == b or not 0 <= p <= 1:  # a user's own judge may have made it

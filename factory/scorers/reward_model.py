@@ -20,13 +20,11 @@ from pydantic import Field
 from factory.core.errors import EngineError
 from factory.core.records import Combination, How, Sample, Score
 from factory.core.yamlfile import nearest
-from factory.engines.base import Sampling, Scoring, Task
-from factory.scorers.combine import DECIMALS
+from factory.engines.base import Scoring, Task
+from factory.scorers.comparison import DECIMALS
 from factory.scorers.process_reward import NOT_FINITE
-from factory.stages.base import Models, Question, Stage
+from factory.stages.base import NOT_SAMPLED, Models, Question, Stage
 
-NOT_SAMPLED = Sampling(temperature=0.0, max_tokens=1)
-"""A scoring call draws no token; this is only part of its key."""
 _FOR_SEVERAL = ("combine", "weights", "penalty", "standardise")
 
 
@@ -63,7 +61,8 @@ class Reward(Stage):
         several = {f"models.{criterion}": model for criterion, model in self.models.items()}
         return several if self.model is None else {"model": self.model, **several}
 
-    def task(self) -> Task:
+    @classmethod
+    def task(cls) -> Task:
         return "classify"
 
     def problem(self) -> tuple[str, str] | None:

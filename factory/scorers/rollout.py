@@ -21,7 +21,6 @@ max_tokens before the right answer.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -32,10 +31,11 @@ from factory.core.records import Candidate, Sample, Score, StepLabels
 from factory.engines.base import Sampling
 from factory.math.answers import How, check_aside
 from factory.math.steps import Split, joined, split_steps
+from factory.scorers.comparison import DECIMALS
 from factory.scorers.first_error import agreed, binary_search, every_step, settled, share_right
-from factory.scorers.labels import DECIMALS, Asking, Judging
+from factory.scorers.labels import Asking, Judging
 from factory.scorers.process_reward import NO_STEPS
-from factory.scorers.step_judge import QUESTION, ask_steps, question_problem, steps_judging
+from factory.scorers.step_judge import EXAMPLE, QUESTION, ask_steps, steps_judging
 from factory.stages.base import (
     EXAMPLE_PROMPT,
     EXAMPLE_STEP,
@@ -44,6 +44,8 @@ from factory.stages.base import (
     Models,
     Question,
     Stage,
+    pattern_problem,
+    template_problem,
 )
 
 _STEPS = 4
@@ -98,9 +100,6 @@ class Rollout(Stage):
         judge = {"judge": self.judge} if self.judge is not None else {}
         return {"model": self.model, **judge}
 
-    def judges(self) -> frozenset[str]:
-        return frozenset() if self.judge is None else frozenset({self.judge})
-
     def problem(self) -> tuple[str, str] | None:
         if self.n > 1 and not self.sampling.temperature:
             return "sampling", f"at temperature 0 all {self.n} completions are the same; set n: 1"
@@ -108,13 +107,10 @@ class Rollout(Stage):
             return "separator", "without one, steps run into each other; the default is a newline"
         if (self.how == "pattern") != (self.pattern is not None):
             return "pattern", "a pattern and `how: pattern` go together"
-        try:
-            re.compile(self.pattern or "")
-        except re.error as error:
-            return "pattern", f"'{self.pattern}' is not a regular expression: {error}"
-        if (odd := self._asking().problem()) is not None:
+        odd = pattern_problem(self.pattern) or self._asking().problem()
+        if odd is not None:
             return odd
-        wrong = question_problem(self.template)
+        wrong = template_problem(self.template, **EXAMPLE)
         return ("template", wrong) if wrong else None
 
     def examples(self) -> list[tuple[str, Question]]:

@@ -11,8 +11,8 @@ from pydantic import Field
 from factory.core.records import Sample, Score
 from factory.core.sentences import has_ended, sentences
 from factory.core.words import words
-from factory.scorers.combine import DECIMALS
-from factory.stages.base import Models, Stage
+from factory.scorers.comparison import DECIMALS
+from factory.stages.base import Models, Stage, pattern_problem
 
 
 class Rule(Stage):
@@ -95,11 +95,7 @@ class Pattern(Rule):
     r"""A regular expression, such as `(?s)<think>.*</think>\s*\S`."""
 
     def problem(self) -> tuple[str, str] | None:
-        try:
-            re.compile(self.pattern)
-        except re.error as error:
-            return "pattern", f"'{self.pattern}' is not a regular expression: {error}"
-        return None
+        return pattern_problem(self.pattern)
 
     def score(self, text: str, tokens: int) -> float:
         return float(re.search(self.pattern, text) is not None)

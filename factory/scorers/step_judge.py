@@ -6,7 +6,7 @@ step.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from factory.core.records import Message, Sample
 from factory.scorers.labels import Asking, Judging, ask_labels, leaning
@@ -15,7 +15,6 @@ from factory.stages.base import (
     EXAMPLE_STEP,
     Models,
     render,
-    template_problem,
 )
 
 QUESTION = """\
@@ -35,6 +34,13 @@ Step {{ loop.index }}:
 Is step {{ steps | length }} correct? Answer Yes or No."""
 ANSWER = 'My answer is "'
 YES, NO = "Yes", "No"
+EXAMPLE: dict[str, Any] = {
+    "conversation": "User: Hello",
+    "prompt": EXAMPLE_PROMPT,
+    "steps": [EXAMPLE_STEP],
+    "reference": "",
+}
+"""Values on which a user's question is tried."""
 
 
 class Opinion(NamedTuple):
@@ -85,13 +91,5 @@ async def ask_steps(
 
 def steps_judging(judge: str, template: str, asking: Asking) -> Judging:
     """The result of `Stage.judging` for a judge of steps."""
-    values = {"conversation": "User: Hello", "prompt": EXAMPLE_PROMPT, "reference": ""}
-    text = render(template, **values, steps=[EXAMPLE_STEP])
-    return Judging(judge, [{"role": "user", "content": text}], (YES, NO), ANSWER, asking)
-
-
-def question_problem(template: str) -> str | None:
-    """The error in a user's question. None: no error."""
-    return template_problem(
-        template, conversation="", prompt=EXAMPLE_PROMPT, steps=["1 + 1 = 2"], reference=""
-    )
+    messages: list[Message] = [{"role": "user", "content": render(template, **EXAMPLE)}]
+    return Judging(judge, messages, (YES, NO), ANSWER, asking)

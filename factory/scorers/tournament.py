@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from factory.core.seeds import derive_seed
-from factory.scorers.labels import DECIMALS
+from factory.scorers.comparison import DECIMALS
 
 Pair = tuple[int, int]
 _BYE = -1

@@ -5,7 +5,6 @@ Score 1: right; 0: wrong; None: unparsed, which is not wrong.
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -13,7 +12,7 @@ from pydantic import Field
 from factory.core.errors import SampleError
 from factory.core.records import Sample, Score
 from factory.math.answers import How, check_aside
-from factory.stages.base import Models, Stage
+from factory.stages.base import Models, Stage, pattern_problem
 
 SHOWN_CHARS = 200
 """Most characters of the read answer in a score's detail."""
@@ -43,11 +42,7 @@ class Verify(Stage):
             return "pattern", "how: pattern needs one, such as 'answer is (\\w+)'"
         if self.how != "pattern" and self.pattern is not None:
             return "pattern", f"how: {self.how} does not use it; set how: pattern"
-        try:
-            re.compile(self.pattern or "")
-        except re.error as error:
-            return "pattern", f"'{self.pattern}' is not a regular expression: {error}"
-        return None
+        return pattern_problem(self.pattern)
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         if sample.reference is None or not sample.reference.strip():

@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from factory.core.config import Config
 from factory.core.constitution import Constitution, Principle
-from factory.core.records import Combination, Message, Sample
+from factory.core.errors import SampleError
+from factory.core.records import Candidate, Combination, Message, Sample
 from factory.engines.base import Completion, Sampling, Scoring, Task
 
 
@@ -27,6 +28,8 @@ class Asked(Protocol):
     def completion(self) -> Completion: ...
 
 
+NOT_SAMPLED = Sampling(temperature=0.0, max_tokens=1)
+"""Sampling of a call that reads labels or scores and draws no token: only a part of its key."""
 Estimator = Literal["auto", "logprob", "sampled"]
 """Method of reading a judge (`scorers.labels`). `auto`: `logprob` if its model gives
 log-probabilities, else `sampled`."""
@@ -150,9 +153,11 @@ class Stage(Config):
     def judges(self) -> frozenset[str]:
         """Recipe names of the models that are asked for labels: their engines compute log-probabilities
         in float32."""
-        return frozenset()
+        judging = self.judging()
+        return frozenset() if judging is None else frozenset({judging.model})
 
-    def task(self) -> Task:
+    @classmethod
+    def task(cls) -> Task:
         """The task that the models of `models_used` must be served for."""
         return "generate"
 
@@ -169,6 +174,7 @@ class Stage(Config):
         return [
             (model, Question(messages, sampling, scoring=scoring))
             for model in dict.fromkeys(self.models_used().values())
+            if model not in self.judges()
         ]
 
     def splits(self) -> bool:
@@ -202,6 +208,40 @@ class Stage(Config):
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         raise TypeError(f"{type(self).__name__} does not define __call__")
+
+
+def add_answer(
+    sample: Sample,
+    answer: Asked,
+    origin: str,
+    model: str,
+    *,
+    parent: int | None = None,
+    round: int = 0,
+) -> None:
+    """Add what a model answered as the sample's next candidate."""
+    said = answer.completion
+    sample.candidates.append(
+        Candidate(
+            index=len(sample.candidates),
+            text=said.text.strip(),
+            origin=origin,
+            model=model,
+            call=answer.call,
+            parent=parent,
+            round=round,
+            finish_reason=said.finish_reason,
+            output_tokens=said.output_tokens,
+            reasoning=said.reasoning,
+            reasoning_tokens=said.reasoning_tokens,
+        )
+    )
+
+
+def constitution_for(stage: Stage, models: Models) -> Constitution:
+    if models.constitution is None:
+        raise SampleError(f"{stage.kind} needs a constitution", is_permanent=True)
+    return models.constitution
 
 
 def render(template: str, /, **values: Any) -> str:
@@ -308,4 +348,13 @@ def template_problem(template: str, **example: Any) -> str | None:
     except Exception as error:  # an expression in a template can raise anything
         what = getattr(error, "message", None) or str(error) or type(error).__name__
         return f"the template does not render: {what} (it can use: {', '.join(sorted(example))})"
+    return None
+
+
+def pattern_problem(pattern: str | None) -> tuple[str, str] | None:
+    """The problem of a stage's field `pattern`. None: it is a regular expression, or not given."""
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        return "pattern", f"'{pattern}' is not a regular expression: {error}"
     return None

@@ -11,13 +11,12 @@ one critique. A principle is not drawn twice within one round.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from factory.core.constitution import Constitution, Principle
-from factory.core.errors import SampleError
-from factory.core.records import Critique, Message, Sample
+from factory.core.records import Candidate, Critique, Message, Sample
 from factory.engines.base import Sampling
 from factory.stages.base import (
     EXAMPLE_PRINCIPLE,
@@ -25,11 +24,19 @@ from factory.stages.base import (
     Models,
     Question,
     Stage,
+    constitution_for,
     render,
     template_problem,
 )
 
 CRITIQUE_REQUEST = "{{ instructions }} Give only your criticism, in a few sentences."
+EXAMPLE: dict[str, Any] = {
+    "instructions": "Improve.",
+    "principles": [EXAMPLE_PRINCIPLE],
+    "prompt": "Hello",
+    "answer": "Hi",
+}
+"""Values on which a user's template is tried."""
 
 
 class Criticise(Stage):
@@ -55,22 +62,14 @@ class Criticise(Stage):
     def problem(self) -> tuple[str, str] | None:
         if self.principles != "all" and self.principles < 1:
             return "principles", f"expected 1 or more, or 'all'; found {self.principles}"
-        wrong = template_problem(
-            self.template,
-            instructions="Improve.",
-            principles=[EXAMPLE_PRINCIPLE],
-            prompt="Hello",
-            answer="Hi",
-        )
+        wrong = template_problem(self.template, **EXAMPLE)
         return ("template", wrong) if wrong else None
 
     def expected_calls(self, sample: Expected) -> float:
         return sample.answers
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
-        constitution = models.constitution
-        if constitution is None:
-            raise SampleError("critique needs a constitution", is_permanent=True)
+        constitution = constitution_for(self, models)
         todo: list[tuple[Critique, Question]] = []
         drawn: dict[int, list[Principle]] = {}
         for candidate in sample.heads():
@@ -87,13 +86,7 @@ class Criticise(Stage):
                 principle_ids=[p.id for p in chosen],
                 text="",
                 call="",
-                request=render(
-                    self.template,
-                    instructions=" ".join(p.critique for p in chosen),
-                    principles=chosen,
-                    prompt=sample.prompt[-1]["content"],
-                    answer=candidate.text,
-                ),
+                request=request_for(self.template, sample, candidate, "critique", chosen),
                 few_shot=self.few_shot,
             )
             messages = conversation_of(sample, critique, constitution)
@@ -106,6 +99,25 @@ class Criticise(Stage):
             critique.call = answer.call
             sample.critiques.append(critique)
         return sample
+
+
+def request_for(
+    template: str,
+    sample: Sample,
+    candidate: Candidate,
+    instruction: Literal["critique", "revision"],
+    principles: list[Principle],
+    **more: str,
+) -> str:
+    """The user's turn that asks for a critique or a revision of the candidate by the principles."""
+    return render(
+        template,
+        instructions=" ".join(getattr(principle, instruction) for principle in principles),
+        principles=principles,
+        prompt=sample.prompt[-1]["content"],
+        answer=candidate.text,
+        **more,
+    )
 
 
 def conversation_of(

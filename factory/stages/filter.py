@@ -10,7 +10,7 @@ from pydantic import Field
 from factory.core.constitution import Constitution
 from factory.core.records import Candidate, Sample
 from factory.core.words import spelling, words
-from factory.stages.base import Models, Stage
+from factory.stages.base import Models, Stage, pattern_problem
 
 _CANNOT = (
     r"(can(no|['’])t|can not|won['’]t|will not|( am|['’]m) (unable|not (able|going|allowed)) to)"
@@ -58,10 +58,8 @@ class Filter(Stage):
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
 
     def problem(self) -> tuple[str, str] | None:
-        try:
-            re.compile(self.pattern or "")
-        except re.error as error:
-            return "pattern", f"'{self.pattern}' is not a regular expression: {error}"
+        if (wrong := pattern_problem(self.pattern)) is not None:
+            return wrong
         if self.max_words is not None and self.max_words < self.min_words:
             return "max_words", f"expected at least min_words ({self.min_words})"
         return None
@@ -71,11 +69,10 @@ class Filter(Stage):
         examples = _runs_of_examples(models.constitution) if self.copied else frozenset()
         for candidate in sample.kept():
             candidate.drop_reason = self._reason(candidate, seen)
-            if candidate.drop_reason is None and self.copied:
-                candidate.drop_reason = (
-                    "copied" if _is_copied(candidate, sample, examples) else None
-                )
             if candidate.drop_reason is None:
+                if self.copied and _is_copied(candidate, sample, examples):
+                    candidate.drop_reason = "copied"
+                    continue
                 seen.add(spelling(candidate.text))
         return sample
 

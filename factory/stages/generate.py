@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from factory.core.records import Candidate, Sample
+from factory.core.records import Sample
 from factory.engines.base import Sampling
-from factory.stages.base import Expected, Models, Question, Stage
+from factory.stages.base import Expected, Models, Question, Stage, add_answer
 
 
 class Generate(Stage):
@@ -38,17 +38,5 @@ class Generate(Stage):
             ],
         )
         for answer in asked:
-            sample.candidates.append(
-                Candidate(
-                    index=len(sample.candidates),
-                    text=answer.completion.text.strip(),
-                    origin="generate",
-                    model=self.model,
-                    call=answer.call,
-                    finish_reason=answer.completion.finish_reason,
-                    output_tokens=answer.completion.output_tokens,
-                    reasoning=answer.completion.reasoning,
-                    reasoning_tokens=answer.completion.reasoning_tokens,
-                )
-            )
+            add_answer(sample, answer, "generate", self.model)
         return sample

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from factory.core.constitution import Principle
-from factory.core.errors import SampleError
-from factory.core.records import Candidate, Message, Sample
+from factory.core.records import Message, Sample
 from factory.engines.base import Sampling
 from factory.stages.base import (
-    EXAMPLE_PRINCIPLE,
     Expected,
     Models,
     Question,
     Stage,
-    render,
+    add_answer,
+    constitution_for,
     template_problem,
 )
-from factory.stages.critique import conversation_of
+from factory.stages.critique import EXAMPLE, conversation_of, request_for
 
 REVISION_REQUEST = "{{ instructions }} Give only the new answer, with no remarks about it."
 
@@ -44,14 +42,7 @@ class Revise(Stage):
         return True
 
     def problem(self) -> tuple[str, str] | None:
-        wrong = template_problem(
-            self.template,
-            instructions="Improve.",
-            principles=[EXAMPLE_PRINCIPLE],
-            prompt="Hello",
-            answer="Hi",
-            critique="Curt.",
-        )
+        wrong = template_problem(self.template, **EXAMPLE, critique="Curt.")
         return ("template", wrong) if wrong else None
 
     def expected_calls(self, sample: Expected) -> float:
@@ -61,9 +52,7 @@ class Revise(Stage):
         return sample._replace(rounds=sample.rounds + 1)
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
-        constitution = models.constitution
-        if constitution is None:
-            raise SampleError("revise needs a constitution", is_permanent=True)
+        constitution = constitution_for(self, models)
         by_id = {p.id: p for p in constitution.principles}
         heads = {c.index for c in sample.heads()}
         # An empty critique (its thought never ended) leads to no revision.
@@ -71,14 +60,9 @@ class Revise(Stage):
         questions = []
         for critique in critiques:
             candidate = sample.candidates[critique.candidate]
-            principles: list[Principle] = [by_id[i] for i in critique.principle_ids]
-            request = render(
-                self.template,
-                instructions=" ".join(p.revision for p in principles),
-                principles=principles,
-                prompt=sample.prompt[-1]["content"],
-                answer=candidate.text,
-                critique=critique.text,
+            principles = [by_id[i] for i in critique.principle_ids]
+            request = request_for(
+                self.template, sample, candidate, "revision", principles, critique=critique.text
             )
             messages: list[Message] = [
                 *conversation_of(sample, critique, constitution),
@@ -88,19 +72,6 @@ class Revise(Stage):
             questions.append(Question(messages, self.sampling, salt=("revise", candidate.index)))
         asked = await models.ask(self.model, questions)
         for critique, answer in zip(critiques, asked, strict=True):
-            sample.candidates.append(
-                Candidate(
-                    index=len(sample.candidates),
-                    text=answer.completion.text.strip(),
-                    origin="revise",
-                    model=self.model,
-                    call=answer.call,
-                    parent=critique.candidate,
-                    round=critique.round,
-                    finish_reason=answer.completion.finish_reason,
-                    output_tokens=answer.completion.output_tokens,
-                    reasoning=answer.completion.reasoning,
-                    reasoning_tokens=answer.completion.reasoning_tokens,
-                )
-            )
+            parent, round_ = critique.candidate, critique.round
+            add_answer(sample, answer, "revise", self.model, parent=parent, round=round_)
         return sample

@@ -137,8 +137,7 @@ def _entry_of(scorer: type[Stage]) -> type[Part]:
         return scorer
     source: type[Entry] = Entry
     if "model" in scorer.model_fields:
-        writes = scorer.model_construct(kind="").task() == "generate"
-        source = Served if writes else InProcess
+        source = Served if scorer.task() == "generate" else InProcess
     bases: tuple[type[Any], ...] = (source, scorer)
     if scorer.may_be_unparsed:
         bases = (Readable, *bases)
