@@ -113,11 +113,9 @@ class PairRules(Config):
         elif self.pairs == "best_vs_worst":
             yield from self._best_vs_worst(sample, ranking)
         else:
+            by_verdicts = ranking.is_by_verdicts
             for a, b in combinations(sample.kept(), 2):
-                if ranking.is_by_verdicts:
-                    yield self._judged(sample, a, b)
-                else:
-                    yield self._scored(a, b, ranking.scores)
+                yield self._judged(sample, a, b) if by_verdicts else self._scored(a, b, ranking)
 
     def _revision_vs_initial(self, sample: Sample) -> Iterator[Pair | Drop]:
         revised = {c.parent for c in sample.candidates}
@@ -129,17 +127,12 @@ class PairRules(Config):
             if not revisions:
                 yield Drop("filtered" if initial.index in revised else "no-revision")
             for revision in revisions:
-                if self.verified:
-                    yield self._preferred(sample, revision, initial)
-                else:
+                if not self.verified:
                     yield self._unverified(sample, revision, initial)
-
-    def _preferred(self, sample: Sample, revision: Candidate, initial: Candidate) -> Pair | Drop:
-        """The revision over its initial answer, if the judge prefers it."""
-        pair = self._judged(sample, revision, initial)
-        if isinstance(pair, Pair) and pair.chosen is not revision:
-            return Drop("revision-not-preferred")
-        return pair
+                    continue
+                pair = self._judged(sample, revision, initial)
+                is_worse = isinstance(pair, Pair) and pair.chosen is not revision
+                yield Drop("revision-not-preferred") if is_worse else pair
 
     def _best_vs_worst(self, sample: Sample, ranking: Ranking) -> Iterator[Pair | Drop | Note]:
         scored = [c for c in sample.kept() if c.index in ranking.scores]
@@ -157,7 +150,7 @@ class PairRules(Config):
         worst = min(scored, key=lambda c: ranking.scores[c.index])
         if best is worst:  # max and min both take the first of equals
             return Drop("tie")
-        pair = self._scored(best, worst, ranking.scores)
+        pair = self._scored(best, worst, ranking)
         if isinstance(pair, Drop) or not ranking.is_by_verdicts:
             return pair
         verdict = compare(sample, best.index, worst.index)
@@ -195,8 +188,9 @@ class PairRules(Config):
         ids = verdict.principle_ids
         return Pair(chosen, rejected, p, p, 1 - p, verdict.agreement, ids, ids)
 
-    def _scored(self, a: Candidate, b: Candidate, scores: dict[int, float]) -> Pair | Drop:
+    def _scored(self, a: Candidate, b: Candidate, ranking: Ranking) -> Pair | Drop:
         """The pair by scores, the higher one chosen."""
+        scores = ranking.scores
         if (reason := self._unfit(a, b)) is not None:
             return reason
         if a.index not in scores or b.index not in scores:

@@ -133,13 +133,9 @@ def _scores(measured: Measured, sample: Sample) -> list[Score]:
                 details.append(f"{part} unknown")
                 continue
             raw = by_candidate[index]
-            if combination.standardise:
-                z = moments[part].standardise(raw)
-                values.append(z)
-                details.append(f"{part} {raw:g} (z {z:+.4f})")
-            else:
-                values.append(raw)
-                details.append(f"{part} {raw:g}")
+            z = moments[part].standardise(raw) if combination.standardise else None
+            values.append(raw if z is None else z)
+            details.append(f"{part} {raw:g}" + ("" if z is None else f" (z {z:+.4f})"))
         is_whole = len(values) == len(known)
         made.append(
             Score(

@@ -251,15 +251,12 @@ async def _after(
     thoughts: Sequence[_Thought],
 ) -> list[Draw]:
     """A reading of the label after each thought."""
-    asked = await models.ask(
-        model,
-        [
-            _label_question(given, thought.words, labels)
-            for given, thought in zip(messages, thoughts, strict=True)
-            if thought.words is not None
-        ],
-    )
-    answers = iter(asked)
+    questions = [
+        _label_question(given, thought.words, labels)
+        for given, thought in zip(messages, thoughts, strict=True)
+        if thought.words is not None
+    ]
+    answers = iter(await models.ask(model, questions))
     draws = []
     for words, text, call in thoughts:
         if words is None:

@@ -106,15 +106,12 @@ class ProcessReward(Stage):
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         solutions = [(c, self._steps(sample, c)) for c in sample.answered()]
-        asked = await models.ask(
-            self.model,
-            [
-                Question(sample.prompt, NOT_SAMPLED, scoring=self._scoring(steps))
-                for _, steps in solutions
-                if steps
-            ],
-        )
-        answers = iter(asked)
+        questions = [
+            Question(sample.prompt, NOT_SAMPLED, scoring=self._scoring(steps))
+            for _, steps in solutions
+            if steps
+        ]
+        answers = iter(await models.ask(self.model, questions))
         for candidate, steps in solutions:
             if not steps:
                 sample.scores.append(Score(self.name, candidate.index, None, NO_STEPS))
@@ -128,11 +125,10 @@ class ProcessReward(Stage):
                 StepLabels(self.name, candidate.index, steps, scores, labels, calls)
             )
             known = [p for p in ps if p is not None]
-            if len(known) == len(ps):
-                value = aggregated(known, self.aggregate)
-                sample.scores.append(Score(self.name, candidate.index, value, calls=calls))
-            else:
-                sample.scores.append(Score(self.name, candidate.index, None, NOT_FINITE, calls))
+            is_whole = len(known) == len(ps)
+            value = aggregated(known, self.aggregate) if is_whole else None
+            detail = "" if is_whole else NOT_FINITE
+            sample.scores.append(Score(self.name, candidate.index, value, detail, calls))
         return sample
 
     def _scoring(self, steps: Sequence[str]) -> Scoring:

@@ -193,24 +193,18 @@ class Rollout(Stage):
     ) -> list[float | None]:
         """The share of right completions for each number of kept steps; see `first_error.Probe`."""
         begun = {k: joined(steps[:k], self.separator) + self.separator for k in kept}
-        asked = await models.ask(
-            self.model,
-            [
-                Question(
-                    sample.prompt,
-                    self.sampling,
-                    salt=(self.name, candidate, k, i),
-                    prefix=begun[k],
-                )
-                for k in kept
-                for i in range(self.n)
-            ],
-        )
-        calls += [answer.call for answer in asked]
-        beginnings = [begun[k] for k in kept for _ in range(self.n)]
+        questions = [
+            Question(
+                sample.prompt, self.sampling, salt=(self.name, candidate, k, i), prefix=begun[k]
+            )
+            for k in kept
+            for i in range(self.n)
+        ]
+        answers = await models.ask(self.model, questions)
+        calls += [answer.call for answer in answers]
         solutions = [
-            (beginning + answer.completion.text, answer.completion.finish_reason)
-            for beginning, answer in zip(beginnings, asked, strict=True)
+            (question.prefix + answer.completion.text, answer.completion.finish_reason)
+            for question, answer in zip(questions, answers, strict=True)
         ]
         found = await self._are_right(sample, solutions)
         return [share(found[i : i + self.n]) for i in range(0, len(found), self.n)]
@@ -221,7 +215,6 @@ class Rollout(Stage):
         """For each (text, finish reason), True if its answer is right. None: unparsed, or the text was
         cut and what was read may not be its final answer."""
         reference = sample.reference or ""
-
         try:
             checks = [
                 await check_aside(text, reference, self.how, self.pattern) for text, _ in solutions

@@ -30,13 +30,10 @@ class Generate(Stage):
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         first = len(sample.candidates)
-        asked = await models.ask(
-            self.model,
-            [
-                Question(sample.prompt, self.sampling, salt=("generate", first + i))
-                for i in range(self.n)
-            ],
-        )
-        for answer in asked:
+        questions = [
+            Question(sample.prompt, self.sampling, salt=("generate", first + i))
+            for i in range(self.n)
+        ]
+        for answer in await models.ask(self.model, questions):
             add_answer(sample, answer, "generate", self.model)
         return sample
