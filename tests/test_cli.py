@@ -287,7 +287,7 @@ def test_validate_checks_the_trainers_options(
         seen.append((config, lora))
         raise RecipeError("config.max_step: DPOConfig has no option 'max_step'")
 
-    monkeypatch.setitem(training.TRAINERS, "dpo", listed(check=check))
+    monkeypatch.setitem(training.TRAINERS, "dpo", listed(check_options=check))
     text = (project / "recipe.yaml").read_text()
     entry = "training:\n- {kind: dpo, config: {max_step: 2}, lora: {r: 4}}\n"
     (project / "recipe.yaml").write_text(text + entry)

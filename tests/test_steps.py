@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.math.steps import Split, joined, split_steps
+from factory.math.steps import Split, split_steps
 
 
 def test_lines_are_steps_and_blank_ones_are_none() -> None:
@@ -131,5 +131,5 @@ def test_steps_hold_all_text_but_white_space(text: str, how: Split) -> None:
 
 @given(st.lists(st.text(alphabet="ab .1", min_size=1).map(str.strip).filter(bool), min_size=1))
 def test_lines_joined_are_split_again(steps: list[str]) -> None:
-    assert split_steps(joined(steps, "\n"), "newline") == steps
-    assert split_steps(joined(steps, "\n\n"), "blank_line") == steps
+    assert split_steps("\n".join(steps), "newline") == steps
+    assert split_steps("\n\n".join(steps), "blank_line") == steps

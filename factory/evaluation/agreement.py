@@ -16,7 +16,7 @@ much it mattered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -126,8 +126,8 @@ class JudgeReport(msgspec.Struct, frozen=True):
         )
 
 
-def judge_report(rows: Sequence[JudgedRow], *, tie_band: float = 0.0, seed: int = 0) -> JudgeReport:
-    """`tie_band`: in [0, 0.5). `seed` is the bootstrap's.
+def judge_report(rows: Sequence[JudgedRow], *, tie_band: float = 0.0) -> JudgeReport:
+    """`tie_band`: in [0, 0.5).
 
     Raises `ValueError` for a p outside [0, 1], or a label that is not 0, 1 or 2.
     """
@@ -139,11 +139,7 @@ def judge_report(rows: Sequence[JudgedRow], *, tie_band: float = 0.0, seed: int 
         for row, label, m in both
         if TIE not in {label, m, _longer(row)}
     ]
-    with_people = [(row, label) for row, label in read if row.human]
     several = [row for row in rows if len(row.human) >= 2]
-    consistent = [row for row in rows if row.is_consistent is not None]
-    gaps = [(row.prompt_id, row.order_gap) for row in rows if row.order_gap is not None]
-    people = [row.human for row in several]
     return JudgeReport(
         comparisons=len(rows),
         prompts=len({row.prompt_id for row in rows}),
@@ -152,51 +148,26 @@ def judge_report(rows: Sequence[JudgedRow], *, tie_band: float = 0.0, seed: int 
         no_majority=sum(bool(row.human) and majority(row.human) is None for row in rows),
         judge_ties=sum(label == TIE for _, label in read),
         tie_band=tie_band,
-        three_way=_agreement(both, 0.0, seed),
-        decided=_agreement([case for case in both if case[2] != TIE], 0.5, seed),
+        three_way=_agreement(both, 0.0),
+        decided=_agreement([case for case in both if case[2] != TIE], 0.5),
         kappa=cohen_kappa(
             [row.prompt_id for row, _, _ in both],
             [label for _, label, _ in both],
             [m for _, _, m in both],
-            seed=seed,
         ),
-        with_one_person=mean_of(
-            [row.prompt_id for row, _ in with_people],
-            [row.human.count(label) / len(row.human) for row, label in with_people],
-            range_of_values=SHARE,
-            seed=seed,
+        with_one_person=_share(
+            (row, row.human.count(label) / len(row.human)) for row, label in read if row.human
         ),
-        between_people=mean_of(
-            [row.prompt_id for row in several],
-            [pair_agreement(p) for p in people],
-            range_of_values=SHARE,
-            seed=seed,
+        between_people=_share((row, pair_agreement(row.human)) for row in several),
+        fleiss_kappa=fleiss_kappa(
+            [row.prompt_id for row in several], [row.human for row in several]
         ),
-        fleiss_kappa=fleiss_kappa([row.prompt_id for row in several], people, seed=seed),
-        swap_consistency=mean_of(
-            [row.prompt_id for row in consistent],
-            [bool(row.is_consistent) for row in consistent],
-            range_of_values=SHARE,
-            seed=seed,
+        swap_consistency=_share(
+            (row, row.is_consistent) for row in rows if row.is_consistent is not None
         ),
-        order_gap=mean_of(
-            [prompt for prompt, _ in gaps],
-            [gap for _, gap in gaps],
-            range_of_values=SHARE,
-            seed=seed,
-        ),
-        judge_prefers_longer=mean_of(
-            [row.prompt_id for row, _, _, _ in unequal],
-            [label == longer for _, label, _, longer in unequal],
-            range_of_values=SHARE,
-            seed=seed,
-        ),
-        human_prefers_longer=mean_of(
-            [row.prompt_id for row, _, _, _ in unequal],
-            [m == longer for _, _, m, longer in unequal],
-            range_of_values=SHARE,
-            seed=seed,
-        ),
+        order_gap=_share((row, row.order_gap) for row in rows if row.order_gap is not None),
+        judge_prefers_longer=_share((row, label == longer) for row, label, _, longer in unequal),
+        human_prefers_longer=_share((row, m == longer) for row, _, m, longer in unequal),
     )
 
 
@@ -205,35 +176,31 @@ def majority(human: Sequence[int]) -> int | None:
     return next((label for label in set(human) if 2 * human.count(label) > len(human)), None)
 
 
-def _agreement(
-    cases: Sequence[tuple[JudgedRow, int, int]], tie_credit: float, seed: int
-) -> Agreement:
+def _share(cases: Iterable[tuple[JudgedRow, float]]) -> Estimate:
+    """The mean over rows of a value in [0, 1]."""
+    cases = list(cases)
+    return mean_of([row.prompt_id for row, _ in cases], [value for _, value in cases], SHARE)
+
+
+def _agreement(cases: Sequence[tuple[JudgedRow, int, int]], tie_credit: float) -> Agreement:
     """Of (row, judge's label, majority). `tie_credit`: what a wrong tie is worth."""
 
     def credit(label: int, truth: int) -> float:
         return 1.0 if label == truth else tie_credit * (label == TIE)
 
     truths = [truth for _, _, truth in cases]
-    prompts = [row.prompt_id for row, _, _ in cases]
     commonest = max((TIE, A, B), key=truths.count)
     judge = [credit(label, truth) for _, label, truth in cases]
     longer = [credit(_longer(row), truth) for row, _, truth in cases]
+    gain = [a - b for a, b in zip(judge, longer, strict=True)]
+    rows = [row for row, _, _ in cases]
     return Agreement(
         comparisons=len(cases),
-        judge=mean_of(prompts, judge, range_of_values=SHARE, seed=seed),
-        longer_wins=mean_of(prompts, longer, range_of_values=SHARE, seed=seed),
-        always_a=mean_of(
-            prompts, [truth == A for truth in truths], range_of_values=SHARE, seed=seed
-        ),
-        commonest=mean_of(
-            prompts, [truth == commonest for truth in truths], range_of_values=SHARE, seed=seed
-        ),
-        gain=mean_of(
-            prompts,
-            [a - b for a, b in zip(judge, longer, strict=True)],
-            range_of_values=DIFFERENCE,
-            seed=seed,
-        ),
+        judge=_share(zip(rows, judge, strict=True)),
+        longer_wins=_share(zip(rows, longer, strict=True)),
+        always_a=_share((row, truth == A) for row, _, truth in cases),
+        commonest=_share((row, truth == commonest) for row, _, truth in cases),
+        gain=mean_of([row.prompt_id for row in rows], gain, DIFFERENCE),
     )
 
 

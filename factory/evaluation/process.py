@@ -112,11 +112,9 @@ class ProcessReport(msgspec.Struct, frozen=True):
         return "\n".join([*lines, *few_prompts(self.prompts)])
 
 
-def process_report(
-    rows: Sequence[ProcessRow], *, threshold: float = 0.5, seed: int = 0
-) -> ProcessReport:
-    """`seed` is the bootstrap's. Raises `ValueError` for lists of unequal length, a solution
-    without steps, or a score outside [0, 1]."""
+def process_report(rows: Sequence[ProcessRow], *, threshold: float = 0.5) -> ProcessReport:
+    """Raises `ValueError` for lists of unequal length, a solution without steps, or a score outside
+    [0, 1]."""
     rows = [_checked(row) for row in rows]
     names = sorted({row.subset for row in rows if row.subset is not None})
     told = _told(rows, threshold)
@@ -127,23 +125,22 @@ def process_report(
     return ProcessReport(
         prompts=len({row.prompt_id for row in rows}),
         threshold=threshold,
-        overall=_first_errors(None, rows, threshold, seed),
+        overall=_first_errors(None, rows, threshold),
         subsets=[
-            _first_errors(name, [row for row in rows if row.subset == name], threshold, seed)
+            _first_errors(name, [row for row in rows if row.subset == name], threshold)
             for name in names
         ],
-        mean_f1=_mean_f1([(row, t) for row, t in told if row.subset is not None], threshold, seed),
+        mean_f1=_mean_f1([(row, t) for row, t in told if row.subset is not None], threshold),
         best_threshold=None if best is None else best[0],
         best_f1=None if best is None else best[1],
-        steps=steps_of(rows, threshold, seed),
+        steps=steps_of(rows, threshold),
         minimum_is_last=mean_of(
             [row.prompt_id for row, _ in several],
             [known[-1] < min(known[:-1]) for _, known in several],
-            range_of_values=SHARE,
-            seed=seed,
+            SHARE,
         ),
         last_by_chance=sum(chances) / len(chances) if chances else None,
-        outcomes=outcomes_of([case for case in scored if case[0].is_right is not None], seed),
+        outcomes=outcomes_of([case for case in scored if case[0].is_right is not None]),
     )
 
 
@@ -184,9 +181,7 @@ def _hits(
     return is_hit, np.array([t != RIGHT for _, t in told], dtype=bool)
 
 
-def _first_errors(
-    subset: str | None, rows: Sequence[ProcessRow], threshold: float, seed: int
-) -> FirstErrors:
+def _first_errors(subset: str | None, rows: Sequence[ProcessRow], threshold: float) -> FirstErrors:
     told = _told(rows, threshold)
     unlabelled = sum(truth(row.labels) is None for row in rows)
     prompts = [row.prompt_id for row, _ in told]
@@ -194,7 +189,7 @@ def _first_errors(
 
     def share(among: NDArray[Any]) -> Estimate:
         of_them = [prompt for prompt, is_among in zip(prompts, among, strict=True) if is_among]
-        return mean_of(of_them, list(is_hit[among]), range_of_values=SHARE, seed=seed)
+        return mean_of(of_them, list(is_hit[among]), SHARE)
 
     return FirstErrors(
         subset=subset,
@@ -204,11 +199,11 @@ def _first_errors(
         unlabelled=unlabelled,
         on_wrong=share(is_wrong),
         on_right=share(~is_wrong),
-        f1=interval_of(prompts, lambda w: f1(is_hit, is_wrong, w), seed=seed),
+        f1=interval_of(prompts, lambda w: f1(is_hit, is_wrong, w)),
     )
 
 
-def _mean_f1(told: Sequence[tuple[ProcessRow, int]], threshold: float, seed: int) -> Estimate:
+def _mean_f1(told: Sequence[tuple[ProcessRow, int]], threshold: float) -> Estimate:
     """Undefined where one subset's F1 is."""
     import numpy as np
 
@@ -221,7 +216,7 @@ def _mean_f1(told: Sequence[tuple[ProcessRow, int]], threshold: float, seed: int
         known = _known(values)
         return sum(known) / len(known) if known and len(known) == len(values) else None
 
-    return interval_of([row.prompt_id for row, _ in told], mean, seed=seed)
+    return interval_of([row.prompt_id for row, _ in told], mean)
 
 
 def _cells(errors: FirstErrors) -> list[str]:

@@ -102,8 +102,7 @@ class RewardReport(msgspec.Struct, frozen=True):
         return "\n".join(lines)
 
 
-def reward_report(rows: Sequence[RewardRow], *, seed: int = 0) -> RewardReport:
-    """`seed` is the bootstrap's."""
+def reward_report(rows: Sequence[RewardRow]) -> RewardReport:
     pairs = [(row, *scores) for row in rows if (scores := _scores(row)) is not None]
     prompts = [row.prompt_id for row, _, _ in pairs]
     names = sorted({row.subset for row in rows if row.subset is not None})
@@ -111,36 +110,33 @@ def reward_report(rows: Sequence[RewardRow], *, seed: int = 0) -> RewardReport:
     at_odds = [row.prompt_id for row, _, _ in unequal]
     is_longer = [row.words_chosen > row.words_rejected for row, _, _ in unequal]
     return RewardReport(
-        overall=_group(None, rows, seed),
-        subsets=[_group(name, [r for r in rows if r.subset == name], seed) for name in names],
-        coin=_coin(len(pairs), seed),
-        calibration=calibration(prompts, [_sigmoid(c - r) for _, c, r in pairs], seed=seed),
+        overall=_group(None, rows),
+        subsets=[_group(name, [r for r in rows if r.subset == name]) for name in names],
+        coin=_coin(len(pairs)),
+        calibration=calibration(prompts, [_sigmoid(c - r) for _, c, r in pairs]),
         prefers_longer=mean_of(
             at_odds,
             [
                 _wins(c, r) if longer else _wins(r, c)
                 for (_, c, r), longer in zip(unequal, is_longer, strict=True)
             ],
-            range_of_values=SHARE,
-            seed=seed,
+            SHARE,
         ),
-        chosen_is_longer=mean_of(at_odds, is_longer, range_of_values=SHARE, seed=seed),
+        chosen_is_longer=mean_of(at_odds, is_longer, SHARE),
         length_pooled=_correlation(
             prompts,
             [(c, row.words_chosen) for row, c, _ in pairs],
             [(r, row.words_rejected) for row, _, r in pairs],
-            seed,
         ),
         length_within=_correlation(
             prompts,
             [(c - r, row.words_chosen - row.words_rejected) for row, c, r in pairs],
             [(r - c, row.words_rejected - row.words_chosen) for row, c, r in pairs],
-            seed,
         ),
     )
 
 
-def _group(subset: str | None, rows: Sequence[RewardRow], seed: int) -> Group:
+def _group(subset: str | None, rows: Sequence[RewardRow]) -> Group:
     pairs = [(row, *scores) for row in rows if (scores := _scores(row)) is not None]
     prompts = [row.prompt_id for row, _, _ in pairs]
     right = [_wins(c, r) for _, c, r in pairs]
@@ -153,14 +149,13 @@ def _group(subset: str | None, rows: Sequence[RewardRow], seed: int) -> Group:
         prompts=len(set(prompts)),
         ties=sum(c == r for _, c, r in pairs),
         unscored=len(rows) - len(pairs),
-        accuracy=mean_of(prompts, right, range_of_values=SHARE, seed=seed),
-        longer_wins=mean_of(prompts, longer, range_of_values=SHARE, seed=seed),
-        shorter_wins=mean_of(prompts, shorter, range_of_values=SHARE, seed=seed),
+        accuracy=mean_of(prompts, right, SHARE),
+        longer_wins=mean_of(prompts, longer, SHARE),
+        shorter_wins=mean_of(prompts, shorter, SHARE),
         gain=mean_of(
             prompts,
             [a - b for a, b in zip(right, length, strict=True)],
-            range_of_values=DIFFERENCE,
-            seed=seed,
+            DIFFERENCE,
         ),
     )
 
@@ -186,22 +181,19 @@ def _correlation(
     prompts: Sequence[str],
     first: Sequence[tuple[float, int]],
     second: Sequence[tuple[float, int]],
-    seed: int,
 ) -> Estimate:
     """Of (score, words) of both answers of each pair; `prompts` runs over the pairs."""
     points = [*first, *second]
     score, words = Ranks([s for s, _ in points]), Ranks([w for _, w in points])
-    return interval_of(
-        [*prompts, *prompts], lambda weights: spearman(score, words, weights), seed=seed
-    )
+    return interval_of([*prompts, *prompts], lambda weights: spearman(score, words, weights))
 
 
-def _coin(pairs: int, seed: int) -> Estimate:
+def _coin(pairs: int) -> Estimate:
     import numpy as np
 
     if not pairs:
         return Estimate(None)
-    heads = np.random.default_rng(seed).binomial(pairs, 0.5, size=20_000)
+    heads = np.random.default_rng(0).binomial(pairs, 0.5, size=20_000)
     low, high = np.quantile(heads / pairs, [0.025, 0.975])
     return Estimate(0.5, float(low), float(high))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -64,7 +65,7 @@ class Outcomes(msgspec.Struct, frozen=True):
     """Of preferring the solution with fewer steps: what the product does without reading."""
 
 
-def steps_of(rows: Sequence[ProcessRow], threshold: float, seed: int) -> Steps:
+def steps_of(rows: Sequence[ProcessRow], threshold: float) -> Steps:
     """Scores are finite, or None."""
     import numpy as np
 
@@ -76,12 +77,9 @@ def steps_of(rows: Sequence[ProcessRow], threshold: float, seed: int) -> Steps:
     ]
     prompts = [prompt for prompt, *_ in steps]
     is_right = np.array([label for _, _, label, _, _ in steps], dtype=bool)
+    area = partial(_area, prompts, is_right)
     is_hit = np.array([(s >= threshold) == label for _, s, label, _, _ in steps], dtype=bool)
     shortness = [short for *_, short in steps if short is not None]
-
-    def area(values: Sequence[float]) -> Estimate:
-        ranks = Ranks(values)
-        return interval_of(prompts, lambda weights: auc(ranks, is_right, weights), seed=seed)
 
     def balanced(weights: NDArray[Any]) -> float | None:
         on_right = weighted_mean(is_hit, weights * is_right)
@@ -94,22 +92,18 @@ def steps_of(rows: Sequence[ProcessRow], threshold: float, seed: int) -> Steps:
         auc=area([score for _, score, *_ in steps]),
         auc_earlier=area([earliness for *_, earliness, _ in steps]),
         auc_shorter=area(shortness) if len(shortness) == len(steps) else Estimate(None),
-        accuracy=mean_of(prompts, list(is_hit), range_of_values=SHARE, seed=seed),
-        balanced_accuracy=interval_of(prompts, balanced, seed=seed),
+        accuracy=mean_of(prompts, list(is_hit), SHARE),
+        balanced_accuracy=interval_of(prompts, balanced),
     )
 
 
-def outcomes_of(cases: Sequence[tuple[ProcessRow, list[float]]], seed: int) -> Outcomes:
+def outcomes_of(cases: Sequence[tuple[ProcessRow, list[float]]]) -> Outcomes:
     """Of (row, its scores); every `is_right` is known."""
     import numpy as np
 
     prompts = [row.prompt_id for row, _ in cases]
     is_right = np.array([row.is_right for row, _ in cases], dtype=bool)
-
-    def area(values: Sequence[float]) -> Estimate:
-        ranks = Ranks(values)
-        return interval_of(prompts, lambda weights: auc(ranks, is_right, weights), seed=seed)
-
+    area = partial(_area, prompts, is_right)
     return Outcomes(
         solutions=len(cases),
         right=int(is_right.sum()),
@@ -119,6 +113,11 @@ def outcomes_of(cases: Sequence[tuple[ProcessRow, list[float]]], seed: int) -> O
         mean=area([math.fsum(known) / len(known) for _, known in cases]),
         fewer_steps=area([-len(known) for _, known in cases]),
     )
+
+
+def _area(prompts: Sequence[str], is_right: NDArray[Any], values: Sequence[float]) -> Estimate:
+    ranks = Ranks(values)
+    return interval_of(prompts, lambda weights: auc(ranks, is_right, weights))
 
 
 def _log_product(scores: Sequence[float]) -> float:

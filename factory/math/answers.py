@@ -32,7 +32,8 @@ from factory.math import math_check
 from factory.math.choices import choice, final_choice, without_label
 from factory.math.equal import AlgebraError, by_arithmetic, is_same
 from factory.math.final_answer import Final, after_mark, final_answer, last_words
-from factory.math.formula import DIGITS, EXPONENT, UnreadError, digits_value, parse
+from factory.math.formula import parse
+from factory.math.tokens import DIGITS, EXPONENT, UnreadError, digits_value
 from factory.math.tree import Node, is_arithmetic, rational
 from factory.math.units import attached_unit
 

@@ -8,6 +8,7 @@ text that is no sum and a division by zero.
 
 from __future__ import annotations
 
+import operator as operators
 import re
 from fractions import Fraction
 from typing import NamedTuple
@@ -21,6 +22,7 @@ MAX_PLACES = 12
 """Most decimal places of a value that is written."""
 MAX_DIGITS = 100
 """Most digits of a number that is read."""
+_COMPUTED = {"+": operators.add, "-": operators.sub, "*": operators.mul, "/": operators.truediv}
 _LEXEME = re.compile(rf"\s*(?:(?P<number>{NUMBER})|(?P<sign>[-+*/×÷x\u2212()]))")
 
 
@@ -91,19 +93,6 @@ def _bare(tokens: list[Token]) -> list[Token]:
     return bare
 
 
-def compute(left: Fraction, operator: str, right: Fraction) -> Fraction:
-    match operator:
-        case "+":
-            return left + right
-        case "-":
-            return left - right
-        case "*":
-            return left * right
-    if right == 0:
-        raise ValueError("a division by zero")
-    return left / right
-
-
 def operate(tokens: list[Token], result: Fraction | None = None) -> Operation:
     """Do the next operation of a sum that has one. `result` takes the place of the right one."""
     at = _next(tokens)
@@ -112,7 +101,9 @@ def operate(tokens: list[Token], result: Fraction | None = None) -> Operation:
     assert isinstance(operator, str)
     assert isinstance(right, Fraction)
     if result is None:
-        result = compute(left, operator, right)
+        if operator == "/" and right == 0:
+            raise ValueError("a division by zero")
+        result = _COMPUTED[operator](left, right)
     return Operation(
         left, operator, right, result, _bare([*tokens[: at - 1], result, *tokens[at + 2 :]])
     )

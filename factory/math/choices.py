@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from factory.math.final_answer import EMPHASIS, NO_SPACES, SENTENCE_END, last_words, said_by
+from factory.math.final_answer import EMPHASIS, SENTENCE_END, last_words, said_by
 from factory.math.folding import PROSE_MACRO
+from factory.math.runs import NO_SPACES
 
 _CHOICE = re.compile(r"\W*(?:(?:option|choice)\s+)?\(?([A-J])\)?\W*", re.IGNORECASE)
 _LABEL = re.compile(r"\W*(?:\(([A-Ja-j])\)|([A-J])[.):])\s*(?=\S)")

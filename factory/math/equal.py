@@ -11,7 +11,6 @@ function `leaf` compares numbers and terms.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 
 from factory.math.tree import Node, is_arithmetic, is_value, rational
 
@@ -39,16 +38,10 @@ def by_arithmetic(answer: Node, reference: Node) -> bool | None:
     found, wanted = rational(answer), rational(reference)
     if found is None or wanted is None:
         return None
-    return found in {wanted, *_as_percent(answer, reference)}
-
-
-def _as_percent(answer: Node, reference: Node) -> Sequence[Fraction]:
-    """Values of the reference if only one of the two has a percent sign: 10% is 10 and 1/10."""
-    found = [tree.op == "percent" for tree in (answer, reference)]
-    value = rational(reference)
-    if found[0] == found[1] or value is None:
-        return ()
-    return [value / 100 if found[0] else value * 100]
+    has_sign = answer.op == "percent"
+    if has_sign == (reference.op == "percent"):
+        return found == wanted
+    return found in (wanted, wanted / 100 if has_sign else wanted * 100)  # 10% is 10 and 1/10
 
 
 def _same(answer: Node, reference: Node, leaf: Leaf) -> bool | None:
@@ -155,8 +148,6 @@ def _plain(tree: Node, other: Node) -> Node:
     r"""± as a set; `x > 3` and `x \in (3, \infty)` as the interval, beside one."""
     if tree.op == "plusminus":
         return Node("set", (tree.args[0], Node("neg", (tree.args[0],))))
-    if tree.op == "list" and any(item.op == "plusminus" for item in tree.args):
-        return tree
     if tree.op == "in":
         return tree.args[1]  # type: ignore[no-any-return]
     if tree.op == "relation" and (other.op in ("tuple", "in", "union") or _is_chain(tree, other)):

@@ -19,19 +19,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from factory.math.folding import FOLDED, PROSE_MACRO, closing, fold, unfold
-from factory.math.latex import TIMES
-from factory.math.units import (
-    ATTACHED,
-    MONTHS,
-    NO_UNIT,
-    PERCENT,
-    SCALES,
-    SIZED,
-    UNITS,
-    is_attached,
-    is_formula,
-    without_unit,
-)
+from factory.math.runs import NO_SPACES, Run, runs_of, words_of
+from factory.math.units import MONTHS, NO_UNIT, UNITS, is_formula, without_unit
 
 
 class Final(NamedTuple):
@@ -66,6 +55,8 @@ _ANNOTATION = re.compile(r"<<[^<>\n]*>>")
 _REMARK = re.compile(r"(?<=[0-9%])\s+\([-+*/0-9., =×÷]*\)\s*$")
 """A reason in brackets after a number: 17 (14 + 9 - 6)."""
 _WHICH_IS = re.compile(r"\b(?:which|that) (?:is|equals|gives|makes|comes to)\b|\bi\.e\.,?\s")
+_FULL_WIDTH_DIGITS = str.maketrans("０１２３４５６７８９．", "0123456789.")
+_EQUALS = re.compile(r"(?<![<>!≤≥])=")
 _BULLET = re.compile(r"\A\s*[-*•+]\s+")
 _ITEM = re.compile(r"^[ \t]*\(?\d{1,2}[.)][ \t]+(?=\S)", re.MULTILINE)
 EMPHASIS = re.compile(
@@ -78,11 +69,9 @@ _FILLER = frozenset(
     by
     """.split()  # noqa: SIM905
 )
-_CLAUSE = frozenset(
-    """
-    because since as so which where when given for if in on at after from with by that is are was
-    per each every
-    """.split()  # noqa: SIM905
+_CLAUSE = re.compile(
+    r"because|since|as|so|which|where|when|given|for|if|in|on|at|after|from|with|by|that|is|are|was"
+    r"|per|each|every"
 )
 _NOT_IT = re.compile(
     r"(?:\b(?:more|less|fewer|greater|other|larger|smaller|higher|lower) than|\bnot|\bnever|n't|n’t"
@@ -223,123 +212,13 @@ def _undelimited(text: str) -> str:
     return pieces[0].strip() if len(folded) == 1 and pieces else text.strip()
 
 
-# -- Runs: the words of a sentence that together are a number or a formula --------------------------
-
-_MATH_WORD = re.compile(
-    r"(?:[\ue000-\uf8ff0-9½¼¾⅐-⅞⁰¹²³⁴-⁹⁺⁻]|[-+*/^=<>≤≥±≈%()\[\]{}|.,;:!_÷×·√π∞°'−–—$€£¥₹₩₽฿]|\\[a-zA-Z]+|\\[{},%$;]"
-    r"|\?|(?<![A-Za-z])[A-Za-z](?![A-Za-z'’])|(?:sqrt|pi|sin|cos|tan|log|ln|exp|inf)(?![a-z])"
-    r"|[eE][-+]?(?=[0-9]))++"
-)
-_OPERATOR = re.compile(r"[-+*/^=<>≤≥±≈÷×·−]+")
-_QUANTITY = re.compile(
-    r"[\ue000-\uf8ff0-9½¼¾⅐-⅞π∞]|\\[a-zA-Z]|[A-Za-z]\s*=|=\s*[A-Za-z]|[a-z]\("
-    r"|(?<![A-Za-z])[A-Za-z]\s*[+*/^]|[+*/^]\s*[A-Za-z](?![A-Za-z])"
-    r"|(?<![A-Za-z])[b-hj-zB-HJ-Z]\s*-\s*[b-hj-zB-HJ-Z(\\]"
-)
-_EQUALS = re.compile(r"(?<![<>!≤≥])=")
-_CONNECTORS = frozenset({"and", "or", "&", "to", "through", "till"})
-
-
-NO_SPACES = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-"""Scripts that write numbers without white space around them."""
-_JOINED = re.compile(
-    rf"(?<=[{NO_SPACES}])(?=[-0-9$\ue000-\uf8ff])|(?<=[0-9%\ue000-\uf8ff])(?=[{NO_SPACES}])"
-)
-_FULL_WIDTH_DIGITS = str.maketrans("０１２３４５６７８９．", "0123456789.")
-_FULL_WIDTH = str.maketrans(
-    {
-        "。": ". ",
-        "，": ", ",
-        "、": ", ",
-        "；": "; ",
-        "：": ": ",
-        "！": "! ",
-        "？": "? ",
-        "（": " (",
-        "）": ") ",
-    }
-)
-
-
-class _Run(NamedTuple):
-    begin: int
-    end: int
-    """Positions among the sentence's words, `end` past the last."""
-    text: str
-    unit: str = ""
-
-
-def _words(sentence: str) -> list[str]:
-    sentence = re.sub(r"([0-9]) and a half\b", r"\1 1/2", sentence)
-    sentence = TIMES.sub("*", sentence)
-    if not sentence.isascii():
-        sentence = _JOINED.sub(" ", sentence.translate(_FULL_WIDTH))
-    sentence = SIZED.sub(lambda found: f"{found[1]}*10^{{{SCALES[found[2].lower()]}}}", sentence)
-    sentence = PERCENT.sub(r"\1%", sentence)
-    sentence = re.sub(r"(?<![\w)\]}])[–—](?=[0-9])", "-", sentence)
-    sentence = re.sub(r"\b(?:negative|minus) (?=[0-9\ue000-\uf8ff])", "-", sentence)
-    sentence = re.sub(r"\b(?:is equal to|equals)\b", "=", sentence)
-    return sentence.split()
-
-
-def _runs(words: Sequence[str]) -> list[_Run]:
-    is_math = [_is_math(words, i) for i in range(len(words))]
-    runs: list[_Run] = []
-    at = 0
-    while at < len(words):
-        if not is_math[at]:
-            at += 1
-            continue
-        end = at
-        while True:
-            while end < len(words) and is_math[end]:
-                end += 1
-                is_done = ATTACHED.fullmatch(_bare(words[end - 1])) and not (
-                    end < len(words) and _OPERATOR.match(words[end])
-                )
-                if words[end - 1].endswith((":", ";")) or is_done:
-                    break
-            joins = end < len(words) - 1 and words[end].lower() in _CONNECTORS and is_math[end + 1]
-            if joins and not ATTACHED.fullmatch(_bare(words[end - 1])):
-                end += 1
-                continue
-            break
-        text = re.sub(r"^\s*[=≈]\s*", "", " ".join(words[at:end]))
-        if _QUANTITY.search(text):
-            runs.append(_Run(at, end, text))
-        at = end
-    return runs
-
-
-def _bare(word: str) -> str:
-    return word.strip(".,;:!?。、，；：！？")
-
-
-def _is_math(words: Sequence[str], i: int) -> bool:
-    word = words[i]
-    if is_attached(_bare(word)):
-        return True
-    if not _MATH_WORD.fullmatch(word):
-        return False
-    if _bare(word).isalpha() and _bare(word).isascii():  # "a" and "I" are words, but for "x = 5"
-        before = words[i - 1] if i else ""
-        after = words[i + 1] if i + 1 < len(words) else ""
-        return bool(_OPERATOR.fullmatch(before) or _OPERATOR.match(after))
-    return re.fullmatch(r"[-–—.,;:!()'\"]+", word) is None or _is_minus(words, i)
-
-
-def _is_minus(words: Sequence[str], i: int) -> bool:
-    """A dash that stands between formulas, or before one: no dash of a sentence."""
-    return words[i] == "-" and i + 1 < len(words) and _MATH_WORD.fullmatch(words[i + 1]) is not None
-
-
 def _after_mark(span: str, pieces: Sequence[str]) -> Final | None:
     """The answer at the beginning of what follows a mark; else the last of its sentence."""
     again = _WHICH_IS.search(span)  # "14 + 9 - 6, which is 17"
     if again and again.start() and (found := _after_mark(span[again.end() :], pieces)):
         return found
-    words = _words(span)
-    runs = _runs(words)
+    words = words_of(span)
+    runs = runs_of(words)
     if not runs:
         return None
     first = runs[0]
@@ -347,18 +226,18 @@ def _after_mark(span: str, pieces: Sequence[str]) -> Final | None:
     if not all(word in _FILLER or not word for word in before):
         found = _last_of(span, pieces)
         return found._replace(is_explicit=len(runs) == 1) if found else None
-    remark, rest = len(words), []
-    for i in range(first.end, len(words)):
-        is_clause = words[i].lower().strip(",") in _CLAUSE or words[i].startswith(("(", "–", "—"))
-        if is_clause or (words[i - 1].endswith((",", ";", ":")) and i > first.end):
-            remark = i
-            break
-    if words[first.end - 1].endswith((",", ";", ":")):
-        remark = first.end
+    after = range(first.end, len(words))
+    remark = next((i for i in after if _is_remark(words[i - 1], words[i])), len(words))
     rest = words[first.end : remark]
     if any(_has_digit(word) for word in rest):
         return Final(unfold(" ".join(words[first.begin : remark]), pieces), None, "", True)
     return _final(first, " ".join(rest), pieces)._replace(is_explicit=True)
+
+
+def _is_remark(before: str, word: str) -> bool:
+    """A remark about the answer begins with this word."""
+    is_clause = _CLAUSE.fullmatch(word.lower().strip(",")) is not None
+    return is_clause or word.startswith(("(", "–", "—")) or before.endswith((",", ";", ":"))
 
 
 def _has_digit(word: str) -> bool:
@@ -369,9 +248,9 @@ def _has_digit(word: str) -> bool:
 
 def _last_of(sentence: str, pieces: Sequence[str]) -> Final | None:
     """The last number or formula of a sentence. The words around it may make it another."""
-    words = _words(sentence)
-    runs = _runs(words)
-    last = runs[-1] if runs else _Run(0, 0, "")
+    words = words_of(sentence)
+    runs = runs_of(words)
+    last = runs[-1] if runs else Run(0, 0, "")
     is_unread = any(_has_digit(word) for word in words[last.end :])
     if (count := _worked_out(words, runs, pieces)) < len(runs):
         words, runs = words[: runs[count].begin], runs[:count]
@@ -397,7 +276,7 @@ def _last_of(sentence: str, pieces: Sequence[str]) -> Final | None:
     return _final(last, " ".join(words[last.end :][:2]), pieces)
 
 
-def _worked_out(words: Sequence[str], runs: Sequence[_Run], pieces: Sequence[str]) -> int:
+def _worked_out(words: Sequence[str], runs: Sequence[Run], pieces: Sequence[str]) -> int:
     """Number of runs that lead to the answer. Runs after an equation may only say what it is of,
     as in `120/24 = 5 hours to read 120 pages`."""
     for count in range(len(runs), 0, -1):
@@ -411,7 +290,7 @@ def _worked_out(words: Sequence[str], runs: Sequence[_Run], pieces: Sequence[str
     return len(runs)
 
 
-def _is_operand(words: Sequence[str], runs: Sequence[_Run]) -> bool:
+def _is_operand(words: Sequence[str], runs: Sequence[Run]) -> bool:
     """The last number is still to be worked with, by what the words before it say."""
     if not runs or "=" in "".join(words[runs[-1].begin : runs[-1].end]):
         return False
@@ -440,7 +319,7 @@ def _is_compound(between: Sequence[str]) -> bool:
     return 0 < len(names) <= 2 and names[0] in UNITS and names[1:] in ([], ["and"])
 
 
-def _final(run: _Run, after: str, pieces: Sequence[str]) -> Final:
+def _final(run: Run, after: str, pieces: Sequence[str]) -> Final:
     shown = unfold(run.text, pieces).strip()
     shown = re.sub(r"[.,;:?。、，；：？]+$", "", shown)
     if not run.text.rstrip().endswith(tuple(map(chr, range(0xE000, 0xF900)))):

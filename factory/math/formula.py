@@ -10,47 +10,16 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
 from fractions import Fraction
-from typing import NamedTuple
 
 from factory.math.latex import WORDS, spelled
+from factory.math.tokens import Token, UnreadError, digits_value, tokens
 from factory.math.tree import Node, is_value, leaves
 
 MAX_CHARS = 600
 """Longer texts are no final answer."""
 
 
-class UnreadError(ValueError):
-    """The text is no formula that we read."""
-
-
-DIGITS = (
-    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9,])"  # 1,234,567.89
-    r"|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?:\.[0-9]+)?(?![0-9,])"  # 12,34,567, as in India
-    r"|[0-9]{1,3}(?:\.[0-9]{3}){2,}(?![0-9.])"  # 1.234.567
-    r"|[0-9]{1,3}(?:[ '][0-9]{3})+(?:\.[0-9]+)?(?![0-9]|\s?/)"  # 1 234 567; 1 112/113 is mixed
-    r"|[0-9]+(?:\.[0-9]+|\.(?=\\overline))?|\.[0-9]+)"
-)
-"""A number without sign. A comma or point groups thousands only where all groups are of their size;
-one point alone is a decimal point."""
-EXPONENT = r"(?:[eE][-+]?[0-9]{1,3}(?![\w.]))?"
-_NUMBER = re.compile(rf"(?P<digits>{DIGITS})(?P<power>{EXPONENT})")
-
-
-def digits_value(text: str) -> Fraction:
-    """The value of what `DIGITS` and `EXPONENT` match."""
-    text = re.sub(r"[, ']", "", text)
-    if text.count(".") > 1:
-        text = text.replace(".", "")
-    return Fraction(text.replace(".e", "e").replace(".E", "E"))
-
-
-_TOKEN = re.compile(
-    rf"\s*(?:(?P<number>{_NUMBER.pattern})|(?P<begin>\\begin\s*\{{[a-zA-Z*]+\}}|\\end\s*\{{[a-zA-Z*]+\}})"
-    r"|(?P<macro>\\[a-zA-Z]+)|(?P<row>\\\\)|(?P<brace>\\[{}])|(?P<word>[^\W\d_]+)"
-    r"|(?P<sign>[-+*/÷^_!()\[\]{},;=<>≤≥≈±|%&]))"
-)
 _GREEK = frozenset(
     """
     alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi
@@ -66,6 +35,7 @@ _NO_PRODUCTS = frozenset(
 )
 _SETS = {"R": "reals", "Z": "integers", "N": "naturals", "Q": "rationals", "C": "complexes"}
 _RELATIONS = "=<>≤≥≈"
+_PRODUCTS = {"*": "mul", "/": "slash", "÷": "divide"}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -74,103 +44,77 @@ def parse(text: str) -> Node:
     if len(text) > MAX_CHARS:
         raise UnreadError("too long")
     text = re.sub(r"^0+(?=[0-9]+(?:\.[0-9]+)?$)", "", spelled(text).strip())
-    if WORDS.search(text):  # a unit or a name, where it is no formula by itself
-        text = WORDS.sub(lambda found: f" {found[1]} ", text)
+    text = WORDS.sub(lambda found: f" {found[1]} ", text).strip()  # a unit, or a name
     try:
-        parser = _Parser([*_tokens(text)])
-        tree = parser.statement()
-        parser.expect("end")
+        return _Parser([*tokens(text)]).whole()
     except RecursionError as error:
         raise UnreadError("too deep") from error
-    return tree
-
-
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    at: int
-    end: int
-
-
-def _tokens(text: str) -> Iterator[_Token]:
-    at = 0
-    while at < len(text):
-        found = _TOKEN.match(text, at)
-        if not found:
-            if text[at:].isspace():
-                break
-            raise UnreadError(f"{text[at:][:10]!r} is not understood")
-        kind = found.lastgroup if found.lastgroup not in (None, "power", "digits") else "number"
-        assert kind
-        yield _Token(kind, found[kind], found.start(kind), found.end())
-        at = found.end()
-    yield _Token("end", "", len(text), len(text))
 
 
 class _Parser:
     """Recursive descent over the tokens; each method reads one level and moves on."""
 
-    def __init__(self, tokens: list[_Token]) -> None:
+    def __init__(self, tokens: list[Token]) -> None:
         self._tokens = tokens
         self._at = 0
         self._bars = 0
 
     @property
-    def _next(self) -> _Token:
+    def _next(self) -> Token:
         return self._tokens[self._at]
 
     def _is(self, *texts: str) -> bool:
-        return self._next.text in texts and self._next.kind in (
-            "sign",
-            "macro",
-            "brace",
-            "row",
-            "begin",
-        )
+        return self._next.text in texts
 
-    def _take(self) -> _Token:
+    def _take(self) -> Token:
         token = self._next
         self._at += 1
         return token
 
-    def expect(self, what: str) -> None:
-        if self._next.kind == "end" if what == "end" else self._is(what):
-            self._at += 1
-            return
-        raise UnreadError(f"expected {what}, found {self._next.text!r}")
+    def _taken(self, *texts: str) -> str:
+        """The next token, taken if it is one of these; else the empty text."""
+        return self._take().text if self._is(*texts) else ""
+
+    def _expect(self, what: str) -> None:
+        if not self._taken(what):
+            raise UnreadError(f"expected {what}, found {self._next.text!r}")
+
+    def whole(self) -> Node:
+        """The tree of all tokens."""
+        tree = self._statement()
+        if self._next.kind != "end":
+            raise UnreadError(f"expected end, found {self._next.text!r}")
+        return tree
 
     # statement := relation {, relation}
-    def statement(self) -> Node:
+    def _statement(self) -> Node:
         items = [self._relation()]
-        while self._is(",", ";"):
-            self._take()
+        while self._taken(",", ";"):
             items.append(self._relation())
         return items[0] if len(items) == 1 else Node("list", tuple(items))
 
     # relation := union {= union}
     def _relation(self) -> Node:
         sides, signs = [self._union()], []
-        while self._next.kind == "sign" and self._next.text in _RELATIONS:
-            signs.append(self._take().text)
+        while sign := self._taken(*_RELATIONS):
+            signs.append(sign)
             sides.append(self._union())
         if "≈" in signs:
             signs, sides = _without_rounded(signs, sides)
-        if self._is("\\in"):
-            self._take()
+        if self._taken("\\in"):
             return Node("in", (sides[-1], self._union()))
         return Node("relation", (tuple(signs), *sides)) if signs else sides[0]
 
     def _union(self) -> Node:
         items = [self._sum()]
-        while self._is("\\cup"):
-            self._take()
+        while self._taken("\\cup"):
             items.append(self._sum())
         return items[0] if len(items) == 1 else Node("union", tuple(items))
 
     def _sum(self) -> Node:
         terms: list[Node] = []
         while not terms or self._is("+", "-", "±"):
-            sign = self._take().text if self._is("+", "-", "±") else "+"
+            sign = self._taken("+", "-", "±")
             term = self._product()
             if sign == "±":
                 if terms:
@@ -182,64 +126,45 @@ class _Parser:
     def _product(self) -> Node:
         found = self._factor()
         while True:
-            if self._is("*"):
-                self._take()
-                found = Node("mul", (found, self._signed()))
-            elif self._is("/", "÷"):
-                op = "slash" if self._take().text == "/" else "divide"
-                found = Node(op, (found, self._signed()))
+            if sign := self._taken(*_PRODUCTS):
+                found = Node(_PRODUCTS[sign], (found, self._signed()))
             elif self._begins_factor():
                 found = Node("mul", (found, self._factor()))
             else:
                 return found
 
     def _signed(self) -> Node:
-        if self._is("-", "+"):
-            sign = self._take().text
-            value = self._factor()
-            return Node("neg", (value,)) if sign == "-" else value
-        return self._factor()
+        sign = self._taken("-", "+")
+        value = self._factor()
+        return Node("neg", (value,)) if sign == "-" else value
 
     def _begins_factor(self) -> bool:
         """True at a factor that multiplies without a sign: 2x, 3(4). Two adjacent numbers are no product."""
-        token = self._next
-        if token.kind == "word":
-            return True
-        if token.kind == "macro":
-            return token.text not in ("\\cup", "\\in", "\\rfloor", "\\rceil")
-        return token.kind == "sign" and (
-            token.text == "(" or (token.text == "|" and not self._bars) or token.text == "{"
-        )
+        if self._next.kind == "macro":
+            return not self._is("\\cup", "\\in", "\\rfloor", "\\rceil")
+        is_open = self._is("(", "{") or (self._is("|") and not self._bars)
+        return is_open or self._next.kind == "word"
 
     def _factor(self) -> Node:
         found = self._atom()
-        while True:
-            if self._is("^"):
-                self._take()
+        while sign := self._taken("^", "!", "%"):
+            if sign == "^":
                 found = Node("pow", (found, self._exponent()))
-            elif self._is("!"):
-                self._take()
-                found = Node("factorial", (found,))
-            elif self._is("%"):
-                self._take()
-                found = Node("percent", (found,))
             else:
-                return found
+                found = Node("factorial" if sign == "!" else "percent", (found,))
+        return found
 
     def _exponent(self) -> Node:
         if self._is("-", "+"):
             return self._signed()
         found = self._atom()  # right to left: 2^3^2 is 2^9
-        if self._is("^"):
-            self._take()
-            return Node("pow", (found, self._exponent()))
-        return found
+        return Node("pow", (found, self._exponent())) if self._taken("^") else found
 
     def _group(self) -> Node:
         """The contents of braces, such as a macro's argument."""
-        self.expect("{")
+        self._expect("{")
         found = self._relation()
-        self.expect("}")
+        self._expect("}")
         return found
 
     def _atom(self) -> Node:
@@ -256,37 +181,37 @@ class _Parser:
             case "(" | "[":
                 return self._bracket(token.text)
             case "{":
-                found = self.statement()
-                self.expect("}")
+                found = self._statement()
+                self._expect("}")
                 return Node("set", found.args) if found.op == "list" else found
             case "\\{":
-                found = self.statement()
-                self.expect("\\}")
+                found = self._statement()
+                self._expect("\\}")
                 return Node("set", found.args if found.op == "list" else (found,))
             case "|":
                 self._bars += 1
                 found = self._sum()
                 self._bars -= 1
-                self.expect("|")
+                self._expect("|")
                 return Node("abs", (found,))
         raise UnreadError(f"{token.text!r} is out of place")
 
     def _bracket(self, opening: str) -> Node:
         bars, self._bars = self._bars, 0
-        found = self.statement()
+        found = self._statement()
         self._bars = bars
-        if not self._is(")", "]"):
+        if not (closing := self._taken(")", "]")):
             raise UnreadError("a bracket is not closed")
-        closing = self._take().text
         if found.op == "list":
             return Node("tuple", (opening + closing, *found.args))
-        if opening + closing != "()":
-            if opening + closing == "[]":
+        match opening + closing:
+            case "()":
+                return found
+            case "[]":
                 return Node("tuple", ("[]", found))
-            raise UnreadError("brackets that do not match")
-        return found
+        raise UnreadError("brackets that do not match")
 
-    def _number(self, token: _Token) -> Node:
+    def _number(self, token: Token) -> Node:
         if re.match(r"0[0-9]", token.text):
             raise UnreadError("a number that begins with 0")
         whole = Node("num", (digits_value(token.text),))
@@ -314,9 +239,9 @@ class _Parser:
 
     def _recurring(self, digits: str) -> Node:
         self._take()
-        self.expect("{")
+        self._expect("{")
         again = self._take().text
-        self.expect("}")
+        self._expect("}")
         if not again.isdigit():
             raise UnreadError("a recurring decimal of no digits")
         places = len(digits.partition(".")[2])
@@ -335,17 +260,15 @@ class _Parser:
         return found
 
     def _symbol(self, name: str) -> Node:
-        if not self._is("_"):
+        if not self._taken("_"):
             return _letter(name)
-        self._take()
-        if self._is("{"):
-            self._take()
-            parts = []
-            while not self._is("}") and self._next.kind != "end":
-                parts.append(self._take().text)
-            self.expect("}")
-            return Node("sym", (f"{name}_{''.join(parts)}",))
-        return Node("sym", (f"{name}_{self._take().text}",))
+        if not self._taken("{"):
+            return Node("sym", (f"{name}_{self._take().text}",))
+        below = ""
+        while not self._is("}") and self._next.kind != "end":
+            below += self._take().text
+        self._expect("}")
+        return Node("sym", (f"{name}_{below}",))
 
     def _macro(self, name: str) -> Node:
         match name:
@@ -367,7 +290,7 @@ class _Parser:
                     return Node("const", (_SETS[letter],))
             case "lfloor" | "lceil":
                 found = self._sum()
-                self.expect("\\r" + name[1:])
+                self._expect("\\r" + name[1:])
                 return Node(name[1:], (found,))
             case "abs":
                 return Node("abs", (self._atom(),))
@@ -379,10 +302,9 @@ class _Parser:
 
     def _root(self) -> Node:
         index = Node("num", (Fraction(2),))
-        if self._is("["):
-            self._take()
+        if self._taken("["):
             index = self._sum()
-            self.expect("]")
+            self._expect("]")
         radicand = self._group() if self._is("{") else self._atom()
         return Node("root", (radicand, index))
 
@@ -390,11 +312,9 @@ class _Parser:
         r"""\sin x, \sin(x), \sin^2 x, \log_2 8."""
         base = power = None
         for _ in range(2):
-            if self._is("^") and power is None:
-                self._take()
+            if power is None and self._taken("^"):
                 power = self._exponent()
-            elif self._is("_") and base is None:
-                self._take()
+            elif base is None and self._taken("_"):
                 base = self._base()
         if self._is("(", "{"):
             argument = self._atom()
@@ -415,8 +335,8 @@ class _Parser:
         if not begin.startswith("\\begin") or "matrix" not in name:
             raise UnreadError(f"{begin} is not understood")
         rows = [[self._relation()]]
-        while self._is("&", "\\\\"):
-            if self._take().text == "&":
+        while sign := self._taken("&", "\\\\"):
+            if sign == "&":
                 rows[-1].append(self._relation())
             elif self._next.kind != "begin":
                 rows.append([self._relation()])
@@ -439,7 +359,8 @@ def _without_rounded(signs: list[str], sides: list[Node]) -> tuple[list[str], li
     for i, sign in enumerate(signs):
         is_known = is_value(sides[i]) and all(leaf.op != "sym" for leaf in leaves(sides[i]))
         if sign == "≈" and is_known:
-            return ["=" if s == "≈" else s for s in signs[:i]], sides[: i + 1]
+            signs, sides = signs[:i], sides[: i + 1]
+            break
     return ["=" if s == "≈" else s for s in signs], sides
 
 

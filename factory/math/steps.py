@@ -6,7 +6,7 @@ The steps hold all of the text: without white space, the steps one after the oth
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
@@ -57,11 +57,6 @@ def split_steps(text: str, how: Split) -> list[str]:
         case "sentence":
             parts = [sentence for line in text.splitlines() for sentence in _sentences(line)]
     return [step for part in parts if (step := part.strip())]
-
-
-def joined(steps: Sequence[str], separator: str) -> str:
-    """The steps as one text, the separator between them."""
-    return separator.join(steps)
 
 
 def _numbered(text: str) -> list[str]:

@@ -7,6 +7,7 @@ Numbers are exact (`fractions.Fraction`). A tree tells a value (`17`, `1/2`, `1.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from math import comb, factorial
@@ -95,11 +96,11 @@ def _binomial(n: Fraction, k: Fraction) -> Fraction:
 
 _ARITHMETIC: dict[str, Callable[..., Fraction]] = {
     "add": lambda *terms: sum(terms, Fraction(0)),
-    "neg": lambda a: -a,
-    "mul": lambda a, b: a * b,
-    "frac": lambda a, b: a / b,
-    "slash": lambda a, b: a / b,
-    "divide": lambda a, b: a / b,
+    "neg": operator.neg,
+    "mul": operator.mul,
+    "frac": operator.truediv,
+    "slash": operator.truediv,
+    "divide": operator.truediv,
     "pow": _power,
     "factorial": _factorial,
     "binomial": _binomial,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from factory.math.formula import DIGITS, EXPONENT, MAX_CHARS, UnreadError, parse
+from factory.math.formula import MAX_CHARS, parse
+from factory.math.tokens import DIGITS, EXPONENT, UnreadError
 
 CURRENCY = "$€£¥₹₩₽฿"
 UNITS = frozenset(
@@ -22,14 +23,14 @@ SHORT_UNITS = frozenset(
     mol th st nd rd °C °F C F am pm mph kph dL dl mL GB MB KB kB TB kPa kJ kN
     """.split()  # noqa: SIM905
 )
-SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 MONTHS = (
     "January|February|March|April|May|June|July|August|September|October|November|December"
     "|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec"
 )
 NO_UNIT = re.compile(rf"(?:squared|cubed|factorial|{MONTHS})\b")
 """Behind a number: 5 squared is another, 1 May is none."""
-SIZED = re.compile(
+_SIZED = re.compile(
     r"([0-9.,]*[0-9])\s+(hundred|thousand|million|billion|trillion)\b", re.IGNORECASE
 )
 PERCENT = re.compile(r"([0-9])\s*(?:percent\b|per cent\b|pct\b)")
@@ -37,7 +38,7 @@ ATTACHED = re.compile(
     rf"(?P<number>[-+−]?[{CURRENCY}]?-?{DIGITS}{EXPONENT})-?(?P<unit>[A-Za-zµ°]+)(?P<per>/[A-Za-z]+)?"
     r"(?:\^?\{?[23]\}?|[²³])?"
 )
-PER = re.compile(rf"[-+−]?[{CURRENCY}]?-?{DIGITS}{EXPONENT}/[A-Za-z]{{3,}}")
+_PER = re.compile(rf"[-+−]?[{CURRENCY}]?-?{DIGITS}{EXPONENT}/[A-Za-z]{{3,}}")
 """$5/hour."""
 
 
@@ -55,6 +56,11 @@ _SHORT_END = re.compile(
 )
 
 
+def sized(text: str) -> str:
+    """The text with size words as powers of ten: `5*10^{6}` of `5 million`."""
+    return _SIZED.sub(lambda found: f"{found[1]}*10^{{{_SCALES[found[2].lower()]}}}", text)
+
+
 def attached_unit(text: str) -> tuple[str, str] | None:
     """(12, m) of `12m`, which may also be a product; (60, km/h) of `60km/h`."""
     found = ATTACHED.fullmatch(text.rpartition("=")[2].strip())
@@ -66,7 +72,7 @@ def is_attached(word: str) -> bool:
     """A number and a unit without a space: `12m`, `60km/h`, `$5/hour`."""
     found = ATTACHED.fullmatch(word)
     if found is None:
-        return PER.fullmatch(word) is not None
+        return _PER.fullmatch(word) is not None
     if found["per"]:
         return _is_short(found["unit"] + found["per"])
     return found["unit"] in SHORT_UNITS or len(found["unit"]) > 2
@@ -94,8 +100,8 @@ def without_unit(text: str) -> tuple[str | None, str]:
         if single and _is_short(single["unit"]) and is_formula(single["number"]):
             return single["number"], single["unit"]
         return text, ""
-    if (sized := SIZED.sub(lambda f: f"{f[1]}*10^{{{SCALES[f[2].lower()]}}}", text)) != text:
-        return without_unit(sized)
+    if (whole := sized(text)) != text:
+        return without_unit(whole)
     found = _UNIT_END.fullmatch(text)
     if found:
         unit = (found["named"] or found["plain"] or "").strip(" ~.")

@@ -30,7 +30,7 @@ from factory.core.errors import SampleError
 from factory.core.records import Candidate, Sample, Score, StepLabels
 from factory.engines.base import Sampling
 from factory.math.answers import How, check_aside
-from factory.math.steps import Split, joined, split_steps
+from factory.math.steps import Split, split_steps
 from factory.scorers.comparison import DECIMALS
 from factory.scorers.first_error import agreed, binary_search, every_step, settled, share_right
 from factory.scorers.labels import Asking, Judging
@@ -192,7 +192,7 @@ class Rollout(Stage):
         calls: list[str],
     ) -> list[float | None]:
         """The share of right completions for each number of kept steps; see `first_error.Probe`."""
-        begun = {k: joined(steps[:k], self.separator) + self.separator for k in kept}
+        begun = {k: self.separator.join(steps[:k]) + self.separator for k in kept}
         questions = [
             Question(
                 sample.prompt, self.sampling, salt=(self.name, candidate, k, i), prefix=begun[k]

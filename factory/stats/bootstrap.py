@@ -141,8 +141,8 @@ def interval_of(
 def mean_of(
     clusters: Sequence[Hashable],
     values: Sequence[float],
-    *,
     range_of_values: Range | None = None,
+    *,
     seed: int = 0,
 ) -> Estimate:
     """The mean over rows, each counting once, with clusters resampled whole."""

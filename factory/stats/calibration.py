@@ -42,7 +42,7 @@ class Calibration(msgspec.Struct, frozen=True):
     """Bins in ascending order of confidence."""
 
 
-def calibration(prompts: Sequence[str], p: Sequence[float], *, seed: int = 0) -> Calibration:
+def calibration(prompts: Sequence[str], p: Sequence[float]) -> Calibration:
     """The calibration. `p`: P(chosen is better) of each pair, in [0, 1]. `prompts`: the bootstrap's
     clusters."""
     import numpy as np
@@ -60,5 +60,5 @@ def calibration(prompts: Sequence[str], p: Sequence[float], *, seed: int = 0) ->
         for part in np.array_split(order, min(BINS, order.size))
     ]
     ece = sum(b.pairs * abs(b.confidence - b.accuracy) for b in bins) / chosen.size
-    brier = mean_of(prompts, list((1 - chosen) ** 2), range_of_values=SHARE, seed=seed)
+    brier = mean_of(prompts, list((1 - chosen) ** 2), SHARE)
     return Calibration(ece, brier, bins)

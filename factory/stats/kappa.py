@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def cohen_kappa(
-    clusters: Sequence[Hashable], first: Sequence[int], second: Sequence[int], *, seed: int = 0
+    clusters: Sequence[Hashable], first: Sequence[int], second: Sequence[int]
 ) -> Estimate:
     """Cohen's kappa (1960): chance gives each label as often as each labeler does. One label per item and
     labeler."""
@@ -33,12 +33,10 @@ def cohen_kappa(
         chance = float((weights @ one / total) @ (weights @ other / total))
         return _beyond(weighted_mean(agrees, weights), chance)
 
-    return interval_of(clusters, kappa, seed=seed)
+    return interval_of(clusters, kappa)
 
 
-def fleiss_kappa(
-    clusters: Sequence[Hashable], items: Sequence[Sequence[int]], *, seed: int = 0
-) -> Estimate:
+def fleiss_kappa(clusters: Sequence[Hashable], items: Sequence[Sequence[int]]) -> Estimate:
     """Fleiss' kappa (1971), with any number of labels per item, at least two.
 
     Fleiss has the same number for each item. Here every item counts once in the agreement, and every
@@ -54,7 +52,7 @@ def fleiss_kappa(
         given = weights @ counts
         return _beyond(weighted_mean(agreement, weights), float(((given / given.sum()) ** 2).sum()))
 
-    return interval_of(clusters, kappa, seed=seed)
+    return interval_of(clusters, kappa)
 
 
 def pair_agreement(labels: Sequence[int]) -> float:
