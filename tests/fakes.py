@@ -146,7 +146,7 @@ def said(text: str, *, tokens: int = 5, reason: str = "stop") -> Completion:
     return Completion(text, reason, 10, 0, tokens)
 
 
-def labelled(**probabilities: float) -> Completion:
+def labeled(**probabilities: float) -> Completion:
     """A completion of a label call with these probabilities (whole vocabulary); `_3` is label 3."""
     logs = {
         label.lstrip("_"): math.log(p) if p else -math.inf for label, p in probabilities.items()

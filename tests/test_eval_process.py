@@ -131,7 +131,7 @@ def test_f1_of_one_kind_of_solution_is_undefined_and_of_no_hit_is_zero():
     assert process_report([FOUR[1], FOUR[3]]).overall.f1.value == 0
 
 
-def test_unscored_and_unlabelled_solutions_are_in_no_rate():
+def test_unscored_and_unlabeled_solutions_are_in_no_rate():
     more = [
         solution([None, 0.9], [True, True]),
         solution([math.nan, 0.9], [True, True]),

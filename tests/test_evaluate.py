@@ -20,7 +20,7 @@ from factory.evaluation.eval_reward import evaluate_reward
 from factory.evaluation.evaluate import Evaluation, work_folder
 from factory.evaluation.rows import open_rows
 from factory.evaluation.scorer import Scorer, from_recipe, judge_of
-from tests.fakes import FakeEngine, labelled
+from tests.fakes import FakeEngine, labeled
 
 
 class Scripted(FakeEngine):
@@ -253,7 +253,7 @@ JUDGE = {"kind": "judge", "model": "m"}  # of revisions, as a recipe for making 
 def likes_long(request: Request) -> Completion:
     """Says A with 0.8 if answer A has the word "long", B with 0.8 if not."""
     first = request.messages[-1]["content"].partition("Answer (B)")[0]
-    return labelled(A=0.8, B=0.2) if "long" in first else labelled(A=0.2, B=0.8)
+    return labeled(A=0.8, B=0.2) if "long" in first else labeled(A=0.2, B=0.8)
 
 
 def compared(

@@ -14,7 +14,7 @@ from factory.export.schemas import MEANINGS
 from factory.export.view import REASONS, Drop
 
 
-def labelled(
+def labeled(
     candidate: int = 0,
     labels: tuple[bool | None, ...] = (True, False, None),
     name: str = "mc",
@@ -45,7 +45,7 @@ def reasons(view: ProcessView, sample: Sample) -> list[str]:
 
 
 def test_a_row_is_a_solution_with_a_label_for_each_step() -> None:
-    sample = sample_of(labelled(scores=(0.75, 0.0, None)))
+    sample = sample_of(labeled(scores=(0.75, 0.0, None)))
     assert rows(ProcessView(), sample) == [
         {
             "prompt": [{"role": "user", "content": "48 + 24?"}],
@@ -59,41 +59,41 @@ def test_a_row_is_a_solution_with_a_label_for_each_step() -> None:
 
 
 def test_every_solution_makes_a_row_from_its_own_labels() -> None:
-    sample = sample_of(labelled(1, (False,)), labelled(0, (True,)), candidates=2)
+    sample = sample_of(labeled(1, (False,)), labeled(0, (True,)), candidates=2)
     assert [row["labels"] for row in rows(ProcessView(), sample)] == [[True], [False]]
 
 
 def test_scores_that_are_no_numbers_are_unknown() -> None:
-    sample = sample_of(labelled(labels=(True, True), scores=(math.nan, 1.0)))
+    sample = sample_of(labeled(labels=(True, True), scores=(math.nan, 1.0)))
     assert rows(ProcessView(), sample)[0]["scores"] == [None, 1.0]
 
 
 def test_a_dropped_solution_makes_no_row() -> None:
-    sample = sample_of(labelled())
+    sample = sample_of(labeled())
     sample.candidates[0].drop_reason = "refusal"
     assert reasons(ProcessView(), sample) == ["filtered"]
 
 
 def test_a_solution_that_was_cut_makes_no_row_unless_kept() -> None:
-    sample = sample_of(labelled())
+    sample = sample_of(labeled())
     sample.candidates[0].finish_reason = "length"
     assert reasons(ProcessView(), sample) == ["truncated"]
     assert len(rows(ProcessView(truncated="keep"), sample)) == 1
 
 
-def test_a_solution_that_nobody_labelled_makes_no_row() -> None:
-    sample = sample_of(labelled(1), candidates=2)
+def test_a_solution_that_nobody_labeled_makes_no_row() -> None:
+    sample = sample_of(labeled(1), candidates=2)
     assert reasons(ProcessView(), sample) == ["no-steps"]
     assert len(rows(ProcessView(), sample)) == 1
 
 
 def test_a_solution_of_unknown_labels_makes_no_row() -> None:
-    sample = sample_of(labelled(labels=(None, None)))
+    sample = sample_of(labeled(labels=(None, None)))
     assert reasons(ProcessView(), sample) == ["no-labels"]
 
 
 def test_of_several_scorers_one_must_be_named() -> None:
-    sample = sample_of(labelled(name="mc"), labelled(name="prm", labels=(True,)))
+    sample = sample_of(labeled(name="mc"), labeled(name="prm", labels=(True,)))
     assert reasons(ProcessView(), sample) == ["several-scorers"]
     assert [row["labels"] for row in rows(ProcessView(steps="prm"), sample)] == [[True]]
     assert reasons(ProcessView(steps="other"), sample) == ["no-steps"]
@@ -109,7 +109,7 @@ def test_it_needs_a_stage_that_labels_steps(view: ProcessView, need: str) -> Non
 def test_the_dataset_holds_nulls_and_every_column_is_explained(tmp_path: Path) -> None:
     from datasets import load_from_disk
 
-    samples = [sample_of(labelled(labels=(None, True))), sample_of(labelled(), id_="s1")]
+    samples = [sample_of(labeled(labels=(None, True))), sample_of(labeled(), id_="s1")]
     [report] = export([ProcessView()], lambda: iter(samples), tmp_path, {})
     data = load_from_disk(str(tmp_path / "process"))
     assert data["labels"][:] == [[None, True], [True, False, None]]
@@ -120,7 +120,7 @@ def test_the_dataset_holds_nulls_and_every_column_is_explained(tmp_path: Path) -
 
 def test_prm800k_lines_stand_beside_the_dataset(tmp_path: Path) -> None:
     view = ProcessView(prm800k=True)
-    export([view], lambda: iter([sample_of(labelled())]), tmp_path, {})
+    export([view], lambda: iter([sample_of(labeled())]), tmp_path, {})
     view.write_beside(tmp_path / "process")
     [line] = (tmp_path / "process.prm800k.jsonl").read_text().splitlines()
     found = json.loads(line)

@@ -13,11 +13,11 @@ from factory.engines.base import Completion
 from factory.scorers.judge_pairwise import PairwiseJudge, verdict
 from factory.stages.base import Question
 from tests.conftest import CONSTITUTION
-from tests.fakes import ScriptedModels, labelled, said
+from tests.fakes import ScriptedModels, labeled, said
 
 KIND = Constitution.model_validate(CONSTITUTION)
 PROMPT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}]
-UNREAD = labelled(A=0.001, B=0.001)
+UNREAD = labeled(A=0.001, B=0.001)
 
 
 def sample_of(*texts: str, parents: dict[int, int] | None = None) -> Sample:
@@ -35,7 +35,7 @@ def revised() -> Sample:
 
 def answers(*ps: float | None) -> list[Completion]:
     """Judge's answers with these P(A); None: not an answer."""
-    return [UNREAD if p is None else labelled(A=p, B=1 - p) for p in ps]
+    return [UNREAD if p is None else labeled(A=p, B=1 - p) for p in ps]
 
 
 def judged(
@@ -68,7 +68,7 @@ def test_p_is_the_mean_over_both_orders_and_all_principles() -> None:
 
 
 def test_probabilities_are_of_a_and_b_alone() -> None:
-    verdicts, _ = judged(revised(), [labelled(A=0.3, B=0.1), labelled(A=0.2, B=0.6)])
+    verdicts, _ = judged(revised(), [labeled(A=0.3, B=0.1), labeled(A=0.2, B=0.6)])
     assert verdicts[0].p == 0.75
     assert [r.label_mass for r in verdicts[0].readings] == pytest.approx([0.4, 0.8])
 
@@ -84,7 +84,7 @@ def test_a_judge_that_prefers_neither_is_undecided_and_consistent() -> None:
 
 
 def test_orders_that_cancel_but_for_float_noise_are_a_tie() -> None:
-    third = labelled(A=0.1, B=0.2)
+    third = labeled(A=0.1, B=0.2)
     (v,), _ = judged(revised(), [third, third])
     assert v.p == 0.5
 
@@ -209,7 +209,7 @@ def test_the_plain_question_is_asked_where_no_principle_applies() -> None:
 
 def test_all_pairs_of_a_sample_are_judged_by_the_same_principle() -> None:
     verdicts, _ = judged(
-        sample_of("x", "y", "z"), lambda _: labelled(A=0.6, B=0.4), pairs="all_pairs"
+        sample_of("x", "y", "z"), lambda _: labeled(A=0.6, B=0.4), pairs="all_pairs"
     )
     assert len({r.principle_id for v in verdicts for r in v.readings}) == 1
 
@@ -276,7 +276,7 @@ def test_a_template_of_a_user_can_quote_too() -> None:
 
 def reasoned(text: str, p: float) -> Any:
     """Says `text` when asked to reason, and P(A) = p when asked for a label."""
-    return lambda q: labelled(A=p, B=1 - p) if q.labels else said(text)
+    return lambda q: labeled(A=p, B=1 - p) if q.labels else said(text)
 
 
 def test_reasoning_stands_before_the_answer() -> None:
@@ -324,7 +324,7 @@ def test_every_reasoning_is_sampled_with_a_seed_of_its_own() -> None:
 # Which principles --------------------------------------------------------------------------
 
 
-def criticised(*rounds: list[str], **more: Any) -> Sample:
+def criticized(*rounds: list[str], **more: Any) -> Sample:
     """An answer with a revision for each list of principles, each round on the one before."""
     parents = {i: i - 1 for i in range(1, len(rounds) + 1)}
     sample = sample_of(*(f"text {i}" for i in range(len(rounds) + 1)), parents=parents)
@@ -335,7 +335,7 @@ def criticised(*rounds: list[str], **more: Any) -> Sample:
 
 def principles_of(sample: Sample, **options: Any) -> list[list[str]]:
     """Of each verdict: the principles asked about, in order."""
-    verdicts, _ = judged(sample, lambda _: labelled(A=0.6, B=0.4), **options)
+    verdicts, _ = judged(sample, lambda _: labeled(A=0.6, B=0.4), **options)
     return [[r.principle_id for r in v.readings[::2]] for v in verdicts]
 
 
@@ -350,21 +350,21 @@ LETTERS = Constitution.model_validate(
 @pytest.mark.parametrize("letter", "abcdefgh")
 def test_a_revision_is_judged_by_the_principle_it_was_written_for(letter: str) -> None:
     assert PairwiseJudge(model="m").principles == "same"
-    assert principles_of(criticised([letter]), constitution=LETTERS) == [[letter]]
+    assert principles_of(criticized([letter]), constitution=LETTERS) == [[letter]]
 
 
 def test_all_principles_of_the_critique_are_the_same_ones() -> None:
-    assert principles_of(criticised(["c", "a"]), constitution=LETTERS) == [["c", "a"]]
+    assert principles_of(criticized(["c", "a"]), constitution=LETTERS) == [["c", "a"]]
 
 
 def test_of_several_rounds_the_last_ones_critique_counts() -> None:
-    assert principles_of(criticised(["c"], ["a"], ["h"]), constitution=LETTERS) == [["h"]]
+    assert principles_of(criticized(["c"], ["a"], ["h"]), constitution=LETTERS) == [["h"]]
 
 
 @pytest.mark.parametrize("letter", "abcdefgh")
 def test_by_number_the_critiques_own_come_first_and_others_after(letter: str) -> None:
     def of(count: int | str) -> list[str]:
-        (ids,) = principles_of(criticised([letter]), constitution=LETTERS, principles=count)
+        (ids,) = principles_of(criticized([letter]), constitution=LETTERS, principles=count)
         assert len(ids) == len(set(ids))
         return ids
 
@@ -391,7 +391,7 @@ def test_a_revision_without_a_critique_is_judged_by_one_that_is_drawn() -> None:
 
 def test_other_pairs_are_judged_by_one_that_is_drawn() -> None:
     assert PairwiseJudge(model="m", pairs="swiss").principles == 1
-    both = principles_of(criticised(["c"]), constitution=LETTERS, pairs="all_pairs")
+    both = principles_of(criticized(["c"]), constitution=LETTERS, pairs="all_pairs")
     assert len(both) == 1
     assert len(both[0]) == 1
 
@@ -418,7 +418,7 @@ def test_the_same_are_for_revisions_alone() -> None:
 
 
 def compared(sample: Sample, **options: Any) -> list[tuple[int, int]]:
-    verdicts, _ = judged(sample, lambda _: labelled(A=0.6, B=0.4), **options)
+    verdicts, _ = judged(sample, lambda _: labeled(A=0.6, B=0.4), **options)
     return [(v.a, v.b) for v in verdicts]
 
 
@@ -479,7 +479,7 @@ class CountingModels(ScriptedModels):
 def earlier_in_the_alphabet(question: Question) -> Completion:
     """Prefers, whatever the order shown, the answer that is earlier in the alphabet."""
     a, b = question.messages[-1]["content"].split()
-    return labelled(A=0.9, B=0.1) if a < b else labelled(A=0.1, B=0.9)
+    return labeled(A=0.9, B=0.1) if a < b else labeled(A=0.1, B=0.9)
 
 
 def tournament(
@@ -514,7 +514,7 @@ def test_the_best_wins_every_round_of_a_swiss_tournament(seed: int) -> None:
 
 
 def test_swiss_pairs_are_judged_by_all_principles_in_one_go_a_round() -> None:
-    models = CountingModels(lambda _: labelled(A=0.6, B=0.4), KIND)
+    models = CountingModels(lambda _: labeled(A=0.6, B=0.4), KIND)
     judge = PairwiseJudge(model="policy", pairs="swiss", principles="all", rounds=1)
     verdicts = asyncio.run(judge(sample_of(*"abcd"), models)).verdicts
     assert models.asked == [8]
@@ -524,7 +524,7 @@ def test_swiss_pairs_are_judged_by_all_principles_in_one_go_a_round() -> None:
 def test_an_unparsed_verdict_is_half_a_point_to_each_in_the_schedule_alone() -> None:
     # Points after round 1: 0.9, 0.1 / 0.8, 0.2 / 0.7, 0.3 / 0.5, 0.5 (unread).
     script = iter(answers(0.9, 0.1, 0.8, 0.2, 0.7, 0.3, None, None))
-    verdicts, _ = tournament("abcdefgh", lambda _: next(script, labelled(A=0.5, B=0.5)), rounds=2)
+    verdicts, _ = tournament("abcdefgh", lambda _: next(script, labeled(A=0.5, B=0.5)), rounds=2)
     assert [v.p for v in verdicts[:4]] == [0.9, 0.8, 0.7, None]
     (p9, p1), (p8, p2), (p7, p3), unread = ((v.a, v.b) for v in verdicts[:4])
     x, y = unread if {p7, unread[0]} in met(verdicts[4:]) else unread[::-1]
@@ -534,7 +534,7 @@ def test_an_unparsed_verdict_is_half_a_point_to_each_in_the_schedule_alone() -> 
 def test_a_bye_is_half_a_point() -> None:
     # Points after round 1: 0.9, 0.1 / 0.8, 0.2 / 0.7, 0.3 / 0.5 (bye). The lowest has the next bye.
     script = iter(answers(0.9, 0.1, 0.8, 0.2, 0.7, 0.3))
-    verdicts, _ = tournament("abcdefg", lambda _: next(script, labelled(A=0.5, B=0.5)), rounds=2)
+    verdicts, _ = tournament("abcdefg", lambda _: next(script, labeled(A=0.5, B=0.5)), rounds=2)
     (p9, p1), (p8, p2), (p7, p3) = ((v.a, v.b) for v in verdicts[:3])
     (bye,) = {*range(7)} - {p9, p1, p8, p2, p7, p3}
     assert met(verdicts[3:]) == [{p9, p8}, {p7, bye}, {p3, p2}]

@@ -8,14 +8,14 @@ import pytest
 from factory.core.records import Candidate, Sample, Score
 from factory.engines.base import Completion
 from factory.scorers.judge_pointwise import PointwiseJudge, expected_score
-from tests.fakes import ScriptedModels, labelled, said
+from tests.fakes import ScriptedModels, labeled, said
 
-UNREAD = labelled(_0=0.001, _1=0.001, _2=0.001, _3=0.001, _4=0.001, _5=0.001)
+UNREAD = labeled(_0=0.001, _1=0.001, _2=0.001, _3=0.001, _4=0.001, _5=0.001)
 
 
 def stars(*probabilities: float) -> Completion:
     """P of the scores 0, 1, 2 ..."""
-    return labelled(**{f"_{k}": p for k, p in enumerate(probabilities)})
+    return labeled(**{f"_{k}": p for k, p in enumerate(probabilities)})
 
 
 SURE = {k: stars(*(0.95 if i == k else 0.01 for i in range(6))) for k in range(6)}

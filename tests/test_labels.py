@@ -10,19 +10,19 @@ from factory.core.records import Message
 from factory.engines.base import Completion
 from factory.engines.reasoning import CLOSE, begun
 from factory.scorers.labels import Asking, Label, ask_labels, leaning, read_labels, verdict_in
-from tests.fakes import ScriptedModels, labelled, said
+from tests.fakes import ScriptedModels, labeled, said
 
 AB = ("A", "B")
 
 
 def test_probabilities_are_normalised_over_the_labels() -> None:
-    probabilities, mass = read_labels(labelled(A=0.6, B=0.2), AB)
+    probabilities, mass = read_labels(labeled(A=0.6, B=0.2), AB)
     assert probabilities == pytest.approx({"A": 0.75, "B": 0.25})
     assert mass == pytest.approx(0.8)
 
 
 def test_other_labels_are_ignored() -> None:
-    probabilities, mass = read_labels(labelled(A=0.3, B=0.1, C=0.5), AB)
+    probabilities, mass = read_labels(labeled(A=0.3, B=0.1, C=0.5), AB)
     assert probabilities == pytest.approx({"A": 0.75, "B": 0.25})
     assert mass == pytest.approx(0.4)
 
@@ -32,7 +32,7 @@ def test_a_completion_without_logprobs_is_unparsed() -> None:
 
 
 def test_a_missing_label_is_unparsed_and_its_mass_is_kept() -> None:
-    probabilities, mass = read_labels(labelled(A=0.9), AB)
+    probabilities, mass = read_labels(labeled(A=0.9), AB)
     assert probabilities is None
     assert mass == pytest.approx(0.9)
 
@@ -44,8 +44,8 @@ def test_a_logprob_that_is_not_finite_is_unparsed(odd: float) -> None:
 
 
 def test_labels_with_hardly_any_probability_are_unparsed() -> None:
-    assert read_labels(labelled(A=0.006, B=0.003), AB) == (None, pytest.approx(0.009))
-    probabilities, _ = read_labels(labelled(A=0.009, B=0.003), AB)
+    assert read_labels(labeled(A=0.006, B=0.003), AB) == (None, pytest.approx(0.009))
+    probabilities, _ = read_labels(labeled(A=0.009, B=0.003), AB)
     assert probabilities == pytest.approx({"A": 0.75, "B": 0.25})
 
 
@@ -117,8 +117,8 @@ def thought(text: str, reason: str = "stop") -> Completion:
 
 
 def test_a_judge_that_thinks_is_read_after_its_thought() -> None:
-    answers = [thought("A is kind."), thought("Is it?"), labelled(A=0.9, B=0.1)]
-    models = ScriptedModels([*answers, labelled(A=0.6, B=0.4)], is_thinking=True)
+    answers = [thought("A is kind."), thought("Is it?"), labeled(A=0.9, B=0.1)]
+    models = ScriptedModels([*answers, labeled(A=0.6, B=0.4)], is_thinking=True)
     [label] = asked(models, Asking(samples=2))
     assert label.mean(p_of_a) == pytest.approx(0.75)
     assert label.variance(p_of_a) == pytest.approx(0.0225)  # 2 x 0.15^2, over 1, over 2
@@ -137,7 +137,7 @@ def test_a_thought_that_never_ended_is_unparsed_and_no_label_is_asked_for() -> N
 
 
 def test_a_judge_without_thoughts_is_read_at_once_however_many_are_wanted() -> None:
-    models = ScriptedModels([labelled(A=0.5, B=0.3)] * 2)
+    models = ScriptedModels([labeled(A=0.5, B=0.3)] * 2)
     both = asked(models, Asking(samples=8), count=2)
     assert [label.mean(p_of_a) for label in both] == [0.625, 0.625]
     assert both[0].variance(p_of_a) is None

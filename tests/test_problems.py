@@ -227,7 +227,7 @@ def test_rows_depend_on_nothing_but_their_index(task: str) -> None:
 
 
 @needs_package
-def test_neighbouring_seeds_share_no_rows() -> None:
+def test_neighboring_seeds_share_no_rows() -> None:
     one, two = (
         {row.prompt[-1]["content"] for row in good(read("chain_sum", min_digits=4, seed=seed))}
         for seed in (0, 1)

@@ -72,7 +72,7 @@ def test_products_of_many_steps_still_rank() -> None:
 # The stage -------------------------------------------------------------------------------------
 
 
-def test_steps_are_labelled_and_the_solution_scored() -> None:
+def test_steps_are_labeled_and_the_solution_scored() -> None:
     sample = sample_of("1 + 1 = 2\nso 3")
     scored(sample, logits([0.0, LN3], [LN3, 0.0]))
     assert sample.step_labels == [

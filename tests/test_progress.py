@@ -15,7 +15,7 @@ from factory.pipeline.forecast import Forecast, Outlook
 from factory.recipe.registry import pick_stage  # noqa: F401
 from factory.scorers.judge_pairwise import PairwiseJudge
 from factory.stages.base import Stage
-from factory.stages.critique import Criticise
+from factory.stages.critique import Criticize
 from factory.stages.generate import Generate
 from factory.stages.models import StageCount
 from factory.stages.revise import Revise
@@ -83,7 +83,7 @@ class Kind(NamedTuple):
 
 STAGES: list[tuple[str, Stage]] = [
     ("generate", Generate(model="policy", n=2, sampling=Sampling(max_tokens=96))),
-    ("critique", Criticise(model="policy", sampling=Sampling(max_tokens=48))),
+    ("critique", Criticize(model="policy", sampling=Sampling(max_tokens=48))),
     ("revise", Revise(model="policy", sampling=Sampling(max_tokens=96))),
     ("judge", PairwiseJudge(model="policy")),
 ]

@@ -21,10 +21,10 @@ from factory.scorers.first_error import (
 from factory.scorers.rollout import Rollout
 from factory.scorers.step_judge import QUESTION
 from factory.stages.base import Question, render
-from tests.fakes import ScriptedModels, labelled, said
+from tests.fakes import ScriptedModels, labeled, said
 
 RIGHT, WRONG, UNREAD = said("so\n#### 72"), said("so\n#### 7"), said("I give up")
-YES, NO = labelled(Yes=0.9, No=0.05), labelled(Yes=0.05, No=0.9)
+YES, NO = labeled(Yes=0.9, No=0.05), labeled(Yes=0.05, No=0.9)
 
 
 class Probed:
@@ -168,7 +168,7 @@ def rolled(sample: Sample, script: Any, **options: Any) -> ScriptedModels:
     return models
 
 
-def test_steps_are_labelled_by_the_answers_that_follow_them() -> None:
+def test_steps_are_labeled_by_the_answers_that_follow_them() -> None:
     sample = sample_of("a\nb\nc\n#### 7")
     rolled(sample, [RIGHT, RIGHT, RIGHT, WRONG, WRONG, WRONG])
     (labels,) = sample.step_labels
@@ -234,7 +234,7 @@ def test_binary_search_asks_all_completions_of_one_step_at_a_time(first_wrong: i
     assert sample.scores[0].value == (first_wrong - 1) / 8
 
 
-def test_solutions_are_labelled_one_by_one_and_dropped_or_empty_ones_not_at_all() -> None:
+def test_solutions_are_labeled_one_by_one_and_dropped_or_empty_ones_not_at_all() -> None:
     sample = sample_of("a\n#### 72", "b\n#### 72", "c\n#### 7", " ")
     sample.candidates[1].drop_reason = "refusal"
     rolled(sample, [RIGHT, WRONG, WRONG, WRONG])
@@ -274,13 +274,13 @@ def test_an_error_that_the_judge_does_not_see_is_not_settled() -> None:
 
 
 def test_an_unread_judge_settles_nothing() -> None:
-    sample, _ = judged("a\nb\n#### 7", RIGHT, WRONG, labelled(Yes=0.001, No=0.001), NO)
+    sample, _ = judged("a\nb\n#### 7", RIGHT, WRONG, labeled(Yes=0.001, No=0.001), NO)
     assert sample.step_labels[0].labels == [None, None, None]
     assert (sample.scores[0].value, sample.scores[0].detail) == (None, "judge unparsed")
 
 
 def test_a_judge_that_says_yes_and_no_alike_settles_nothing() -> None:
-    even = labelled(Yes=0.3, No=0.3)
+    even = labeled(Yes=0.3, No=0.3)
     sample, _ = judged("a\nb\n#### 7", RIGHT, WRONG, even, NO)
     assert sample.step_labels[0].labels == [None, None, None]
     assert (sample.scores[0].value, sample.scores[0].detail) == (None, "judge undecided")

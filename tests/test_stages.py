@@ -1,4 +1,4 @@
-"""The stages that make, criticise, revise and drop candidates; judges have files of their own."""
+"""The stages that make, criticize, revise and drop candidates; judges have files of their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from factory.core.errors import SampleError
 from factory.core.records import Candidate, Message, Sample
 from factory.core.seeds import derive_seed
 from factory.stages.base import Stage, render
-from factory.stages.critique import Criticise
+from factory.stages.critique import Criticize
 from factory.stages.filter import Filter
 from factory.stages.generate import Generate
 from factory.stages.revise import Revise
@@ -23,7 +23,7 @@ KIND = Constitution.model_validate(CONSTITUTION)
 SYSTEM = {"role": "system", "content": "Be brief."}
 QUESTION = {"role": "user", "content": "Why is the sky blue?"}
 GENERATE = Generate(model="policy")
-CRITIQUE = Criticise(model="policy", principles=2)  # both of KIND's
+CRITIQUE = Criticize(model="policy", principles=2)  # both of KIND's
 REVISE = Revise(model="policy")
 
 
@@ -111,7 +111,7 @@ def test_requests_carry_the_principles_instructions_in_drawn_order() -> None:
 
 def test_worked_examples_come_after_the_system_message_and_before_the_prompt() -> None:
     models = numbered()
-    stages = (GENERATE, Criticise(model="policy", few_shot=1), REVISE)
+    stages = (GENERATE, Criticize(model="policy", few_shot=1), REVISE)
     do(asked(SYSTEM, QUESTION), models, *stages)
     critique, revise = models.questions[1].messages, models.questions[2].messages
     assert [m["role"] for m in critique] == ["system", *["user", "assistant"] * 4, "user"]
@@ -128,7 +128,7 @@ def test_worked_examples_come_after_the_system_message_and_before_the_prompt() -
 
 def test_without_a_system_message_worked_examples_stand_first() -> None:
     models = numbered()
-    do(answered("hi"), models, Criticise(model="policy", few_shot=1))
+    do(answered("hi"), models, Criticize(model="policy", few_shot=1))
     messages = models.questions[0].messages
     assert messages[0] == user("How do I boil an egg?")
     assert messages[6:8] == [QUESTION, assistant("hi")]
@@ -160,7 +160,7 @@ def test_one_principle_is_drawn_a_round_for_all_candidates_of_a_sample() -> None
     def drawn(seed: int) -> list[tuple[str, ...]]:
         models = ScriptedModels(lambda _: said("x"), KIND, seed)
         sample = asked()
-        one = Criticise(model="policy")
+        one = Criticize(model="policy")
         do(sample, models, Generate(model="policy", n=3), one, REVISE, one)
         ids = [c.principle_ids for c in sample.critiques]
         assert all(len(i) == 1 for i in ids)
@@ -212,7 +212,7 @@ def test_a_users_templates_are_filled() -> None:
     fields = "{{ prompt }}|{{ answer }}|{% for p in principles %}{{ p.id }},{% endfor %}"
     models = numbered()
     stages = (
-        Criticise(model="policy", template=fields, principles="all"),
+        Criticize(model="policy", template=fields, principles="all"),
         Revise(model="policy", template=fields + "|{{ critique }}"),
     )
     do(answered("{{ 7 * 7 }}"), models, *stages)
@@ -229,7 +229,7 @@ def test_without_a_constitution_there_is_nothing_to_go_by() -> None:
         assert caught.value.is_permanent
 
 
-@pytest.mark.parametrize("stage", [Criticise, Revise])
+@pytest.mark.parametrize("stage", [Criticize, Revise])
 @pytest.mark.parametrize(
     ("template", "complaint"),
     [
@@ -252,7 +252,7 @@ def test_a_template_that_does_not_render_is_found_without_a_model(
 
 
 def test_no_principles_at_all_are_refused() -> None:
-    assert Criticise(model="policy", principles=0).problem() == (
+    assert Criticize(model="policy", principles=0).problem() == (
         "principles",
         "expected 1 or more, or 'all'; found 0",
     )

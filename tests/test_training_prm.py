@@ -62,13 +62,13 @@ def labels_at(classes: list[int]) -> dict[int, int]:
 # -- tokens and labels ---------------------------------------------------------------------------
 
 
-def test_a_step_is_labelled_at_the_end_of_its_separator():
+def test_a_step_is_labeled_at_the_end_of_its_separator():
     ids, classes = encode_row(Letters(), "Add.", ["ab", "c"], [True, False], layout())
     assert ids == [1, 2, ord("a"), ord("b"), ord("\n"), ord("c"), ord("\n")]
     assert classes == [-100, -100, -100, -100, 1, -100, 0]
 
 
-def test_with_a_tag_a_step_is_labelled_at_the_tag():
+def test_with_a_tag_a_step_is_labeled_at_the_tag():
     ids, classes = encode_row(
         Letters(), USER, ["ab", "c"], [True, False], layout(tag="<step>", separator="\n\n")
     )
@@ -226,7 +226,7 @@ def loss_of(logits: list[Any], labels: list[Any], weights: list[float], count: i
     return loss(outputs, torch.tensor(labels), count).item(), loss.confusion.tolist()
 
 
-def test_the_loss_is_weighted_cross_entropy_over_the_labelled_steps():
+def test_the_loss_is_weighted_cross_entropy_over_the_labeled_steps():
     # softmax of (0, log 3) is (1/4, 3/4).
     logits = [[[0.0, math.log(3)], [9.0, -9.0], [0.0, math.log(3)], [0.0, math.log(3)]]]
     labels = [[1, -100, 0, -100]]
@@ -255,7 +255,7 @@ def test_class_weights():
     assert weights_of([2, 1], [1, 3]) == [2.0, 1.0]
     assert weights_of("balanced", [1, 3]) == [2.0, pytest.approx(2 / 3)]
     assert weights_of("balanced", [1, 2, 3]) == [2.0, 1.0, pytest.approx(2 / 3)]
-    with pytest.raises(ValueError, match="balanced, but no step is labelled neutral"):
+    with pytest.raises(ValueError, match="balanced, but no step is labeled neutral"):
         weights_of("balanced", [1, 0, 3])
 
 
@@ -412,7 +412,7 @@ def test_a_model_without_chat_template_reads_transcripts(tiny, tmp_path):
 
 
 def test_steps_accumulate_to_the_same_loss(tiny, view, tmp_path):
-    """The mean runs over all labelled steps of an optimizer step, however it is cut into batches."""
+    """The mean runs over all labeled steps of an optimizer step, however it is cut into batches."""
     config = ONE_STEP | {"class_weights": [4.0, 1.0], "train_sampling_strategy": "sequential"}
     base = json.loads((tiny / "config.json").read_text()) | {"classifier_dropout": 0.0}
     model = shutil.copytree(tiny, tmp_path / "model")

@@ -1,4 +1,4 @@
-"""`factory eval process`: are the wrong steps of solutions with labelled steps found?
+"""`factory eval process`: are the wrong steps of solutions with labeled steps found?
 
 Of PRM800K the solutions count, not the single alternatives to their steps.
 """

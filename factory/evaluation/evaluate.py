@@ -1,7 +1,7 @@
 """What the commands of `factory eval` share: what a scorer's scores are worth against known data.
 
     eval_reward     preference rows: does the chosen answer score higher?
-    eval_process    solutions with labelled steps: are the wrong ones found?
+    eval_process    solutions with labeled steps: are the wrong ones found?
     eval_judge      pairs of answers with people's labels: does the judge agree?
 
 Scores come from a scorer, by the path of `factory score` with a ledger in a folder `work`, so that

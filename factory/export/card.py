@@ -22,10 +22,10 @@ from factory.stats.noise import doubts
 
 TITLES = {
     "preference": "pairs of answers, the better one chosen",
-    "kto": "single answers labelled good or bad",
+    "kto": "single answers labeled good or bad",
     "sft": "prompts, each with an answer worth imitating",
     "reward": "prompts, each with several answers and their scores",
-    "process": "solutions, each step labelled right or wrong",
+    "process": "solutions, each step labeled right or wrong",
     "grpo": "prompts to train on by trial and reward",
 }
 TRAINERS = {"preference": "DPO", "kto": "KTO", "sft": "SFT", "grpo": "GRPO"}

@@ -50,7 +50,7 @@ _MAKERS = {
         "{kind: reward}, {kind: judge, mode: pointwise} or {kind: judge, pairs: all_pairs}",
     ),
     "score:*": ("a score", "{kind: reward}, {kind: verify} or {kind: judge, mode: pointwise}"),
-    "steps:*": ("labelled steps", "{kind: process}, {kind: rollout} or {kind: corrupt}"),
+    "steps:*": ("labeled steps", "{kind: process}, {kind: rollout} or {kind: corrupt}"),
 }
 
 # The same for facts that have a name.

@@ -24,7 +24,7 @@ from factory.scorers.rank import Rank
 from factory.scorers.rollout import Rollout
 from factory.stages.base import Stage
 from factory.stages.corrupt import Corrupt
-from factory.stages.critique import Criticise
+from factory.stages.critique import Criticize
 from factory.stages.filter import Filter
 from factory.stages.generate import Generate
 from factory.stages.revise import Revise
@@ -36,7 +36,7 @@ from factory.training.config import TrainingConfig
 STAGES: ChainMap[str, type[Stage] | dict[str, type[Stage]]] = ChainMap(
     {"rollout": Rollout, "rank": Rank, "corrupt": Corrupt, "filter": Filter},
     SCORERS,
-    {"generate": Generate, "critique": Criticise, "revise": Revise},
+    {"generate": Generate, "critique": Criticize, "revise": Revise},
 )
 
 # Name of a module beside a recipe -> name, file and source of all modules that it imports from there,

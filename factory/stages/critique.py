@@ -39,7 +39,7 @@ EXAMPLE: dict[str, Any] = {
 """Values on which a user's template is tried."""
 
 
-class Criticise(Stage):
+class Criticize(Stage):
     """Criticize the newest candidates by principles of the constitution."""
 
     kind: Literal["critique"] = "critique"

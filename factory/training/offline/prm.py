@@ -104,7 +104,7 @@ def weights_of(choice: str | list[float] | None, counts: Sequence[int]) -> list[
     if not all(counts):
         name = CLASSES[len(counts)][list(counts).index(0)]
         why = _NONE_OF.get(name, "")
-        raise ValueError(f"class_weights: balanced, but no step is labelled {name}{why}")
+        raise ValueError(f"class_weights: balanced, but no step is labeled {name}{why}")
     return [sum(counts) / (len(counts) * count) for count in counts]
 
 
@@ -114,7 +114,7 @@ class StepLoss:
     def __init__(self, weights: Sequence[float]) -> None:
         self._weights = torch.tensor(weights, dtype=torch.float32)
         self.confusion = torch.zeros(len(weights), len(weights), dtype=torch.long)
-        """Labelled steps since it was last cleared: [true class, predicted class]."""
+        """Labeled steps since it was last cleared: [true class, predicted class]."""
 
     def __call__(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None
@@ -198,7 +198,7 @@ class Prm(Trainer):
         names = CLASSES[args.num_labels]
         by_class = dict(zip(names, encoded.counts, strict=True))
         if sum(count > 0 for count in encoded.counts) == 1:
-            say(f"every labelled step is of one class, nothing can be told apart: {by_class}")
+            say(f"every labeled step is of one class, nothing can be told apart: {by_class}")
         weights = weights_of(args.class_weights, encoded.counts)
         steps = {
             "separator": args.separator,

@@ -51,7 +51,7 @@ class EncodedSteps(NamedTuple):
     left_out: dict[str, int]
     """Rows that are not in it, by reason."""
     counts: list[int]
-    """Labelled steps of each class."""
+    """Labeled steps of each class."""
 
 
 # From file to rows -------------------------------------------------------------------------------

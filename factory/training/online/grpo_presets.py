@@ -128,7 +128,7 @@ def describe() -> str:
 def _described(name: str, preset: Preset) -> str:
     differ = {k: v for k, v in preset.settings.items() if k not in _COMMON or v != _COMMON[k]}
     shown = preset.settings if name == DEFAULT else differ
-    lines = [f"{name}  ({preset.paper})", f"  maximises {preset.formula}"]
+    lines = [f"{name}  ({preset.paper})", f"  maximizes {preset.formula}"]
     start = "sets" if name == DEFAULT else f"as {DEFAULT} with beta=0.0 and"
     lines.append(f"  {start} " + ", ".join(f"{k}={v}" for k, v in shown.items()))
     if preset.note:
