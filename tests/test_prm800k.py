@@ -204,7 +204,7 @@ def test_a_line_of_another_shape_is_quarantined_and_the_next_is_read(tmp_path, g
 def test_a_bad_line_is_kept_to_a_length(tmp_path):
     (bad,) = found(tmp_path, b'{"question": "' + b"x" * 5000)
     assert isinstance(bad, BadLine)
-    assert len(bad.raw) == prm800k.RAW_SHOWN
+    assert len(bad.raw) == prm800k.RAW_CHARS
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path):

@@ -18,11 +18,9 @@ from factory.core.records import BadRow, Message, Sample
 from factory.core.words import words
 from factory.engines.base import Engine
 from factory.evaluation.agreement import JudgedRow, judge_report
-from factory.evaluation.evaluate import Evaluation, about, evaluation, score_each, work_folder
-from factory.evaluation.results import Result
+from factory.evaluation.evaluate import Evaluation, each_sample, evaluation, work_folder
 from factory.evaluation.rows import Rows, bad_row, made_sample
 from factory.evaluation.scorer import Scorer
-from factory.pipeline.outcomes import reason_of
 from factory.sources.benchmarks import Labels
 from factory.sources.conversation import read_messages, read_prompt
 
@@ -85,25 +83,16 @@ def evaluate_judge(
     found: list[JudgedRow] = []
     name = next(str(getattr(stage, "name", "")) for stage in scorer.pipeline.stages)
 
-    def each(row: Mapping[str, Any], index: int, result: Result) -> None:
-        sample = result.sample
-        verdict = None
-        if sample is None:
-            assert result.failure is not None
-            bad[reason_of(result.failure)] += 1
-            whole = comparison(row, index, where, coding)
-            if isinstance(whole, BadRow):
-                return
-            sample = whole
-        else:
-            verdict = next((v for v in sample.verdicts if v.judge == name), None)
+    def add(row: Mapping[str, Any], sample: Sample) -> None:
+        verdict = next((v for v in sample.verdicts if v.judge == name), None)
+        # Equal answers are a tie without a call: that says nothing of the judge.
+        read = verdict if verdict and verdict.readings else None
         found.append(
             JudgedRow(
                 prompt_id=sample.id,
                 p=verdict.p if verdict else None,
-                # Equal answers are a tie without a call: that says nothing of the judge.
-                is_consistent=verdict.is_consistent if verdict and verdict.readings else None,
-                order_gap=verdict.order_gap if verdict and verdict.readings else None,
+                is_consistent=read.is_consistent if read else None,
+                order_gap=read.order_gap if read else None,
                 human=_people(row, where, coding),
                 words_a=words(sample.candidates[0].text),
                 words_b=words(sample.candidates[1].text),
@@ -112,9 +101,9 @@ def evaluate_judge(
 
     folder = work or work_folder("judge", rows, scorer)
     convert = partial(comparison, where=where, labels=coding)
-    calls = score_each(rows, scorer.pipeline, folder, convert, each, engines)
+    calls = each_sample(rows, convert, add, bad, scorer.pipeline, folder, engines)
     report = judge_report(found, tie_band=tie_band)
-    return evaluation("judge", rows, about(scorer, name), report, bad, len(found), calls)
+    return evaluation("judge", rows, scorer, name, report, bad, len(found), calls)
 
 
 def comparison(

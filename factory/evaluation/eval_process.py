@@ -20,21 +20,17 @@ from factory.engines.base import Engine
 from factory.evaluation.columns import steps_scored
 from factory.evaluation.evaluate import (
     Evaluation,
-    about,
+    each_sample,
     evaluation,
     number,
-    readable,
-    score_each,
     unread,
     work_folder,
 )
 from factory.evaluation.process import process_report
-from factory.evaluation.results import Result
 from factory.evaluation.rows import Rows, labels_of, sample_of, shape_of, steps_of
 from factory.evaluation.score import for_shape
 from factory.evaluation.scorer import Scorer
 from factory.evaluation.step_scores import ProcessRow
-from factory.pipeline.outcomes import reason_of
 from factory.scorers.process_reward import ProcessReward
 from factory.sources import prm800k
 
@@ -50,22 +46,23 @@ def evaluate_process(
     threshold: float = 0.5,
     engines: Mapping[str, Engine] | None = None,
 ) -> Evaluation:
-    """`score` names the scorer's, or without a scorer the column <score>_steps, or <score> itself.
-
-    Of PRM800K the solutions count, not the single alternatives to their steps.
-    """
+    """`score` names the scorer's, or without a scorer the column <score>_steps, or <score> itself."""
     if (shape := shape_of(rows)) != "process":
         raise RecipeError(
             f"eval process needs prompt, completions and labels; {rows.name} is a {shape} dataset"
         )
+    name = _process_stage(scorer, score) if scorer else ""
+    column = "" if scorer else _step_column(rows, score)
     bad: Counter[str] = Counter()
     found: list[ProcessRow] = []
     numbers: set[int] = set()  # labels that are ratings, not claims
 
-    def add(row: Mapping[str, Any], prompt_id: str, given: Any) -> None:
+    def add(row: Mapping[str, Any], sample: Sample) -> None:
+        bad.update(unread(sample, name))
         try:
             steps = steps_of(row)
             labels = labels_of(row, steps)
+            given = row[column] if column else steps_scored(sample, name)
             scores = _step_scores(given, len(steps))
         except SampleError as error:
             bad[str(error)] += 1
@@ -74,7 +71,7 @@ def evaluate_process(
         subset, is_right = row.get("subset"), row.get("is_right")
         found.append(
             ProcessRow(
-                prompt_id=prompt_id,
+                prompt_id=sample.id,
                 scores=scores,
                 labels=labels,
                 subset=None if subset is None else str(subset),
@@ -83,51 +80,25 @@ def evaluate_process(
             )
         )
 
-    if scorer is None:
-        column = _step_column(rows, score)
-        for row, sample in readable(rows, "process", bad):
-            if _is_alternative(row):
-                bad[_ALTERNATIVE] += 1
-            else:
-                add(row, sample.id, row[column])
-        _refuse_zero_and_one(rows, numbers)
-        report = process_report(found, threshold=threshold)
-        return evaluation("process", rows, {"columns": [column]}, report, bad, len(found))
-
-    name = _process_stage(scorer, score)
-    # Alternatives are not asked about.
-    read, alternatives = rows.read, sum(_is_alternative(row) for row in rows.read())
-    if alternatives:
+    if alternatives := sum(_is_alternative(row) for row in rows.read()):
         bad[_ALTERNATIVE] += alternatives
-        rows = msgspec.structs.replace(
-            rows,
-            read=lambda: (row for row in read() if not _is_alternative(row)),
-            count=None,
-        )
-
-    def each(row: Mapping[str, Any], index: int, result: Result) -> None:
-        sample = result.sample
-        if sample is not None:
-            bad.update(unread(sample, name))
-            add(row, sample.id, steps_scored(sample, name))
-            return
-        assert result.failure is not None
-        bad[reason_of(result.failure)] += 1
-        whole = sample_of(row, index, "process")
-        if isinstance(whole, Sample):
-            add(row, whole.id, None)
-
-    folder = work or work_folder("process", rows, scorer)
-    pipeline, convert = for_shape(scorer, "process"), partial(sample_of, shape="process")
-    calls = score_each(rows, pipeline, folder, convert, each, engines)
-    _refuse_zero_and_one(rows, numbers)
-    report = process_report(found, threshold=threshold)
-    return evaluation("process", rows, about(scorer, name), report, bad, len(found), calls)
-
-
-def _refuse_zero_and_one(rows: Rows, numbers: set[int]) -> None:
+    read = rows.read
+    solutions = msgspec.structs.replace(
+        rows,
+        read=lambda: (row for row in read() if not _is_alternative(row)),
+        count=None if alternatives else rows.count,
+    )
+    convert = partial(sample_of, shape="process")
+    if scorer:
+        folder = work or work_folder("process", rows, scorer)
+        pipeline = for_shape(scorer, "process")
+        calls = each_sample(solutions, convert, add, bad, pipeline, folder, engines)
+    else:
+        calls = each_sample(solutions, convert, add, bad)
     if numbers == {0, 1} and "shared" not in rows.features:
         raise RecipeError(f"{rows.name}: {prm800k.ZERO_AND_ONE}")
+    report = process_report(found, threshold=threshold)
+    return evaluation("process", rows, scorer or [column], name, report, bad, len(found), calls)
 
 
 def _is_alternative(row: Mapping[str, Any]) -> bool:

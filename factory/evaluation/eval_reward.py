@@ -14,19 +14,15 @@ from factory.core.words import words
 from factory.engines.base import Engine
 from factory.evaluation.evaluate import (
     Evaluation,
-    about,
+    each_sample,
     evaluation,
     number,
-    readable,
-    score_each,
     unread,
     work_folder,
 )
-from factory.evaluation.results import Result
 from factory.evaluation.reward import RewardRow, reward_report
 from factory.evaluation.rows import Rows, sample_of, shape_of
 from factory.evaluation.scorer import Scorer
-from factory.pipeline.outcomes import reason_of
 
 
 def evaluate_reward(
@@ -48,44 +44,25 @@ def evaluate_reward(
         rows.require([subset], "--subset")
     bad: Counter[str] = Counter()
     found: list[RewardRow] = []
+    name = scorer.main_score(score) if scorer else ""
+    columns = [] if scorer else _score_columns(rows, score)
 
-    def part(row: Mapping[str, Any]) -> str | None:
-        return None if subset is None or row[subset] is None else str(row[subset])
-
-    def add(row: Mapping[str, Any], sample: Sample, chosen: Any, rejected: Any) -> None:
-        lengths = [words(c.text) for c in sample.candidates]
-        scores = [number(value) for value in (chosen, rejected)]
-        found.append(RewardRow(sample.id, part(row), scores[0], scores[1], *lengths))
-
-    if scorer is None:
-        columns = _score_columns(rows, score)
-        for row, sample in readable(rows, "preference", bad):
-            add(row, sample, *(row[column] for column in columns))
-        return evaluation(
-            "reward", rows, {"columns": columns}, reward_report(found), bad, len(found)
-        )
-
-    name = scorer.main_score(score)
-
-    def each(row: Mapping[str, Any], index: int, result: Result) -> None:
-        sample = result.sample
-        if sample is None:
-            assert result.failure is not None
-            bad[reason_of(result.failure)] += 1
-            whole = sample_of(row, index, "preference")
-            if isinstance(whole, Sample):
-                add(row, whole, None, None)
-            return
+    def add(row: Mapping[str, Any], sample: Sample) -> None:
         bad.update(unread(sample, name))
         of = {s.candidate: s.value for s in sample.scores if s.name == name}
-        add(row, sample, of.get(0), of.get(1))
+        chosen, rejected = (row[c] for c in columns) if columns else (of.get(0), of.get(1))
+        part = None if subset is None or row[subset] is None else str(row[subset])
+        lengths = [words(c.text) for c in sample.candidates]
+        found.append(RewardRow(sample.id, part, number(chosen), number(rejected), *lengths))
 
-    folder = work or work_folder("reward", rows, scorer)
     convert = partial(sample_of, shape="preference")
-    calls = score_each(rows, scorer.pipeline, folder, convert, each, engines)
-    return evaluation(
-        "reward", rows, about(scorer, name), reward_report(found), bad, len(found), calls
-    )
+    if scorer:
+        folder = work or work_folder("reward", rows, scorer)
+        calls = each_sample(rows, convert, add, bad, scorer.pipeline, folder, engines)
+    else:
+        calls = each_sample(rows, convert, add, bad)
+    report = reward_report(found)
+    return evaluation("reward", rows, scorer or columns, name, report, bad, len(found), calls)
 
 
 def _score_columns(rows: Rows, score: str | None) -> list[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,14 +23,18 @@ from factory.core.errors import RecipeError
 from factory.core.lock import alone_in
 from factory.core.records import BadRow, Sample
 from factory.engines.base import Engine
-from factory.evaluation.results import Result, Results
-from factory.evaluation.rows import Rows, Shape, sample_of
+from factory.evaluation.results import Results
+from factory.evaluation.rows import Rows
 from factory.evaluation.scorer import Scorer
 from factory.pipeline.progress import Progress
+from factory.pipeline.outcomes import reason_of
 from factory.pipeline.run import in_loop
 from factory.recipe.pipeline import Pipeline
 from factory.scorers.process_reward import NOT_FINITE
 from factory.stats.finite import finite
+
+Convert = Callable[[Mapping[str, Any], int], Sample | BadRow]
+"""A row and its place, from 0 -> its sample."""
 
 
 class Report(Protocol):
@@ -67,23 +71,25 @@ class Evaluation(msgspec.Struct):
 def evaluation(
     kind: str,
     rows: Rows,
-    scorer: dict[str, Any],
+    scores: Scorer | list[str],
+    name: str,
     report: Report,
     bad: Counter[str],
     used: int,
-    calls: int = 0,
+    calls: int,
 ) -> Evaluation:
-    """Raises `RecipeError` if no row could be used."""
+    """Of the scorer's score `name`, or the scores in the columns. Raises `RecipeError` if no row could be
+    used."""
     bad = bad + Counter(rows.left_out)
     if not used:
         reasons = "".join(f"\n  {n:,} x {reason}" for reason, n in bad.most_common(3))
         raise RecipeError(f"eval {kind}: no row of {rows.name} can be used{reasons}")
-    return Evaluation(kind, rows.name, used, scorer, report, dict(bad), calls)
-
-
-def about(scorer: Scorer, score: str) -> dict[str, Any]:
-    models = {name: config.model for name, config in scorer.pipeline.models.items()}
-    return {"score": score, "models": models}
+    if isinstance(scores, list):
+        about: dict[str, Any] = {"columns": scores}
+    else:
+        models = {model: config.model for model, config in scores.pipeline.models.items()}
+        about = {"score": name, "models": models}
+    return Evaluation(kind, rows.name, used, about, report, dict(bad), calls)
 
 
 def work_folder(kind: str, rows: Rows, scorer: Scorer) -> Path:
@@ -92,18 +98,19 @@ def work_folder(kind: str, rows: Rows, scorer: Scorer) -> Path:
     return Path("runs") / f"eval-{hashlib.blake2b(content, digest_size=6).hexdigest()}"
 
 
-def score_each(
+def each_sample(
     rows: Rows,
-    pipeline: Pipeline,
-    work: Path,
-    convert: Callable[[Mapping[str, Any], int], Sample | BadRow],
-    each: Callable[[Mapping[str, Any], int, Result], None],
+    convert: Convert,
+    add: Callable[[Mapping[str, Any], Sample], None],
+    bad: Counter[str],
+    pipeline: Pipeline | None = None,
+    work: Path = Path(),
     engines: Mapping[str, Engine] | None = None,
 ) -> int:
-    """Take the rows through the pipeline's stages, then hand each to `each` with its place and its
-    result. Returns the calls made, not remembered."""
+    """Hand each row and its sample to `add`; where there is a pipeline, after its stages, or as it was
+    if they failed. What goes wrong is counted in `bad`. Returns the calls made, not remembered."""
 
-    async def scored() -> int:
+    async def scored(pipeline: Pipeline) -> int:
         progress = Progress()
         with (
             alone_in(work),
@@ -111,29 +118,29 @@ def score_each(
             Results(rows, pipeline, work) as results,
         ):
             async with pipeline.opened(work / "logs", engines) as open_engines:
-                samples = (convert(row, i) for i, row in enumerate(rows.read()))
+                samples = (convert(row, index) for index, row in enumerate(rows.read()))
                 made = await results.fill(samples, open_engines, progress)
             progress.now("working out the figures")
             for index, (row, result) in enumerate(results):
-                each(row, index, result)
+                if result.failure is not None:
+                    bad[reason_of(result.failure)] += 1
+                sample = result.sample or convert(row, index)
+                if isinstance(sample, Sample):
+                    add(row, sample)
             return made
 
-    return in_loop(scored())
-
-
-def readable(
-    rows: Rows, shape: Shape, bad: Counter[str]
-) -> Iterator[tuple[dict[str, Any], Sample]]:
-    """Rows with their samples; those that are none are counted in `bad`."""
+    if pipeline is not None:
+        return in_loop(scored(pipeline))
     for index, row in enumerate(rows.read()):
-        sample = sample_of(row, index, shape)
+        sample = convert(row, index)
         if isinstance(sample, BadRow):
             bad[sample.error] += 1
         else:
-            yield row, sample
+            add(row, sample)
+    return 0
 
 
-def unread(sample: Sample, name: str) -> set[str]:
+def unread(sample: Sample, name: str | None) -> set[str]:
     """Why scores of this name are None, as reasons for `bad_rows`."""
     return {
         f"the model's output is {score.detail}" if score.detail == NOT_FINITE else score.detail

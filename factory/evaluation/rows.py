@@ -12,7 +12,6 @@ each row the `Sample` that a scoring stage reads, or the `BadRow` that says why 
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,10 +25,11 @@ from factory.core.errors import RecipeError, SampleError, SourceError
 from factory.core.records import BadRow, Candidate, Message, Sample, StepLabels
 from factory.sources import prm800k
 from factory.sources.benchmarks import read_processbench
-from factory.sources.conversation import read_exchange, read_messages
+from factory.sources.conversation import WITH_TOOL, read_exchange, read_messages
 from factory.sources.formats import extension
-from factory.sources.formats.base import listed, refuse_special, text_of
+from factory.sources.formats.base import RAW_CHARS, listed, refuse_special, text_of
 from factory.sources.formats.text import Json
+from factory.sources.source import prompt_id
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -47,8 +47,6 @@ GIVEN = "data"
 """Names the steps that came with a row, in `Sample.step_labels`, and what made its answers."""
 _PROCESSBENCH = ("problem", "steps", "label")
 _PROCESSBENCH_EXTENSIONS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
-_RAW_CHARS = 2000
-_ROLES = ("system", "user", "assistant", "tool")
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -176,7 +174,7 @@ def _typed(
         made = {n: conformed(row.get(n), kind) for n, kind in types.items() if n not in mixed}
         for name in mixed:
             try:
-                made[name] = read_messages(row.get(name), name, _ROLE_OF[name], roles=_ROLES)
+                made[name] = read_messages(row.get(name), name, _ROLE_OF[name], roles=WITH_TOOL)
             except SampleError:
                 made[name] = None
         return made
@@ -231,7 +229,8 @@ def _prm800k_rows(data: str, path: Path) -> Rows:
         else:
             count += 1
     if not count:
-        raise RecipeError(f"{data} has no solution with a rating ({_listed(reasons) or 'empty'})")
+        found_instead = ", ".join(f"{n} {reason}" for reason, n in reasons.items()) or "empty"
+        raise RecipeError(f"{data} has no solution with a rating ({found_instead})")
     return Rows(data, features, content_hash(path), read, count, dict(reasons))
 
 
@@ -262,22 +261,10 @@ def _processbench_rows(data: str, path: Path) -> Rows:
     )
 
     def read() -> Iterator[dict[str, Any]]:
-        for s in solutions:
-            yield {
-                "id": s.id,
-                "prompt": s.prompt,
-                "completions": s.steps,
-                "labels": s.labels,
-                "subset": s.subset,
-                "is_right": s.is_right,
-            }
+        return (msgspec.structs.asdict(solution) for solution in solutions)
 
     left_out = Counter(row.error for row in bad)
     return Rows(data, features, content_hash(path), read, len(solutions), dict(left_out))
-
-
-def _listed(reasons: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in reasons.items())
 
 
 # Rows as samples ---------------------------------------------------------------------------------
@@ -287,14 +274,17 @@ def sample_of(row: Mapping[str, Any], index: int, shape: Shape) -> Sample | BadR
     """The row as scoring stages read it. `index`: its place, from 0."""
     try:
         prompt, answers = _answers(row, shape)
-        return made_sample(index, row, prompt, answers, _given_steps(row, shape))
+        steps = steps_of(row) if shape == "process" else []
+        unknown: list[None] = [None] * len(steps)
+        labels = [StepLabels(GIVEN, 0, steps, [*unknown], [*unknown])] if steps else []
+        return made_sample(index, row, prompt, answers, labels)
     except SampleError as error:
         return bad_row(row, index, str(error))
 
 
 def bad_row(row: Mapping[str, Any], index: int, error: str) -> BadRow:
-    raw = msgspec.json.encode(row, enc_hook=repr)[: 4 * _RAW_CHARS]
-    return BadRow(index, None, error, raw.decode("utf-8", "ignore")[:_RAW_CHARS])
+    raw = msgspec.json.encode(row, enc_hook=repr)[: 4 * RAW_CHARS]
+    return BadRow(index, None, error, raw.decode("utf-8", "ignore")[:RAW_CHARS])
 
 
 def made_sample(
@@ -306,11 +296,10 @@ def made_sample(
 ) -> Sample:
     """A sample of these answers; id, tags and reference are the row's, where it has them."""
     name, tags, reference = row.get("prompt_id"), row.get("tags"), row.get("reference")
-    digest = hashlib.blake2b(msgspec.json.encode(prompt), digest_size=8)
     if isinstance(tags, str):
         tags = [tags] if tags else []
     return Sample(
-        id=digest.hexdigest() if name is None or name == "" else str(name),
+        id=prompt_id(prompt) if name is None or name == "" else str(name),
         index=index,
         prompt=prompt,
         tags=[t for t in tags if isinstance(t, str)] if isinstance(tags, list) else [],
@@ -322,17 +311,17 @@ def made_sample(
 
 def _answers(row: Mapping[str, Any], shape: Shape) -> tuple[list[Message], list[str]]:
     """The prompt that all answers share, and the answers."""
-    columns = {"preference": ("chosen", "rejected"), "completion": ("completion",)}
-    if shape in columns:
-        names = columns[shape]
-        conversations = [_conversation(row, row[name], name) for name in names]
-    elif shape == "reward":
+    if shape == "reward":
         responses = row["responses"]
         if not isinstance(responses, list) or not responses:
             raise SampleError(f"column 'responses': expected a list, found {_short(responses)}")
-        conversations = [_conversation(row, r, "responses") for r in responses]
+        given = [(response, "responses") for response in responses]
+    elif shape == "process":
+        given = [("\n".join(steps_of(row)), "completions")]
     else:
-        conversations = [_conversation(row, "\n".join(steps_of(row)), "completions")]
+        given = [(row[name], name) for name in SHAPES[shape] if name != "prompt"]
+    exchanges = [read_exchange(row, answer, name, roles=WITH_TOOL) for answer, name in given]
+    conversations = [[*before, *turns] for before, turns in exchanges]
     prompt = conversations[0][:-1]
     if any(conversation[:-1] != prompt for conversation in conversations):
         raise SampleError("the answers do not follow the same conversation")
@@ -361,20 +350,6 @@ def labels_of(row: Mapping[str, Any], steps: Sequence[str]) -> list[bool | None]
     except ValueError as error:
         raise SampleError("a label other than true, false, null, -1, 0 and 1") from error
     return [None if rating is None else rating >= 0 for rating in ratings]
-
-
-def _given_steps(row: Mapping[str, Any], shape: Shape) -> list[StepLabels]:
-    if shape != "process":
-        return []
-    steps = steps_of(row)
-    unknown = [None] * len(steps)
-    return [StepLabels(GIVEN, 0, steps, [*unknown], [*unknown])]
-
-
-def _conversation(row: Mapping[str, Any], answer: Any, column: str) -> list[Message]:
-    """The prompt and an answer; without a prompt, the conversation that the answer is."""
-    prompt, turns = read_exchange(row, answer, column, roles=_ROLES)
-    return [*prompt, *turns]
 
 
 def _short(value: Any) -> str:

@@ -17,9 +17,9 @@ import msgspec
 
 from factory.core.errors import RecipeError, SampleError, SourceError
 from factory.core.records import BadRow
+from factory.sources.formats.base import RAW_CHARS
 from factory.sources.formats.text import Json
 
-RAW_CHARS = 2000
 MAX_CODES = 12
 """Most label codes that a message lists."""
 HUMAN_LABELS = {
@@ -29,7 +29,13 @@ HUMAN_LABELS = {
 }
 """Words for people's labels, in lower case and with _ for blanks -> 1: the first answer is better; 2:
 the second is; 0: a tie. `chosen` is the first of a pair stored as chosen, rejected."""
-_LABELS = {form.replace(" ", "_"): label for label, forms in HUMAN_LABELS.items() for form in forms}
+
+
+def _form(word: str) -> str:
+    return "_".join(word.lower().split())
+
+
+_LABELS = {_form(word): label for label, words in HUMAN_LABELS.items() for word in words}
 
 
 class Solution(msgspec.Struct, frozen=True):
@@ -40,7 +46,7 @@ class Solution(msgspec.Struct, frozen=True):
     """Name of the benchmark's part: for the id `gsm8k-12`, `gsm8k`."""
     prompt: str
     """The problem. Several solutions may share it; intervals cluster by it."""
-    steps: list[str]
+    completions: list[str]
     labels: list[bool | None]
     """For each step: True before the first error, False at it, None after it (not labeled)."""
     is_right: bool | None
@@ -74,13 +80,13 @@ def human_label(value: object) -> int | None:
         return None
     if isinstance(value, int) and not isinstance(value, bool) and value in HUMAN_LABELS:
         return value
-    form = "_".join(value.lower().split()) if isinstance(value, str) else None
-    if form not in _LABELS:
+    label = _LABELS.get(_form(value)) if isinstance(value, str) else None
+    if label is None:
         raise SampleError(
             f"human label {str(value)[:40]!r} is not known; write 1 or 'a' (the first answer is "
             "better), 2 or 'b' (the second is), 0 or 'tie'"
         )
-    return _LABELS[form]
+    return label
 
 
 class Labels:
@@ -95,10 +101,10 @@ class Labels:
         """Raises `RecipeError` for an unknown meaning."""
         self._coding: dict[str, int] = {}
         for code, meaning in (coding or {}).items():
-            form = "_".join(str(meaning).lower().split())
-            if form not in _LABELS:
+            label = _LABELS.get(_form(str(meaning)))
+            if label is None:
                 raise RecipeError(f"labels: {code} means {meaning!r}, expected a, b or tie")
-            self._coding[_code(code)] = _LABELS[form]
+            self._coding[_code(code)] = label
         self._seen: dict[str, object] = {}
 
     def look(self, value: object) -> None:
@@ -201,7 +207,7 @@ def _solution(row: dict[str, Any]) -> Solution:
         id=name,
         subset=subset if subset and number.isdigit() else None,
         prompt=problem,
-        steps=steps,
+        completions=steps,
         labels=[*labels, *[None] * (len(steps) - len(labels))],
         is_right=is_right,
     )

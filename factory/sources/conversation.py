@@ -23,6 +23,7 @@ from factory.core.records import Message
 from factory.sources.formats.base import kind_of
 
 ROLES = ("system", "user", "assistant")
+WITH_TOOL = (*ROLES, "tool")
 _ALIASES = {"human": "user", "gpt": "assistant"}
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _NAMES = {"Human": "user", "Assistant": "assistant"}

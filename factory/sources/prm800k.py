@@ -30,12 +30,10 @@ import msgspec
 
 from factory.core.errors import RecipeError
 from factory.core.files import whole
+from factory.sources.formats.base import RAW_CHARS
 from factory.sources.formats.text import JsonLines
 
 EXTENSIONS = (".jsonl", ".jsonl.gz")
-
-RAW_SHOWN = 2000
-"""Most characters of a bad line that are kept."""
 
 _FINISH_REASONS = ("found_error", "solution", "bad_problem", "give_up")
 
@@ -72,7 +70,7 @@ class BadLine(msgspec.Struct, frozen=True):
     line: int
     reason: str
     raw: str
-    """The line as read, cut to `RAW_SHOWN` characters."""
+    """The line as read, cut to `RAW_CHARS` characters."""
 
 
 class _Completion(msgspec.Struct):
@@ -137,7 +135,7 @@ def read(path: Path) -> Iterator[ProcessRow | Dropped | BadLine]:
                 reason = _problem(line)
         if reason is not None:
             raw = (row.raw or b"").decode("utf-8", "replace")
-            yield BadLine(number, reason, raw[:RAW_SHOWN])
+            yield BadLine(number, reason, raw[:RAW_CHARS])
         elif line.is_quality_control_question:
             yield Dropped(number, "quality control")
         elif line.is_initial_screening_question:
@@ -158,14 +156,12 @@ def _problem(line: _Line) -> str | None:
     for number, step in enumerate(line.label.steps):
         where = f"label.steps[{number}]"
         completions = step.completions or []
-        for index, completion in enumerate(completions):
-            if completion.rating not in (-1, 0, 1, None):
-                found = f"{where}.completions[{index}].rating: {completion.rating}"
-                return f"{found}; a rating is -1, 0, 1 or null"
-        human = step.human_completion
-        if isinstance(human, _Completion) and human.rating not in (-1, 0, 1, None):
-            found = f"{where}.human_completion.rating: {human.rating}"
-            return f"{found}; a rating is -1, 0, 1 or null"
+        given = {f"completions[{index}]": found.rating for index, found in enumerate(completions)}
+        if isinstance(step.human_completion, _Completion):
+            given["human_completion"] = step.human_completion.rating
+        for name, rating in given.items():
+            if rating not in (-1, 0, 1, None):
+                return f"{where}.{name}.rating: {rating}; a rating is -1, 0, 1 or null"
         chosen = step.chosen_completion
         if chosen is not None and not 0 <= chosen < len(completions):
             return f"{where}.chosen_completion: {chosen}, of {len(completions)} completions"

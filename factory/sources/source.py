@@ -27,12 +27,11 @@ from factory.core.errors import SampleError, SourceError
 from factory.core.records import BadRow, Message, Sample
 from factory.sources.conversation import read_prompt, read_text, wrong_type
 from factory.sources.formats import open_local
-from factory.sources.formats.base import Reader, Row, readable, text_of
+from factory.sources.formats.base import RAW_CHARS, Reader, Row, readable, text_of
 from factory.sources.formats.hub import HubDataset
 from factory.sources.formats.text import Delimited, split_cell
 from factory.sources.reasoning_gym import Problems, is_problems
 
-RAW_CHARS = 2000
 MAX_NAMES = 12
 """Most names of fields that an error lists."""
 LIKELY_PROMPTS = ("messages", "question", "instruction", "conversations", "problem", "query")
@@ -250,11 +249,11 @@ def _sample(index: int, fields: dict[str, Any], config: SourceConfig, *, has_cel
     if names.prompt not in fields:
         raise SampleError(_missing("prompt", names.prompt, list(fields)))
     prompt = _messages(fields[names.prompt], names.prompt)
-    system = _string(fields.get(names.system), names.system) or config.system
+    system = _optional(fields.get(names.system), names.system) or config.system
     if system and prompt[0]["role"] != "system":
         prompt.insert(0, {"role": "system", "content": system})
     return Sample(
-        id=_id(fields.get(names.id), names.id) or _hash(prompt),
+        id=_id(fields.get(names.id), names.id) or prompt_id(prompt),
         index=index,
         prompt=prompt,
         tags=_tags(fields.get(names.tags), names.tags, has_cells=has_cells),
@@ -262,7 +261,8 @@ def _sample(index: int, fields: dict[str, Any], config: SourceConfig, *, has_cel
     )
 
 
-def _hash(prompt: list[Message]) -> str:
+def prompt_id(prompt: list[Message]) -> str:
+    """The id of a row without one: equal prompts have equal ids."""
     return hashlib.blake2b(msgspec.json.encode(prompt), digest_size=8).hexdigest()
 
 
@@ -291,16 +291,14 @@ def _tags(value: object, name: str, *, has_cells: bool) -> list[str]:
 # An optional field is None if it is null or empty, as an absent CSV cell is.
 
 
-def _string(value: object, name: str) -> str | None:
-    return None if value is None or value == "" else read_text(value, name)
+def _optional(value: object, name: str, expected: str = "a string") -> str | None:
+    return None if value is None or value == "" else read_text(value, name, expected)
 
 
 def _id(value: object, name: str) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return (
-        None if value is None or value == "" else read_text(value, name, "a string or an integer")
-    )
+    return _optional(value, name, "a string or an integer")
 
 
 def _reference(value: object, name: str) -> str | None:

@@ -16,6 +16,8 @@ import msgspec
 from factory.core.errors import SourceError
 
 PEEK_ROWS = 1000
+RAW_CHARS = 2000
+"""Most characters of a bad row that are kept."""
 
 
 class Row(msgspec.Struct):
