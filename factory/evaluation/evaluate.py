@@ -26,8 +26,8 @@ from factory.engines.base import Engine
 from factory.evaluation.results import Results
 from factory.evaluation.rows import Rows
 from factory.evaluation.scorer import Scorer
-from factory.pipeline.progress import Progress
 from factory.pipeline.outcomes import reason_of
+from factory.pipeline.progress import Progress
 from factory.pipeline.run import in_loop
 from factory.recipe.pipeline import Pipeline
 from factory.scorers.process_reward import NOT_FINITE
