@@ -34,17 +34,17 @@ class Columns:
         self._shape = shape
         self._scores = scorer.scores()
         number = Value("float64")
-        added: dict[str, Any] = {}
-        for name, position in self._scores.items():
-            self._add(added, rows, position, _columns_of(name, shape), number)
-        if shape == "reward":
-            added = dict.fromkeys(added, List(number))
+        made: list[tuple[int, str, Any]] = [
+            (position, column, List(number) if shape == "reward" else number)
+            for name, position in self._scores.items()
+            for column in _columns_of(name, shape)
+        ]
         self._steps: list[str] = []
         self._judges: list[str] = []
         for stage, position in zip(scorer.pipeline.stages, scorer.positions, strict=True):
             if shape == "process" and isinstance(stage, ProcessReward):
                 self._steps.append(stage.name)
-                self._add(added, rows, position, [f"{stage.name}_steps"], List(number))
+                made.append((position, f"{stage.name}_steps", List(number)))
             if isinstance(stage, PairwiseJudge):
                 if shape not in {"preference", "reward"}:
                     raise RecipeError(
@@ -53,24 +53,20 @@ class Columns:
                     )
                 if shape == "preference":
                     self._judges.append(stage.name)
-                    self._add(added, rows, position, [f"{stage.name}_p"], number)
-        if not added:
+                    made.append((position, f"{stage.name}_p", number))
+        if not made:
             raise RecipeError(
                 "the scorer compares answers and scores none; add {kind: rank} to its stages"
             )
-        self.added = list(added)
-        self.features: Features = Features({**rows.features, **added})
-
-    def _add(
-        self, added: dict[str, Any], rows: Rows, position: int, names: list[str], kind: object
-    ) -> None:
-        for name in names:
-            if name in rows.features or name in added:
+        self.features: Features = Features({**rows.features})
+        for position, column, kind in made:
+            if column in self.features:
                 raise RecipeError(
-                    f"{rows.name} has a column '{name}' already; give the score another name: "
+                    f"{rows.name} has a column '{column}' already; give the score another name: "
                     f"--set stages.{position}.name=other"
                 )
-            added[name] = kind
+            self.features[column] = kind
+        self.added = [column for _, column, _ in made]
 
     def values(self, result: Result) -> dict[str, Any]:
         """The row's values of the added columns; nulls where it could not be scored."""

@@ -59,7 +59,8 @@ class Scorer(msgspec.Struct, frozen=True):
         """Name of each score that is made -> position of its stage. Combined scores among them."""
         made: dict[str, int] = {}
         for stage, position in zip(self.pipeline.stages, self.positions, strict=True):
-            for name in scores_made(stage):
+            facts = sorted(stage.facts_made())
+            for name in (f.removeprefix("score:") for f in facts if f.startswith("score:")):
                 if name in made:
                     raise RecipeError(
                         f"stages {made[name]} and {position} both make a score named '{name}'; "
@@ -88,11 +89,6 @@ class Scorer(msgspec.Struct, frozen=True):
                 "name the one to evaluate with --score"
             )
         return whole[0]
-
-
-def scores_made(stage: Stage) -> list[str]:
-    facts = sorted(stage.facts_made())
-    return [fact.removeprefix("score:") for fact in facts if fact.startswith("score:")]
 
 
 def from_model(model: str, stage: str | None = None, overrides: Sequence[str] = ()) -> Scorer:
@@ -183,7 +179,9 @@ def _load(file: YamlFile, overrides: Sequence[str], what: str) -> Scorer:
     skipped: list[str] = []
     for position, entry in enumerate(data.stages):
         stage = pick_stage(file, ("stages", position), entry)
-        if _is_scoring(stage):
+        made = stage.facts_made()
+        is_scoring = any(fact.startswith(("score:", "verdicts:")) for fact in made)
+        if is_scoring and not made & _MAKES_ANSWERS:
             scoring[position] = stage
         else:
             skipped.append(stage.kind)
@@ -193,12 +191,6 @@ def _load(file: YamlFile, overrides: Sequence[str], what: str) -> Scorer:
             "{kind: reward, model: NAME} or {kind: judge, mode: pointwise, model: NAME}"
         )
     return _scorer(file, data, scoring, skipped)
-
-
-def _is_scoring(stage: Stage) -> bool:
-    made = stage.facts_made()
-    says = any(fact.startswith(("score:", "verdicts:")) for fact in made)
-    return says and not made & _MAKES_ANSWERS
 
 
 def _scorer(file: YamlFile, data: _Parts, stages: dict[int, Stage], skipped: list[str]) -> Scorer:

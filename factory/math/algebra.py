@@ -46,13 +46,10 @@ def _leaf(answer: Node, reference: Node) -> bool | None:
     if answer.op in ("multiple", "positive_multiple"):
         return _is_multiple(_sympy(answer.args[0]), _sympy(reference), answer.op)
     found, wanted = _sympy(answer), _sympy(reference)
-    if not _is_zero_or_none(found, wanted):
-        return _verdict(found, wanted)
+    verdict = _verdict(found, wanted)
+    if verdict is not True:
+        return verdict
     return not (is_value(reference) and _is_unfinished(answer, found))
-
-
-def _is_zero_or_none(found: Any, wanted: Any) -> bool:
-    return _verdict(found, wanted) is True
 
 
 def _verdict(found: Any, wanted: Any) -> bool | None:

@@ -82,7 +82,8 @@ class Solution:
             choices = _swapped(equation.tokens)
             rng.shuffle(choices)
         for wrong in choices:
-            most = max(_places(right), _most_places(equation.tokens))
+            numbers = [right, *(token for token in equation.tokens if isinstance(token, Fraction))]
+            most = max(map(_places, numbers))
             is_alike = _places(wrong) <= min(most, MAX_PLACES)
             is_likely = self._sum is not None or wrong >= 0 or right < 0
             if wrong != right and is_alike and is_likely:
@@ -149,7 +150,3 @@ def _places(number: Fraction) -> int:
         return len(decimal(number).partition(".")[2])
     except ValueError:
         return 10**6
-
-
-def _most_places(tokens: list[Token]) -> int:
-    return max(_places(token) for token in tokens if isinstance(token, Fraction))

@@ -30,7 +30,6 @@ def fold(text: str) -> tuple[str, list[str]]:
     while (found := _DELIMITED.search(text, at)) and len(pieces) < 6000:
         out.append(text[at : found.start()])
         at = found.end()
-        kind = found.lastgroup if found.lastgroup != "name" else "e"
         kind = next(k for k in "abcdef" if found[k] is not None)
         inside = found[kind]
         if kind == "f":

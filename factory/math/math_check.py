@@ -145,7 +145,7 @@ def _in_fork() -> None:
 
 
 def _at_exit() -> None:
-    _pool.close()
+    _pool.close()  # another one after a fork
 
 
 _pool = _new_pool()

@@ -111,9 +111,7 @@ def _is_math(words: Sequence[str], i: int) -> bool:
         before = words[i - 1] if i else ""
         after = words[i + 1] if i + 1 < len(words) else ""
         return bool(_OPERATOR.fullmatch(before) or _OPERATOR.match(after))
-    return re.fullmatch(r"[-–—.,;:!()'\"]+", word) is None or _is_minus(words, i)
-
-
-def _is_minus(words: Sequence[str], i: int) -> bool:
-    """A dash that stands between formulas, or before one: no dash of a sentence."""
-    return words[i] == "-" and i + 1 < len(words) and _MATH_WORD.fullmatch(words[i + 1]) is not None
+    if re.fullmatch(r"[-–—.,;:!()'\"]+", word) is None:
+        return True
+    # A dash between formulas, or before one, is none of a sentence.
+    return word == "-" and i + 1 < len(words) and _MATH_WORD.fullmatch(words[i + 1]) is not None

@@ -60,20 +60,10 @@ def sum_of(solution: Sequence[str]) -> list[Token] | None:
         before, after = left[:at], left[at + 1 :]
         for inner in (done, ["(", *done, ")"], ["-(", *done, ")"]):
             tokens = [*before, *inner, *after]
-            if _starts(tokens, solution[0]) and _is_solved_by(tokens, solution):
-                return tokens
+            try:
+                starts_so = _line(operate(tokens)) == solution[0]
+                if starts_so and solve(parse(write(tokens)))[0] == list(solution):
+                    return tokens
+            except ValueError:
+                continue
     return None
-
-
-def _starts(tokens: list[Token], line: str) -> bool:
-    try:
-        return _line(operate(tokens)) == line
-    except ValueError:
-        return False
-
-
-def _is_solved_by(tokens: list[Token], solution: Sequence[str]) -> bool:
-    try:
-        return solve(parse(write(tokens)))[0] == list(solution)
-    except ValueError:
-        return False

@@ -86,7 +86,8 @@ class Problems:
         if not self._excluded:
             yield from map(self._made, range(start, self._limit))
             return
-        others = (row for row in map(self._made, range(self._size)) if not self._is_excluded(row))
+        made = map(self._made, range(self._size))
+        others = (row for row in made if not row.fields or _hash(row) not in self._excluded)
         at = start
         for row in islice(others, start, self._limit):
             at += 1
@@ -103,8 +104,17 @@ class Problems:
             return Row(None, {}, f"{PREFIX}{self._task} made no problem {index}: {error!r}")
         return self._row(index, item)
 
-    def _is_excluded(self, row: Row) -> bool:
-        return "prompt" in row.fields and _hash(row) in self._excluded
+    def _row(self, index: int, item: dict[str, Any]) -> Row:
+        fields = {
+            "prompt": item["question"].strip(),
+            "id": f"{self._task}-{self._seed}-{index}",
+            "tags": [self._task],
+        }
+        try:
+            fields["reference"] = _reference(self._task, item)
+        except ValueError as error:
+            return Row(None, fields, str(error))
+        return Row(None, fields)
 
     def _left_out(self, path: str, options: Mapping[str, Any]) -> set[bytes]:
         """Hashes of the prompts of the source that `options.exclude` describes."""
@@ -119,18 +129,6 @@ class Problems:
             )
         rest = {name: value for name, value in other.items() if name != "limit"}
         return {_hash(row) for row in Problems(path, rest, limit).rows(0, []) if row.fields}
-
-    def _row(self, index: int, item: dict[str, Any]) -> Row:
-        fields = {
-            "prompt": item["question"].strip(),
-            "id": f"{self._task}-{self._seed}-{index}",
-            "tags": [self._task],
-        }
-        try:
-            fields["reference"] = _reference(self._task, item)
-        except ValueError as error:
-            return Row(None, fields, str(error))
-        return Row(None, fields)
 
 
 def _hash(row: Row) -> bytes:

@@ -142,7 +142,11 @@ def open_source(config: SourceConfig, folder: Path) -> Source:
     elif os.path.lexists(path):
         name, reader = path.name, open_local(path, config.split)
     elif _is_hub_id(config.path):
-        name, reader = config.path, _open_hub(config, path)
+        try:
+            reader = HubDataset(config.path, config.subset, config.split, config.revision)
+        except SourceError as error:
+            raise SourceError(f"{error} (no file {path} either{_nearest(path)})") from error
+        name = config.path
     else:
         raise SourceError(
             f"{path}: no such file{_nearest(path)}; "
@@ -156,13 +160,6 @@ def _is_hub_id(path: str) -> bool:
     """True for `name` or `owner/name` without a file extension. (`.5` in `owner/data-v1.5` is none.)"""
     has_extension = re.search(r"\.[a-zA-Z]\w*$", path)
     return not has_extension and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path) is not None
-
-
-def _open_hub(config: SourceConfig, path: Path) -> Reader:
-    try:
-        return HubDataset(config.path, config.subset, config.split, config.revision)
-    except SourceError as error:
-        raise SourceError(f"{error} (no file {path} either{_nearest(path)})") from error
 
 
 def _nearest(path: Path) -> str:

@@ -1,18 +1,14 @@
 """Bootstrap intervals: percentile intervals (Efron and Tibshirani 1993, chapter 13), widened so that
 their coverage also holds with few prompts.
 
-`interval`. In: one value per *cluster*. Comparisons of one prompt depend on each other, so they are
-averaged first, and prompts are resampled. Out: an interval of the mean, in which every prompt counts
-once.
-
-`interval_of`. In: the cluster of each row, and any statistic of weighted rows. Clusters are resampled
-whole, and the statistic is recomputed over the drawn rows, of which each counts once, as in published
-accuracies. Out: an `Estimate`.
+Comparisons of one prompt (a *cluster*) depend on each other, so prompts are resampled whole. `interval`:
+of the mean of one value per cluster. `interval_of`: of any statistic of weighted rows, each of which
+counts once, as in published accuracies.
 
 Two corrections to the plain percentiles:
-- Plain percentiles use the spread of n clusters, which is too narrow by sqrt((n - 1) / n) and by the
-  difference of Student's t from the normal distribution. So quantiles further out are used
-  (Hesterberg 2015, arXiv 1411.5279, section 5.3): at 0.6% for 8 clusters, at 2.3% for 100.
+- The spread of n clusters is too narrow by sqrt((n - 1) / n) and by the difference of Student's t from
+  the normal distribution. So quantiles further out are used (Hesterberg 2015, arXiv 1411.5279, section
+  5.3): at 0.6% for 8 clusters, at 2.3% for 100.
 - If 8 prompts are all won, no resample has a loss, and the interval would be a point. If the
   `range_of_values` is known, as for a share, two more clusters are resampled with the others, one at
   either end of the range (as Agresti and Caffo 2000 do for proportions).
@@ -22,8 +18,8 @@ plain percentiles had 50% (8 prompts, a true share of 90%); for the mean of norm
 on. It is too low for AUCs below 16 prompts (84% at 8) and for means of long-tailed figures (log-normal
 with a deviation of 1: 84% at 8, 93% at 100).
 
-Always: the same values and seed give the same interval, and memory stays under 50 MB for any number of
-values. A single cluster has no interval, unless the range of values is known.
+The same values and seed give the same interval; memory stays under 50 MB. A single cluster has no
+interval, unless the range of values is known.
 """
 
 from __future__ import annotations

@@ -2,27 +2,23 @@
 
 P(i is better than j) = sigmoid(th_i - th_j), with soft outcomes p in [0, 1]. The objective is
 
-    sum [p log s(th_i - th_j) + (1 - p) log s(th_j - th_i)] - lambda/2 |th|^2,
+    sum [p log s(th_i - th_j) + (1 - p) log s(th_j - th_i)] - lambda/2 |th|^2.
 
-so a difference of log 3 = 1.1 is a preference of 0.75. lambda is a normal prior of variance 1 / lambda
-on each strength. It makes the maximum unique and finite even if a player won or lost everything, or
-groups were never compared; each such group is then centered on 0. Always: strengths sum to 0 (the
-gradient of the penalty must vanish along a common shift), and a player without a comparison has
-strength 0.
+lambda is a normal prior of variance 1 / lambda on each strength. It makes the maximum unique and finite
+even if a player won or lost everything, or groups were never compared; each such group is then centered
+on 0. Strengths sum to 0, and a player without a comparison has strength 0.
 
 *Length control* adds gamma * (len_i - len_j) / (len_i + len_j) to the difference, so that strengths
 exclude the longer answer's advantage (as LMSYS's style control does). gamma > 0: longer wins. A fitted
-gamma has the same prior. A single prompt has few comparisons, and every length belongs to one player, so
-strengths and gamma explain the same outcomes and the prior divides them: such a gamma is weak evidence
-about a judge. (For four answers, each twice as long as the one before, ranked by length alone, it takes
-28% of the strengths by default, while the judge's true gamma takes all.) A gamma known from many prompts
-can be given instead.
+gamma has the same prior. Within a single prompt strengths and gamma explain the same outcomes, so that
+gamma is weak evidence about a judge: for four answers, each twice as long as the one before, ranked by
+length alone, it takes 28% of the strengths. One known from many prompts can be given instead.
 
 Intervals are profile-likelihood intervals: the strengths th_i, with the others refitted, for which twice
 the drop of the penalized likelihood from its maximum is within 3.84, the 95% point of chi-squared with
-one degree of freedom. Each comparison counts as one trial. A soft outcome is worth at least one, so for
-judges with soft p the intervals are wider than necessary. Measured (`benchmarks/intervals.py`): they
-hold 93 to 100% of true strengths, where a bootstrap of 6 comparisons among 4 players held 36 to 88%.
+one degree of freedom. Each comparison counts as one trial, also a soft one, whose interval is wider than
+necessary. Measured (`benchmarks/intervals.py`): they hold 93 to 100% of true strengths, where a bootstrap
+of 6 comparisons among 4 players held 36 to 88%.
 
 The maximum is found by Newton's method. Along a step v the third derivative of the objective is at most
 r = max |difference of v| times the second, so the slope cannot change its sign within log(1 + r) / r of

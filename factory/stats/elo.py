@@ -1,16 +1,13 @@
 """Elo ratings (Elo 1978), online: after each comparison the first player gains 32 * (p - expected)
 points and the second loses them, with expected = 1 / (1 + 10^((second - first) / 400)).
 
-The ratings depend on the *order* of the comparisons: later ones count more. With the few comparisons of
-one prompt they are far from converged. Elo is offered because it is widely known; it tends to the
-strengths of `bradley_terry`, which do not depend on the order.
+The mean rating is 1500; a player without a comparison has 1500. The ratings depend on the *order* of the
+comparisons, and with the few of one prompt they are far from converged; they tend to the strengths of
+`bradley_terry`, which do not depend on it.
 
 `low` and `high` are the central 95% of ratings over replays, in which as many comparisons are drawn with
-replacement and played in the order drawn. They show the influence of this order and these comparisons.
-They are no confidence interval, since a rating after so few comparisons has no true value to cover. If
-all comparisons are the same, the range is a point.
-
-Always: the mean rating is 1500; a player without a comparison has 1500.
+replacement and played in the order drawn. They are no confidence interval, since a rating after so few
+comparisons has no true value to cover. If all comparisons are the same, the range is a point.
 """
 
 from __future__ import annotations

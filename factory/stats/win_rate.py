@@ -1,15 +1,13 @@
 """The win rate: the share of comparisons in which the new model's answer is preferred.
 
-In: comparisons, each with p, the judge's probability that the new answer is better, as the mean over
-both orders. Out: one `WinRate`. Always:
+Always:
 - a tie is p = 0.5 exactly, as for identical answers, and counts half;
 - an unparsed comparison (p None) is counted but in no rate: it is neither a loss nor a tie;
 - every prompt counts once: several comparisons of a prompt are averaged first, and the interval
   resamples prompts;
 - a rate of nothing is None, not zero.
 
-Read `rate` together with `longer_wins`: judges favor length, so a high rate with longer answers and a
-`longer_wins` near 1 may only reflect length.
+Judges favor length: a high rate with longer answers and a `longer_wins` near 1 may only reflect it.
 """
 
 from __future__ import annotations

@@ -55,10 +55,6 @@ class Table:
         self.first_bad = ""
         """The first of them: its place and the error."""
         self.count = 0
-        self._look()
-
-    def _look(self) -> None:
-        """Count rows, and collect columns."""
         columns = dict.fromkeys(self.columns)
         for place, row, error in self._all():
             if row is None:
