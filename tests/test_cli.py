@@ -408,12 +408,12 @@ def test_status_of_a_run_in_its_first_part(call: Call, project: Path, tmp_path: 
         run_with(Looking(look, EngineError("it is gone")))
     [going] = seen
     assert (going.code, going.err) == (0, "")
-    assert f"{out}: running; no part is finished yet\n" in going.out
+    assert f"{out}: running; no samples are saved yet\n" in going.out
     assert "making samples" in going.out
     assert "0/12 samples" in going.out
     assert " calls remembered in " in going.out
     stopped = call("status", out)
-    assert f"{out}: stopped; no part is finished yet\n" in stopped.out
+    assert f"{out}: stopped; no samples are saved yet\n" in stopped.out
     assert f" run {project / 'recipe.yaml'} --out {out}\n" in stopped.out
     run_with(Looking(look))
     assert "stopped" not in call("status", out).out
@@ -688,7 +688,7 @@ def test_score_says_which_stages_of_a_recipe_it_does_not_use(
     (project / "rank.yaml").write_text("stages: [{kind: filter}, {kind: verify}]\n")
     ended = call("score", pairs, "--recipe", project / "rank.yaml", "-o", project / "out")
     assert ended.code == 0
-    assert "not used, as they score nothing: filter\n" in ended.err
+    assert "stages left out, as they score nothing: filter\n" in ended.err
     assert f"{project}/out: 3 rows, with chosen_verify, rejected_verify\n" in ended.out
     assert "  not scored: 2 x verify: no reference answer to check against" in ended.out
 
@@ -709,7 +709,7 @@ def test_score_says_which_stages_of_a_recipe_it_does_not_use(
         (("eval", "reward", "--data", "PAIRS", "--score", "t"), "no column 'chosen_t'"),
         (
             ("eval", "reward", "--data", "PAIRS", "--score", "s", "--set", "stages.0.name=x"),
-            "--set stages.0.name=x: there is no scorer to set; give --model",
+            "--set stages.0.name=x: there is no scorer to set; give --model or --recipe",
         ),
         (("eval", "process", "--data", "PAIRS", "--score", "s"), "is a preference dataset"),
         (("eval", "judge", "--data", "PAIRS", "--recipe", "RECIPE"), "no column 'response_a'"),
@@ -760,5 +760,5 @@ def test_a_run_says_how_many_answers_were_cut(
         "  generate: 2 of 8 answers were cut at max_tokens; raise the stage's sampling.max_tokens, "
         "or ask for shorter answers"
     ]
-    assert "    counted: revision-dropped              3\n" in ended.out
+    assert "    noted:   revision-dropped              3\n" in ended.out
     assert "    judges a and b agree on 75% of 8 pairs, kappa 0.50\n" in ended.out

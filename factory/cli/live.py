@@ -18,7 +18,7 @@ _SILENT = 30.0  # seconds without an update of progress.json after which status 
 
 def print_beginning(run: Path, beat: Beat, *, is_going: bool) -> None:
     """Print the state of a run in its first part. Its manifest, if there is one yet, counts nothing."""
-    print(f"\n{run}: {'running' if is_going else 'stopped'}; no part is finished yet")
+    print(f"\n{run}: {'running' if is_going else 'stopped'}; no samples are saved yet")
     print_beat(run, beat, is_going=is_going)
     if not is_going:
         again = command("run", beat.recipe, "--out", run)

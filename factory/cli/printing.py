@@ -54,11 +54,12 @@ def print_manifest(folder: Path, manifest: Manifest, damaged: Collection[str] = 
                 "raise the stage's sampling.max_tokens, or ask for shorter answers"
             )
     if manifest.restarts:
-        print(f"  the engine died and was restarted {manifest.restarts} times")
-    for reason, times in list(manifest.reasons.items())[:3]:
-        print(f"  quarantined: {times} x {printable(reason)}")
+        times = "once" if manifest.restarts == 1 else f"{manifest.restarts:,} times"
+        print(f"  the engine died and was restarted {times}")
+    for reason, count in list(manifest.reasons.items())[:3]:
+        print(f"  quarantined: {count:,} x {printable(reason)}")
     if manifest.quarantined:
-        print(f"  all of them: {folder / 'quarantine.jsonl'}")
+        print(f"  each with its reason: {folder / 'quarantine.jsonl'}")
     print_views(folder, manifest, damaged)
     if manifest.state == "traced":
         print(f"\n  the datasets are not made yet: {command('export', folder)}")
@@ -86,7 +87,7 @@ def print_views(
         for reason, count in sorted(view["drops"].items(), key=lambda item: -item[1]):
             print(f"    dropped: {reason:<24}{count:>7,}")
         for reason, count in view.get("notes", {}).items():
-            print(f"    counted: {reason:<24}{count:>7,}")
+            print(f"    noted:   {reason:<24}{count:>7,}")
         for name, judge in view.get("judges", {}).items():
             print(f"    {printable(_judged(name, judge))}")
         for each in view.get("agreements", ()):
@@ -155,7 +156,7 @@ def print_scored(out: Path, record: Record) -> None:
     for reason, times in list(record.reasons.items())[:3]:
         print(f"  not scored: {times:,} x {printable(reason)}")
     if record.failed:
-        print(f"  all of them: {out / 'quarantine.jsonl'}")
+        print(f"  each with its reason: {out / 'quarantine.jsonl'}")
 
 
 def print_evaluation(found: Evaluation, out: Path | None) -> None:

@@ -49,7 +49,7 @@ def _report_path(text: str | Path) -> Path:
             there = None
         if not (isinstance(there, dict) and {"kind", "data", "rows", "report"} <= there.keys()):
             raise RecipeError(
-                f"--out {path} exists and is no report of an evaluation; name another file"
+                f"--out {path} exists and is not the report of an evaluation; name another file"
             )
     return path
 
@@ -219,18 +219,18 @@ def _scorer(
     from factory.evaluation.scorer import from_model, from_recipe
 
     if model is not None and recipe is not None:
-        raise RecipeError("--model and --recipe both say what scores; give one of them")
+        raise RecipeError("--model and --recipe both say what scores; give only one")
     if stage is not None and model is None:
-        raise RecipeError(f"--stage {stage} describes --model; give a --model")
+        raise RecipeError(f"--stage {stage} needs --model MODEL")
     if model is not None:
         return from_model(model, stage, overrides or ())
     if recipe is not None:
         scorer = from_recipe(recipe, overrides or ())
         if scorer.skipped:
-            print(f"not used, as they score nothing: {', '.join(scorer.skipped)}", file=sys.stderr)
+            print(f"stages left out, as they score nothing: {', '.join(scorer.skipped)}", file=sys.stderr)
         return scorer
     if score is None:
         raise RecipeError("nothing to score with: give --model MODEL or --recipe FILE")
     if overrides:
-        raise RecipeError(f"--set {overrides[0]}: there is no scorer to set; give --model")
+        raise RecipeError(f"--set {overrides[0]}: there is no scorer to set; give --model or --recipe")
     return None

@@ -95,7 +95,7 @@ def _nothing(
                 f"nothing in {run} was dropped for '{dropped}'{near} (have: {have or 'no drops'})"
             )
     if id is not None:
-        return f"no sample in {run} has the id '{id}'" + (" and the rest" if dropped else "")
+        return f"no sample in {run} has the id '{id}'" + (" and was dropped so" if dropped else "")
     if is_flipped:
         return f"no verdict in {run} changed with the order of the answers"
     return f"{run} holds no samples yet"
