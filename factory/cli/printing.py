@@ -54,10 +54,10 @@ def print_manifest(folder: Path, manifest: Manifest, damaged: Collection[str] = 
                 "raise the stage's sampling.max_tokens, or ask for shorter answers"
             )
     if manifest.restarts:
-        times = "once" if manifest.restarts == 1 else f"{manifest.restarts:,} times"
-        print(f"  the engine died and was restarted {times}")
-    for reason, count in list(manifest.reasons.items())[:3]:
-        print(f"  quarantined: {count:,} x {printable(reason)}")
+        often = "once" if manifest.restarts == 1 else f"{manifest.restarts:,} times"
+        print(f"  the engine died and was restarted {often}")
+    for reason, times in list(manifest.reasons.items())[:3]:
+        print(f"  quarantined: {times:,} x {printable(reason)}")
     if manifest.quarantined:
         print(f"  each with its reason: {folder / 'quarantine.jsonl'}")
     print_views(folder, manifest, damaged)

@@ -227,10 +227,15 @@ def _scorer(
     if recipe is not None:
         scorer = from_recipe(recipe, overrides or ())
         if scorer.skipped:
-            print(f"stages left out, as they score nothing: {', '.join(scorer.skipped)}", file=sys.stderr)
+            print(
+                f"stages left out, as they score nothing: {', '.join(scorer.skipped)}",
+                file=sys.stderr,
+            )
         return scorer
     if score is None:
         raise RecipeError("nothing to score with: give --model MODEL or --recipe FILE")
     if overrides:
-        raise RecipeError(f"--set {overrides[0]}: there is no scorer to set; give --model or --recipe")
+        raise RecipeError(
+            f"--set {overrides[0]}: there is no scorer to set; give --model or --recipe"
+        )
     return None
