@@ -697,7 +697,7 @@ def test_score_says_which_stages_of_a_recipe_it_does_not_use(
     ("arguments", "complaint"),
     [
         (("score", "PAIRS", "-o", "x"), "nothing to score with: give --model MODEL or --recipe"),
-        (("score", "PAIRS", "-o", "x", "--model", "m", "--recipe", "r"), "give one of them"),
+        (("score", "PAIRS", "-o", "x", "--model", "m", "--recipe", "r"), "give only one"),
         (("score", "PAIRS", "-o", "x", "--recipe", "no.yaml"), "no.yaml: no such file"),
         (
             ("score", "PAIRS", "-o", "x", "--model", "m", "--stage", "judge"),
