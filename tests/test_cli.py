@@ -703,7 +703,7 @@ def test_score_says_which_stages_of_a_recipe_it_does_not_use(
             ("score", "PAIRS", "-o", "x", "--model", "m", "--stage", "judge"),
             "--stage judge: expected reward or process",
         ),
-        (("score", "PAIRS", "-o", "x", "--stage", "reward"), "give a --model"),
+        (("score", "PAIRS", "-o", "x", "--stage", "reward"), "needs --model MODEL"),
         (("eval", "reward", "--data", "PAIRS"), "nothing to score with"),
         (("eval", "reward", "--data", "no.jsonl", "--score", "s"), "no such file or folder"),
         (("eval", "reward", "--data", "PAIRS", "--score", "t"), "no column 'chosen_t'"),
