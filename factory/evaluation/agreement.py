@@ -1,17 +1,12 @@
 """Whether a judge agrees with people: agreement, kappa, and what length explains of it.
 
-In: comparisons of answers a and b, each with the judge's p and the labels of one or more people.
-Out: one `JudgeReport`. Always:
-- people's word is their majority: the label of more than half of them. A comparison without one is
-  counted and in no rate against it; likewise one whose p was not read (unparsed), for the judge;
-- a judge's tie is |p - 0.5| <= `tie_band`;
-- every comparison counts once; prompts are what the intervals resample;
-- a rate of nothing is None, not zero.
+People's word is the label of more than half of them. A comparison without such a majority, or whose p was
+not read (unparsed), is counted and in no rate against it. Every comparison counts once; prompts are what
+the intervals resample; a rate of nothing is None, not zero.
 
 Read the judge's agreement beside the baselines on the same comparisons, and `with_one_person` beside
-`between_people`, which is the ceiling: how often two people of one comparison agree. Which answer
-the judge saw first cannot be told from p, the mean over both orders; `swap_consistency` shows how
-much it mattered.
+`between_people`, which is the ceiling. Which answer the judge saw first cannot be told from p, the mean
+over both orders; `swap_consistency` shows how much it mattered.
 """
 
 from __future__ import annotations

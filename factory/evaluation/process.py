@@ -1,13 +1,9 @@
 """How well a process reward model tells right steps from wrong ones, and wrong solutions from right.
 
-In: solutions, each with P(correct) and the known label of every step. Out: one `ProcessReport`.
-Always:
-- a step without score or label is in no figure of steps; a score that is not finite is none;
-- a solution whose labels are all unknown is unlabelled; one in which an unscored step comes before a
-  first error can be told is unscored. Both are counted, and in no figure of first errors;
-- in F1 every solution counts once, in step figures every step; prompts are what the intervals
-  resample, so the steps of a solution stay together;
-- a rate of nothing is None, not zero.
+A step without score or label is in no figure of steps. A solution whose labels are all unknown is
+unlabelled; one in which an unscored step comes before a first error can be told is unscored: both are
+counted, and in no figure of first errors. In F1 every solution counts once, in step figures every step;
+prompts are what the intervals resample; a rate of nothing is None, not zero.
 
 Read the step AUC beside those of position and length: where errors come late, or in long steps, a
 scorer that knows nothing else is above 0.5 too.

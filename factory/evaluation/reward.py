@@ -1,16 +1,13 @@
 """Reward accuracy: how often a scorer puts the answer that is known to be better above the other.
 
-In: pairs, each with the scores of its chosen and its rejected answer. Out: one `RewardReport`.
-Always:
-- a pair of equal scores is a tie and counts half;
-- a pair with a score missing or not finite is unscored: counted, and in no figure at all, those of
-  the baselines included, so that all figures are of the same pairs;
-- every pair counts once; prompts are what the intervals resample;
-- a rate of nothing is None, not zero.
+A pair of equal scores is a tie and counts half. A pair with a score missing or not finite is unscored:
+counted, and in no figure at all, those of the baselines included, so that all figures are of the same
+pairs. Every pair counts once; prompts are what the intervals resample; a rate of nothing is None, not
+zero.
 
-Read `accuracy` beside `longer_wins` and `shorter_wins`, which look at nothing but length: `gain` is
-what the scorer adds to the better of the two. `calibration` reads chosen - rejected as log-odds, as
-the Bradley-Terry loss trains them; for a scorer on another scale (1 to 5, 0 to 100) it means little.
+Read `accuracy` beside `longer_wins` and `shorter_wins`, which look at nothing but length. `calibration`
+reads chosen - rejected as log-odds, as the Bradley-Terry loss trains them; for a scorer on another scale
+(1 to 5, 0 to 100) it means little.
 """
 
 from __future__ import annotations

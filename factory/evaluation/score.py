@@ -163,7 +163,7 @@ def _record(rows: Rows, scorer: Scorer, engines: Mapping[str, Engine]) -> Record
 
 def _read(out: Path) -> Record | None:
     try:
-        record = msgspec.json.decode((out / "score.json").read_bytes(), type=Record)
+        return msgspec.json.decode((out / "score.json").read_bytes(), type=Record)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:
@@ -171,7 +171,6 @@ def _read(out: Path) -> Record | None:
             f"{out}/score.json cannot be read ({error}); remove that file's contents, or choose "
             "another --out"
         ) from error
-    return record
 
 
 def _is_done(old: Record | None, new: Record, out: Path) -> bool:

@@ -5,12 +5,10 @@
     skipped_step       a step is left out, and the line after it uses what that step found
 
 A skipped step's line need not be false in itself: it rests on a number that nothing before it found.
-Leave that kind out where only false arithmetic is to count.
 
-In: the lines of a solution, the last one `#### <answer>`. Out: the lines with the error, of which
-the one at the same place is the first that is wrong. Where the solution is `worked.solve`'s, what
-follows a wrong result is computed from it; other solutions go on as they were. The answer's line is a
-step too: with a changed number, it is not what the lines before it found.
+In: the lines of a solution, the last one `#### <answer>`, which is a step too. Out: the lines with the
+error; the one at the same place is the first that is wrong. Where the solution is `worked.solve`'s, what
+follows a wrong result is computed from it; other solutions go on as they were.
 """
 
 from __future__ import annotations

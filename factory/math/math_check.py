@@ -1,10 +1,9 @@
 r"""Equality of two formulas, by sympy in helper processes.
 
-A model can write what algebra never finishes, and no thread can be stopped. So helper processes
-answer, each under limits of the operating system on processor time and memory; one that dies of
-them leaves the answer "unknown", and another is started. There are as many as this process has
-cores, up to eight: a hard question holds up one of them. The limit is in processor time, not by the clock, so
-that a busy machine gives the answers of an idle one. Answers are remembered.
+A model can write what algebra never finishes, and no thread can be stopped. So helper processes answer,
+each under limits of the operating system on processor time (not by the clock: a busy machine gives the
+answers of an idle one) and memory. One that dies of them leaves the answer "unknown", and another is
+started.
 
 A helper is this module run by itself (`python -m`): scripts need no `__main__` guard, notebooks
 none either. It ends when this process does; a fork starts its own.

@@ -1,15 +1,12 @@
 """Conversations in the forms of public data, read in one way everywhere.
 
-In: the value of a row's column. Out: messages of role and content. Accepted are
-
 - a text: one turn, the user's in a prompt, the assistant's in an answer;
 - a transcript, "\\n\\nHuman: ...\\n\\nAssistant: ...", as Anthropic's hh-rlhf writes whole conversations;
 - messages, or a single one: `{role, content}`, or ShareGPT's `{from, value}`. A content may be the
   parts of `[{type: text, text: ...}]`.
 
 An answer may be the whole conversation, if the row has no prompt or the answer repeats it (as
-UltraFeedback's do). Anything else raises `SampleError`. `countable` removes places from its message, so
-that there are only a few different ones.
+UltraFeedback's do). Anything else raises `SampleError`.
 """
 
 from __future__ import annotations

@@ -1,19 +1,16 @@
 """Reader and writer of PRM800K files: solutions with a person's rating of every step.
 
 In: JSON lines as published with "Let's Verify Step by Step" (Lightman et al. 2023, arXiv
-2305.20050), both phases. Out: process rows, in the file's order, and records of everything that did not
-become one: `Dropped` (left out by rule) and `BadLine` (not of the format). No line raises, and none is
-skipped silently.
+2305.20050), both phases. Out, in the file's order: `ProcessRow`; `Dropped` (left out by rule); `BadLine`
+(not of the format). No line raises, and none is skipped silently.
 
-A line is a tree. Each step has several alternatives with a common prefix. The solution continues from
-the chosen one, or from the step that the labeler wrote. A line becomes
+A line is a tree: each step has several alternatives, and the solution continues from the chosen one, or
+from the step that the labeler wrote. A line becomes
 
-- one row for the solution's path, with the ratings of its steps. If the labeler stopped without
-  choosing (at the first error, in phase 2), the path ends with the first alternative rated wrong,
-  else the first rated. In phase 2 that is the solution as generated.
+- one row for the solution's path. If the labeler stopped without choosing (at the first error, in phase
+  2), the path ends with the first alternative rated wrong, else the first rated.
 - one row for every other rated alternative: the path so far, then the alternative. The prefix has no
-  ratings there, since the path's row has them, so every rating of a file is learned exactly once. They
-  are kept in `ProcessRow.shared`.
+  ratings there, so that every rating of a file is learned exactly once; `ProcessRow.shared` keeps them.
 
 A completion that the labeler flagged has no rating. On the path it is a step of unknown rating;
 elsewhere it is left out. Both are counted.

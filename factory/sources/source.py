@@ -1,8 +1,7 @@
 """The source of prompts: its rows as `Sample`s, or as `BadRow`s with a reason.
 
-In: a local file, a folder saved by `datasets` or a Hub dataset, and the names of its columns. Out:
-one record for every row, with `index` 0, 1, 2 ... in the source's order. No row is skipped or raises.
-The same bytes and the same config always give the same records. A source that cannot be read raises
+One record for every row, with `index` 0, 1, 2 ... in the source's order; no row is skipped or raises. The
+same bytes and the same config always give the same records. A source that cannot be read raises
 `SourceError`, on opening if possible.
 """
 
@@ -85,6 +84,7 @@ class Source:
         self.name = name
         self._config = config
         self._reader = reader
+        self._named = set(config.columns.model_dump().values())
 
     def count(self) -> int | None:
         """Number of rows that `rows()` gives. None: unknown before they are read (some Hub datasets).
@@ -97,24 +97,22 @@ class Source:
 
     def rows(self, start: int = 0) -> Iterator[Sample | BadRow]:
         """Records from index `start` on."""
-        named = set(self._config.columns.model_dump().values())
-        columns = [*named, *self.carried()]
+        columns = [*self._named, *self.carried()]
         has_cells = isinstance(self._reader, Delimited)
         left = None if self._config.limit is None else max(0, self._config.limit - start)
         rows = islice(self._reader.rows(start, columns), left)
         for index, row in enumerate(rows, start):
             record = _record(index, row, self._config, has_cells=has_cells)
             if isinstance(record, Sample):
-                record.extra = _extra(row.fields, named)
+                record.extra = _extra(row.fields, self._named)
             yield record
 
     def carried(self) -> list[str]:
         """Columns that are not in `source.columns` and go to `Sample.extra`, except bytes, lists of
         numbers and columns whose name occurs twice. Without a schema, only those of the first rows are
         listed; later ones go there too."""
-        named = set(self._config.columns.model_dump().values())
         counts = Counter(self._reader.columns)
-        return [name for name, count in counts.items() if name not in named and count == 1]
+        return [name for name, count in counts.items() if name not in self._named and count == 1]
 
     def __iter__(self) -> Iterator[Sample | BadRow]:
         return self.rows()

@@ -24,7 +24,6 @@ interval, unless the range of values is known.
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Callable, Hashable, Sequence
 from statistics import NormalDist
@@ -151,7 +150,7 @@ def mean_of(
     all_values = np.append(data, range_of_values)
     counts = np.append(np.ones_like(data), [rows, rows])
     found = interval_of(
-        [*clusters, _Added.LOW, _Added.HIGH],
+        [*clusters, object(), object()],  # they differ from all clusters of the data
         lambda weights: weighted_mean(all_values, weights * counts),
         seed=seed,
     )
@@ -162,13 +161,6 @@ def weighted_mean(values: NDArray[Any], weights: NDArray[Any]) -> float | None:
     """The weighted mean. None: all weights are 0."""
     total = float(weights.sum())
     return float(weights @ values) / total if total else None
-
-
-class _Added(enum.Enum):
-    """Keys of the clusters added at the ends of the range. They differ from all clusters of the data."""
-
-    LOW = "low"
-    HIGH = "high"
 
 
 def _tail(clusters: int, level: float) -> float:

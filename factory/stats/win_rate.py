@@ -65,10 +65,7 @@ def win_rate(comparisons: Sequence[Comparison], *, seed: int = 0) -> WinRate:
         raise ValueError(f"p {wrong[0].p} of prompt {wrong[0].prompt_id} is not in [0, 1]")
     read = [(c, c.p) for c in comparisons if c.p is not None]
     outcomes = _by_prompt(read, lambda p: (p > 0.5) + 0.5 * (p == 0.5))
-    low: float | None = None
-    high: float | None = None
-    if outcomes:
-        low, high = interval(outcomes, range_of_values=SHARE, seed=seed)
+    low, high = interval(outcomes, range_of_values=SHARE, seed=seed) if outcomes else (None, None)
     decided = [
         (c.words_new > c.words_old) == (p > 0.5)
         for c, p in read

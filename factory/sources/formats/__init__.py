@@ -14,7 +14,7 @@ import msgspec
 
 from factory.core.errors import SourceError
 from factory.core.saved import STATE, is_saved
-from factory.sources.formats.arrow import ArrowFile, Parquet, SavedDataset
+from factory.sources.formats.arrow import ArrowFiles, Parquet, saved_dataset
 from factory.sources.formats.base import Reader, readable, refuse_special
 from factory.sources.formats.text import Delimited, Json, JsonLines
 
@@ -28,7 +28,7 @@ FILE_READERS: dict[str, Callable[[Path], Reader]] = {
     ".tsv": lambda path: Delimited(path, "\t"),
     ".tsv.gz": lambda path: Delimited(path, "\t"),
     ".parquet": Parquet,
-    ".arrow": ArrowFile,
+    ".arrow": ArrowFiles,
 }
 
 SUPPORTED = f"{', '.join(FILE_READERS)}, or a folder saved by datasets.save_to_disk"
@@ -44,7 +44,7 @@ def open_local(path: Path, split: str = "train") -> Reader:
     """The reader of a file or folder that exists."""
     refuse_special(path)
     if path.is_dir():
-        return SavedDataset(_split_folder(path, split))
+        return saved_dataset(_split_folder(path, split))
     reader = FILE_READERS.get(extension(path))
     if reader is None:
         raise SourceError(

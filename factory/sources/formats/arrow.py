@@ -59,77 +59,67 @@ class Parquet:
             yield file
 
 
-class ArrowFile:
-    """An Arrow IPC file or stream, memory-mapped."""
+class ArrowFiles:
+    """Arrow IPC files or streams of one dataset, in order, memory-mapped."""
 
     has_schema = True
     version = ""
 
-    def __init__(self, path: Path) -> None:
-        self.files = [path]
-        with self._open() as reader:
-            self.schema = reader.schema
-            self.columns = list(reader.schema.names)
+    def __init__(self, *files: Path) -> None:
+        self.files = list(files)
+        schemas = []
+        for file in files:
+            with _mapped(file) as reader:
+                schemas.append(reader.schema)
+        self.schema = schemas[0]
+        self.columns = list(self.schema.names)
 
     def count(self, limit: int | None) -> int:
-        with self._open() as reader:
-            return sum(batch.num_rows for batch in _batches(reader))
-
-    def rows(self, start: int, columns: list[str]) -> Iterator[Row]:
-        wanted = [name for name in self.columns if name in columns]
-        with self._open() as reader:
-            for batch in _batches(reader):
-                if start < batch.num_rows:
-                    yield from _mapped_rows(batch.select(wanted).slice(start))
-                start = max(0, start - batch.num_rows)
-
-    @contextmanager
-    def _open(self) -> Iterator[Any]:
-        import pyarrow as pa
-
-        # Whole batches: leaving out columns would copy the others out of the mapped file.
-        path = self.files[0]
-        with readable(path, pa.ArrowException, ValueError), pa.memory_map(str(path)) as mapped:
-            is_file = mapped.read(6) == b"ARROW1"
-            mapped.seek(0)
-            with (pa.ipc.open_file if is_file else pa.ipc.open_stream)(mapped) as reader:
-                yield reader
-
-
-class SavedDataset:
-    """One dataset written by `datasets.save_to_disk`.
-
-    It consists of the Arrow streams that its `state.json` names, in order, as for
-    `datasets.load_from_disk`. Importing `datasets` for it would take seconds.
-    """
-
-    has_schema = True
-    version = ""
-
-    def __init__(self, folder: Path) -> None:
-        with readable(folder, ValueError):
-            names = file_names(folder)
-            if not names:
-                raise ValueError(f"{STATE} names no files")
-        if strange := [name for name in names if Path(name).name != name or "\0" in name]:
-            raise SourceError(
-                f"{folder}: {STATE} names {strange[0]!r}, which is no file of the folder; write "
-                "the dataset again"
-            )
-        self.files = [folder / name for name in names]
+        rows = 0
         for file in self.files:
-            refuse_special(file)
-        self._parts = [ArrowFile(file) for file in self.files]
-        self.schema = self._parts[0].schema
-        self.columns = self._parts[0].columns
-
-    def count(self, limit: int | None) -> int:
-        return sum(part.count(None) for part in self._parts)
+            with _mapped(file) as reader:
+                rows += sum(batch.num_rows for batch in _batches(reader))
+        return rows
 
     def rows(self, start: int, columns: list[str]) -> Iterator[Row]:
-        for part in self._parts:
-            yield from part.rows(start, columns)
-            start = max(0, start - part.count(None)) if start else 0
+        for file in self.files:
+            with _mapped(file) as reader:
+                wanted = [name for name in reader.schema.names if name in columns]
+                for batch in _batches(reader):
+                    if start < batch.num_rows:
+                        yield from _mapped_rows(batch.select(wanted).slice(start))
+                    start = max(0, start - batch.num_rows)
+
+
+def saved_dataset(folder: Path) -> ArrowFiles:
+    """One dataset written by `datasets.save_to_disk`: the Arrow streams that its `state.json` names, in
+    order, as for `datasets.load_from_disk`. Importing `datasets` for it would take seconds."""
+    with readable(folder, ValueError):
+        names = file_names(folder)
+        if not names:
+            raise ValueError(f"{STATE} names no files")
+    if strange := [name for name in names if Path(name).name != name or "\0" in name]:
+        raise SourceError(
+            f"{folder}: {STATE} names {strange[0]!r}, which is no file of the folder; write "
+            "the dataset again"
+        )
+    files = [folder / name for name in names]
+    for file in files:
+        refuse_special(file)
+    return ArrowFiles(*files)
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[Any]:
+    """pyarrow's reader of a file or a stream."""
+    import pyarrow as pa
+
+    # Whole batches: leaving out columns would copy the others out of the mapped file.
+    with readable(path, pa.ArrowException, ValueError), pa.memory_map(str(path)) as mapped:
+        is_file = mapped.read(6) == b"ARROW1"
+        mapped.seek(0)
+        with (pa.ipc.open_file if is_file else pa.ipc.open_stream)(mapped) as reader:
+            yield reader
 
 
 def _batches(reader: Any) -> Iterator[Any]:
