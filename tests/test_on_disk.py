@@ -552,7 +552,7 @@ def test_a_report_replaces_reports_only(tmp_path: Path) -> None:
     report.write_text('{"kind": "judge", "data": "x", "rows": 3, "report": {}}')
     assert _report_path(str(report)) == report
     assert _report_path(str(tmp_path / "new.json")) == tmp_path / "new.json"
-    with pytest.raises(RecipeError, match=r"mine.json exists and is no report"):
+    with pytest.raises(RecipeError, match=r"mine.json exists and is not the report"):
         _report_path(str(mine))
 
 
