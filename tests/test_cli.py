@@ -311,9 +311,10 @@ def test_init_makes_a_project_and_names_files_that_are_there(call: Call, tmp_pat
     assert len(named) == 3
     assert all(path.is_file() for path in named)
     edited, previewed, _ = named
-    used = load(previewed).constitution_path
+    used = load(previewed).constitution
     assert used is not None
-    assert edited.resolve() == used.resolve()
+    assert used.path is not None
+    assert edited.resolve() == used.path.resolve()
 
 
 def test_init_refuses_a_folder_in_use(call: Call, project: Path) -> None:

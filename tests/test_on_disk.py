@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import yaml
 
@@ -101,7 +100,7 @@ def test_an_edit_that_stops_half_way_leaves_the_run_as_it_was(
     assert not (run_folder / NEXT).exists()
     # And back: another edit that is given up again.
     with pytest.raises(EngineError):
-        go(msgspec.structs.replace(original, seed=99), run_folder, Stopping(0))
+        go(original.model_copy(update={"seed": 99}), run_folder, Stopping(0))
     _, engine = go(edited, run_folder)
     assert engine.seen == []
     assert not (run_folder / NEXT).exists()
@@ -696,7 +695,7 @@ def test_own_code_without_a_helper_is_digested_as_before(recipe: Load, project: 
     data = yaml.safe_load((project / "recipe.yaml").read_text())
     data["stages"].insert(1, {"kind": "shout:Shout"})
     (project / "recipe.yaml").write_text(yaml.safe_dump(data))
-    assert recipe().own_code[1] == text
+    assert recipe()._own_code[recipe().stages[1].kind] == text
 
 
 # Nothing made --------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import pytest
 
 from factory.engines.base import EngineStats, Sampling
 from factory.pipeline.forecast import Forecast, Outlook
-from factory.recipe.registry import pick_stage  # noqa: F401
 from factory.scorers.judge_pairwise import PairwiseJudge
 from factory.stages.base import Stage
 from factory.stages.critique import Criticize

@@ -27,8 +27,8 @@ def test_a_project_has_every_shipped_file_and_its_recipes_are_valid(tmp_path: Pa
             assert first == f"# yaml-language-server: $schema={beside}"
             assert rest == (ROOT / name / path.name).read_text()
     for path in (made / "pipelines").glob("*.yaml"):
-        constitution_path = load(path).constitution_path
-        assert constitution_path is None or made in constitution_path.resolve().parents
+        used = load(path).constitution
+        assert used is None or (used.path and made in used.path.resolve().parents)
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ GENERATE, CRITIQUE, REVISE, JUDGE, SFT, DPO = (
     if line.strip().startswith("- ") and "preference}" not in line
 )
 TOP = (
-    "(known: name, seed, reproducible, source, constitution, max_failure_rate, part_size, evaluation, "
-    "models, stages, views, training)"
+    "(known: seed, reproducible, constitution, models, stages, name, source, max_failure_rate, part_size, "
+    "evaluation, views, training)"
 )
 SAMPLING = (
     "(known: temperature, top_p, top_k, min_p, max_tokens, min_tokens, stop, presence_penalty, "
@@ -465,15 +465,15 @@ def test_the_users_constitution_comes_before_the_shipped_one_of_its_name(
     loaded = load(recipe)
     assert loaded.constitution is not None
     assert loaded.constitution.name == "mine"
-    assert loaded.constitution_path is not None
-    assert loaded.constitution_path.resolve() == (folder / place).resolve()
+    assert loaded.constitution.path is not None
+    assert loaded.constitution.path.resolve() == (folder / place).resolve()
 
 
 def test_a_recipe_with_the_name_of_its_constitution_is_not_taken_for_it(folder: Path) -> None:
     (folder / "harmless.yaml").write_text(RECIPE.replace("kind.yaml", "harmless"))
-    assert load(folder / "harmless.yaml").constitution_path == shipped_file(
-        "constitutions/harmless.yaml"
-    )
+    used = load(folder / "harmless.yaml").constitution
+    assert used is not None
+    assert used.path == shipped_file("constitutions/harmless.yaml")
 
 
 def test_a_broken_constitution_of_ones_own_is_not_passed_over(folder: Path) -> None:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from factory.core.errors import RecipeError
@@ -110,7 +109,7 @@ def test_other_data_makes_another_model_beside_the_one_before(
     monkeypatch.setattr(trainings, "train_in_child_process", train)
     for limit in (20, 40, 40):
         source = process_reward.source.model_copy(update={"limit": limit})
-        run_with_trainings(msgspec.structs.replace(process_reward, source=source), tmp_path)
+        run_with_trainings(process_reward.model_copy(update={"source": source}), tmp_path)
     assert made[0] != made[1] == made[2]
     assert model_folder(tmp_path, "prm").resolve() == made[2]
     assert all((path / "training.json").exists() for path in made)

@@ -170,7 +170,7 @@ def evaluation_recipe(recipe: Recipe, models: Mapping[str, str], out: Path) -> R
         raise RecipeError(f"{recipe.path} evaluation: there is none")
     written = out.with_name(f"{out.name}.yaml")
     written.parent.mkdir(parents=True, exist_ok=True)
-    kinds = [str(config.get("kind")) for config in evaluation.scores]
+    kinds = [stage.kind for stage in evaluation.scores]
     own_code.copy_along(kinds, recipe.folder, written.parent)
     with whole(written) as half:
         half.write_text(dump(_data(recipe, evaluation, models)), encoding="utf-8")
@@ -203,11 +203,11 @@ def _data(
         "stages": [
             *({**generate, "model": name} for name in models),
             *([{**judge, "model": evaluation.judge}] if evaluation.judge else []),
-            *evaluation.scores,
+            *(stage.model_dump(mode="json", exclude_unset=True) for stage in evaluation.scores),
         ],
     }
-    if recipe.constitution_path:
-        data["constitution"] = str(recipe.constitution_path.resolve())
+    if recipe.constitution and recipe.constitution.path:
+        data["constitution"] = str(recipe.constitution.path.resolve())
     return data
 
 

@@ -109,7 +109,8 @@ def align(
     done = turn(loaded, folder, rounds)
     print(printable(examples(done.rounds[-1].evaluation)))
     print(table(done))
-    endings.after_align(recipe, folder, done, rounds, loaded.constitution_path)
+    constitution = loaded.constitution.path if loaded.constitution else None
+    endings.after_align(recipe, folder, done, rounds, constitution)
 
 
 # -- helpers ------------------------------------------------------------------------------------

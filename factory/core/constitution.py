@@ -13,7 +13,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, PrivateAttr, StringConstraints, field_validator
 
 from factory.core.config import Config
 from factory.core.validation import validate
@@ -77,6 +77,12 @@ class Constitution(Config):
     description: str = ""
     principles: list[Principle] = Field(min_length=1)
     examples: list[Example] = []
+    _path: Path | None = PrivateAttr(None)
+
+    @property
+    def path(self) -> Path | None:
+        """Its file. None: it was not read from one."""
+        return self._path
 
     @field_validator("principles")
     @classmethod
@@ -130,4 +136,6 @@ def _hash(name: str) -> int:
 def load(path: Path) -> Constitution:
     """Read a constitution file. Raises `RecipeError` naming file, line and field."""
     file = YamlFile(path)
-    return validate(Constitution, file, file.data)
+    made = validate(Constitution, file, file.data)
+    made._path = path
+    return made

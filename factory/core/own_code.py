@@ -8,12 +8,40 @@ and copied into the run's folder.
 from __future__ import annotations
 
 import ast
+import importlib
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from factory.core.files import whole
+
+# Name of a module beside a recipe -> name, file and source of all modules that it imports from there,
+# as last imported.
+_imported: dict[str, dict[str, tuple[Path, bytes]]] = {}
+
+
+def imported(kind: str, folder: Path) -> Any:
+    """The class that `module:Class` names. Its module is searched in `folder`, then on Python's path.
+    Raises `ImportError` with what to tell the user."""
+    module, _, name = kind.partition(":")
+    folder = folder.absolute()
+    sys.path[:] = [str(folder), *(other for other in sys.path if other != str(folder))]
+    files = modules_of(kind, folder)
+    now = {name: (file, file.read_bytes()) for name, file in files.items()}
+    if now and _imported.get(module) != now:
+        for stale in now:  # another recipe's modules, or this recipe's before an edit
+            sys.modules.pop(stale, None)
+        importlib.invalidate_caches()
+        _imported[module] = now
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ImportError(f"cannot import '{kind}': {error}") from error
+    except Exception as error:  # importing a user's module may raise anything
+        what, said = type(error).__name__, str(error).partition("\n")[0]
+        raise ImportError(f"importing '{kind}' raised {what}: {said}") from error
 
 
 def modules_of(kind: str, folder: Path) -> dict[str, Path]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from factory.core.errors import RecipeError
 from factory.core.yamlfile import Loc, YamlFile, closest, describe, listed, nearest
@@ -40,19 +41,49 @@ _EXPECTED = {
 }
 
 
+# The kind of error that our own validators raise.
+_EXPLAINED = "explained"
+
+
 def validate(model: type[Model], file: YamlFile, data: Any, prefix: Loc = ()) -> Model:
-    """`data` as a `model`. Raises a `RecipeError` that lists all errors, a line each."""
+    """`data` as a `model`. Validators have `file` as their context. Raises a `RecipeError` that lists all
+    errors in the file's order, a line each."""
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=file)
     except ValidationError as error:
-        found = _explain(model, error.errors(), data)
-        lines = [str(file.error((*prefix, *loc), message)) for loc, message in found]
-        raise RecipeError(listed(lines)) from None
+        found = []
+        for loc, message in _explain(model, error.errors(), data):
+            place = (*prefix, *loc)
+            said = message if isinstance(message, RecipeError) else file.error(place, message)
+            found.append((file.line(place), str(said)))
+        found.sort(key=itemgetter(0))
+        raise RecipeError(listed([said for _, said in found])) from None
+
+
+def as_member(model: type[Model], data: Any, file: YamlFile) -> Model:
+    """`data` as a `model` that the validator of an open union has chosen."""
+    try:
+        return model.model_validate(data, context=file)
+    except ValidationError as error:
+        raise wrong(*_explain(model, error.errors(), data)) from None
+
+
+def wrong(*found: tuple[Loc, str | RecipeError]) -> ValidationError:
+    """An error for a validator to raise: messages, each with its place in the validated value. A
+    `RecipeError` says its place itself, in another file."""
+    errors: list[InitErrorDetails] = [
+        {
+            "type": PydanticCustomError(_EXPLAINED, "explained", {"message": said, "place": loc}),
+            "input": None,
+        }
+        for loc, said in found
+    ]
+    return ValidationError.from_exception_data(_EXPLAINED, errors)
 
 
 def _explain(
     model: type[BaseModel], errors: Iterable[ErrorDetails], data: Any
-) -> Iterator[tuple[Loc, str]]:
+) -> Iterator[tuple[Loc, str | RecipeError]]:
     """Each wrong place in `data`, with a message."""
     places: dict[Loc, list[ErrorDetails]] = {}
     for error in errors:
@@ -71,6 +102,8 @@ def _explain(
             case "missing":
                 if loc not in meant:  # else the mistyped name is reported
                     yield loc, "this field is required"
+            case "explained":
+                yield loc, group[0]["ctx"]["message"]
             case "value_error":
                 yield loc, group[0]["msg"].removeprefix("Value error, ")
             case _:
@@ -116,6 +149,8 @@ def _place(error: ErrorDetails, data: Any) -> Loc:
         if is_key or (isinstance(data, list) and isinstance(part, int)):
             data = data[part]
             place.append(part)
+    if error["type"] == _EXPLAINED:
+        return (*place, *error["ctx"]["place"])
     return (*place, error["loc"][-1]) if error["type"] == "missing" else tuple(place)
 
 

@@ -126,7 +126,7 @@ def for_shape(scorer: Scorer, shape: Shape) -> Pipeline:
             )
         else:
             stages.append(stage)
-    return msgspec.structs.replace(scorer.pipeline, stages=stages)
+    return scorer.pipeline.model_copy(update={"stages": stages})
 
 
 # The folder --------------------------------------------------------------------------------------

@@ -12,21 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from pydantic import Field
 
-from factory.core import constitution as constitutions
 from factory.core import weights
-from factory.core.config import Config
 from factory.core.errors import RecipeError
 from factory.core.override import override
 from factory.core.validation import validate
 from factory.core.yamlfile import Given, YamlFile, dump, nearest
-from factory.engines import EngineConfig
 from factory.recipe.check import lacking, stage_problems
-from factory.recipe.load import find_constitution
-from factory.recipe.pipeline import Pipeline, code_of
-from factory.recipe.recipe import PlainFields
-from factory.recipe.registry import pick_engine, pick_stage
+from factory.recipe.pipeline import Pipeline
+from factory.recipe.recipe import Recipe
 from factory.scorers.judge_pairwise import PairwiseJudge
 from factory.scorers.process_reward import trained_layout
 from factory.stages.base import Stage
@@ -116,18 +110,12 @@ def from_recipe(path: Path, overrides: Sequence[str] = ()) -> Scorer:
 def judge_of(path: Path, overrides: Sequence[str] = ()) -> Scorer:
     """The first pairwise judge of a recipe, set to compare all answers there are."""
     file = YamlFile(path)
-    data = _read(file, overrides)
-    for position, entry in enumerate(data.stages):
-        if not (isinstance(entry, dict) and entry.get("kind") == "judge"):
-            continue
-        if entry.get("mode", "pairwise") != "pairwise":
-            continue
-        stage = pick_stage(file, ("stages", position), entry)
+    read = _read(file, overrides)
+    for position, stage in enumerate(read.stages):
         if isinstance(stage, PairwiseJudge):
             principles = 1 if stage.principles == "same" else stage.principles  # no revisions here
             changed = {"pairs": "all_pairs", "rounds": None, "principles": principles}
-            compares = stage.model_copy(update=changed)
-            return _scorer(file, data, {position: compares}, [])
+            return _scorer(file, read, {position: stage.model_copy(update=changed)}, [])
     raise RecipeError(f"{path} has no pairwise judge; add {{kind: judge, model: NAME}}")
 
 
@@ -151,34 +139,23 @@ def _stage_for(model: str, folder: Path) -> str:
 # From the file -----------------------------------------------------------------------------------
 
 
-class _Parts(Config):
-    """What a scorer needs of a recipe."""
-
-    seed: int = Field(0, ge=0)
-    reproducible: bool = False
-    constitution: str | None = None
-    models: dict[str, Any] = {}
-    stages: list[Any] = Field(min_length=1)
-
-
-def _read(file: YamlFile, overrides: Sequence[str]) -> _Parts:
+def _read(file: YamlFile, overrides: Sequence[str]) -> Pipeline:
     for text in overrides:
         file.overridden(override(file.data, text), text)
-    known = PlainFields.model_fields
+    known = Recipe.model_fields
     for field in file.data:
         if field not in known:
             have = f"(known: {', '.join(known)})"
             raise file.error((field,), f"unknown field{nearest(str(field), known)} {have}")
-    parts = {field: file.data[field] for field in _Parts.model_fields if field in file.data}
-    return validate(_Parts, file, parts)
+    parts = {field: file.data[field] for field in Pipeline.model_fields if field in file.data}
+    return validate(Pipeline, file, parts)
 
 
 def _load(file: YamlFile, overrides: Sequence[str], what: str) -> Scorer:
-    data = _read(file, overrides)
+    read = _read(file, overrides)
     scoring: dict[int, Stage] = {}
     skipped: list[str] = []
-    for position, entry in enumerate(data.stages):
-        stage = pick_stage(file, ("stages", position), entry)
+    for position, stage in enumerate(read.stages):
         made = stage.facts_made()
         is_scoring = any(fact.startswith(("score:", "verdicts:")) for fact in made)
         if is_scoring and not made & _MAKES_ANSWERS:
@@ -187,30 +164,18 @@ def _load(file: YamlFile, overrides: Sequence[str], what: str) -> Scorer:
             skipped.append(stage.kind)
     if not scoring:
         raise RecipeError(
-            f"{what} has no stage that scores answers (it has: {', '.join(skipped)}); add "
+            f"{what} has no stage that scores answers (it has: {', '.join(skipped) or 'none'}); add "
             "{kind: reward, model: NAME} or {kind: judge, mode: pointwise, model: NAME}"
         )
-    return _scorer(file, data, scoring, skipped)
+    return _scorer(file, read, scoring, skipped)
 
 
-def _scorer(file: YamlFile, data: _Parts, stages: dict[int, Stage], skipped: list[str]) -> Scorer:
+def _scorer(file: YamlFile, read: Pipeline, stages: dict[int, Stage], skipped: list[str]) -> Scorer:
+    used = {name for stage in stages.values() for name in stage.models_used().values()}
+    models = {name: config for name, config in read.models.items() if name in used}
+    pipeline = read.model_copy(update={"models": models, "stages": list(stages.values())})
     wrong: list[str] = []
-    found = find_constitution(file)
-    configs: dict[str, EngineConfig] = {}
-    for name in {m: None for stage in stages.values() for m in stage.models_used().values()}:
-        if name in data.models:
-            configs[name] = pick_engine(file, ("models", name), data.models[name])
-    folder = file.path.parent
-    pipeline = Pipeline(
-        folder=folder.absolute(),
-        seed=data.seed,
-        reproducible=data.reproducible,
-        constitution=constitutions.load(found) if found else None,
-        models=configs,
-        stages=list(stages.values()),
-        own_code=[code_of(stage, folder) for stage in stages.values()],
-    )
-    for name, config in configs.items():
+    for name, config in models.items():
         if config.model.startswith(weights.TRAINED):
             what = f"'{config.model}' is made by a training of the recipe's runs; name its folder"
             wrong.append(str(file.error(("models", name, "model"), what)))

@@ -318,10 +318,10 @@ def _save_inputs(recipe: Recipe, work: Path, out: Path) -> None:
     if recipe.folder.resolve() != out.resolve():  # also copy the user's own code
         kinds = [stage.kind for stage in recipe.stages] + [view.kind for view in recipe.views]
         own_code.copy_along(kinds, recipe.folder, work)
-    if recipe.constitution_path:
-        if recipe.constitution_path.resolve() != (out / "constitution.yaml").resolve():
+    if recipe.constitution and (path := recipe.constitution.path):
+        if path.resolve() != (out / "constitution.yaml").resolve():
             with whole(work / "constitution.yaml") as half:
-                shutil.copyfile(recipe.constitution_path, half)
+                shutil.copyfile(path, half)
         data["constitution"] = "constitution.yaml"
     with whole(work / "recipe.yaml") as half:
         half.write_text(dump(data), encoding="utf-8")

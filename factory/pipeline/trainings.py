@@ -22,7 +22,7 @@ import msgspec
 from factory.core import weights
 from factory.core.errors import FactoryError
 from factory.core.lock import alone_in
-from factory.core.yamlfile import dump, parse
+from factory.core.yamlfile import parse
 from factory.pipeline import folder, pulse
 from factory.pipeline import manifest as manifests
 from factory.pipeline.manifest import Manifest
@@ -77,15 +77,14 @@ def before(recipe: Recipe, training: str) -> Recipe:
     data["models"] = {name: data["models"][name] for name in recipe.models if name in used}
     data["views"] = [data["views"][i] for i in kept]
     data.pop("training", None)
-    return msgspec.structs.replace(
-        recipe,
+    data.pop("evaluation", None)
+    return recipe.replaced(
+        data,
         stages=stages,
-        own_code=recipe.own_code[: len(stages)],
         models={name: recipe.models[name] for name in data["models"]},
         views=[recipe.views[i] for i in kept],
         training=[],
         evaluation=None,
-        text=dump({key: value for key, value in data.items() if key != "evaluation"}),
     )
 
 

@@ -10,28 +10,47 @@ from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 
 import msgspec
+from pydantic import Field, PrivateAttr
 
 from factory.core import own_code
-from factory.core.constitution import Constitution
+from factory.core.config import Config
 from factory.core.records import Combination
-from factory.engines import EngineConfig, build
+from factory.core.yamlfile import YamlFile
+from factory.engines import build
 from factory.engines.base import Engine
 from factory.export.view import View
+from factory.recipe.named_constitution import NamedConstitution
+from factory.recipe.registry import AnyEngine, AnyStage
 from factory.stages.base import Stage
 
 
-class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
-    """Stages in their order, and what they name."""
+class Pipeline(Config):
+    """Stages in their order, and what they name. It is validated with its `YamlFile` as the context."""
 
-    folder: Path
-    """Relative paths start here."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
+    """Seed of the run. Every random choice derives from it and a sample's id."""
     reproducible: bool = False
-    constitution: Constitution | None = None
-    models: dict[str, EngineConfig]
-    stages: list[Stage]
-    own_code: list[str]
-    """Each stage's source code, with what it imports; empty for those of this package."""
+    """Seed the engine with each call's draw, so that the same engine gives a call the same answer
+    whenever it is made. This slows the engine down (docs/recipes.md, Reproducibility). Calls are
+    remembered either way."""
+    constitution: NamedConstitution = None
+    """A file, relative to the recipe; or the name of a constitution in the recipe's folder, in
+    `constitutions/` there or beside it, or else of a shipped one."""
+    models: dict[str, AnyEngine] = {}
+    """Name -> where its tokens come from: fields by its `engine`."""
+    stages: list[AnyStage] = []
+    """What is done with each sample, in this order: fields by its `kind`."""
+    _folder: Path = PrivateAttr()
+    _own_code: dict[str, str] = PrivateAttr()
+
+    def model_post_init(self, context: YamlFile) -> None:
+        self._folder = context.path.absolute().parent
+        self._own_code = {stage.kind: code_of(stage, self._folder) for stage in self.stages}
+
+    @property
+    def folder(self) -> Path:
+        """Relative paths start here."""
+        return self._folder
 
     def stage_labels(self) -> list[str]:
         """A short name for each stage, unique within the pipeline: `generate`, `judge`, `judge-2`."""
@@ -47,7 +66,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
         content = [
             self.seed,
             [stage.model_dump(mode="json") for stage in self.stages],
-            self.own_code,
+            [self._own_code[stage.kind] for stage in self.stages],
             self.constitution.digest() if self.constitution else None,
             sorted(fingerprints.items()),
         ]

@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from factory.core import weights
 from factory.core.config import Config
 from factory.core.paths import near, user_path
-from factory.core.yamlfile import dump, parse
+from factory.core.yamlfile import YamlFile, dump, parse
 from factory.engines import VllmConfig
 from factory.engines.base import Sampling
-from factory.export.view import View
 from factory.recipe.pipeline import Pipeline, code_of
+from factory.recipe.registry import AnyStage, AnyTraining, AnyView
 from factory.sources.source import SourceConfig
-from factory.training.config import TrainingConfig
 
 
 class StopRules(Config):
@@ -60,7 +59,7 @@ class EvaluationConfig(Config):
     sampling: Sampling = Sampling(temperature=0.0)
     """Sampling of the models' answers. At temperature 1 the log-ratio to the first model estimates the
     KL divergence."""
-    scores: list[dict[str, Any]] = []
+    scores: list[AnyStage] = []
     """Scoring stages, such as `{kind: verify}`. Their means are reported for each model."""
     stop: StopRules = StopRules()
 
@@ -74,54 +73,51 @@ class EvaluationConfig(Config):
         return self
 
 
-class PlainFields(Config):
-    """A recipe's fields. Entries of `models`, `stages`, `views` and `training` have fields by their
-    engine or kind."""
+class Recipe(Pipeline):
+    """A recipe's file. Entries of `models`, `stages`, `views` and `training` have fields by their engine or
+    kind. `load` also checks that every name in it refers to something."""
 
     name: str = Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run: letters, digits, dots, hyphens and underscores."""
-    seed: int = Field(0, ge=0)
-    """Seed of the run. Every random choice derives from it and a sample's id."""
-    reproducible: bool = False
-    """Seed the engine with each call's draw, so that the same engine gives a call the same answer
-    whenever it is made. This slows the engine down (docs/recipes.md, Reproducibility). Calls are
-    remembered either way."""
     source: SourceConfig
-    constitution: str | None = None
-    """A file, relative to the recipe; or the name of a constitution in the recipe's folder, in
-    `constitutions/` there or beside it, or else of a shipped one."""
     max_failure_rate: float = Field(0.1, ge=0, le=1)
     """Stop the run if more than this share of samples fails in a stage, once 20 have ended."""
     part_size: int = Field(512, ge=1)
     """Source rows in a trace file, the unit of resuming."""
     evaluation: EvaluationConfig | None = None
-    models: dict[str, Any] = {}
-    stages: list[Any] = []
-    views: list[Any] = []
-    training: list[Any] = []
+    views: list[AnyView] = []
+    """Datasets to write: fields by their `kind`."""
+    training: list[AnyTraining] = []
+    """Models to train on the datasets, in this order."""
+    _path: Path = PrivateAttr()
+    _text: str = PrivateAttr()
 
+    def model_post_init(self, context: YamlFile) -> None:
+        super().model_post_init(context)
+        self._path = context.path.absolute()
+        self._text = dump(context.data)
 
-class Recipe(Pipeline, frozen=True, kw_only=True):
-    """A checked recipe: every name in it refers to something."""
+    @property
+    def path(self) -> Path:
+        return self._path
 
-    path: Path
-    name: str
-    max_failure_rate: float
-    part_size: int
-    source: SourceConfig
-    evaluation: EvaluationConfig | None
-    constitution_path: Path | None
-    views: list[View]
-    training: list[TrainingConfig]
-    text: str
-    """The recipe as YAML, with the overrides applied and paths as the user wrote them."""
+    @property
+    def text(self) -> str:
+        """The recipe as YAML, with the overrides applied and paths as the user wrote them."""
+        return self._text
+
+    def replaced(self, data: dict[str, Any], **fields: Any) -> Recipe:
+        """The recipe with other values of some fields. `data`: what its text is then."""
+        made = self.model_copy(update=fields)
+        made._text = dump(data)
+        return made
 
     def with_model(self, name: str, model: str) -> Recipe:
         """The recipe with other weights for the model `name`."""
         data = parse(self.text)
         data["models"][name]["model"] = model
         models = {**self.models, name: self.models[name].model_copy(update={"model": model})}
-        return msgspec.structs.replace(self, models=models, text=dump(data))
+        return self.replaced(data, models=models)
 
     def absolute_model(self, name: str) -> str:
         """A model's name that is valid in any folder: an absolute path, a Hub id or the embedded model."""
@@ -150,17 +146,19 @@ class Recipe(Pipeline, frozen=True, kw_only=True):
             if isinstance(config, VllmConfig) and not is_named:
                 local = weights.local_folder(config.model, self.folder)
                 data["models"][name]["model"] = str(local or config.model)
-        if self.constitution_path:
-            data["constitution"] = str(self.constitution_path.resolve())
+        if self.constitution and self.constitution.path:
+            data["constitution"] = str(self.constitution.path.resolve())
         return data
 
     def describe_constitution(self) -> str:
         """The constitution's name, version, number of principles and file."""
-        made, path = self.constitution, self.constitution_path
-        if made is None or path is None:
+        made = self.constitution
+        if made is None or made.path is None:
             return "none"
         count = len(made.principles)
-        return f"{made.name} {made.version}, {count} principle{'s' * (count > 1)}, {near(path)}"
+        return (
+            f"{made.name} {made.version}, {count} principle{'s' * (count > 1)}, {near(made.path)}"
+        )
 
     def views_digest(self) -> str:
         content: list[Any] = [view.model_dump(mode="json") for view in self.views]

@@ -19,7 +19,7 @@ from factory.core import constitution
 from factory.engines import ENGINES
 from factory.engines.base import Sampling
 from factory.export.export import VIEWS
-from factory.recipe.recipe import EvaluationConfig, PlainFields, StopRules
+from factory.recipe.recipe import EvaluationConfig, Recipe, StopRules
 from factory.recipe.registry import STAGES
 from factory.scorers.rules import Length, Overlong, Pattern, Sentences
 from factory.sources.source import Columns, SourceConfig
@@ -48,7 +48,7 @@ This page is made from the code, by `python -m factory.recipe.reference > docs/r
 def reference() -> str:
     """The page, Markdown."""
     sections: list[tuple[str, list[tuple[str, type[BaseModel]]]]] = [
-        ("Recipe", [("A recipe", PlainFields)]),
+        ("Recipe", [("A recipe", Recipe)]),
         ("Source", [("`source`", SourceConfig), ("`source.columns`", Columns)]),
         ("Models", [(f"`engine: {name}`", model) for name, model in ENGINES.items()]),
         ("Sampling", [("`sampling` of a stage", Sampling)]),
@@ -162,6 +162,8 @@ def _type(field: dict[str, Any]) -> str:
     for one_of in ("anyOf", "oneOf"):
         if one_of in field:
             kinds = [_type(each) for each in field[one_of] if each.get("type") != "null"]
+            if "mapping" in kinds:  # one of many classes, which sections of their own describe
+                kinds = [kind for kind in kinds if not kind.startswith("a mapping,")]
             return " or ".join(dict.fromkeys(kinds))
     kind = field.get("type", "anything")
     if kind == "array":

@@ -1,4 +1,4 @@
-"""Registries: an entry of a recipe -> an instance of the class that its `kind` or `engine` names.
+"""Registries: an entry of a recipe is validated by the class that its `kind` or `engine` names.
 
 The tables `ENGINES`, `STAGES`, `SCORERS`, `VIEWS` and `TRAINERS` are the registries. A stage or view of
 another kind is a user's own class, named `module:Class`.
@@ -6,19 +6,22 @@ another kind is a user's own class, named `module:Class`.
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
+
+from pydantic import BaseModel, GetJsonSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema, core_schema
 
 from factory.core import own_code, weights
 from factory.core.config import Config
-from factory.core.validation import validate
-from factory.core.yamlfile import Loc, YamlFile, describe, nearest
-from factory.engines import ENGINES
+from factory.core.validation import as_member, wrong
+from factory.core.yamlfile import YamlFile, describe, nearest
+from factory.engines import ENGINES, EngineConfig
 from factory.export.export import VIEWS
+from factory.export.view import View
 from factory.scorers import SCORERS
 from factory.scorers.rank import Rank
 from factory.scorers.rollout import Rollout
@@ -39,94 +42,112 @@ STAGES: ChainMap[str, type[Stage] | dict[str, type[Stage]]] = ChainMap(
     {"generate": Generate, "critique": Criticize, "revise": Revise},
 )
 
-# Name of a module beside a recipe -> name, file and source of all modules that it imports from there,
-# as last imported.
-_imported: dict[str, dict[str, tuple[Path, bytes]]] = {}
+_OWN = {
+    "type": "object",
+    "description": "A class of your own, as `my_module:MyClass`.",
+    "properties": {"kind": {"type": "string", "pattern": ":"}},
+    "required": ["kind"],
+}
 
 
-def pick_engine(file: YamlFile, loc: Loc, entry: Any) -> Any:
-    _refuse_unless_mapping(file, loc, entry, f"model: {weights.EMBEDDED}")
-    engine = _name(file, (*loc, "engine"), entry.get("engine", "vllm"), ENGINES)
-    return validate(ENGINES[engine], file, entry, loc)
+@dataclass(frozen=True)
+class OneOf:
+    """The annotation of an entry that is validated by one of several classes, which the entry names.
+
+    The table is read at each validation, so that a class listed later is found.
+    """
+
+    known: Callable[[], Mapping[str, Any]]
+    """Name -> class, or mode -> class for a kind that has modes; the first mode is the default."""
+    by: str = "kind"
+    """The field that has the name."""
+    default: str | None = None
+    """The name where the entry has none. None: it is required."""
+    example: str = ""
+    """An entry's beginning, for messages. Empty: the first name."""
+    own: Callable[[str, Path], type[BaseModel]] | None = None
+    """The class that a user's `module:Class` names, given the recipe's folder. Raises `ImportError`."""
+
+    def __get_pydantic_core_schema__(self, *_: Any) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(self._validate)
+
+    def __get_pydantic_json_schema__(
+        self, _: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        members = []
+        for model in dict.fromkeys(each_class(self.known())):
+            schema = model.__pydantic_core_schema__
+            if "ref" not in schema:  # defined once, and referred to
+                schema = {**schema, "ref": f"{model.__module__}.{model.__name__}:{id(model)}"}
+            members.append(handler(schema))
+            if self.default is None:
+                of_model = handler.resolve_ref_schema(members[-1])
+                others = (name for name in of_model.get("required", []) if name != self.by)
+                of_model["required"] = [self.by, *others]
+        if self.own:
+            members.append(_OWN)
+        return members[0] if len(members) == 1 else {"anyOf": members}
+
+    def _validate(self, entry: Any, info: ValidationInfo[YamlFile]) -> BaseModel:
+        if not isinstance(entry, dict):
+            example = self.example or f"{self.by}: {next(iter(self.known()))}"
+            raise wrong(((), f"expected a mapping such as {{{example}}}, found {describe(entry)}"))
+        return as_member(self._class_of(entry, info.context.path.parent), entry, info.context)
+
+    def _class_of(self, entry: Mapping[str, Any], folder: Path) -> type[BaseModel]:
+        name = entry.get(self.by, self.default)
+        if self.own and isinstance(name, str) and ":" in name:
+            try:
+                return self.own(name, folder)
+            except ImportError as error:
+                raise wrong(((self.by,), str(error))) from error
+        found = _named(self.by, name, self.known())
+        if isinstance(found, dict):
+            found = _named("mode", entry.get("mode", next(iter(found))), found)
+        return cast(type[BaseModel], found)
 
 
-def pick_stage(file: YamlFile, loc: Loc, entry: Any) -> Any:
-    kind = _kind(file, loc, entry, STAGES)
-    if ":" in kind:
-        return validate(_own_class(kind, file, loc, Stage), file, entry, loc)
-    found = STAGES[kind]
-    if isinstance(found, dict):
-        mode = entry.get("mode", next(iter(found)))
-        found = found[_name(file, (*loc, "mode"), mode, found)]
-    return validate(found, file, entry, loc)
+def each_class(known: Mapping[str, Any]) -> Iterator[type[BaseModel]]:
+    """Every class of a registry, those of a kind with several modes apart."""
+    for found in known.values():
+        yield from found.values() if isinstance(found, dict) else (found,)
 
 
-def pick_view(file: YamlFile, loc: Loc, entry: Any) -> Any:
-    kind = _kind(file, loc, entry, VIEWS)
-    if ":" not in kind:
-        return validate(VIEWS[kind], file, entry, loc)
-    found = _own_class(kind, file, loc, Config)
+def _named(field: str, name: Any, known: Mapping[str, Any]) -> Any:
+    have = f"(have: {', '.join(known)})"
+    if name is None:
+        raise wrong(((field,), f"this field is required {have}"))
+    if not isinstance(name, str):
+        raise wrong(((field,), f"expected a name, found {describe(name)} {have}"))
+    if name not in known:
+        raise wrong(((field,), f"no {field} '{name}'{nearest(name, known)} {have}"))
+    return known[name]
+
+
+def _own_stage(kind: str, folder: Path) -> type[BaseModel]:
+    return _subclass(kind, folder, Stage)
+
+
+def _own_view(kind: str, folder: Path) -> type[BaseModel]:
+    found = _subclass(kind, folder, Config)
     lacks = [field for field in ("kind", "name") if field not in found.model_fields]
     lacks += [m for m in ("rows", "needs", "features") if not callable(getattr(found, m, None))]
     if lacks:
         what = f"'{kind}' is no view (see factory/export/view.py): it lacks {', '.join(lacks)}"
-        raise file.error((*loc, "kind"), what)
-    return validate(found, file, entry, loc)
-
-
-def pick_training(file: YamlFile, loc: Loc, entry: Any) -> Any:
-    _kind(file, loc, entry, TRAINERS, is_open=False)
-    return validate(TrainingConfig, file, entry, loc)
-
-
-def _kind(
-    file: YamlFile, loc: Loc, entry: Any, known: Mapping[str, Any], *, is_open: bool = True
-) -> str:
-    """The entry's kind: a name in the table, or `module:Class` if the table is open."""
-    _refuse_unless_mapping(file, loc, entry, f"kind: {next(iter(known))}")
-    found = entry.get("kind")
-    if is_open and isinstance(found, str) and ":" in found:
-        return found
-    return _name(file, (*loc, "kind"), found, known)
-
-
-def _refuse_unless_mapping(file: YamlFile, loc: Loc, entry: Any, example: str) -> None:
-    if not isinstance(entry, dict):
-        raise file.error(loc, f"expected a mapping such as {{{example}}}, found {describe(entry)}")
-
-
-def _name(file: YamlFile, loc: Loc, found: Any, known: Mapping[str, Any]) -> str:
-    have = f"(have: {', '.join(known)})"
-    if found is None:
-        raise file.error(loc, f"this field is required {have}")
-    if not isinstance(found, str):
-        raise file.error(loc, f"expected a name, found {describe(found)} {have}")
-    if found not in known:
-        raise file.error(loc, f"no {loc[-1]} '{found}'{nearest(found, known)} {have}")
+        raise ImportError(what)
     return found
 
 
-def _own_class(path: str, file: YamlFile, loc: Loc, base: type) -> Any:
-    """A user's own class. Its module is searched beside the recipe, then on Python's path."""
-    module, _, name = path.partition(":")
-    folder = file.path.parent.absolute()
-    sys.path[:] = [str(folder), *(other for other in sys.path if other != str(folder))]
-    files = own_code.modules_of(path, folder)
-    now = {name: (file, file.read_bytes()) for name, file in files.items()}
-    if now and _imported.get(module) != now:
-        for stale in now:  # another recipe's modules, or this recipe's before an edit
-            sys.modules.pop(stale, None)
-        importlib.invalidate_caches()
-        _imported[module] = now
-    loc = (*loc, "kind")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise file.error(loc, f"cannot import '{path}': {error}") from error
-    except Exception as error:  # importing a user's module may raise anything
-        kind, said = type(error).__name__, str(error).partition("\n")[0]
-        raise file.error(loc, f"importing '{path}' raised {kind}: {said}") from error
+def _subclass(kind: str, folder: Path, base: type[BaseModel]) -> type[BaseModel]:
+    found = own_code.imported(kind, folder)
     if not (isinstance(found, type) and issubclass(found, base)):
         what = f"{base.__module__}.{base.__name__}"
-        raise file.error(loc, f"'{path}' is not a subclass of {what}")
+        raise ImportError(f"'{kind}' is not a subclass of {what}")
     return found
+
+
+_embedded = f"model: {weights.EMBEDDED}"
+AnyEngine = Annotated[EngineConfig, OneOf(lambda: ENGINES, "engine", "vllm", _embedded)]
+AnyStage = Annotated[Stage, OneOf(lambda: STAGES, own=_own_stage)]
+AnyView = Annotated[View, OneOf(lambda: VIEWS, own=_own_view)]
+AnyTraining = Annotated[TrainingConfig, OneOf(lambda: dict.fromkeys(TRAINERS, TrainingConfig))]

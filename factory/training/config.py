@@ -18,8 +18,8 @@ def _own_view(given: dict[str, Any]) -> str:
 class TrainingConfig(Config):
     """One entry of a recipe's `training:`."""
 
-    kind: str
-    """The trainer: sft, dpo, kto, reward, prm, grpo, rloo or ppo."""
+    kind: str = Field(json_schema_extra=lambda schema: schema.update(enum=list(TRAINERS)))
+    """The trainer."""
     name: str | None = Field(None, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of its result, which a model of the recipe can use: `model: trained:prm`. None: the kind."""
     view: str = Field(default_factory=_own_view)
