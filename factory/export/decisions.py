@@ -98,7 +98,9 @@ def parse(line: bytes, path: Path, number: int) -> Decision:
     try:
         found = _decode(line)
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise RecipeError(f"{path}:{number}: no decision ({error}); mend or remove the line") from error
+        raise RecipeError(
+            f"{path}:{number}: no decision ({error}); mend or remove the line"
+        ) from error
     if found.a >= found.b:
         raise RecipeError(
             f"{path}:{number}: a is {found.a[:40]!r} and b is {found.b[:40]!r}, expected two hashes, "
@@ -137,10 +139,32 @@ def newest(decisions: Iterable[Decision]) -> dict[PairKey, Decision]:
     """The decision that counts on each pair, in the order in which these were made."""
     found: dict[PairKey, Decision] = {}
     for decision in decisions:
-        found.pop(decision.key, None)
-        if decision.label not in ("undone", None):
-            found[decision.key] = decision
+        count(found, decision)
     return found
+
+
+def count(found: dict[PairKey, Decision], decision: Decision) -> None:
+    """Add a decision, which is newer than all those before."""
+    found.pop(decision.key, None)
+    if decision.label not in ("undone", None):
+        found[decision.key] = decision
+
+
+def checked_edit(label: Mark | None, edit: str | None, a: str, b: str) -> str | None:
+    """The edited text of the better of the answers `a` and `b`; None if nothing was changed. Raises
+    `ValueError` for an edit that makes no pair."""
+    if edit is None:
+        return None
+    if label not in ("a", "b"):
+        raise ValueError("only the better answer can be edited: choose one")
+    better, other = (a, b) if label == "a" else (b, a)
+    if edit == better:
+        return None
+    if not edit.strip():
+        raise ValueError("the edited answer is blank")
+    if edit.strip() == other.strip():
+        raise ValueError("the edited answer is the other answer: choose that one instead")
+    return edit
 
 
 def read_run(run: Path) -> dict[str, Decided]:

@@ -144,9 +144,7 @@ def _pair(
             chosen, text=said.edit, origin=EDITED, finish_reason="stop"
         )
     if isinstance(found, Pair):
-        return Pair(
-            chosen, rejected, principle_ids=found.principle_ids, judged_by=found.judged_by
-        )
+        return Pair(chosen, rejected, principle_ids=found.principle_ids, judged_by=found.judged_by)
     verdict = compare(sample, found.a.index, found.b.index)
     ids = verdict.principle_ids if verdict else []
     return Pair(chosen, rejected, principle_ids=ids, judged_by=ids)
