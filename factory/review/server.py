@@ -57,6 +57,7 @@ def bound(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen()  # who opens the address before the server has started waits
     except OSError as error:
         listening.close()
         raise RecipeError(
