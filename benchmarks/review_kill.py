@@ -55,16 +55,17 @@ def main() -> None:
         pairs = [judged(i, chance.random()) for i in range(options.decisions)]
         run = made_run(Path(folder) / "run", pairs)
         when = sorted(chance.sample(range(1, options.decisions), options.kills))
-        for goal in [*when, options.decisions]:
+        for goal in [*when, None]:
             process, address = start(run)
+            is_due = goal is not None
             try:
                 state = asked(address, "pair")[1]
                 while state["pair"] is not None:
-                    if len(acknowledged) >= goal and goal < options.decisions:
+                    if is_due and goal is not None and len(acknowledged) >= goal:
                         threading.Timer(
                             chance.random() * 0.02, os.kill, (process.pid, signal.SIGKILL)
                         ).start()
-                        goal = options.decisions  # once
+                        is_due = False
                     pair, choice = state["pair"], chance.choice(CHOICES)
                     sent = time.perf_counter()
                     status, state, _ = asked(

@@ -1,123 +1,172 @@
-"""A headless Chromium, driven as a person would: by addresses, keys and looks at the page.
+"""A headless Chromium, driven through its debugging pipe as a person would use it.
 
-It speaks Chrome's DevTools protocol over a web socket, so that a test needs the browser alone.
+Where no Chromium is installed, tests that need one are skipped: see `found`.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import itertools
 import json
+import os
 import shutil
 import subprocess
+import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# What Chrome calls keys that are no character.
-_CODES = {"ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Escape": 27, "Tab": 9}
-_PATIENCE = 30.0  # seconds
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+KEYS = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowLeft": 37, "ArrowRight": 39}
 CTRL = 2
+PATIENCE = 60.0  # seconds that a condition may take on a busy machine
 
 
-class Browser:
-    """One page."""
+def found() -> str | None:
+    """The program. None: there is none."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
 
-    def __init__(self, socket: Any) -> None:
-        self._socket = socket
+
+class Page:
+    """One tab."""
+
+    def __init__(self, read: int, write: int) -> None:
+        self._read = os.fdopen(read, "rb", buffering=0)
+        self._write = os.fdopen(write, "wb", buffering=0)
+        self._held = b""
         self._numbers = itertools.count(1)
-        self.messages: list[str] = []
-        """What the page logged, refusals by its security policy included."""
-        for domain in ("Page", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
+        self._session: str | None = None
+        self.errors: list[str] = []
+        """What the page threw or printed as an error, CSP violations included."""
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self._call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self._call(f"{domain}.enable")
+        self.requests: list[str] = []
 
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        number = next(self._numbers)
-        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        while True:
-            answer = json.loads(self._socket.recv(timeout=_PATIENCE))
-            if answer.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown"):
-                self.messages.append(json.dumps(answer["params"]))
-            if answer.get("id") == number:
-                assert "error" not in answer, answer
-                found: dict[str, Any] = answer["result"]
-                return found
+    def open(self, path: Path, fragment: str = "") -> None:
+        self.requests.clear()
+        self._call("Page.navigate", url=path.absolute().as_uri() + fragment)
+        self.wait("document.documentElement.dataset.ready === ''")
 
-    def open(self, address: str) -> None:
-        self.call("Page.navigate", url=address)
+    def visit(self, address: str) -> None:
+        """Begin to load an address; the caller waits for what it expects there."""
+        self.errors.clear()
+        self._call("Page.navigate", url=address)
+
+    def size(self, width: int, height: int, *, is_dark: bool = False) -> None:
+        self._call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
+        self._call("Emulation.setEmulatedMedia", features=[scheme])
 
     def js(self, expression: str) -> Any:
-        """The value of a JavaScript expression on the page."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        """The value of an expression; of a promise, what it resolves to."""
+        held = self._call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
+        if "exceptionDetails" in held:
+            raise AssertionError(f"{expression}: {held['exceptionDetails']}")
+        return held["result"].get("value")
 
-    def wait(self, expression: str) -> None:
-        """Wait until it is true."""
-        end = time.monotonic() + _PATIENCE
-        while not self.js(f"Boolean({expression})"):
-            assert time.monotonic() < end, f"never true: {expression}\n{self.text()}"
-
-    def text(self) -> str:
-        """What a person can read on the page."""
-        return str(self.js("document.body?.innerText ?? ''"))
+    def wait(self, condition: str) -> Any:
+        """Until the expression is true."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            if value := self.js(
+                f"new Promise((done) => requestAnimationFrame(() => done({condition})))"
+            ):
+                return value
+        raise AssertionError(f"never true: {condition}")
 
     def press(self, key: str, modifiers: int = 0) -> None:
-        one = {"key": key, "modifiers": modifiers}
-        if key in _CODES:
-            one |= {"windowsVirtualKeyCode": _CODES[key], "code": key}
-        text = {"text": key} if len(key) == 1 and not modifiers else {}
-        self.call("Input.dispatchKeyEvent", type="keyDown", **one, **text)
-        self.call("Input.dispatchKeyEvent", type="keyUp", **one)
+        code = KEYS.get(key, ord(key[0].upper()))
+        text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
+        common = {"key": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
+        self._call("Input.dispatchKeyEvent", type="keyDown", **common, **text)
+        self._call("Input.dispatchKeyEvent", type="keyUp", **common)
 
-    def write(self, text: str) -> None:
-        self.call("Input.insertText", text=text)
+    def type(self, text: str) -> None:
+        self._call("Input.insertText", text=text)
 
-    def look(self, width: int, height: int, *, is_dark: bool = False) -> None:
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+    def click(self, selector: str) -> None:
+        """Click in the middle of the first element that fits, once it is in view."""
+        self.js(
+            f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})"
         )
-        scheme = [{"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}]
-        self.call("Emulation.setEmulatedMedia", features=scheme)
+        x, y = self.js(
+            f"(() => {{ const r = document.querySelector({json.dumps(selector)})"
+            ".getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def photograph(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+    def picture(self) -> bytes:
+        """The part in view, as PNG."""
+        return base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"])
+
+    def _call(self, method: str, **params: Any) -> Any:
+        number = next(self._numbers)
+        message: dict[str, Any] = {"id": number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        self._write.write(json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == number:
+                if "error" in answer:
+                    raise AssertionError(f"{method}: {answer['error']}")
+                return answer["result"]
+            self._note(answer)
+
+    def _next(self) -> Any:
+        while b"\0" not in self._held:
+            if not (more := self._read.read(1 << 20)):
+                raise AssertionError("the browser has ended")
+            self._held += more
+        message, _, self._held = self._held.partition(b"\0")
+        return json.loads(message)
+
+    def _note(self, event: Any) -> None:
+        params = event.get("params", {})
+        if event.get("method") == "Runtime.exceptionThrown":
+            details = params["exceptionDetails"]
+            self.errors.append(details.get("exception", {}).get("description") or details["text"])
+        elif event.get("method") == "Log.entryAdded" and params["entry"]["level"] == "error":
+            self.errors.append(params["entry"]["text"])
+        elif event.get("method") == "Network.requestWillBeSent":
+            self.requests.append(params["request"]["url"])
 
 
-@contextlib.contextmanager
-def browser(folder: Path) -> Iterator[Browser]:
-    """A browser with a profile in `folder`. Skips the test where none is installed."""
-    from websockets.sync.client import connect
-
-    program = next(filter(None, map(shutil.which, _NAMES)), None)
-    if program is None:
-        pytest.skip("no Chromium or Chrome is installed: the page is not looked at")
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-    options += ["--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen([program, *options], stdout=quiet, stderr=quiet)
-    try:
-        with connect(_page_of(folder), max_size=None, compression=None) as socket:
-            yield Browser(socket)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _page_of(folder: Path) -> str:
-    """The address of the first page's socket, once the browser has started."""
-    end = time.monotonic() + _PATIENCE
-    while True:
-        with contextlib.suppress(OSError, ValueError, StopIteration, IndexError):
-            port = int((folder / "DevToolsActivePort").read_text().split()[0])
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
-                pages = json.load(answer)
-            return str(next(p for p in pages if p["type"] == "page")["webSocketDebuggerUrl"])
-        assert time.monotonic() < end, "the browser did not start"
+@contextmanager
+def browser(program: str) -> Iterator[Page]:
+    """A tab in a new Chromium, with a profile of its own, which ends with the block."""
+    to_read, to_write = os.pipe(), os.pipe()  # Chromium reads commands on 3, and answers on 4
+    with tempfile.TemporaryDirectory(prefix="factory-browser-") as profile:
+        options = [
+            *("--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}"),
+            *("--no-first-run", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
+            *(["--no-sandbox"] if os.geteuid() == 0 else []),
+        ]
+        shell = ["bash", "-c", f'exec "$@" 3<&{to_read[0]} 4>&{to_write[1]}', "chromium"]
+        process = subprocess.Popen(
+            [*shell, program, *options, "about:blank"],
+            pass_fds=(to_read[0], to_write[1]),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_read[0])
+        os.close(to_write[1])
+        try:
+            yield Page(to_write[0], to_read[1])
+        finally:
+            process.terminate()
+            process.wait()
