@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,20 @@ import pytest
 import typer.testing
 
 from factory.cli.main import app as command_line
+from factory.cli.runs import export as export_command
 from factory.core.errors import FactoryError, RecipeError
 from factory.export.decisions import line_of, newest, path_of, read_file, read_run
+from factory.export.write import rows_in
+from factory.pipeline.progress import Progress
+from factory.pipeline.run import run_async
 from factory.recipe.load import load
+from factory.recipe.recipe import Recipe
 from factory.review.exchange import export_pairs, import_decisions
 from factory.review.journal import opened, reviewer_name
 from factory.review.queue import Item, Wanted, in_queue, pairs_of
 from factory.review.session import Answer, Refused, Session, left_of
 from tests.conftest import ROOT
+from tests.fakes import FakeEngine
 from tests.reviewing import asked, judged, made_run, served, session_of
 
 
@@ -119,6 +126,25 @@ def test_a_run_without_a_view_of_pairs_says_what_to_add(tmp_path: Path) -> None:
     (run / "recipe.yaml").write_text(recipe[: recipe.index("views:")] + "views: [{kind: sft}]\n")
     with pytest.raises(RecipeError, match="has no view of pairs to review; add"):
         items_of(run)
+
+
+def test_the_pairs_of_a_run_of_several_parts_are_found_again(
+    project: Path, recipe: Callable[..., Recipe]
+) -> None:
+    out = project / "out"
+    loaded = recipe("part_size=5", "views.0.pairs=revision_vs_initial")
+    engines = {"policy": FakeEngine()}
+    asyncio.run(run_async(loaded, out, engines=engines, progress=Progress(is_quiet=True)))
+    items = items_of(out, 0.2)
+    assert len(items) == 24  # two answers to each of twelve prompts, each with its revision
+    with opened(out, "anna") as journal:
+        session = Session(out, 5, items, journal, "anna", loaded.constitution)
+        seen = [decide(session, "right") for _ in items]
+    assert Counter(seen) == Counter({f"p{i}": 2 for i in range(12)})
+    export_command(out, is_reviewed=True)
+    assert rows_in(out / "reviewed" / "preference") == 24
+    before = rows_in(out / "datasets" / "preference")
+    assert 0 < before < 24
 
 
 # -- blindness

@@ -50,6 +50,7 @@ function titled(title, text) {
   const heading = element("h2");
   heading.textContent = title;
   const body = element("div", "text");
+  body.dir = "auto";
   put(body, text);
   turn.append(heading, body);
   return turn;
@@ -169,8 +170,9 @@ async function showAgreement() {
   }));
 }
 
-function tell(text) {
+function tell(text, kind = "") {
   $("message").hidden = !text;
+  $("message").className = kind;
   $("message").textContent = text ?? "";
 }
 
@@ -185,11 +187,11 @@ async function ask(path, value) {
     if (!(answer.headers.get("content-type") ?? "").includes("json")) throw new Error(await answer.text());
     const held = await answer.json();
     if (answer.ok) return held;
-    tell(held.error);
+    tell(held.error, "alarm");
   } catch (error) {
     const isGone = error instanceof TypeError;
     const why = isGone ? "the review has ended; start it again and open its new address" : error.message;
-    tell(`${lost}${why}`);
+    tell(`${lost}${why}`, "alarm");
   }
   return null;
 }
