@@ -338,6 +338,13 @@ def test_export_reviewed_without_a_decision_says_what_to_do(tmp_path: Path) -> N
         export_command(run, is_reviewed=True)
 
 
+def test_export_reviewed_needs_a_view_of_pairs(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", [judged(0, 0.75)])
+    written(run, decision(judged(0, 0.75), YES))
+    with pytest.raises(RecipeError, match="the recipe has no view of pairs; add"):
+        export_command(run, is_reviewed=True, set_=["views=[{kind: sft}]"])
+
+
 # -- gold for `factory eval judge`
 
 

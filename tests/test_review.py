@@ -564,6 +564,8 @@ def test_the_command_exports_and_imports(run: Path, tmp_path: Path) -> None:
     told = said("--reviewer", "anna", "--import", str(out))
     assert "took 2 decisions of anna 2 lines have no decision next:" in told
     filled(out, "b")
-    with pytest.raises(FactoryError, match=r"1 lines of .* were left out:\n.*:1: anna decided 'a'"):
+    with pytest.raises(
+        FactoryError, match=r"left out 1 of the lines of .*:\n.*:1: anna decided 'a'"
+    ):
         said("--reviewer", "anna", "--import", str(out))
     assert line_of(next(iter(read_run(run)["anna"].values())))

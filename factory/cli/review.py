@@ -123,7 +123,7 @@ def _import(run: Path, items: Sequence[Item], reviewer: str, path: Path) -> None
     if left_out := found.left_out:
         shown = "".join(f"\n  {printable(line)}" for line in left_out[:_SHOWN])
         more = f"\n  and {len(left_out) - _SHOWN:,} more" if len(left_out) > _SHOWN else ""
-        raise FactoryError(f"{len(left_out):,} lines of {path} were left out:{shown}{more}")
+        raise FactoryError(f"left out {len(left_out):,} of the lines of {path}:{shown}{more}")
     endings.after_review(run)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from factory.core.errors import RecipeError
 from factory.core.records import Candidate, Sample
 from factory.export.decisions import (
     Consensus,
@@ -39,8 +40,15 @@ EDITED = "edit"
 
 
 def with_decisions(views: Sequence[View], reviews: Mapping[str, Decided]) -> list[View]:
-    """The views of pairs among these, with the decisions applied. Others do not rest on pairs' texts."""
-    return [Reviewed(view, reviews) for view in views if isinstance(view, PreferenceView)]
+    """The preference views among these, with the decisions applied. Raises `RecipeError` if there are
+    none."""
+    pairs: list[View] = [Reviewed(v, reviews) for v in views if isinstance(v, PreferenceView)]
+    if not pairs:
+        raise RecipeError(
+            "--reviewed: the recipe has no view of pairs; add `- {kind: preference}` to `views`, or name "
+            "a recipe that has one with --recipe"
+        )
+    return pairs
 
 
 class Reviewed:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -87,7 +87,7 @@ def pairs_of(run: Path, recipe: Recipe, wanted: Wanted) -> list[Item]:
     return list(found.values())
 
 
-def in_queue(items: Iterable[Item], calibration: float) -> list[Item]:
+def in_queue(items: Sequence[Item], calibration: float) -> list[Item]:
     """The items in the order of review. `calibration`: the share drawn at random, in [0, 1]."""
     drawn = [i for i in items if _fraction(i.key) < calibration]
     drawn = [msgspec.structs.replace(i, is_random=True) for i in drawn]

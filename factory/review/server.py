@@ -70,7 +70,11 @@ def serve(session: Session, listening: socket.socket, token: str) -> None:
     """Serve the review until Ctrl+C."""
     port = listening.getsockname()[1]
     config = uvicorn.Config(
-        app(session, token, port), log_level="error", access_log=False, server_header=False
+        app(session, token, port),
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,  # seconds; decisions take milliseconds
     )
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])
