@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -402,6 +403,9 @@ def test_other_rows_are_read_as_they_are(tmp_path: Path) -> None:
     assert judge_columns(rows, {}).labels == ("label",)
     [row] = rows.read()
     assert Labels().read(row["label"]) == 1
+    same_names = {"prompt_id": "1", "a": "one", "b": "two", "label": "a", "prompt": []}
+    path.write_text(json.dumps(same_names) + "\n")
+    assert "a" in open_comparisons(str(path)).features
 
 
 def test_by_pair_is_in_the_order_of_names() -> None:

@@ -19,7 +19,15 @@ import msgspec
 
 from factory.core.errors import RecipeError
 from factory.evaluation.rows import Rows, open_rows
-from factory.export.decisions import DECISIONS, REVIEWS, Decision, by_pair, newest, read_file
+from factory.export.decisions import (
+    DECISIONS,
+    REVIEWS,
+    Decision,
+    by_pair,
+    content_hash,
+    newest,
+    read_file,
+)
 
 PERSON = "label of "
 """Beginning of the name of a reviewer's column."""
@@ -47,10 +55,11 @@ def _decision_files(path: Path) -> list[Path]:
         return []
     try:
         with path.open("rb") as file:
-            msgspec.json.decode(file.readline(), type=Decision)
+            first = msgspec.json.decode(file.readline(), type=Decision)
     except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
         return []
-    return [path]
+    # Other rows may have columns of the same names.
+    return [path] if content_hash(first.prompt, first.response_a) == first.a else []
 
 
 def _decided_rows(data: str, files: list[Path]) -> Rows:
