@@ -120,6 +120,12 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
+def after_review(run: Path) -> None:
+    print_commands(
+        ("make the datasets of pairs with the decisions", command("export", run, "--reviewed")),
+    )
+
+
 def after_score(out: Path, record: Record) -> None:
     name = next(
         (c.removeprefix("chosen_") for c in record.columns if c.startswith("chosen_")), None

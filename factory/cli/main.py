@@ -10,6 +10,7 @@ import typer
 
 from factory.cli import endings, printing, runs, scores, training
 from factory.cli.options import RecipeArgument, SetOption, load
+from factory.cli.review import review
 from factory.core.errors import FactoryError, RecipeError
 from factory.core.paths import user_path
 from factory.core.terminal import printable
@@ -139,6 +140,7 @@ for command in (
     runs.status,
     runs.show,
     runs.export,
+    review,
     training.train,
     training.align,
 ):

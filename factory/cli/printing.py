@@ -78,6 +78,10 @@ def print_views(
     folder: Path, manifest: Manifest, damaged: Collection[str] = (), to: Path | None = None
 ) -> None:
     """Print the datasets of the run in `folder`. `to`: the folder they were written to instead."""
+    import msgspec
+
+    from factory.export.report import People
+
     for view in manifest.views:
         path = (to or folder / "datasets") / view["view"]
         if view["view"] in damaged:
@@ -88,6 +92,10 @@ def print_views(
             print(f"    dropped: {reason:<24}{count:>7,}")
         for reason, count in view.get("notes", {}).items():
             print(f"    noted:   {reason:<24}{count:>7,}")
+        if view.get("people"):
+            people = msgspec.convert(view["people"], People)
+            for line in wrapped(f"people: {people.text()}", "    "):
+                print(line)
         for name, judge in view.get("judges", {}).items():
             print(f"    {printable(_judged(name, judge))}")
         for each in view.get("agreements", ()):

@@ -21,6 +21,7 @@ from factory.cli.options import (
 from factory.core.errors import RecipeError
 
 if TYPE_CHECKING:
+    from factory.export.decisions import Decided
     from factory.pipeline.manifest import Manifest
     from factory.recipe.recipe import Recipe
 
@@ -85,7 +86,7 @@ def status(
     if beat is not None and (begun is None or (begun.state == "running" and not begun.rows)):
         live.print_beginning(run_folder, beat, is_going=is_going)
         return
-    manifest = _manifest_of(run_folder)
+    manifest = manifest_of(run_folder)
     damaged = () if is_going else folder.damaged_views(run_folder, manifest)
     printing.print_manifest(run_folder, manifest, damaged)
     if not folder.is_quarantine_whole(run_folder, manifest):
@@ -124,7 +125,7 @@ def show(
     from factory.cli.show import Traces
     from factory.cli.show import show as print_sample
 
-    manifest = _manifest_of(run_folder)
+    manifest = manifest_of(run_folder)
     traces = Traces(run_folder, load(run_folder / "recipe.yaml", None, trains=False))
     for sample in traces.chosen(count, id=id, is_flipped=is_flipped, dropped=dropped):
         print_sample(sample, fate=traces.told(sample))
@@ -143,7 +144,7 @@ def export(
             "--out",
             "-o",
             help="Write them to this folder and leave the run unchanged. Default: the run's datasets/, "
-            "or jsonl/ with --format jsonl.",
+            "jsonl/ with --format jsonl, reviewed/ with --reviewed.",
         ),
     ] = None,
     file_format: Annotated[
@@ -157,6 +158,13 @@ def export(
     allow_empty: Annotated[
         bool, typer.Option("--allow-empty", help="Let a dataset that has rows become empty.")
     ] = False,
+    is_reviewed: Annotated[
+        bool,
+        typer.Option(
+            "--reviewed",
+            help="Only datasets of pairs, with the decisions of `factory review` applied.",
+        ),
+    ] = False,
     set_: SetOption = None,
 ) -> None:
     """Make the datasets again from a run's traces, with the same or other views. Calls no model."""
@@ -169,17 +177,19 @@ def export(
 
     if file_format not in (formats := get_args(FileFormat)):
         raise RecipeError(f"--format {file_format}: expected one of {', '.join(formats)}")
-    if out is None and file_format != "arrow":
-        out = run_folder / file_format
-    _manifest_of(run_folder)  # first: create nothing in a folder that holds no run
+    if out is None and (is_reviewed or file_format != "arrow"):
+        names = ["reviewed"] * is_reviewed + [file_format] * (file_format != "arrow")
+        out = run_folder / "-".join(names)
+    manifest_of(run_folder)  # first: create nothing in a folder that holds no run
     with alone_in(run_folder), folder.writing_in(run_folder):
         folder.recover(run_folder)
-        manifest = _manifest_of(run_folder)
+        manifest = manifest_of(run_folder)
         loaded = load(recipe or run_folder / "recipe.yaml", set_, trains=False)
         manifest = export_again(
             *(loaded, run_folder, manifest, out),
             file_format=file_format,  # type: ignore[arg-type]  # checked above
             may_empty=allow_empty,
+            reviews=_reviews_of(run_folder) if is_reviewed else None,
         )
     printing.print_views(run_folder, manifest, to=out)
     printing.refuse_no_rows(run_folder, manifest)
@@ -188,6 +198,17 @@ def export(
 
 
 # -- helpers ------------------------------------------------------------------------------------
+
+
+def _reviews_of(run_folder: Path) -> dict[str, Decided]:
+    """The decisions of people on the run's pairs. Raises `RecipeError` if there are none."""
+    from factory.export.decisions import read_run
+
+    reviews = {name: decided for name, decided in read_run(run_folder).items() if decided}
+    if not reviews:
+        again = endings.command("review", run_folder)
+        raise RecipeError(f"--reviewed: nobody has decided a pair of {run_folder} yet: {again}")
+    return reviews
 
 
 def _default_out(recipe: Recipe) -> Path:
@@ -199,7 +220,7 @@ def _refuse_file(run_folder: Path) -> None:
         raise RecipeError(f"{run_folder} is a file; name a run's folder, e.g. runs/quickstart")
 
 
-def _manifest_of(run_folder: Path) -> Manifest:
+def manifest_of(run_folder: Path) -> Manifest:
     from factory.pipeline.manifest import read
 
     _refuse_file(run_folder)

@@ -180,8 +180,12 @@ def eval_judge(
     limit: LimitOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Measure how often a judge prefers the answers that people prefer. Knows PandaLM's columns."""
+    """Measure how often a judge prefers the answers that people prefer.
+
+    Knows PandaLM's columns, the decisions of `factory review`, and what `export --reviewed` writes.
+    """
     from factory.evaluation.eval_judge import evaluate_judge
+    from factory.evaluation.people import open_comparisons
     from factory.evaluation.scorer import judge_of
     from factory.sources.benchmarks import parse_labels
 
@@ -192,7 +196,7 @@ def eval_judge(
         "labels": None if labels is None else tuple(x.strip() for x in labels.split(",") if x),
     }
     columns = {field: value for field, value in given.items() if value is not None}
-    scorer, rows = judge_of(recipe, set_ or ()), _rows(data, limit)
+    scorer, rows = judge_of(recipe, set_ or ()), open_comparisons(data).limited(limit)
     meanings = None if coding is None else parse_labels(coding)
     found = evaluate_judge(rows, scorer, work, columns=columns, labels=meanings, tie_band=tie_band)
     printing.print_evaluation(found, out)

@@ -35,8 +35,9 @@ class Held:
 
 
 @contextlib.contextmanager
-def alone_in(out: Path) -> Iterator[Held]:
+def alone_in(out: Path, instead: str = "choose another --out") -> Iterator[Held]:
     """Lock the folder, which is made if needed. However the process ends, the lock is released.
+    `instead`: the remedy besides waiting, for messages.
 
     Raises `FactoryError` if another process holds it, or it cannot be written.
     """
@@ -54,8 +55,7 @@ def alone_in(out: Path) -> Iterator[Held]:
         holding = lock.acquire()
     except Timeout:
         raise FactoryError(
-            f"another factory process is working in {out}; wait for it, stop it, or choose "
-            "another --out"
+            f"another factory process is working in {out}; wait for it, stop it, or {instead}"
         ) from None
     except OSError as error:
         if error.filename is None:  # the file could be opened
@@ -63,8 +63,7 @@ def alone_in(out: Path) -> Iterator[Held]:
                 f"cannot lock {out / LOCK} ({error}); choose an --out on a file system with locks"
             ) from error
         raise FactoryError(
-            f"cannot write in {out} ({error}); free some space, fix the folder, or choose "
-            "another --out"
+            f"cannot write in {out} ({error}); free some space, fix the folder, or {instead}"
         ) from error
     with holding:
         yield Held(out, locked[-1])

@@ -1,6 +1,7 @@
 """`factory eval judge`: does a judge prefer the answers that people prefer?
 
-In: rows with a prompt, two answers and the labels of one or more people, as PandaLM's test set.
+In: rows with a prompt, two answers and the labels of one or more people, as PandaLM's test set, or in
+another form that `people.open_comparisons` knows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from factory.core.words import words
 from factory.engines.base import Engine
 from factory.evaluation.agreement import JudgedRow, judge_report
 from factory.evaluation.evaluate import Evaluation, each_sample, evaluation, work_folder
+from factory.evaluation.people import PERSON
 from factory.evaluation.rows import Rows, bad_row, made_sample
 from factory.evaluation.scorer import Scorer
 from factory.sources.benchmarks import Labels
@@ -41,7 +43,8 @@ class Columns(msgspec.Struct, frozen=True):
 
 
 def judge_columns(rows: Rows, given: Mapping[str, Any]) -> Columns:
-    """The fields given, else PandaLM's names where the rows have these, else the defaults.
+    """The fields given, else PandaLM's names or a column a reviewer where the rows have these, else the
+    defaults.
 
     Raises `RecipeError` if one is not there.
     """
@@ -49,6 +52,8 @@ def judge_columns(rows: Rows, given: Mapping[str, Any]) -> Columns:
     if people := _pandalm_people(rows):
         more = "input" if "input" in rows.features else None
         columns = Columns(*_PANDALM, people, more)
+    elif reviewers := tuple(c for c in rows.features if c.startswith(PERSON)):
+        columns = Columns(labels=reviewers)
     columns = msgspec.structs.replace(columns, **given)
     if not columns.labels:
         raise RecipeError("--label-columns names no column; give one or more, as label")

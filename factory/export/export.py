@@ -25,7 +25,16 @@ from factory.export.reward import RewardView
 from factory.export.schemas import ANSWERS, with_extra, with_thoughts
 from factory.export.sft import SftView
 from factory.export.statistics import EvidenceStatistics, RowStatistics
-from factory.export.view import REASONING, Chooses, Drop, Note, View, WritesBeside, folder_of
+from factory.export.view import (
+    REASONING,
+    AppliesDecisions,
+    Chooses,
+    Drop,
+    Note,
+    View,
+    WritesBeside,
+    folder_of,
+)
 from factory.export.write import DatasetWriter, FileFormat, rows_in
 from factory.scorers.combine import Measured, measure, with_combined
 
@@ -173,6 +182,7 @@ class _Export:
             combinations=measured if by_scores else [],
             best_of_n=statistics.best_of_n(),
             thinking=evidence.thinking() if needs else {},
+            people=self._view.people() if isinstance(self._view, AppliesDecisions) else None,
         )
 
     def refuse_to_empty(self, report: ViewReport) -> None:

@@ -1,7 +1,7 @@
 """Pairs of a sample's answers, the better one first.
 
 A pair is made only where one answer is known to be better. Every pair that is considered is returned
-once, as a `Pair` or as a `Drop` with its reason.
+once, as a `Pair` or as a `Drop` with its reason; a `PairDrop`, where people may still decide.
 """
 
 from __future__ import annotations
@@ -40,6 +40,13 @@ class Pair(msgspec.Struct, frozen=True):
         if self.chosen_score is None or self.rejected_score is None:
             return None
         return self.chosen_score - self.rejected_score
+
+
+class PairDrop(Drop, frozen=True):
+    """Two answers that make no pair for want of evidence, not for their texts."""
+
+    a: Candidate
+    b: Candidate
 
 
 class PairRules(Config):
@@ -132,7 +139,7 @@ class PairRules(Config):
                     continue
                 pair = self._judged(sample, revision, initial)
                 is_worse = isinstance(pair, Pair) and pair.chosen is not revision
-                yield Drop("revision-not-preferred") if is_worse else pair
+                yield PairDrop("revision-not-preferred", revision, initial) if is_worse else pair
 
     def _best_vs_worst(self, sample: Sample, ranking: Ranking) -> Iterator[Pair | Drop | Note]:
         scored = [c for c in sample.kept() if c.index in ranking.scores]
@@ -157,10 +164,10 @@ class PairRules(Config):
         if verdict is None or verdict.p is None:
             return pair
         if self.consistent and not verdict.is_consistent:
-            return Drop("order-decided")
+            return PairDrop("order-decided", best, worst)
         if verdict.p <= 0.5:
             # A judge may be intransitive: the best on average may lose the direct comparison.
-            return Drop("tie" if verdict.p == 0.5 else "contradictory")
+            return PairDrop("tie" if verdict.p == 0.5 else "contradictory", best, worst)
         return msgspec.structs.replace(
             pair,
             preference=verdict.p,
@@ -175,15 +182,15 @@ class PairRules(Config):
             return reason
         verdict = compare(sample, a.index, b.index)
         if verdict is None:
-            return Drop("not-judged")
+            return PairDrop("not-judged", a, b)
         if verdict.p is None:
-            return Drop("unparsed")
+            return PairDrop("unparsed", a, b)
         if verdict.p == 0.5:
-            return Drop("tie")
+            return PairDrop("tie", a, b)
         if self.consistent and not verdict.is_consistent:
-            return Drop("order-decided")
+            return PairDrop("order-decided", a, b)
         if round(abs(2 * verdict.p - 1), DECIMALS) <= self.min_margin:
-            return Drop("margin-too-small")
+            return PairDrop("margin-too-small", a, b)
         p, chosen, rejected = (verdict.p, a, b) if verdict.p > 0.5 else (1 - verdict.p, b, a)
         ids = verdict.principle_ids
         return Pair(chosen, rejected, p, p, 1 - p, verdict.agreement, ids, ids)
@@ -194,13 +201,13 @@ class PairRules(Config):
         if (reason := self._unfit(a, b)) is not None:
             return reason
         if a.index not in scores or b.index not in scores:
-            return Drop("not-scored")
+            return PairDrop("not-scored", a, b)
         chosen, rejected = (a, b) if scores[a.index] > scores[b.index] else (b, a)
         margin = scores[chosen.index] - scores[rejected.index]
         if margin == 0:
-            return Drop("tie")
+            return PairDrop("tie", a, b)
         if margin <= self.min_margin:
-            return Drop("margin-too-small")
+            return PairDrop("margin-too-small", a, b)
         return Pair(
             chosen,
             rejected,

@@ -24,29 +24,29 @@ class PreferenceView(PairRules):
     """Folder of the dataset; None: the kind."""
 
     def rows(self, sample: Sample) -> Iterator[dict[str, Any] | Drop | Note]:
-        for pair in self.choose(sample):
-            if not isinstance(pair, Pair):
-                yield pair
-                continue
-            critique = sample.critique_of(pair.chosen)
-            yield {
-                "prompt": sample.prompt,
-                "chosen": answer(pair.chosen, self.reasoning),
-                "rejected": answer(pair.rejected, self.reasoning),
-                "preference": pair.preference,
-                "margin": pair.margin,
-                "chosen_score": pair.chosen_score,
-                "rejected_score": pair.rejected_score,
-                "principle_ids": pair.principle_ids,
-                "revised_by": critique.principle_ids if critique else [],
-                "judged_by": pair.judged_by,
-                "agreement": pair.agreement,
-                "chosen_origin": pair.chosen.origin,
-                "rejected_origin": pair.rejected.origin,
-                "chosen_finish_reason": pair.chosen.finish_reason,
-                "rejected_finish_reason": pair.rejected.finish_reason,
-                "prompt_id": sample.id,
-            }
+        for found in self.choose(sample):
+            yield self.row(sample, found) if isinstance(found, Pair) else found
+
+    def row(self, sample: Sample, pair: Pair) -> dict[str, Any]:
+        critique = sample.critique_of(pair.chosen)
+        return {
+            "prompt": sample.prompt,
+            "chosen": answer(pair.chosen, self.reasoning),
+            "rejected": answer(pair.rejected, self.reasoning),
+            "preference": pair.preference,
+            "margin": pair.margin,
+            "chosen_score": pair.chosen_score,
+            "rejected_score": pair.rejected_score,
+            "principle_ids": pair.principle_ids,
+            "revised_by": critique.principle_ids if critique else [],
+            "judged_by": pair.judged_by,
+            "agreement": pair.agreement,
+            "chosen_origin": pair.chosen.origin,
+            "rejected_origin": pair.rejected.origin,
+            "chosen_finish_reason": pair.chosen.finish_reason,
+            "rejected_finish_reason": pair.rejected.finish_reason,
+            "prompt_id": sample.id,
+        }
 
     def needs(self) -> frozenset[str]:
         return self.pair_needs()

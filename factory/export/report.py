@@ -119,6 +119,43 @@ class Thinking(msgspec.Struct, frozen=True):
     """Over the same answers: the tokens after the thought."""
 
 
+class People(msgspec.Struct, frozen=True):
+    """What became of people's decisions in one dataset, in pairs."""
+
+    reviewers: int
+    decided: int
+    """Pairs that at least one person decided: the sum of `rows`, `dropped`, `elsewhere` and `stale`."""
+    rows: int
+    """Rows whose chosen answer people chose: the sum of `confirmed`, `swapped` and `rescued`."""
+    confirmed: int
+    """People and the run chose the same answer."""
+    swapped: int
+    rescued: int
+    """Pairs that the view drops without people."""
+    edited: int
+    """Of the rows, those whose chosen text a person corrected."""
+    dropped: int
+    """Ties, both bad, and pairs on which the reviewers disagree."""
+    elsewhere: int
+    """Pairs of texts that exist, but that this view does not consider."""
+    stale: int
+    """Pairs of texts that are no longer in the run."""
+
+    def text(self) -> str:
+        """The figures on one line."""
+        parts = [
+            f"{self.rows:,} rows by people's decision ({self.confirmed:,} as the run had them, "
+            f"{self.swapped:,} swapped, {self.rescued:,} that it drops; {self.edited:,} with an "
+            "edited text)",
+            f"{self.dropped:,} dropped",
+        ]
+        if self.elsewhere:
+            parts.append(f"{self.elsewhere:,} on pairs that this view does not have")
+        if self.stale:
+            parts.append(f"{self.stale:,} stale: their texts are no longer in the run")
+        return "; ".join(parts)
+
+
 class ViewReport(msgspec.Struct):
     """One dataset as it was made; goes into the manifest."""
 
@@ -152,3 +189,5 @@ class ViewReport(msgspec.Struct):
     """None: the rows are no best of n, or there are none."""
     thinking: dict[str, Thinking] = {}
     """By model, of those that thought. Empty where the view holds no answers."""
+    people: People | None = None
+    """None: no decisions of people were applied."""

@@ -103,6 +103,8 @@ MEANINGS = {
     "completions": "the steps of one solution, in order, as texts",
     "labels": "of each step: true: correct; null: unknown, as after the first error",
     "prompt_id": "the source's id of the prompt",
+    "reviewed": "true: people chose; the judge's figures are null where it or the view did otherwise",
+    "edited": "true: a person corrected the chosen answer",
     "extra": "the source's other columns, as the text of a JSON object",
 }
 """Column -> its description in the dataset card."""

@@ -28,6 +28,7 @@ from factory.core.records import Candidate, Drop, Sample
 
 if TYPE_CHECKING:
     from factory.export.features import Features
+    from factory.export.report import People
 
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
 """A folder's name without dots or slashes: temporary folders begin with a dot, and a view stays inside
@@ -48,6 +49,9 @@ REASONS = {
     "not-judged": "no judge compared the two",
     "not-scored": "the answer has no score",
     "order-decided": "the judge's choice changed with the order shown, and `consistent` is set",
+    "reviewed-both-bad": "people find both answers bad",
+    "reviewed-tie": "people find neither answer better",
+    "reviewers-disagree": "no choice has more than half of the people who looked",
     "revision-dropped": "a filter dropped the revision, and `pick: revised` takes no other answer",
     "revision-not-preferred": "the judge prefers the initial answer",
     "score-too-low": "even the best answer scores below `min_score`",
@@ -111,6 +115,14 @@ class Chooses(Protocol):
 
     def chosen_among(self, sample: Sample) -> int | None:
         """n, if the sample's row is a plain best of n scored answers; else None."""
+
+
+@runtime_checkable
+class AppliesDecisions(Protocol):
+    """A view that follows people's decisions."""
+
+    def people(self) -> People:
+        """What became of the decisions, after the last sample."""
 
 
 @runtime_checkable

@@ -151,6 +151,21 @@ def read_samples(run: Path) -> Iterator[Sample]:
             ) from error
 
 
+def read_sample(run: Path, part_size: int, index: int) -> Sample | None:
+    """The sample of the source row `index`. None: the traces have none now, or cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        path = part_path(run, index // part_size)
+        table = pq.read_table(
+            path, filters=[("index", "=", index)], page_checksum_verification=True
+        )
+        return next((from_row(row) for row in table.to_pylist()), None)
+    except (OSError, ValueError, pa.ArrowException, msgspec.ValidationError):
+        return None
+
+
 def drop_parts_from(run: Path, first: int) -> None:
     """Remove parts beyond the end of a run that has become shorter, and half-written ones."""
     for path in (run / "traces").glob("part-*.half"):

@@ -11,7 +11,9 @@ import msgspec
 
 from factory.core.errors import FactoryError
 from factory.core.version import __version__
+from factory.export.decisions import Decided
 from factory.export.export import export
+from factory.export.reviewed import with_decisions
 from factory.export.write import FileFormat
 from factory.pipeline import folder
 from factory.pipeline import traces as shards
@@ -40,17 +42,22 @@ def export_again(
     *,
     file_format: FileFormat = "arrow",
     may_empty: bool = False,
+    reviews: Mapping[str, Decided] | None = None,
 ) -> Manifest:
     """Make the datasets of a finished run again, in its folder, or in the folder `to`, which leaves the
-    run unchanged. The caller must hold the folder's lock. Returns the manifest with the new datasets.
-    Raises `FactoryError` if the run is not finished."""
+    run unchanged. `reviews`: make only datasets of pairs, in `to`, with these decisions of people
+    applied. The caller must hold the folder's lock. Returns the manifest with the new datasets. Raises
+    `FactoryError` if the run is not finished."""
     if manifest.state == "running":
         raise FactoryError(f"{out} is not finished: run its recipe again first")
     folder.refuse_damaged(out, manifest)
     if to is not None:
         with folder.writing_in(to):
             views = write_views(
-                recipe, out, manifest, to, file_format=file_format, may_empty=may_empty
+                *(recipe, out, manifest, to),
+                file_format=file_format,
+                may_empty=may_empty,
+                reviews=reviews,
             )
         return msgspec.structs.replace(manifest, views=views)
     with folder.writing_in(out):
@@ -94,8 +101,10 @@ def write_views(
     *,
     file_format: FileFormat = "arrow",
     may_empty: bool = True,
+    reviews: Mapping[str, Decided] | None = None,
 ) -> list[dict[str, Any]]:
-    """Make the recipe's datasets from the traces in `out`, in the folder `to`. Returns the reports."""
+    """Make the recipe's datasets from the traces in `out`, in the folder `to`. Returns the reports.
+    `reviews`: see `export_again`."""
     facts = {
         "run_name": recipe.name,
         "factory_version": __version__,
@@ -110,7 +119,7 @@ def write_views(
     written_for = thoughts_of(recipe)
     facts["thoughts_for"] = written_for.model
     reports = export(
-        recipe.views,
+        recipe.views if reviews is None else with_decisions(recipe.views, reviews),
         lambda: shards.read_samples(out),
         to,
         facts,
