@@ -169,8 +169,7 @@ class Sample(msgspec.Struct):
         return [c for c in self.candidates if c.drop_reason is None]
 
     def answered(self) -> list[Candidate]:
-        """Kept candidates with a text: those to criticize, compare and score. A candidate whose thought
-        never ended has none."""
+        """Kept candidates with a text, to criticize and score; one whose thought never ended has none."""
         return [c for c in self.kept() if c.text.strip()]
 
     def heads(self) -> list[Candidate]:
@@ -217,8 +216,7 @@ class Sample(msgspec.Struct):
     def critique_of(self, revision: Candidate) -> Critique | None:
         """The critique that a revision answers. None: it is no revision, or had no critique.
 
-        An answer with several critiques in one round has as many revisions, in the same order. An
-        empty critique has none.
+        An answer with several critiques in a round has as many revisions, in order, but none of an empty one.
         """
         if revision.parent is None:
             return None

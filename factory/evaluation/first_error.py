@@ -31,8 +31,7 @@ def truth(labels: Sequence[bool | None]) -> int | None:
 
 
 def predicted(scores: Sequence[float | None], threshold: float) -> int | None:
-    """Index of the first step scored below the threshold; -1: none is. None: an unscored step comes
-    before that is known."""
+    """Index of the first step scored below the threshold; -1: none is. None: an unscored one comes before."""
     for at, score in enumerate(scores):
         if score is None:
             return None

@@ -67,7 +67,6 @@ class ProcessReport(msgspec.Struct, frozen=True):
     outcomes: Outcomes
 
     def text(self) -> str:
-        """A table to read at a glance."""
         s, o, every = self.steps, self.outcomes, self.overall
         head = ["first error", "wrong", "right", "F1", "on wrong ones", "on right ones"]
         table = [head, *(_cells(errors) for errors in [every, *self.subsets])]
@@ -109,8 +108,7 @@ class ProcessReport(msgspec.Struct, frozen=True):
 
 
 def process_report(rows: Sequence[ProcessRow], *, threshold: float = 0.5) -> ProcessReport:
-    """Raises `ValueError` for lists of unequal length, a solution without steps, or a score outside
-    [0, 1]."""
+    """Raises `ValueError` for lists of unequal length, no steps, or a score outside [0, 1]."""
     rows = [_checked(row) for row in rows]
     names = sorted({row.subset for row in rows if row.subset is not None})
     told = _told(rows, threshold)

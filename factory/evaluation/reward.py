@@ -74,7 +74,6 @@ class RewardReport(msgspec.Struct, frozen=True):
     round: what length does where the prompt is the same, whichever answer is chosen."""
 
     def text(self) -> str:
-        """A table to read at a glance."""
         all_pairs, c = self.overall, self.calibration
         head = ["", "pairs", "accuracy", "longer wins", "shorter wins", "over length", "unscored"]
         lines = [
@@ -149,11 +148,7 @@ def _group(subset: str | None, rows: Sequence[RewardRow]) -> Group:
         accuracy=mean_of(prompts, right, SHARE),
         longer_wins=mean_of(prompts, longer, SHARE),
         shorter_wins=mean_of(prompts, shorter, SHARE),
-        gain=mean_of(
-            prompts,
-            [a - b for a, b in zip(right, length, strict=True)],
-            DIFFERENCE,
-        ),
+        gain=mean_of(prompts, [a - b for a, b in zip(right, length, strict=True)], DIFFERENCE),
     )
 
 
@@ -175,9 +170,7 @@ def _sigmoid(x: float) -> float:
 
 
 def _correlation(
-    prompts: Sequence[str],
-    first: Sequence[tuple[float, int]],
-    second: Sequence[tuple[float, int]],
+    prompts: Sequence[str], first: Sequence[tuple[float, int]], second: Sequence[tuple[float, int]]
 ) -> Estimate:
     """Of (score, words) of both answers of each pair; `prompts` runs over the pairs."""
     points = [*first, *second]

@@ -147,8 +147,7 @@ def recover(out: Path) -> None:
 
 
 def recover_if_free(out: Path) -> None:
-    """`recover`, for commands that only read. Does nothing if the folder is not writable or another
-    process works in it."""
+    """`recover`, for commands that only read. Does nothing in a folder that is read-only or worked in."""
     left = [out / _READY, *(out / "datasets").glob(".*.old")]
     if any(path.exists() for path in left):
         with contextlib.suppress(FactoryError, OSError):

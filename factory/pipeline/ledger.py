@@ -48,14 +48,10 @@ _TRANSACTION_BYTES = 8 << 20
 _TIMEOUT = 30.0  # seconds to wait for another process's lock
 _TABLE = "CREATE TABLE calls (key BLOB PRIMARY KEY, completion BLOB NOT NULL) WITHOUT ROWID"
 # How SQLite fails where it cannot share memory between processes, as its log needs.
-_NO_LOG = frozenset(
-    {
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_READONLY,
-    }
-)
+_NO_LOG = {
+    *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR),
+    *(sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_READONLY),
+}
 
 _encode = msgspec.msgpack.Encoder()
 _decode = msgspec.msgpack.Decoder(Completion)
@@ -194,10 +190,9 @@ class Ledger:
         try:
             with self._reading:
                 self._see_commits()
-                count: int = self._reader.execute("SELECT count(*) FROM calls").fetchone()[0]
+                return _count(self._reader)
         except sqlite3.Error as error:
             raise self._broken(error) from error
-        return count
 
     def get(self, key: bytes) -> Completion | None:
         """The remembered completion of a call, or None."""
@@ -253,8 +248,7 @@ class Ledger:
     def put(self, key: bytes, completion: Completion) -> None:
         """Remember a completion; it is on disk at the next group commit.
 
-        Raises `msgspec.MsgspecError`, `TypeError` or `ValueError` if it could not be read back;
-        nothing is then remembered.
+        Raises `MsgspecError`, `TypeError` or `ValueError`, and keeps nothing, if it cannot be read back.
         """
         if self._failure:
             raise self._broken(self._failure) from self._failure
@@ -359,6 +353,20 @@ class Ledger:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             connection.execute(f"PRAGMA busy_timeout={int(_TIMEOUT * 1000)}")
         self._log_limit = _size(self._log) + _LOG_BYTES
+
+
+def calls_in(ledger: Path) -> int | None:
+    """The number of calls on disk. None: there is no ledger, or it cannot be read now."""
+    with contextlib.suppress(sqlite3.Error):
+        if ledger.is_file():
+            uri = f"{ledger.absolute().as_uri()}?mode=ro"
+            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=1)) as connection:
+                return _count(connection)
+    return None
+
+
+def _count(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT count(*) FROM calls").fetchone()[0])
 
 
 def _transactions(rows: Mapping[bytes, bytes]) -> Iterator[list[tuple[bytes, bytes]]]:

@@ -1,7 +1,6 @@
 """Trace files: complete samples in source order. A part is whole or absent.
 
-A part holds a fixed range of source rows. Its bytes are a function of its samples alone, and the
-manifest keeps their checksum.
+A part is a fixed range of source rows. Its bytes, of known checksum, depend on its samples alone.
 """
 
 from __future__ import annotations
@@ -173,8 +172,7 @@ _decode = msgspec.msgpack.Decoder(Sample).decode
 
 
 def check_storable(sample: Sample) -> None:
-    """Raise `SampleError` if the sample holds something that a trace cannot, such as a NumPy number or
-    half a surrogate pair."""
+    """Raise `SampleError` for what a trace cannot hold, such as a NumPy number or half a surrogate pair."""
     try:
         _decode(_encode(sample))
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:

@@ -16,8 +16,7 @@ draw the same and their agreement is about the answers (`export/statistics.py`).
 
 With `pairs: swiss` K candidates play a Swiss tournament: K/2 pairs per round instead of K(K-1)/2 in
 all. A candidate's points are the sum of its P(better). A bye and an unparsed verdict count 0.5 points
-each, only in the schedule. Rank the result with `kind: rank`: winners met winners, so a mean of P would
-be unfair to them.
+each, only in the schedule. Rank the result with `kind: rank`: winners met winners, whom a mean of P wrongs.
 """
 
 from __future__ import annotations
@@ -85,8 +84,7 @@ class PairwiseJudge(Stage):
     """The pairs to compare. `revision_vs_initial`: each initial answer with its newest revision.
     `all_pairs`: all with all. `swiss`: a Swiss tournament, of candidates with similar points so far."""
     rounds: int | None = Field(None, ge=1, le=10_000)
-    """Rounds of the Swiss tournament. None: log2 of the candidates, rounded up. It ends early once all
-    have met."""
+    """Rounds of the Swiss tournament, which ends once all have met. None: log2(candidates), rounded up."""
     principles: int | Literal["same", "all"] = Field(default_factory=_default_principles)
     """Principles to judge by, each in both orders. `same`: those of the revision's critique, the default
     for revision_vs_initial. A number: that many, the critique's own first and the others drawn; 1 is
@@ -124,12 +122,10 @@ class PairwiseJudge(Stage):
             )
         if self.rounds is not None and self.pairs != "swiss":
             return "rounds", f"rounds: {self.rounds} is for pairs: swiss; found pairs: {self.pairs}"
-        if (odd := self._asking().problem()) is not None:
-            return odd
-        wrong = template_problem(
-            self.template, conversation="", prompt=EXAMPLE_PROMPT, a="Hi", b="Ho", question="Which?"
+        example = {"conversation": "", "prompt": EXAMPLE_PROMPT, "question": "Which?"}
+        return self._asking().problem() or template_problem(
+            self.template, **example, a="Hi", b="Ho"
         )
-        return ("template", wrong) if wrong else None
 
     def judging(self) -> Judging:
         first, second = (Candidate(i, text, "", "", "") for i, text in enumerate(("Hi!", "What?")))
@@ -217,10 +213,7 @@ class PairwiseJudge(Stage):
         return verdicts
 
     async def _judge(
-        self,
-        sample: Sample,
-        pairs: list[tuple[Candidate, Candidate]],
-        models: Models,
+        self, sample: Sample, pairs: list[tuple[Candidate, Candidate]], models: Models
     ) -> list[Verdict]:
         """The verdict on each pair. All calls are made together."""
         principles = self._principles(sample, [a for a, _ in pairs], models)

@@ -3,9 +3,8 @@
 The judge's answer begins with "Score: ", and the score is sum_k k * P(k), with P from the normalized
 log-probabilities of the score tokens. With `chain_of_thought` the judge first reasons, `samples` times,
 and the expected scores are averaged (Self-Rewarding, Yuan et al. 2401.10020, which parses the digit
-instead and draws three samples). For a judge that thinks by itself, or whose model shows no
-log-probabilities, see `labels`. Texts of people and models are quoted (`stages.base.quoted`), so they
-stay inside their slots.
+instead and draws three samples). For a judge that thinks by itself, or shows no log-probabilities, see
+`labels`. Texts of people and models are quoted (`stages.base.quoted`), so they stay in their slots.
 """
 
 from __future__ import annotations
@@ -73,15 +72,13 @@ class PointwiseJudge(Stage):
     thinks. `sampled`: by the shares of `samples` written verdicts. `auto`: `logprob` if its model shows
     log-probabilities, else `sampled`."""
     samples: int | None = Field(None, ge=1, le=10_000)
-    """Thoughts or written verdicts drawn for each candidate; their scores are averaged. None: 4
-    verdicts, 1 thought."""
+    """Thoughts or written verdicts drawn for each candidate, and averaged. None: 4 verdicts, 1 thought."""
     sampling: Sampling | None = None
     """Sampling of thoughts and of written verdicts; label probabilities are not sampled. None:
     temperature 1, at most 2048 tokens; with `chain_of_thought` at most 256."""
     template: str = RATING
-    """The question to the judge. Can use: conversation (text), prompt (messages), answer, rubric, low,
-    high. `{{ answer | quoted }}` puts "> " before each line, so that an answer cannot imitate the
-    template."""
+    """The question to the judge. Can use: conversation (text), prompt (messages), answer, rubric, low, high.
+    `{{ answer | quoted }}` puts "> " before each line, so that an answer cannot imitate the template."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
 
@@ -91,18 +88,16 @@ class PointwiseJudge(Stage):
     def problem(self) -> tuple[str, str] | None:
         if self.high <= self.low:
             return "high", f"expected more than low ({self.low}), found {self.high}"
-        if (odd := self._asking().problem()) is not None:
-            return odd
-        wrong = template_problem(
-            self.template,
-            conversation="",
-            prompt=EXAMPLE_PROMPT,
-            answer="Hi",
-            rubric="Points:",
-            low=0,
-            high=5,
+        example = {
+            "conversation": "",
+            "prompt": EXAMPLE_PROMPT,
+            "answer": "Hi",
+            "low": 0,
+            "high": 5,
+        }
+        return self._asking().problem() or template_problem(
+            self.template, **example, rubric="Points:"
         )
-        return ("template", wrong) if wrong else None
 
     def judging(self) -> Judging:
         sample = Sample("", 0, EXAMPLE_PROMPT)

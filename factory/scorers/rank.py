@@ -17,13 +17,13 @@ from factory.core.errors import SampleError
 from factory.core.records import Sample, Score
 from factory.core.words import words
 from factory.scorers.comparison import DECIMALS, is_known
-from factory.stages.base import Models, Stage
+from factory.stages.base import Models, Scorer
 from factory.stats.bradley_terry import MIN_REGULARISATION, REGULARISATION, bradley_terry
 from factory.stats.elo import elo
 from factory.stats.outcome import Outcome, Strengths
 
 
-class Rank(Stage):
+class Rank(Scorer):
     """Score candidates by their verdicts against each other."""
 
     kind: Literal["rank"] = "rank"
@@ -37,8 +37,7 @@ class Rank(Stage):
     length_control: bool = False
     """Bradley-Terry: remove the advantage of longer answers from the strengths."""
     gamma: float | None = None
-    """A known effect of length; > 0: longer wins. None: fitted to each sample, whose few verdicts are
-    weak evidence for it."""
+    """A known effect of length; > 0: longer wins. None: fitted to each sample, on weak evidence."""
     resamples: int = Field(200, ge=0, le=100_000)
     """0: scores without an interval. Above 0: with Bradley-Terry's 95% interval, which does not depend on
     the number; or with the central 95% of this many replays for Elo, which is no confidence interval."""
@@ -46,9 +45,6 @@ class Rank(Stage):
     def facts_needed(self) -> frozenset[str]:
         named = set() if self.judge is None else {f"judge:{self.judge}"}
         return frozenset({"candidates", "verdicts:*", *named})
-
-    def facts_made(self) -> frozenset[str]:
-        return frozenset({f"score:{self.name}", "ranking"})
 
     def problem(self) -> tuple[str, str] | None:
         if self.length_control and self.method == "elo":
@@ -103,8 +99,8 @@ class Rank(Stage):
     def _strengths(
         self, sample: Sample, players: dict[int, int], outcomes: list[Outcome], models: Models
     ) -> Strengths:
-        seed = models.seed("rank", self.name)
         if self.method == "elo":
+            seed = models.seed("rank", self.name)
             return elo(len(players), outcomes, resamples=self.resamples, seed=seed)
         lengths = [words(sample.candidates[index].text) for index in players]
         return bradley_terry(
@@ -114,7 +110,6 @@ class Rank(Stage):
             lengths=lengths if self.length_control else None,
             gamma=self.gamma,
             resamples=self.resamples,
-            seed=seed,
         )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -23,12 +23,12 @@ from factory.core.yamlfile import nearest
 from factory.engines.base import Scoring, Task
 from factory.scorers.comparison import DECIMALS
 from factory.scorers.process_reward import NOT_FINITE
-from factory.stages.base import NOT_SAMPLED, Models, Question, Stage
+from factory.stages.base import NOT_SAMPLED, Models, Question, Scorer
 
 _FOR_SEVERAL = ("combine", "weights", "penalty", "standardise")
 
 
-class Reward(Stage):
+class Reward(Scorer):
     """Score each candidate with reward models."""
 
     kind: Literal["reward"] = "reward"
@@ -51,11 +51,8 @@ class Reward(Stage):
     standardise: bool = True
     """Standardize each model's scores to mean 0 and variance 1 over the run before combining them."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
-
     def facts_made(self) -> frozenset[str]:
-        raw = {f"score:{name}" for name in self._scorers()}
-        return frozenset({f"score:{self.name}", "ranking", *raw})
+        return super().facts_made() | {f"score:{name}" for name in self._scorers()}
 
     def models_used(self) -> dict[str, str]:
         several = {f"models.{criterion}": model for criterion, model in self.models.items()}

@@ -12,13 +12,13 @@ from pydantic import Field
 from factory.core.errors import SampleError
 from factory.core.records import Sample, Score
 from factory.math.answers import How, check_aside
-from factory.stages.base import Models, Stage, pattern_problem
+from factory.stages.base import Models, Scorer, pattern_problem
 
 SHOWN_CHARS = 200
 """Most characters of the read answer in a score's detail."""
 
 
-class Verify(Stage):
+class Verify(Scorer):
     """Check answers against the reference."""
 
     kind: Literal["verify"] = "verify"
@@ -30,12 +30,8 @@ class Verify(Stage):
     pattern: str | None = None
     """A regular expression for `how: pattern`. Its first group, if it has one, is the answer."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
     needs_reference: ClassVar[bool] = True
     may_be_unparsed: ClassVar[bool] = True
-
-    def facts_made(self) -> frozenset[str]:
-        return frozenset({f"score:{self.name}", "ranking"})
 
     def problem(self) -> tuple[str, str] | None:
         if self.how == "pattern" and not self.pattern:

@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from factory.stats.outcome import Floats
 
 REGULARISATION = 0.1
-"""Default lambda. With it, one comparison won outright gives a difference of 2.1 (a preference of
-0.89)."""
+"""Default lambda. One comparison won outright gives a difference of 2.1 (a preference of 0.89)."""
 MIN_REGULARISATION = 1e-5  # far below this, float64 cannot resolve a common shift of all strengths
 _TOLERANCE = 1e-8  # accuracy of a strength; records keep six decimals
 _MOST_STEPS = 500
@@ -52,13 +51,12 @@ def bradley_terry(
     lengths: Sequence[int] | None = None,
     gamma: float | None = None,
     resamples: int = 0,
-    seed: int = 0,
 ) -> Strengths:
     """Strengths of `players`, which are numbered from 0.
 
     `lengths`: words of each player's answer; if given, control for length, with `gamma` or a fitted one.
-    `resamples` above 0: with intervals. These are computed, so neither the number nor `seed` changes
-    them; the arguments are those of `elo`. Raises `ValueError` for numbers out of range.
+    `resamples` above 0: with intervals. They are computed, so the number does not
+    change them. Raises `ValueError` for numbers out of range.
     """
     import numpy as np
 
@@ -115,8 +113,7 @@ class _Likelihood:
         """For each player, the strength below (`side` -1) or above (+1) the fitted one at which the
         profile is lower by half of `_CHI2`.
 
-        The drop is convex in the distance from the fit, so Newton's method overshoots the end at most
-        once and then descends to it.
+        The drop is convex in the distance, so Newton's method overshoots at most once and then descends.
         """
         import numpy as np
 

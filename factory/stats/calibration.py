@@ -43,8 +43,7 @@ class Calibration(msgspec.Struct, frozen=True):
 
 
 def calibration(prompts: Sequence[str], p: Sequence[float]) -> Calibration:
-    """The calibration. `p`: P(chosen is better) of each pair, in [0, 1]. `prompts`: the bootstrap's
-    clusters."""
+    """`p`: P(chosen is better) of each pair, in [0, 1]. `prompts`: the bootstrap's clusters."""
     import numpy as np
 
     chosen = np.asarray(p, dtype=np.float64)

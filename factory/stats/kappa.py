@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 def cohen_kappa(
     clusters: Sequence[Hashable], first: Sequence[int], second: Sequence[int]
 ) -> Estimate:
-    """Cohen's kappa (1960): chance gives each label as often as each labeler does. One label per item and
-    labeler."""
+    """Cohen's kappa (1960), of one label per item and labeler: chance gives labels as often as they do."""
     import numpy as np
 
     labels = sorted({*first, *second})
@@ -39,8 +38,7 @@ def cohen_kappa(
 def fleiss_kappa(clusters: Sequence[Hashable], items: Sequence[Sequence[int]]) -> Estimate:
     """Fleiss' kappa (1971), with any number of labels per item, at least two.
 
-    Fleiss has the same number for each item. Here every item counts once in the agreement, and every
-    label once in chance.
+    Fleiss has as many for each item. Here every item counts once in agreement, every label in chance.
     """
     import numpy as np
 

@@ -46,8 +46,7 @@ class Strengths(msgspec.Struct, frozen=True):
 
 
 def check_outcomes(players: int, outcomes: Sequence[Outcome]) -> None:
-    """Raise `ValueError` for a p outside [0, 1] (or NaN), an unknown player, or a player compared with
-    itself."""
+    """Raise `ValueError` for a p outside [0, 1] (or NaN), an unknown player, or one against itself."""
     for outcome in outcomes:
         first, second, p = outcome
         if not 0 <= p <= 1:
