@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from factory.align.divergence import log_ratio
 from factory.core import own_code, weights
@@ -240,8 +241,6 @@ def _change(samples: list[Sample], seed: int) -> Change:
 
 
 def _length_ratio(new: Mapping[str, float], first: Mapping[str, float], seed: int) -> Estimate:
-    import numpy as np
-
     both = [id for id in new if id in first]
     above, below = (np.array([of[id] for id in both]) for of in (new, first))
 

@@ -216,7 +216,8 @@ class Sample(msgspec.Struct):
     def critique_of(self, revision: Candidate) -> Critique | None:
         """The critique that a revision answers. None: it is no revision, or had no critique.
 
-        An answer with several critiques in a round has as many revisions, in order, but none of an empty one.
+        An answer with several critiques in one round has as many revisions, in the same order. An
+        empty critique has none.
         """
         if revision.parent is None:
             return None

@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 
 from factory.evaluation.tables import aligned, few_prompts
 from factory.stats.bootstrap import DIFFERENCE, SHARE, Estimate, interval_of, mean_of
@@ -179,8 +180,6 @@ def _correlation(
 
 
 def _coin(pairs: int) -> Estimate:
-    import numpy as np
-
     if not pairs:
         return Estimate(None)
     heads = np.random.default_rng(0).binomial(pairs, 0.5, size=20_000)

@@ -53,7 +53,8 @@ class RunOptions(TypedDict, total=False):
     """Options of a run."""
 
     ledger: Path | None
-    """The file to remember calls in, as the manifest says. None: the one it began with, else its own."""
+    """The file to remember calls in; the manifest then names it. None: the file the run began with,
+    else the folder's own."""
     progress: Progress | None
     retries: bool
     """In a finished run, try samples again whose failure may be temporary (the default)."""

@@ -1,6 +1,7 @@
 """Trace files: complete samples in source order. A part is whole or absent.
 
-A part is a fixed range of source rows. Its bytes, of known checksum, depend on its samples alone.
+A part holds a fixed range of source rows. Its bytes are a function of its samples alone, and the
+manifest keeps their checksum.
 """
 
 from __future__ import annotations

@@ -18,9 +18,7 @@ from factory.core.records import Sample, Score
 from factory.core.words import words
 from factory.scorers.comparison import DECIMALS, is_known
 from factory.stages.base import Models, Scorer
-from factory.stats.bradley_terry import MIN_REGULARISATION, REGULARISATION, bradley_terry
-from factory.stats.elo import elo
-from factory.stats.outcome import Outcome, Strengths
+from factory.stats.outcome import MIN_REGULARISATION, REGULARISATION, Outcome, Strengths
 
 
 class Rank(Scorer):
@@ -65,16 +63,12 @@ class Rank(Scorer):
             player = compared[candidate.index]
             place = 1 + sum(other > values[player] for other in values)
             verdicts = f"{met[player]} verdict{'s' if met[player] > 1 else ''}"
-            sample.scores.append(
-                Score(
-                    name=self.name,
-                    candidate=candidate.index,
-                    value=values[player],
-                    detail=f"rank {place} of {len(compared)}, {verdicts}",
-                    low=_rounded(found.low[player]) if found.low else None,
-                    high=_rounded(found.high[player]) if found.high else None,
-                )
+            detail = f"rank {place} of {len(compared)}, {verdicts}"
+            low, high = (
+                _rounded(ends[player]) if ends else None for ends in (found.low, found.high)
             )
+            score = Score(self.name, candidate.index, values[player], detail, low=low, high=high)
+            sample.scores.append(score)
         return sample
 
     def _outcomes(self, sample: Sample) -> tuple[dict[int, int], list[Outcome]]:
@@ -99,6 +93,9 @@ class Rank(Scorer):
     def _strengths(
         self, sample: Sample, players: dict[int, int], outcomes: list[Outcome], models: Models
     ) -> Strengths:
+        from factory.stats.bradley_terry import bradley_terry
+        from factory.stats.elo import elo
+
         if self.method == "elo":
             seed = models.seed("rank", self.name)
             return elo(len(players), outcomes, resamples=self.resamples, seed=seed)

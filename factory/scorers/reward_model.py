@@ -116,15 +116,8 @@ class Reward(Scorer):
                 logits = _logits(answer.completion.scores, model)
                 value = reward(logits, self.label, model)
                 is_read = all(math.isfinite(x) for x in (*logits, value))
-                sample.scores.append(
-                    Score(
-                        name,
-                        candidate.index,
-                        round(value, DECIMALS) if is_read else None,
-                        "" if is_read else NOT_FINITE,
-                        [answer.call],
-                    )
-                )
+                given, detail = (round(value, DECIMALS), "") if is_read else (None, NOT_FINITE)
+                sample.scores.append(Score(name, candidate.index, given, detail, [answer.call]))
         return sample
 
     def _scorers(self) -> dict[str, str]:

@@ -77,7 +77,8 @@ class Rollout(Scorer):
     """`every_step`: n x (steps - 1) completions per solution. `binary_search`: at most
     n x log2(steps), and none for solutions that end right; scores of skipped steps are None."""
     judge: str | None = None
-    """A model that judges each step. Labels are kept only as far as it puts the first error there too."""
+    """A model that says of each step whether it is correct. Labels are kept only as far as it puts the
+    first error in the same place."""
     estimator: Estimator = "auto"
     """Method of reading the judge, as in the stage `judge`."""
     samples: int | None = Field(None, ge=1, le=10_000)

@@ -53,16 +53,9 @@ class Verify(Scorer):
             if is_cut:  # what was read last may be no answer yet
                 is_right = None
             word = {True: "correct", False: "wrong", None: "unparsed"}[is_right]
-            sample.scores.append(
-                Score(
-                    name=self.name,
-                    candidate=candidate.index,
-                    value=None if is_right is None else float(is_right),
-                    detail=f"{word}{', cut' if is_cut else ''}: {read[:SHOWN_CHARS]}"
-                    if read
-                    else word,
-                )
-            )
+            detail = f"{word}{', cut' if is_cut else ''}: {read[:SHOWN_CHARS]}" if read else word
+            value = None if is_right is None else float(is_right)
+            sample.scores.append(Score(self.name, candidate.index, value, detail))
         return sample
 
     async def _check(self, answer: str, reference: str) -> tuple[bool | None, str]:

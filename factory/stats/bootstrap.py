@@ -27,12 +27,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 # Values drawn at once, of 8 bytes each and 8 more for their indices.
 _BLOCK = 1 << 21
@@ -74,8 +73,6 @@ def interval(
 
     Raises `ValueError` if there are no values, or one is not finite.
     """
-    import numpy as np
-
     data = np.asarray([*values, *(range_of_values or ())], dtype=np.float64)
     if len(values) == 0:
         raise ValueError("no values to resample")
@@ -107,8 +104,6 @@ def interval_of(
 
     Raises `ValueError` if the statistic is not finite.
     """
-    import numpy as np
-
     numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
     tail = _tail(len(numbers))
     value = statistic(np.ones(len(clusters))) if clusters else None
@@ -140,8 +135,6 @@ def mean_of(
     seed: int = 0,
 ) -> Estimate:
     """The mean over rows, each counting once, with clusters resampled whole."""
-    import numpy as np
-
     data = np.asarray(values, dtype=np.float64)
     if range_of_values is None or not len(data):
         return interval_of(clusters, lambda weights: weighted_mean(data, weights), seed=seed)

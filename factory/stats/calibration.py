@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 
 from factory.stats.bootstrap import SHARE, Estimate, mean_of
 
@@ -44,8 +45,6 @@ class Calibration(msgspec.Struct, frozen=True):
 
 def calibration(prompts: Sequence[str], p: Sequence[float]) -> Calibration:
     """`p`: P(chosen is better) of each pair, in [0, 1]. `prompts`: the bootstrap's clusters."""
-    import numpy as np
-
     chosen = np.asarray(p, dtype=np.float64)
     if chosen.size == 0:
         return Calibration(None, Estimate(None), [])

@@ -3,7 +3,8 @@
 In: rows of a dataset, as written. Out: the same rows with their conversations as `{role, content}`
 messages, prompt and answers separate. If every row of a dataset has a prompt and answers that are plain
 texts, these stay texts, since a model without a chat template is trained on them unchanged. The forms
-are those of `sources.conversation`. A row of another raises `SampleError`, with one of a few messages.
+are those of `factory.sources.conversation`. A row that cannot be trained on raises `SampleError`, with
+one of a few messages.
 """
 
 from __future__ import annotations

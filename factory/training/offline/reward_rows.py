@@ -92,7 +92,7 @@ def encode_lists(
     needs_pair: bool,
     finds_answer: bool,
 ) -> Encoded:
-    """`needs_pair`: leave out prompts whose answers have one score. `finds_answer`: as of pairs."""
+    """`needs_pair`: leave out prompts whose answers have one score. `finds_answer`: as in `encode_pairs`."""
     import datasets
 
     def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
