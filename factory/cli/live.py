@@ -9,7 +9,6 @@ from factory.cli.endings import command
 from factory.core.screen import duration
 from factory.core.terminal import printable
 from factory.pipeline import folder
-from factory.pipeline.ledger import calls_in
 from factory.pipeline.pulse import Beat
 
 _SILENT = 30.0  # seconds without an update of progress.json after which status says so
@@ -33,7 +32,7 @@ def print_beat(run: Path, beat: Beat, *, is_going: bool) -> None:
     for line in beat.lines:
         print(printable(f"    {line}"))
     path = folder.ledger_of(run)
-    if (held := calls_in(path)) is not None:
+    if (held := folder.calls_in(path)) is not None:
         print(f"    {held:,} calls remembered in {path}")
     if is_going and (silent := time.time() - beat.seen) > _SILENT:
         print(f"    no progress was reported for {duration(silent)}")

@@ -47,6 +47,7 @@ _LOG_BYTES = 24 << 20
 _TRANSACTION_BYTES = 8 << 20
 _TIMEOUT = 30.0  # seconds to wait for another process's lock
 _TABLE = "CREATE TABLE calls (key BLOB PRIMARY KEY, completion BLOB NOT NULL) WITHOUT ROWID"
+COUNT = "SELECT count(*) FROM calls"
 # How SQLite fails where it cannot share memory between processes, as its log needs.
 _NO_LOG = {
     *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR),
@@ -190,7 +191,7 @@ class Ledger:
         try:
             with self._reading:
                 self._see_commits()
-                return _count(self._reader)
+                return int(self._reader.execute(COUNT).fetchone()[0])
         except sqlite3.Error as error:
             raise self._broken(error) from error
 
@@ -353,20 +354,6 @@ class Ledger:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             connection.execute(f"PRAGMA busy_timeout={int(_TIMEOUT * 1000)}")
         self._log_limit = _size(self._log) + _LOG_BYTES
-
-
-def calls_in(ledger: Path) -> int | None:
-    """The number of calls on disk. None: there is no ledger, or it cannot be read now."""
-    with contextlib.suppress(sqlite3.Error):
-        if ledger.is_file():
-            uri = f"{ledger.absolute().as_uri()}?mode=ro"
-            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=1)) as connection:
-                return _count(connection)
-    return None
-
-
-def _count(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("SELECT count(*) FROM calls").fetchone()[0])
 
 
 def _transactions(rows: Mapping[bytes, bytes]) -> Iterator[list[tuple[bytes, bytes]]]:
