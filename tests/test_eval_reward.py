@@ -77,11 +77,6 @@ def test_a_statistic_that_is_not_finite_is_refused():
         interval_of(["a"], lambda w: math.nan)
 
 
-def test_a_level_outside_its_range_is_refused():
-    with pytest.raises(ValueError, match=r"level 95 is not between"):
-        interval_of(["a"], lambda w: 1.0, level=95)
-
-
 def test_figures_are_printed_with_their_interval():
     assert str(Estimate(0.634, 0.58, 0.6651)) == "0.63 (0.58 to 0.67)"
     assert str(Estimate(-0.001, -0.1, 0.1)) == "0.00 (-0.10 to 0.10)"

@@ -88,7 +88,7 @@ def test_the_total_is_the_weighted_sum_and_parts_are_raw():
     ]
     with build_rewards(entries) as rewards:
         scored = rewards.score(["What?"], [[{"role": "assistant", "content": "5 it is"}]])
-        assert (rewards.names, rewards.weights) == (["length", "five", "only-logged"], [2, 0.5, 0])
+        assert rewards.weights == [2, 0.5, 0]
     assert scored.parts == {"length": [-0.25], "five": [1], "only-logged": [0]}
     assert scored.totals == [2 * -0.25 + 0.5 * 1]
 

@@ -18,7 +18,7 @@ from factory.core.errors import RecipeError, SampleError
 from factory.evaluation.rows import open_rows, sample_of, shape_of
 from factory.sources.benchmarks import Labels, parse_labels
 from factory.sources.conversation import countable, read_exchange, read_prompt
-from factory.sources.formats.table import Table, conformed, types_of
+from factory.sources.formats.table import Table, add_types, conformed
 from factory.sources.formats.text import split_cell
 from factory.training.common.data import Opened, open_dataset, to_messages
 from factory.training.common.rows import read_row
@@ -133,7 +133,9 @@ def test_columns_of_numbers_in_cells_are_numbers_to_trainers(tmp_path):
 def test_a_type_is_what_all_rows_have_in_common():
     rows = [{"a": 1, "b": 1, "c": [1], "d": "x", "e": {"k": 1}, "f": 2**60},
             {"a": 0.5, "b": True, "c": None, "d": [1], "e": {"l": "z"}, "f": 0.5}]  # fmt: skip
-    types = types_of(rows)
+    types = {}
+    for row in rows:
+        add_types(types, row)
     assert types == {
         "a": "float",
         "b": "text",

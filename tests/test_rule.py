@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from factory.core.records import Candidate, Sample
-from factory.scorers.rule import RuleScore
+from factory.scorers.rules import RuleScore
 from tests.fakes import ScriptedModels
 
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from factory.core.errors import RecipeError
 from factory.engines.render import conversation_ids, transcript
+from factory.sources.conversation import split_transcript
 from factory.training import TRAINERS
 from factory.training.offline import reward, reward_losses
-from factory.training.offline.reward_rows import encode_lists, encode_pairs, split_transcript
+from factory.training.offline.reward_rows import encode_lists, encode_pairs
 from tests.tiny import dataset, logged, save, save_llama, stopped_at, weights_of
 
 CONFIG = {"max_steps": 12, "learning_rate": 3e-3, "save_strategy": "no", "logging_steps": 1}
@@ -424,8 +425,14 @@ def test_a_null_preference_is_certain_and_counted(tokenizer):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"chosen": "no turns", "rejected": "none"}, r"row 0 chosen does not end with the assist"),
-        ({"prompt": "a", "chosen": 7, "rejected": 8}, r"row 0 chosen: expected text, or messages"),
+        (
+            {"chosen": "no turns", "rejected": "none"},
+            r"row 0: column 'chosen' does not end with the assist",
+        ),
+        (
+            {"prompt": "a", "chosen": 7, "rejected": 8},
+            r"row 0: column 'chosen': expected text or messages",
+        ),
         (
             {"prompt": "a", "chosen": "b", "rejected": "c", "preference": 1.5},
             r"row 0 preference: expected 0 to 1, found 1.5",

@@ -112,8 +112,7 @@ def compute_in_float32(model: Any) -> None:
 def log_probability(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> float:
     """log p(answer | prompt) in nats, summed over the answer's tokens (at least one).
 
-    Only the answer's logits are computed, at most `MOST_LOGITS` at once. For a longer answer the model
-    runs again for each piece.
+    Only the answer's logits are computed, at most `MOST_LOGITS` at once: a longer answer takes several runs.
     """
     import torch
 

@@ -1,9 +1,8 @@
 """Comparison of a trained model with those before it: all answer held-out prompts, and a judge or a
 score compares the answers.
 
-In: a recipe's `evaluation`, and the models by name, first to last. The evaluation is a run like any
-other, so it resumes and is remembered. Out: figures of each model's answers, and the new model's win
-rate against each other model.
+In: a recipe's `evaluation`, and the models by name, first to last. It is a run like any other, so it
+resumes and is remembered. Out: figures of each model's answers, and the new one's win rate against each.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from factory.align.divergence import log_ratio
 from factory.core import own_code, weights
@@ -77,11 +77,9 @@ class Evaluation(msgspec.Struct, frozen=True):
     """Other model -> the new model's win rate against it."""
     change: Change
     log_ratio: Estimate | None
-    """Log-ratio of the new to the first model on the new model's answers, in nats per answer. None: it
-    could not be computed."""
+    """Log-ratio of the new to the first model on its own answers, in nats per answer. None: it failed."""
     is_kl: bool
-    """True: answers were drawn from the model's own distribution, so `log_ratio` estimates the KL
-    divergence."""
+    """True: answers are draws of the model's own distribution, so `log_ratio` estimates the KL."""
     left_out: int
     """Number of prompts that failed and are in no figure. evaluation/quarantine.jsonl has the reasons."""
     compared_by: str | None = None
@@ -243,8 +241,6 @@ def _change(samples: list[Sample], seed: int) -> Change:
 
 
 def _length_ratio(new: Mapping[str, float], first: Mapping[str, float], seed: int) -> Estimate:
-    import numpy as np
-
     both = [id for id in new if id in first]
     above, below = (np.array([of[id] for id in both]) for of in (new, first))
 
@@ -256,7 +252,6 @@ def _length_ratio(new: Mapping[str, float], first: Mapping[str, float], seed: in
 
 
 def _mean(values: Mapping[str, float], seed: int, range_of_values: Range | None = None) -> Estimate:
-    """The mean over prompts, with its interval."""
     return mean_of([*values], [*values.values()], range_of_values=range_of_values, seed=seed)
 
 

@@ -27,14 +27,7 @@ from typing import Any
 
 import msgspec
 
-from factory.align.held_out import (
-    FIRST,
-    NEW,
-    PREVIOUS,
-    Evaluation,
-    evaluate,
-    evaluation_recipe,
-)
+from factory.align.held_out import FIRST, NEW, PREVIOUS, Evaluation, evaluate, evaluation_recipe
 from factory.align.report import Alignment, Best, Round, Trained, rate_text, table
 from factory.core.errors import FactoryError, RecipeError
 from factory.core.lock import LOCK, alone_in
@@ -131,8 +124,7 @@ def _turn(
 
 
 def _save(done: Alignment, path: Path) -> None:
-    """Write align.json, unless it has more rounds already, as when finished rounds are gone through
-    again."""
+    """Write align.json, unless it has more rounds already: finished rounds may be gone through again."""
     try:
         there = msgspec.json.decode(path.read_bytes(), type=Alignment).rounds
     except (OSError, msgspec.MsgspecError):

@@ -58,7 +58,6 @@ class Alignment(msgspec.Struct):
 
 
 def table(done: Alignment) -> str:
-    """All rounds as text."""
     lines: list[str] = []
     for made in done.rounds:
         trained = ", ".join(f"{t.name} {t.steps} steps on {t.rows:,} rows" for t in made.trainings)
@@ -118,7 +117,6 @@ def _figures(found: Evaluation) -> list[str]:
 
 
 def _win_rates(found: Evaluation) -> list[str]:
-    """The win rate against each earlier model."""
     by = "by the judge" if found.compared_by is None else f"by {found.compared_by}"
     lines = []
     for name in (FIRST, PREVIOUS):

@@ -164,14 +164,9 @@ def train(
     of that trainer. `lora`: peft's `LoraConfig` fields. `resume`: from the last checkpoint in `out`.
     Returns what training.json holds: steps, seconds, metrics, versions.
     """
-    from factory.core.errors import RecipeError
-    from factory.core.yamlfile import nearest
-    from factory.training import TRAINERS
+    from factory.training import listed
 
-    if kind not in TRAINERS:
-        have = ", ".join(TRAINERS)
-        raise RecipeError(f"no trainer '{kind}'{nearest(kind, list(TRAINERS))} (have: {have})")
-    return TRAINERS[kind].train(
+    return listed(kind).train(
         data, model, Path(out), lora=lora, config=dict(config or {}), resume=resume
     )
 
@@ -183,14 +178,11 @@ def load_traces(run: str | Path) -> Iterator[Sample]:
 
     Raises `RecipeError` if the folder holds no run.
     """
-    from factory.core.errors import RecipeError
-    from factory.pipeline import manifest
-    from factory.pipeline import traces as shards
+    from factory.pipeline.manifest import of_run
+    from factory.pipeline.traces import read_samples
 
-    folder = Path(run)
-    if manifest.read(folder) is None:
-        raise RecipeError(f"{folder} holds no run: there is no manifest.json in it")
-    return shards.read_samples(folder)
+    of_run(Path(run))
+    return read_samples(Path(run))
 
 
 def _load(recipe: str | Path, overrides: Mapping[str, Any] | None, limit: int | None) -> Any:

@@ -33,8 +33,7 @@ def examine() -> list[Finding]:
 
 
 def in_clone(folder: Path) -> list[tuple[str, str]]:
-    """The first two commands of the README, each with what it will do here. Empty outside a clone of
-    this project."""
+    """The README's first two commands, with what each will do here. Empty outside a clone of the project."""
     try:
         name = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]["name"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,5 +1,4 @@
-"""`factory init`: copies the shipped recipes, prompts and constitutions for the user to edit, with their
-JSON Schema."""
+"""`factory init`: copies the shipped recipes, prompts and constitutions, with JSON Schema, for editing."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 import time
 from pathlib import Path
 
@@ -34,18 +32,7 @@ def print_beat(run: Path, beat: Beat, *, is_going: bool) -> None:
     for line in beat.lines:
         print(printable(f"    {line}"))
     path = folder.ledger_of(run)
-    if (held := _calls_in(path)) is not None:
+    if (held := folder.calls_in(path)) is not None:
         print(f"    {held:,} calls remembered in {path}")
     if is_going and (silent := time.time() - beat.seen) > _SILENT:
         print(f"    no progress was reported for {duration(silent)}")
-
-
-def _calls_in(ledger: Path) -> int | None:
-    """The number of remembered calls. None: there is no ledger yet, or it cannot be read now."""
-    with contextlib.suppress(sqlite3.Error):
-        if ledger.is_file():
-            uri = f"{ledger.absolute().as_uri()}?mode=ro"
-            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=1)) as connection:
-                count: int = connection.execute("SELECT count(*) FROM calls").fetchone()[0]
-                return count
-    return None

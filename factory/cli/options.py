@@ -29,8 +29,7 @@ RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run's folder.", parser=user_path)
 ]
 OutOption = Annotated[
-    Path | None,
-    path_option("--out", "-o", help="The run's folder. Default: runs/<recipe's name>."),
+    Path | None, path_option("--out", "-o", help="The run's folder. Default: runs/<recipe's name>.")
 ]
 LedgerOption = Annotated[
     Path | None,

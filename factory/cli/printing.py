@@ -66,8 +66,7 @@ def print_manifest(folder: Path, manifest: Manifest, damaged: Collection[str] = 
 
 
 def wrapped(text: str, indent: str) -> list[str]:
-    """`text` in lines of the terminal's width (at least 60). Lines after the first are indented by two
-    more."""
+    """`text` in lines of the terminal's width (at least 60), after the first indented by two more."""
     width = max(60, shutil.get_terminal_size().columns)
     return textwrap.wrap(
         text, width, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False

@@ -10,7 +10,6 @@ import typer
 
 from factory.cli import endings
 from factory.cli.options import RunArgument, load, path_option
-from factory.cli.runs import manifest_of
 from factory.core.errors import FactoryError, RecipeError
 from factory.core.terminal import printable
 
@@ -65,13 +64,14 @@ def review(
     start it as you like. `factory export RUN --reviewed` applies the decisions.
     """
     from factory.core.screen import Screen
+    from factory.pipeline.manifest import of_run
     from factory.review.journal import reviewer_name
     from factory.review.queue import Wanted, in_queue, pairs_of
 
     if export is not None and import_ is not None:
         raise RecipeError("--export and --import: give one of them")
     name = reviewer_name(reviewer)
-    manifest = manifest_of(run_folder)
+    manifest = of_run(run_folder)
     recipe = load(run_folder / "recipe.yaml", None, trains=False)
     with Screen().doing(f"reading the pairs of {run_folder}"):
         wanted = Wanted(id, tag, principle) if import_ is None else Wanted()

@@ -22,7 +22,6 @@ from factory.core.errors import RecipeError
 
 if TYPE_CHECKING:
     from factory.export.decisions import Decided
-    from factory.pipeline.manifest import Manifest
     from factory.recipe.recipe import Recipe
 
 
@@ -69,16 +68,14 @@ def run(
     endings.after_run(folder, manifest, loaded)
 
 
-def status(
-    run_folder: RunArgument,
-) -> None:
+def status(run_folder: RunArgument) -> None:
     """Show a run's progress and results, and check that its files are complete."""
     from factory.cli import live
     from factory.core.lock import is_held
     from factory.pipeline import folder, pulse
     from factory.pipeline import manifest as manifests
 
-    _refuse_file(run_folder)
+    manifests.refuse_file(run_folder)
     folder.recover_if_free(run_folder)
     is_going = is_held(run_folder)
     beat = pulse.read(run_folder)
@@ -86,7 +83,7 @@ def status(
     if beat is not None and (begun is None or (begun.state == "running" and not begun.rows)):
         live.print_beginning(run_folder, beat, is_going=is_going)
         return
-    manifest = manifest_of(run_folder)
+    manifest = manifests.of_run(run_folder)
     damaged = () if is_going else folder.damaged_views(run_folder, manifest)
     printing.print_manifest(run_folder, manifest, damaged)
     if not folder.is_quarantine_whole(run_folder, manifest):
@@ -106,8 +103,7 @@ def show(
     count: Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples to show.")] = 3,
     id: Annotated[str | None, typer.Option("--id", help="Show the sample with this id.")] = None,
     is_flipped: Annotated[
-        bool,
-        typer.Option("--flipped", help="Only samples whose verdict changed with the order."),
+        bool, typer.Option("--flipped", help="Only samples whose verdict changed with the order.")
     ] = False,
     dropped: Annotated[
         str | None,
@@ -124,8 +120,9 @@ def show(
     """
     from factory.cli.show import Traces
     from factory.cli.show import show as print_sample
+    from factory.pipeline.manifest import of_run
 
-    manifest = manifest_of(run_folder)
+    manifest = of_run(run_folder)
     traces = Traces(run_folder, load(run_folder / "recipe.yaml", None, trains=False))
     for sample in traces.chosen(count, id=id, is_flipped=is_flipped, dropped=dropped):
         print_sample(sample, fate=traces.told(sample))
@@ -135,8 +132,7 @@ def show(
 def export(
     run_folder: RunArgument,
     recipe: Annotated[
-        Path | None,
-        path_option("--recipe", help="Take the views from this recipe instead."),
+        Path | None, path_option("--recipe", help="Take the views from this recipe instead.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -173,6 +169,7 @@ def export(
     from factory.core.lock import alone_in
     from factory.export.write import FileFormat
     from factory.pipeline import folder
+    from factory.pipeline.manifest import of_run
     from factory.pipeline.views import export_again
 
     if file_format not in (formats := get_args(FileFormat)):
@@ -180,10 +177,10 @@ def export(
     if out is None and (is_reviewed or file_format != "arrow"):
         names = ["reviewed"] * is_reviewed + [file_format] * (file_format != "arrow")
         out = run_folder / "-".join(names)
-    manifest_of(run_folder)  # first: create nothing in a folder that holds no run
+    of_run(run_folder)  # first: create nothing in a folder that holds no run
     with alone_in(run_folder), folder.writing_in(run_folder):
         folder.recover(run_folder)
-        manifest = manifest_of(run_folder)
+        manifest = of_run(run_folder)
         loaded = load(recipe or run_folder / "recipe.yaml", set_, trains=False)
         manifest = export_again(
             *(loaded, run_folder, manifest, out),
@@ -213,20 +210,3 @@ def _reviews_of(run_folder: Path) -> dict[str, Decided]:
 
 def _default_out(recipe: Recipe) -> Path:
     return Path("runs") / recipe.name
-
-
-def _refuse_file(run_folder: Path) -> None:
-    if run_folder.exists() and not run_folder.is_dir():
-        raise RecipeError(f"{run_folder} is a file; name a run's folder, e.g. runs/quickstart")
-
-
-def manifest_of(run_folder: Path) -> Manifest:
-    from factory.pipeline.manifest import read
-
-    _refuse_file(run_folder)
-    manifest = read(run_folder)
-    if manifest is None:
-        inside = sorted(str(path.parent) for path in run_folder.glob("*/manifest.json"))
-        hint = f"; did you mean {inside[0]}?" if inside else ""
-        raise RecipeError(f"{run_folder} holds no run: there is no manifest.json in it{hint}")
-    return manifest

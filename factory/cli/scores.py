@@ -25,8 +25,7 @@ DataOption = Annotated[
     str, typer.Option("--data", metavar="DATA", help="A dataset's folder, a file, or a Hub id.")
 ]
 ScorerModelOption = Annotated[
-    str | None,
-    typer.Option("--model", metavar="MODEL", help="A reward or process reward model."),
+    str | None, typer.Option("--model", metavar="MODEL", help="A reward or process reward model.")
 ]
 ScorerRecipeOption = Annotated[
     Path | None,
@@ -39,8 +38,7 @@ ScoreOption = Annotated[
 
 
 def _report_path(text: str | Path) -> Path:
-    """The path of a report. Raises `RecipeError`, before anything is measured, if a file that is no
-    report is there."""
+    """The path of a report. Raises `RecipeError`, before anything is measured, if another file is there."""
     path = user_path(text)
     if path.exists():
         try:
@@ -151,8 +149,7 @@ def eval_process(
 def eval_judge(
     data: DataOption,
     recipe: Annotated[
-        Path,
-        path_option("--recipe", metavar="FILE", help="Its first pairwise judge is measured."),
+        Path, path_option("--recipe", metavar="FILE", help="Its first pairwise judge is measured.")
     ],
     prompt: Annotated[str | None, typer.Option("--prompt-column", help="Default: prompt.")] = None,
     a: Annotated[str | None, typer.Option("--a-column", help="Default: response_a.")] = None,
@@ -172,8 +169,7 @@ def eval_judge(
         ),
     ] = None,
     tie_band: Annotated[
-        float,
-        typer.Option(min=0, max=0.49, help="P within this distance of 0.5 counts as a tie."),
+        float, typer.Option(min=0, max=0.49, help="P within this distance of 0.5 counts as a tie.")
     ] = 0.0,
     out: ReportOption = None,
     work: WorkOption = None,
@@ -200,9 +196,6 @@ def eval_judge(
     meanings = None if coding is None else parse_labels(coding)
     found = evaluate_judge(rows, scorer, work, columns=columns, labels=meanings, tie_band=tie_band)
     printing.print_evaluation(found, out)
-
-
-# -- helpers ------------------------------------------------------------------------------------
 
 
 def _rows(data: str, limit: int | None) -> Rows:

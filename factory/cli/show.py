@@ -1,7 +1,6 @@
 """Samples printed for people to read, and the choice of them from a run's traces.
 
-Texts are shown as written, revisions as a diff. Control characters are made visible
-(`terminal.printable`).
+Texts are shown as written, revisions as a diff, control characters visibly (`terminal.printable`).
 """
 
 from __future__ import annotations
@@ -176,8 +175,7 @@ def _titled(title: str, text: str | Text, style: str = "") -> Text:
 
 
 def word_diff(old: str, new: str) -> Text:
-    """The new text with what was {+added+} in green and what was [-removed-] in red, marked as by
-    `git diff --word-diff`."""
+    """The new text with words {+added+} in green and [-removed-] in red, as by `git diff --word-diff`."""
     before, after = printable(old).split(), printable(new).split()
     text = Text()
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)

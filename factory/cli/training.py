@@ -26,16 +26,14 @@ def train(
         str, typer.Argument(metavar="KIND", help="sft, dpo, kto, reward, prm, grpo, rloo or ppo.")
     ],
     data: Annotated[
-        str,
-        typer.Option(help="A dataset's folder, a JSON(L) or Parquet file, or a Hub id."),
+        str, typer.Option(help="A dataset's folder, a JSON(L) or Parquet file, or a Hub id.")
     ],
     model: Annotated[
         str, typer.Option(help="The model to train: smollm2-135m-instruct, a folder or a Hub id.")
     ],
     out: Annotated[Path, path_option("--out", "-o", help="The trained model's folder.")],
     config: Annotated[
-        Path | None,
-        path_option("--config", help="A YAML file of fields of the trainer's config."),
+        Path | None, path_option("--config", help="A YAML file of fields of the trainer's config.")
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -71,18 +69,14 @@ def train(
     reward and prm make models that score.
     """
     from factory.core.override import override
-    from factory.core.yamlfile import YamlFile, nearest
-    from factory.training import TRAINERS
+    from factory.core.yamlfile import YamlFile
+    from factory.training import listed
 
-    if kind not in TRAINERS:
-        raise RecipeError(
-            f"factory train: no trainer '{kind}'{nearest(kind, list(TRAINERS))} "
-            f"(have: {', '.join(TRAINERS)})"
-        )
+    trainer = listed(kind)
     options: dict[str, Any] = YamlFile(config).data if config else {}
     for text in set_ or []:
         override(options, text)
-    result = TRAINERS[kind].train(data, model, out, lora=_lora(lora), config=options, resume=resume)
+    result = trainer.train(data, model, out, lora=_lora(lora), config=options, resume=resume)
     if os.environ.get("RANK", "0") != "0":  # one of several that `accelerate launch` started
         return
     print(f"trained {model} for {result['steps']} steps: {out}")
@@ -111,9 +105,6 @@ def align(
     print(table(done))
     constitution = loaded.constitution.path if loaded.constitution else None
     endings.after_align(recipe, folder, done, rounds, constitution)
-
-
-# -- helpers ------------------------------------------------------------------------------------
 
 
 def _lora(text: str | None) -> dict[str, Any] | None:

@@ -30,8 +30,7 @@ class AppliesWhen(Config):
 
 
 class PrincipleTest(Config):
-    """An example for the person who edits the principle: a judge should prefer `better`. Only its form
-    is checked."""
+    """An example for the principle's editor: a judge should prefer `better`. Only its form is checked."""
 
     prompt: Text
     better: Text

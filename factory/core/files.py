@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -31,6 +32,17 @@ def whole(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     except BaseException:
         half.unlink(missing_ok=True)
         raise
+
+
+def file_hash(*paths: Path) -> str:
+    """Hash (xxh3, 32 hex digits) of the files' bytes, one after the other."""
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)  # updates it block by block
+    return digest.hexdigest()
 
 
 def write_whole(path: Path, value: Any) -> None:

@@ -169,8 +169,7 @@ class Sample(msgspec.Struct):
         return [c for c in self.candidates if c.drop_reason is None]
 
     def answered(self) -> list[Candidate]:
-        """Kept candidates with a text: those to criticize, compare and score. A candidate whose thought
-        never ended has none."""
+        """Kept candidates with a text, to criticize and score; one whose thought never ended has none."""
         return [c for c in self.kept() if c.text.strip()]
 
     def heads(self) -> list[Candidate]:

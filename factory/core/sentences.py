@@ -4,9 +4,8 @@
     - eggs\\n- rice                          2, one per item
     1. Boil 0.5 l of water.                 1
 
-These points end no sentence: in a number, after an item's number, after initials and titles
-(Dr. J. Smith), and before a small letter (e.g. this one). Text after the last mark is a sentence that
-did not end.
+These points end no sentence: in a number, after an item's number, after initials and titles (Dr. J.
+Smith), and before a small letter (e.g. this one). Text after the last mark is a sentence not ended.
 """
 
 from __future__ import annotations

@@ -9,8 +9,7 @@ _CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud8
 
 
 def printable(text: str) -> str:
-    """The text with control characters escaped, as `\\x1b`: they could recolor or rewrite the terminal,
-    or rename its window."""
+    """The text with control characters escaped, as `\\x1b`: they could recolor or rename a terminal."""
     return _CONTROLS.sub(_spelled, text.replace("\r\n", "\n"))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from factory.core.errors import EngineError, RecipeError
-from factory.core.files import sync, whole
+from factory.core.files import file_hash, sync, whole
 from factory.core.paths import user_path
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -211,30 +211,23 @@ def _deciding(model_dir: Path) -> Iterator[Path]:
         yield from model_dir.glob("*/config.json")
 
 
-_SUFFIXES = frozenset(
-    {
-        *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf"),
-        *(".json", ".jinja", ".py"),
-        *(".model", ".tiktoken"),
-    }
-)
+_SUFFIXES = {
+    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf"),
+    *(".json", ".jinja", ".py", ".model", ".tiktoken"),
+}
 _TEXTS = frozenset({"merges.txt", "vocab.txt"})  # of tokenizers
 # Files that a training leaves in its model's folder.
-_OF_A_TRAINING = frozenset(
-    {
-        *("job.json", "training.json", "quality.json"),
-        *("trainer_state.json", "training_args.bin"),
-        *("optimizer.pt", "optimizer.bin", "scheduler.pt", "scheduler.bin", "scaler.pt"),
-        *("all_results.json", "train_results.json", "eval_results.json"),
-    }
-)
+_OF_A_TRAINING = {
+    *("job.json", "training.json", "quality.json", "trainer_state.json", "training_args.bin"),
+    *("optimizer.pt", "optimizer.bin", "scheduler.pt", "scheduler.bin", "scaler.pt"),
+    *("all_results.json", "train_results.json", "eval_results.json"),
+}
 _SETTLED = 2 * 10**9
 """Nanoseconds after which a change surely shows in a file's times, whose clock may be coarse."""
 
 
 def _file_hash(path: Path) -> str:
-    import xxhash
-
+    """`files.file_hash`, remembered for large files."""
     real = path.resolve()
     stat = real.stat()
     remembered = cache_dir() / "hashes.json"
@@ -245,18 +238,15 @@ def _file_hash(path: Path) -> str:
         known = msgspec.json.decode(remembered.read_bytes(), type=dict[str, str])
     if key in known:
         return known[key]
-    digest = xxhash.xxh3_128()
-    with real.open("rb") as file:
-        while chunk := file.read(1 << 24):
-            digest.update(chunk)
+    found = file_hash(real)
     is_settled = time.time_ns() - stat.st_ctime_ns > _SETTLED
     if stat.st_size > 1 << 24 and is_settled:
         # Only a cache: an entry lost to a race costs one more read.
         with contextlib.suppress(OSError):
             remembered.parent.mkdir(parents=True, exist_ok=True)
             with whole(remembered, is_shared=True) as half:
-                half.write_bytes(msgspec.json.encode({**known, key: digest.hexdigest()}))
-    return digest.hexdigest()
+                half.write_bytes(msgspec.json.encode({**known, key: found}))
+    return found
 
 
 def free_bytes(path: Path) -> int:

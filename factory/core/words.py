@@ -41,7 +41,6 @@ _CLUSTERS_A_WORD = 3
 
 
 def words(text: str) -> int:
-    """Number of words in a text."""
     found = text.split()
     if text.isascii() or not UNSPACED.search(text):
         return len(found)
@@ -70,8 +69,7 @@ def spelling(text: str) -> str:
 
 
 def composed(text: str) -> str:
-    """The text in NFC, with full-width letters and ligatures as plain ones. Unlike NFKC, it keeps
-    `x²`."""
+    """The text in NFC, with full-width letters and ligatures as plain ones. Unlike NFKC, it keeps `x²`."""
     text = unicodedata.normalize("NFC", text)
     if unicodedata.is_normalized("NFKC", text):
         return text

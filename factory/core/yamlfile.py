@@ -3,8 +3,7 @@
 A `YamlFile` is parsed data that knows the line of each field. Every error names file, line, field,
 what was found, what was expected and, for a mistyped name, the nearest known one.
 
-A file that no person wrote (aliases that multiply, a million lines, a device) is refused at once. The
-limits are constants below.
+A file that no person wrote (aliases that multiply, a million lines, a device) is refused at once.
 """
 
 from __future__ import annotations
@@ -144,8 +143,7 @@ def _too_many() -> str:
 
 
 def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """Number of values that the node stands for. `known`: the numbers of nodes seen before; None: the
-    node is being counted."""
+    """Number of values that the node stands for. `known`: those of nodes seen; None: it is being counted."""
     if id(node) in known:
         size = known[id(node)]
         if size is None:
@@ -312,8 +310,7 @@ def _read(path: Path) -> str:
 
 
 def _explain_syntax(error: yaml.MarkedYAMLError) -> str:
-    """The message: `10 is not YAML: while parsing a flow mapping that begins in line 9, expected ','
-    or '}'`."""
+    """`10 is not YAML: while parsing a flow mapping that begins in line 9, expected ',' or '}'`."""
     problem = error.problem or "it makes no sense"
     remedy = next((f"; {remedy}" for part, remedy in _REMEDIES.items() if part in problem), "")
     line = error.problem_mark.line + 1 if error.problem_mark else 1

@@ -30,9 +30,8 @@ def build(
     """An engine for each name in a recipe's `models`. None is started yet. `judges`: names of models
     whose labels are read.
 
-    Two names of the same weights share one engine, with the larger of the two contexts; it judges if
-    one of the two does. Engines in this process share its memory equally, unless the recipe gives
-    fractions.
+    Two names of the same weights share one engine, with the larger of the two contexts; it judges if one
+    does. Engines in this process share its memory equally, unless the recipe gives fractions.
     """
     shared: dict[str, VllmConfig] = {}
     engines: dict[str, Engine] = {}

@@ -10,9 +10,9 @@ import itertools
 class Admission:
     """Bounds the KV blocks and the number of requests at vLLM. The lowest priority enters first."""
 
-    def __init__(self, blocks: int, requests: int) -> None:
-        self._blocks = self._free_blocks = blocks
-        self._requests = self._free_requests = requests
+    def __init__(self) -> None:
+        self._blocks = self._free_blocks = 0
+        self._requests = self._free_requests = 0
         self._block_size = 1
         self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []
         self._order = itertools.count()

@@ -90,8 +90,7 @@ def exhausted(servers: Sequence[Server], last: Server, error: APIError, tries: i
 
 
 def refusal(server: Server, error: APIError, model: str, key_name: str) -> Exception:
-    """The exception to raise if trying again cannot help. `key_name`: the environment variable that
-    holds the key."""
+    """The exception to raise if trying again cannot help. `key_name`: the key's environment variable."""
     status = getattr(error, "status_code", 0)
     said = words(server, error)
     if 300 <= status < 400:

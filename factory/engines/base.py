@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from factory.core.config import Config
 from factory.core.errors import EngineError
@@ -22,12 +22,10 @@ Task = Literal["generate", "classify", "token_classify"]
 `token_classify`: score each step (a process reward model)."""
 
 
-_SECRETS = frozenset(
-    {
-        *("api_key", "apikey", "access_token", "auth_token", "hf_token"),
-        *("authorization", "bearer", "password", "secret"),
-    }
-)
+_SECRETS = {
+    *("api_key", "apikey", "access_token", "auth_token", "hf_token"),
+    *("authorization", "bearer", "password", "secret"),
+}
 
 
 def without_secrets(values: dict[str, Any]) -> dict[str, Any]:
@@ -53,6 +51,9 @@ def without_secrets(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+WithoutSecrets = Annotated[dict[str, Any], AfterValidator(without_secrets)]
+
+
 class Sampling(Config):
     """Options of sampling. The names and meanings are vLLM's and the OpenAI API's."""
 
@@ -71,13 +72,8 @@ class Sampling(Config):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float = Field(1.0, gt=0)
-    extra: dict[str, Any] = {}
+    extra: WithoutSecrets = {}
     """Other sampling parameters of the engine, passed through unchecked."""
-
-    @field_validator("extra")
-    @classmethod
-    def _check_extra(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return without_secrets(value)
 
     @cached_property
     def changed(self) -> dict[str, Any]:
@@ -96,9 +92,8 @@ class Scoring(msgspec.Struct, frozen=True):
 
     Without steps, the conversation ends with the answer to score, and outputs are read at its end.
     With steps, the conversation ends with the user's message. The steps follow as the answer, each
-    followed by `tag` and then `separator`. Outputs are read at each `tag` or, if `tag` is empty, at the
-    last token of each `separator`. Tag and separator are tokenized by themselves, as TRL's process
-    reward trainer did.
+    followed by `tag` and then `separator`, both tokenized by themselves, as TRL's trainer did. Outputs
+    are read at each `tag` or, if `tag` is empty, at the last token of each `separator`.
     """
 
     steps: tuple[str, ...] = ()
@@ -260,8 +255,7 @@ class Engine(Protocol):
         ...
 
     async def thinks(self) -> bool:
-        """True if the model thinks before it answers, by its chat template or the server's prompts.
-        False if unknown."""
+        """True if it thinks before it answers, by its template or the server's prompts. False if unknown."""
         ...
 
     def stats(self) -> EngineStats: ...

@@ -106,8 +106,7 @@ def split(
     thought: str | None = None,
     is_split: bool = False,
 ) -> Completion:
-    """The completion with its thought split off. `is_split`: the server has split them itself and gave
-    this `thought`."""
+    """The completion with its thought split off. `is_split`: the server has done it, and gave `thought`."""
     text, reason, marks = completion.text, completion.finish_reason, server.marks
     stops_at_thought = reason == "stop" and CLOSE in request.sampling.get("stop", [])
     if thought is not None:
@@ -133,7 +132,6 @@ def split(
 
 
 def odd(server: Server, field: str, value: object, wanted: str) -> SampleError:
-    """The error for an answer with an invalid field."""
     return SampleError(
         f"{server.url} answered with {field} {server.clean(repr(value))} instead of {wanted}; "
         "fix the server, or name another: the next run asks again"

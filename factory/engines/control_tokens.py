@@ -45,8 +45,7 @@ def kept(ids: Sequence[int], joint_ids: Sequence[int]) -> list[int]:
 
 
 def named(names: set[str]) -> re.Pattern[str] | None:
-    """A pattern that matches any of the names, the longest first. Single characters are left out, since
-    they cannot be broken."""
+    """A pattern of the names, the longest first, without single characters, which cannot be broken."""
     found = sorted((name for name in names if len(name) > 1), key=lambda name: (-len(name), name))
     # Grouped by the first character, which is rare in texts, so that hundreds of names cost a search
     # no more than a few.
@@ -96,7 +95,6 @@ _known: WeakKeyDictionary[Any, tuple[Any, re.Pattern[str] | None]] = WeakKeyDict
 
 
 def special_names(tokenizer: Any) -> set[str]:
-    """Names of the tokens that the tokenizer calls special."""
     # The tokenizer may be vLLM's, a stand-in for a server's, or without a template.
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     names = {str(token) for token in added if token.special}

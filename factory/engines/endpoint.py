@@ -5,8 +5,7 @@ Invariants:
   which URL. A retry keeps its place in line.
 - The API key is read from the environment, and no message of this engine contains it.
 
-`chat_api` has the requests and answers of any server, `vllm_server` those that only vLLM has, and
-`api_errors` the errors.
+`chat_api` has the requests and answers of any server, `vllm_server` vLLM's own, `api_errors` the errors.
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from factory.core.config import Config
-from factory.engines.base import Task, without_secrets
+from factory.engines.base import Task, WithoutSecrets
 
 
 class EndpointConfig(Config):
@@ -31,7 +31,7 @@ class EndpointConfig(Config):
     """Seconds to wait for a whole answer, per try."""
     max_retries: int = Field(8, ge=0)
     """Further tries after a temporary failure: 408, 409, 429, 5xx, no connection, no answer."""
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: WithoutSecrets = {}
     """Arguments for the chat template, such as `{enable_thinking: false}`, if the server takes them."""
 
     @field_validator("base_url")
@@ -59,11 +59,6 @@ class EndpointConfig(Config):
                 "itself"
             )
         return value
-
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _check_kwargs(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return without_secrets(value)
 
     @property
     def urls(self) -> list[str]:

@@ -37,8 +37,7 @@ def transcript(messages: Sequence[Message]) -> str:
 def prompt_ids(
     tokenizer: Any, messages: Sequence[Message], kwargs: Mapping[str, Any], prefix: str = ""
 ) -> list[int]:
-    """Ids of the conversation up to the assistant's answer, then those of the prefix. `kwargs`: arguments
-    for the chat template."""
+    """Ids of the conversation up to the answer, then of the prefix. `kwargs`: the chat template's."""
     if tokenizer.chat_template is None:
         return text_ids(tokenizer, transcript(messages) + (f" {prefix}" if prefix else ""))
     ids = _templated(tokenizer, messages, kwargs, add_generation_prompt=True)
@@ -102,8 +101,7 @@ def templated(tokenizer: Any, apply: Callable[..., Any], conversation: Any, **op
 
 
 def after_answer(tokenizer: Any, kwargs: Mapping[str, Any]) -> str | None:
-    """The text that the chat template writes after a conversation's last answer. None: it shows no
-    answer."""
+    """What the chat template writes after a conversation's last answer. None: it shows no answer."""
     answer = "An answer to find"
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]
     try:

@@ -64,7 +64,6 @@ def form_of(tokenizer: Any, model: str) -> Form:
 
 
 def form_in(folder: Path, model: str, *, trust_remote_code: bool = False) -> Form:
-    """`form_of` the model in a folder."""
     from transformers import AutoTokenizer
 
     try:

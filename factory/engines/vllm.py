@@ -74,7 +74,7 @@ class VllmEngine:
         self._tokenizer: Any = None
         self._calls: VllmCalls
         """Set when the engine has started."""
-        self._admission = Admission(0, 0)
+        self._admission = Admission()
         self._starting = asyncio.Lock()
         self._deaths_in_a_row = 0
         self._request_ids = itertools.count()
@@ -101,8 +101,7 @@ class VllmEngine:
 
     @property
     def _may_think(self) -> bool:
-        """True if its template has marks of thoughts and the recipe does not switch them off, or if a
-        parser is named."""
+        """True if its template has marks of thoughts, not switched off, or if a parser is named."""
         c = self.config
         is_off = any(c.chat_template_kwargs.get(name) is value for name, value in OFF.items())
         return c.reasoning_parser is not None or (

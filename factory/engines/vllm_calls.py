@@ -42,8 +42,7 @@ class VllmCalls:
             self._thoughts = thoughts if thoughts.are_there else None
 
     def prepared(self, request: Request) -> Prepared:
-        """The input for a request. Raises `SampleError`, and `FactoryError` if no such request can be
-        answered."""
+        """The input for a request. Raises `SampleError`; `FactoryError` if no such one can be answered."""
         ids, positions, where = self._ids(request)
         params, stops = self._params(request, where)
         output_tokens = 0 if request.scoring else params.max_tokens
@@ -88,8 +87,7 @@ class VllmCalls:
         )
 
     def _ids(self, request: Request) -> tuple[list[int], list[int], Where]:
-        """The prompt's ids, the positions whose outputs are read (of steps, else none), and the kind of
-        text that comes next."""
+        """`Prepared`'s ids, positions and where."""
         kwargs, scoring = self._config.chat_template_kwargs, request.scoring
         if scoring is None and self._thoughts is not None:
             ids = prompt_ids(self._tokenizer, request.messages, kwargs)

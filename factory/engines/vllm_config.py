@@ -69,8 +69,7 @@ class VllmConfig(Config):
 
 
 def refuse_other_head(config: VllmConfig, model_dir: Path) -> None:
-    """Raise `RecipeError` if the model's head does not fit its task. vLLM would score with a random
-    head."""
+    """Raise `RecipeError` if the model's head is not its task's: vLLM would score with a random one."""
     try:
         names = json.loads((model_dir / "config.json").read_text())["architectures"] or []
     except (OSError, ValueError, KeyError):
@@ -91,8 +90,7 @@ def refuse_other_head(config: VllmConfig, model_dir: Path) -> None:
 
 
 def refuse_unknown_tokens(config: VllmConfig, model_dir: Path) -> None:
-    """Raise `RecipeError` if a label token is not in the vocabulary. vLLM would read the logits of the
-    unknown token instead."""
+    """Raise `RecipeError` for a label token not in the vocabulary: vLLM would read the unknown token's."""
     from transformers import AutoTokenizer
 
     vocabulary = AutoTokenizer.from_pretrained(

@@ -55,8 +55,7 @@ class Thoughts:
 
     @property
     def shows_control_tokens(self) -> bool:
-        """True if vLLM must leave control tokens in the text, because the marks are control tokens or
-        the parser reads them."""
+        """True if vLLM must leave control tokens in the text, as marks or for the parser."""
         if self._parser is not None:
             return self._parser.reads_control_tokens
         marks = self.marks
@@ -183,7 +182,6 @@ def tokenizer_thinks(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> bool
     marks = marks_in(tokenizer.chat_template)
     if marks is None:
         return False
-
     plain, off, on = (_prompt(tokenizer, {**template_kwargs, **s}) for s in ({}, OFF, ON))
     return thinks(marks, plain, off, on)
 

@@ -109,8 +109,7 @@ class ServerCalls:
     async def score(self, server: Server, messages: list[Message], scoring: Scoring) -> Completion:
         """A scoring model's outputs at the conversation's end, or at each step.
 
-        Raises `EngineError` if the server cannot score, `ContextOverflow`, and `SampleError` if its
-        answer is invalid.
+        Raises `EngineError` if it cannot score, `ContextOverflow`, `SampleError` for an invalid answer.
         """
         from openai import APIStatusError
 

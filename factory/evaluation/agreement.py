@@ -86,7 +86,6 @@ class JudgeReport(msgspec.Struct, frozen=True):
     """The majority, on the same comparisons."""
 
     def text(self) -> str:
-        """A table to read at a glance."""
         three, two = self.three_way, self.decided
         table = [
             ["", f"a, b or tie ({three.comparisons:,})", f"people decided ({two.comparisons:,})"],

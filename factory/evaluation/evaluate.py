@@ -78,8 +78,7 @@ def evaluation(
     used: int,
     calls: int,
 ) -> Evaluation:
-    """Of the scorer's score `name`, or the scores in the columns. Raises `RecipeError` if no row could be
-    used."""
+    """Of the scorer's score `name`, or of columns. Raises `RecipeError` if no row could be used."""
     bad = bad + Counter(rows.left_out)
     if not used:
         reasons = "".join(f"\n  {n:,} x {reason}" for reason, n in bad.most_common(3))

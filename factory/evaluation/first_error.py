@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from factory.stats.bootstrap import weighted_mean
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 RIGHT = -1
 
@@ -31,8 +31,7 @@ def truth(labels: Sequence[bool | None]) -> int | None:
 
 
 def predicted(scores: Sequence[float | None], threshold: float) -> int | None:
-    """Index of the first step scored below the threshold; -1: none is. None: an unscored step comes
-    before that is known."""
+    """Index of the first step scored below the threshold; -1: none is. None: an unscored one comes before."""
     for at, score in enumerate(scores):
         if score is None:
             return None
@@ -61,8 +60,6 @@ def best_threshold(
     Chosen on the rows it is measured on, so it flatters. Of equally good thresholds the nearest to
     `default`. A solution that cannot be predicted at a threshold counts as a miss there.
     """
-    import numpy as np
-
     wrong = [at for at, error in enumerate(truths) if error != RIGHT]
     right = [at for at, error in enumerate(truths) if error == RIGHT]
     if not wrong or not right:

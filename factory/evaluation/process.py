@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from factory.evaluation.first_error import RIGHT, best_threshold, f1, predicted, truth
 from factory.evaluation.step_scores import Outcomes, ProcessRow, Steps, outcomes_of, steps_of
 from factory.evaluation.tables import aligned, few_prompts
 from factory.stats.bootstrap import SHARE, Estimate, interval_of, mean_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class FirstErrors(msgspec.Struct, frozen=True):
@@ -67,7 +66,6 @@ class ProcessReport(msgspec.Struct, frozen=True):
     outcomes: Outcomes
 
     def text(self) -> str:
-        """A table to read at a glance."""
         s, o, every = self.steps, self.outcomes, self.overall
         head = ["first error", "wrong", "right", "F1", "on wrong ones", "on right ones"]
         table = [head, *(_cells(errors) for errors in [every, *self.subsets])]
@@ -109,8 +107,7 @@ class ProcessReport(msgspec.Struct, frozen=True):
 
 
 def process_report(rows: Sequence[ProcessRow], *, threshold: float = 0.5) -> ProcessReport:
-    """Raises `ValueError` for lists of unequal length, a solution without steps, or a score outside
-    [0, 1]."""
+    """Raises `ValueError` for lists of unequal length, no steps, or a score outside [0, 1]."""
     rows = [_checked(row) for row in rows]
     names = sorted({row.subset for row in rows if row.subset is not None})
     told = _told(rows, threshold)
@@ -171,8 +168,6 @@ def _hits(
     told: Sequence[tuple[ProcessRow, int]], threshold: float
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Whether each is predicted exactly, and whether it has a wrong step."""
-    import numpy as np
-
     is_hit = np.array([predicted(row.scores, threshold) == t for row, t in told], dtype=bool)
     return is_hit, np.array([t != RIGHT for _, t in told], dtype=bool)
 
@@ -201,8 +196,6 @@ def _first_errors(subset: str | None, rows: Sequence[ProcessRow], threshold: flo
 
 def _mean_f1(told: Sequence[tuple[ProcessRow, int]], threshold: float) -> Estimate:
     """Undefined where one subset's F1 is."""
-    import numpy as np
-
     is_hit, is_wrong = _hits(told, threshold)
     subsets = np.array([row.subset for row, _ in told])
     masks = [subsets == name for name in sorted(set(subsets.tolist()))]

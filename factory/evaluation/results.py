@@ -52,10 +52,7 @@ class Results:
         self._file.close()
 
     async def fill(
-        self,
-        samples: Iterable[Sample | BadRow],
-        engines: Mapping[str, Engine],
-        progress: Progress,
+        self, samples: Iterable[Sample | BadRow], engines: Mapping[str, Engine], progress: Progress
     ) -> int:
         """Take the samples through the pipeline's stages. Returns the calls made, not remembered."""
         made = 0

@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 
 from factory.evaluation.tables import aligned, few_prompts
 from factory.stats.bootstrap import DIFFERENCE, SHARE, Estimate, interval_of, mean_of
@@ -74,7 +75,6 @@ class RewardReport(msgspec.Struct, frozen=True):
     round: what length does where the prompt is the same, whichever answer is chosen."""
 
     def text(self) -> str:
-        """A table to read at a glance."""
         all_pairs, c = self.overall, self.calibration
         head = ["", "pairs", "accuracy", "longer wins", "shorter wins", "over length", "unscored"]
         lines = [
@@ -149,11 +149,7 @@ def _group(subset: str | None, rows: Sequence[RewardRow]) -> Group:
         accuracy=mean_of(prompts, right, SHARE),
         longer_wins=mean_of(prompts, longer, SHARE),
         shorter_wins=mean_of(prompts, shorter, SHARE),
-        gain=mean_of(
-            prompts,
-            [a - b for a, b in zip(right, length, strict=True)],
-            DIFFERENCE,
-        ),
+        gain=mean_of(prompts, [a - b for a, b in zip(right, length, strict=True)], DIFFERENCE),
     )
 
 
@@ -175,9 +171,7 @@ def _sigmoid(x: float) -> float:
 
 
 def _correlation(
-    prompts: Sequence[str],
-    first: Sequence[tuple[float, int]],
-    second: Sequence[tuple[float, int]],
+    prompts: Sequence[str], first: Sequence[tuple[float, int]], second: Sequence[tuple[float, int]]
 ) -> Estimate:
     """Of (score, words) of both answers of each pair; `prompts` runs over the pairs."""
     points = [*first, *second]
@@ -186,8 +180,6 @@ def _correlation(
 
 
 def _coin(pairs: int) -> Estimate:
-    import numpy as np
-
     if not pairs:
         return Estimate(None)
     heads = np.random.default_rng(0).binomial(pairs, 0.5, size=20_000)

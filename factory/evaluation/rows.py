@@ -320,7 +320,7 @@ def _answers(row: Mapping[str, Any], shape: Shape) -> tuple[list[Message], list[
         given = [("\n".join(steps_of(row)), "completions")]
     else:
         given = [(row[name], name) for name in SHAPES[shape] if name != "prompt"]
-    exchanges = [read_exchange(row, answer, name, roles=WITH_TOOL) for answer, name in given]
+    exchanges = [read_exchange(row, answer, name) for answer, name in given]
     conversations = [[*before, *turns] for before, turns in exchanges]
     prompt = conversations[0][:-1]
     if any(conversation[:-1] != prompt for conversation in conversations):

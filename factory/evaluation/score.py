@@ -84,8 +84,7 @@ async def score_async(
     engines: Mapping[str, Engine] | None = None,
     progress: Progress | None = None,
 ) -> Record:
-    """`score`, for a program with an event loop of its own; `engines` take the place of the
-    scorer's and stay open."""
+    """`score`, within an event loop; `engines` take the place of the scorer's and stay open."""
     progress = progress or Progress()
     shape = shape_of(rows)
     columns = Columns(rows, shape, scorer)

@@ -10,15 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from factory.stats.bootstrap import SHARE, Estimate, interval_of, mean_of, weighted_mean
 from factory.stats.ranks import Ranks, auc
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class ProcessRow(msgspec.Struct, frozen=True):
@@ -67,8 +66,6 @@ class Outcomes(msgspec.Struct, frozen=True):
 
 def steps_of(rows: Sequence[ProcessRow], threshold: float) -> Steps:
     """Scores are finite, or None."""
-    import numpy as np
-
     steps = [
         (row.prompt_id, score, label, -at, -row.words[at] if row.words else None)
         for row in rows
@@ -99,8 +96,6 @@ def steps_of(rows: Sequence[ProcessRow], threshold: float) -> Steps:
 
 def outcomes_of(cases: Sequence[tuple[ProcessRow, list[float]]]) -> Outcomes:
     """Of (row, its scores); every `is_right` is known."""
-    import numpy as np
-
     prompts = [row.prompt_id for row, _ in cases]
     is_right = np.array([row.is_right for row, _ in cases], dtype=bool)
     area = partial(_area, prompts, is_right)

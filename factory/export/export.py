@@ -71,9 +71,8 @@ def export(
 
     `facts`: the data's origin, for the cards. Each may be missing: run_name,
     factory_version, constitution {name, version, digest}, models {name: {model, fingerprint}},
-    reproducible (the engine was seeded), tokens {prompt, output}, counts {samples, quarantined},
-    cut {stage: [cut answers, answers]}, thoughts_for (the model whose chat template wants that
-    form), recipe (YAML text).
+    reproducible (the engine was seeded), tokens {prompt, output}, counts {samples, quarantined}, cut
+    {stage: [cut answers, answers]}, thoughts_for (the model whose template wants it), recipe (YAML).
     """
     folders = [folder_of(view) for view in views]
     for folder in folders:

@@ -1,8 +1,7 @@
 """Samples -> prompts for online training with rewards: GRPO and its family.
 
-One row per sample. The run's answers are not used, since the trained model writes its own; so there
-is no `reasoning` to drop or keep. TRL passes every column except the prompt to the reward functions,
-by its name.
+One row per sample. The trained model writes its own answers, so the run's and their `reasoning` are
+not used. TRL passes every column except the prompt to the reward functions, by its name.
 """
 
 from __future__ import annotations

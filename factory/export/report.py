@@ -52,8 +52,7 @@ class Reading(msgspec.Struct, frozen=True):
     has_thoughts: bool
     """It thought before its labels' probabilities were read."""
     standard_error: float | None
-    """Of what it says of a pair or an answer: the root of the mean variance. None: of single draws
-    nothing is known."""
+    """Of its word on a pair or an answer: the root of the mean variance. None: unknown, of single draws."""
 
     def text(self) -> str:
         """As `4 sampled verdicts, standard error 0.21`."""

@@ -53,11 +53,7 @@ REWARD = Features(
 )
 GRPO = Features(prompt=MESSAGES, reference=TEXT, tags=List(TEXT), prompt_id=TEXT)
 PROCESS = Features(
-    prompt=MESSAGES,
-    completions=List(TEXT),
-    labels=List(TRUTH),
-    scores=List(NUMBER),
-    prompt_id=TEXT,
+    prompt=MESSAGES, completions=List(TEXT), labels=List(TRUTH), scores=List(NUMBER), prompt_id=TEXT
 )
 
 

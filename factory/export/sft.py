@@ -41,8 +41,7 @@ class SftView(Config):
     truncated: Truncated = "drop"
     """Answers that were cut at max_tokens: `drop` or `keep`."""
     reasoning: Reasoning = "drop"
-    """The thought before an answer. `keep` it in the form that the model's own chat template trains, or
-    `drop` it."""
+    """The thought before an answer: `drop`, or `keep` as the model's own chat template trains it."""
 
     @model_validator(mode="before")
     @classmethod

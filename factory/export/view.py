@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from factory.export.report import People
 
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
-"""A folder's name without dots or slashes: temporary folders begin with a dot, and a view stays inside
-its run."""
+"""A folder's name without dots (temporary ones begin so) or slashes: a view stays inside its run."""
 
 REASONS = {
     "contradictory": "the evidence points both ways",

@@ -49,8 +49,7 @@ NUMBER = re.compile(
     r"(?P<sign>[-+\u2212]?)\s?[$€£]?\s?(?P<minus>-?)"
     rf"(?P<over>{DIGITS})(?P<power>{EXPONENT})(?:\s?/\s?(?P<under>[0-9]+))?"
 )
-"""A number as people write it: $1,234.50, -7, .5, 3/4, 1.2e+3. Of what follows (%, a unit, a dot)
-nothing is read."""
+"""A number as people write it: $1,234.50, -7, .5, 3/4, 1.2e+3, without what follows (%, a unit, a dot)."""
 
 
 def check(
@@ -234,8 +233,7 @@ def _same_words(said: str, expected: str, is_marked: bool) -> tuple[bool | None,
 
 
 def _same_lines(said: str, expected: str) -> tuple[bool | None, str]:
-    """Compare with a reference of several lines, such as a grid: with the last lines, without the mark
-    before them."""
+    """Compare the last lines, without a mark before them, with a reference of several, such as a grid."""
     count = len(expected.split("\n"))
     last = said.split("\n")[-count:]
     first = last[0].rpartition(MARK)[2]
@@ -280,8 +278,7 @@ def _gsm8k(answer: str, expected: str) -> tuple[bool | None, str]:
 
 
 def _one_number(text: str) -> tuple[Node, str] | None:
-    """The number that a line is or holds, and how it is written; None: there is none, or there are
-    several."""
+    """The number that a line is or holds, and how it is written; None: there is none, or several."""
     final = final_answer(text, is_marked=True)
     if final is None:
         return None

@@ -122,7 +122,6 @@ def _next(tokens: list[Token]) -> int:
 
 
 def value(tokens: list[Token]) -> Fraction:
-    """The value of a sum."""
     while len(tokens) > 1:
         tokens = operate(tokens).rest
     (number,) = tokens

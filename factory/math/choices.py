@@ -38,8 +38,7 @@ def without_label(text: str) -> str:
 
 
 def final_choice(text: str) -> str | None:
-    """The letter that a text chooses: the one it says is the answer, or the only one that the last
-    sentence with a letter names."""
+    """The letter said to be the answer, or the only one that the last sentence with a letter names."""
     said, is_explicit = last_words(text)
     if is_explicit and (found := choice(said)):
         return None if _SEVERAL.fullmatch(said) else found

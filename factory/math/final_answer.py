@@ -7,9 +7,8 @@ that is `factory/math/answers.py`'s matter, as is whether it is right. Only wher
 currency signs, `$5 * 4 = $20`, is the last side all that is read.
 
 A number is taken whole, with all that makes it another number: "2 2/3", "5 or 6", "3 to 4",
-"5 hours and 30 minutes", "5 million", "-7%", "more than 5". Where the whole is not one answer that
-can be read, `formula` is None. A unit or currency is taken off; what follows a comma or "because"
-is a remark.
+"5 hours and 30 minutes", "5 million", "-7%", "more than 5". Where the whole cannot be read as one
+answer, `formula` is None. A unit or currency is taken off; after a comma or "because" comes a remark.
 """
 
 from __future__ import annotations
@@ -104,8 +103,7 @@ _OPERATION = re.compile(
 
 
 def final_answer(text: str, *, is_marked: bool = False) -> Final | None:
-    """The number or formula that a text ends with. `is_marked`: the text follows a mark. None: there
-    is none."""
+    """The number or formula that a text ends with; None: none. `is_marked`: the text follows a mark."""
     text = text.translate(_FULL_WIDTH_DIGITS)
     if (boxed := _boxed(text)) is not None:
         return _whole(boxed) if boxed.strip() else None
@@ -333,8 +331,7 @@ def _final(run: Run, after: str, pieces: Sequence[str]) -> Final:
 
 
 def _read(shown: str) -> tuple[str | None, str]:
-    """(the formula, its unit). Of an equation with units or currency signs, `$5 * 4 = $20`, it is the
-    last side."""
+    """(the formula, its unit). Of an equation with units or currency, `$5 * 4 = $20`, it is the last side."""
     formula, unit = without_unit(shown)
     if formula is None or "=" not in formula or is_formula(formula) or _is_several(shown):
         return formula, unit

@@ -80,7 +80,6 @@ class _Parser:
             raise UnreadError(f"expected {what}, found {self._next.text!r}")
 
     def whole(self) -> Node:
-        """The tree of all tokens."""
         tree = self._statement()
         if self._next.kind != "end":
             raise UnreadError(f"expected end, found {self._next.text!r}")

@@ -8,21 +8,8 @@ import unicodedata
 
 TIMES = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10(?:\^|\*\*))|(?<=[0-9])\s+[xX]\s+(?=[0-9])")
 """An x that stands for a multiplication: 1.5 x 10^3, 3 x 4."""
-_SYMBOLS = str.maketrans(
+_SYMBOLS = str.maketrans("\u2212\ufe63\uff0d\u2044\u2215×✕·⋅∙∗⩽⩾", "---//******≤≥") | str.maketrans(
     {
-        "\u2212": "-",
-        "\ufe63": "-",
-        "\uff0d": "-",
-        "\u2044": "/",
-        "\u2215": "/",
-        "×": "*",
-        "✕": "*",
-        "·": "*",
-        "⋅": "*",
-        "∙": "*",
-        "∗": "*",
-        "⩽": "≤",
-        "⩾": "≥",
         "√": "\\sqrt ",
         "π": "\\pi ",
         "∞": "\\infty ",
@@ -91,8 +78,7 @@ def _written_out(found: re.Match[str]) -> str:
 
 
 def _braced(text: str) -> str:
-    r"""`\frac12` as `\frac{1}{2}`, `\sqrt3` as `\sqrt{3}`: TeX takes one sign where there are no
-    braces."""
+    r"""`\frac12` as `\frac{1}{2}`, `\sqrt3` as `\sqrt{3}`: without braces TeX takes one sign."""
     text = re.sub(r"\\frac\s*([0-9a-zA-Z])(?=\s*[0-9a-zA-Z{\\])", r"\\frac{\1}", text)
     text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*([0-9a-zA-Z])", r"\1{\2}", text)
     return re.sub(r"\\sqrt\s*([0-9a-zA-Z])(?!\w*\()", r"\\sqrt{\1}", text)

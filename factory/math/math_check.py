@@ -71,7 +71,6 @@ class Pool:
         return verdict
 
     def close(self) -> None:
-        """End all helpers."""
         with self._lock:
             self._idle.clear()
             helpers = [*self._all]

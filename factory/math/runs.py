@@ -33,15 +33,8 @@ _JOINED = re.compile(
 )
 _FULL_WIDTH = str.maketrans(
     {
-        "。": ". ",
-        "，": ", ",
-        "、": ", ",
-        "；": "; ",
-        "：": ": ",
-        "！": "! ",
-        "？": "? ",
         "（": " (",
-        "）": ") ",
+        **{c: f"{plain} " for c, plain in zip("。，、；：！？）", ".,,;:!?)", strict=True)},
     }
 )
 

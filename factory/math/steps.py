@@ -44,8 +44,7 @@ _ABBREVIATIONS = frozenset(
 def split_steps(text: str, how: Split) -> list[str]:
     """The steps in order, each stripped and none empty; a blank text has none.
 
-    `numbered`: what stands before the first number belongs to the first step, and a text without
-    numbers is one step.
+    `numbered`: what stands before the first number is in the first step; without numbers there is one step.
     """
     match how:
         case "newline":

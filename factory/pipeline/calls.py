@@ -1,8 +1,7 @@
 """Model calls of a run: answered from the ledger, joined to one in flight, or made.
 
-`stages.models.SampleModels` is what a stage sees; `Calls` answers its requests from the ledger if it
-can, joins a call that is in flight if there is one, and otherwise asks the engine and remembers the
-answer.
+`stages.models.SampleModels` is what a stage sees; `Calls` answers its requests from the ledger, joins
+a call in flight, or asks the engine and remembers the answer.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from factory.engines.control_tokens import encodable
 from factory.pipeline.ledger import Ledger
 from factory.scorers.judging import Judges
 from factory.stages.base import Asked
-from factory.stages.models import Answer, Before, StageCount
+from factory.stages.models import Before, StageCount
 
 
 class Calls:
@@ -78,7 +77,7 @@ class Calls:
             count.cached_tokens += completion.cached_tokens
             count.output_tokens += completion.output_tokens
             count.reasoning_tokens += completion.reasoning_tokens
-            asked.append(Answer(key, completion))
+            asked.append(Asked(key, completion))
         return asked
 
     def commit(self) -> None:
@@ -133,8 +132,7 @@ class Calls:
             ours.set_result(completion)
 
     def _remember(self, key: bytes, completion: Completion) -> None:
-        """Put a completion into the ledger. Raises `SampleError` if it could not be stored there, in a
-        trace or in the manifest."""
+        """Put a completion into the ledger. Raises `SampleError` if it or a trace cannot hold it."""
         try:
             completion.text = encodable(completion.text)
             if completion.reasoning is not None:

@@ -14,6 +14,7 @@ import contextlib
 import os
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from factory.core.records import Failure
 from factory.export import write
 from factory.pipeline import manifest as manifests
 from factory.pipeline import traces as shards
+from factory.pipeline.ledger import COUNT
 from factory.pipeline.manifest import Manifest
 from factory.pipeline.traces import TracePart
 
@@ -75,13 +77,23 @@ def writing_in(out: Path) -> Iterator[None]:
         ) from error
 
 
-# The ledger's path --------------------------------------------------------------------------------
+# The ledger ---------------------------------------------------------------------------------------
 
 
 def ledger_of(out: Path) -> Path:
     """The ledger that the run in `out` began with; before it has one, the folder's own."""
     manifest = manifests.read(out)
     return out / (manifest.ledger if manifest and manifest.ledger else LEDGER)
+
+
+def calls_in(ledger: Path) -> int | None:
+    """The number of calls on disk. None: there is no ledger, or it cannot be read now."""
+    with contextlib.suppress(sqlite3.Error):
+        if ledger.is_file():
+            uri = f"{ledger.absolute().as_uri()}?mode=ro"
+            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=1)) as connection:
+                return int(connection.execute(COUNT).fetchone()[0])
+    return None
 
 
 def ledger_name(out: Path, ledger: Path) -> str:
@@ -147,8 +159,7 @@ def recover(out: Path) -> None:
 
 
 def recover_if_free(out: Path) -> None:
-    """`recover`, for commands that only read. Does nothing if the folder is not writable or another
-    process works in it."""
+    """`recover`, for commands that only read. Does nothing in a folder that is read-only or worked in."""
     left = [out / _READY, *(out / "datasets").glob(".*.old")]
     if any(path.exists() for path in left):
         with contextlib.suppress(FactoryError, OSError):

@@ -107,8 +107,7 @@ class _Declared(NamedTuple):
 
 
 class Forecast:
-    """Forecast of a run. `rows`: number of rows to go through; None: unknown. `expected`: a sample
-    before the first stage."""
+    """Forecast of a run. `rows`: their number; None: unknown. `expected`: a sample before the first stage."""
 
     def __init__(
         self,
@@ -135,8 +134,7 @@ class Forecast:
         self._outlook: Outlook | None = None
 
     def begin(self) -> dict[str, StageCount]:
-        """Begin a row. The caller adds a count to the returned dict for each stage the row enters, in
-        order."""
+        """Begin a row. The caller adds a count to the returned dict for each stage that it enters."""
         counts: dict[str, StageCount] = {}
         self._begun += 1
         self._open[id(counts)] = counts
@@ -270,7 +268,6 @@ class Forecast:
             yield min(1.0, each.running / count) if count else 0.0
 
     def _drain(self) -> None:
-        """Add up the rows that have ended."""
         while self._ended:
             counts, failed = self._ended.popleft()
             self._rows_ended += 1
@@ -294,8 +291,7 @@ class Forecast:
         )
 
     def _made_share(self, calls: Mapping[str, float]) -> dict[str, float]:
-        """For each stage, the share of the newest rows' calls that had to be made, in [0, 1]. The rest
-        came from the ledger."""
+        """By stage, the share in [0, 1] of the newest rows' calls that were not answered from the ledger."""
         made, every = dict.fromkeys(calls, 0.0), dict.fromkeys(calls, 0.0)
         for counts in list(self._recent):
             is_open = id(counts) in self._open

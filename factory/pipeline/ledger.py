@@ -47,15 +47,12 @@ _LOG_BYTES = 24 << 20
 _TRANSACTION_BYTES = 8 << 20
 _TIMEOUT = 30.0  # seconds to wait for another process's lock
 _TABLE = "CREATE TABLE calls (key BLOB PRIMARY KEY, completion BLOB NOT NULL) WITHOUT ROWID"
+COUNT = "SELECT count(*) FROM calls"
 # How SQLite fails where it cannot share memory between processes, as its log needs.
-_NO_LOG = frozenset(
-    {
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_READONLY,
-    }
-)
+_NO_LOG = {
+    *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR),
+    *(sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_READONLY),
+}
 
 _encode = msgspec.msgpack.Encoder()
 _decode = msgspec.msgpack.Decoder(Completion)
@@ -194,10 +191,9 @@ class Ledger:
         try:
             with self._reading:
                 self._see_commits()
-                count: int = self._reader.execute("SELECT count(*) FROM calls").fetchone()[0]
+                return int(self._reader.execute(COUNT).fetchone()[0])
         except sqlite3.Error as error:
             raise self._broken(error) from error
-        return count
 
     def get(self, key: bytes) -> Completion | None:
         """The remembered completion of a call, or None."""
@@ -253,8 +249,7 @@ class Ledger:
     def put(self, key: bytes, completion: Completion) -> None:
         """Remember a completion; it is on disk at the next group commit.
 
-        Raises `msgspec.MsgspecError`, `TypeError` or `ValueError` if it could not be read back;
-        nothing is then remembered.
+        Raises `MsgspecError`, `TypeError` or `ValueError`, and keeps nothing, if it cannot be read back.
         """
         if self._failure:
             raise self._broken(self._failure) from self._failure

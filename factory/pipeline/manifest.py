@@ -1,7 +1,6 @@
 """The manifest: a run's progress, from which the next run continues. Written whole, after every part.
 
-It is the commit point: a part, and the lines of the quarantine that belong to it, count only once
-the manifest says so.
+It is the commit point: a part, and its lines of the quarantine, count only once the manifest says so.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from factory.core.errors import FactoryError
+from factory.core.errors import FactoryError, RecipeError
 from factory.pipeline.traces import TracePart, write_json
 from factory.stages.models import StageCount
 
@@ -132,3 +131,19 @@ def read(run: Path) -> Manifest | None:
     if wrong := _contradiction(manifest):
         raise FactoryError(f"{path} contradicts itself ({wrong}); {_REMEDY}")
     return manifest
+
+
+def of_run(folder: Path) -> Manifest:
+    """`read`, of a folder that must hold a run. Raises `RecipeError` if it holds none."""
+    refuse_file(folder)
+    manifest = read(folder)
+    if manifest is None:
+        inside = sorted(str(path.parent) for path in folder.glob("*/manifest.json"))
+        hint = f"; did you mean {inside[0]}?" if inside else ""
+        raise RecipeError(f"{folder} holds no run: there is no manifest.json in it{hint}")
+    return manifest
+
+
+def refuse_file(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"{folder} is a file; name a run's folder, e.g. runs/quickstart")

@@ -40,8 +40,7 @@ async def outcomes(
     calls: Calls,
     forecast: Forecast | None = None,
 ) -> AsyncGenerator[Outcome]:
-    """Take each row through all stages, many at once. Yields outcomes in the rows' order, and reports
-    them to `forecast`."""
+    """Take each row through all stages, many at once. Yields outcomes in order, and tells `forecast`."""
     labels = pipeline.stage_labels()
     has_own_stage = any(":" in stage.kind for stage in pipeline.stages)
     preflight = Preflight(pipeline, calls.engines, calls.judges)
@@ -108,7 +107,6 @@ _CODES = re.compile(
 
 
 def reason_of(failure: Failure) -> str:
-    """The reason by which failures are counted: the error's text with numbers replaced, except those
-    that identify the error."""
+    """The reason to count a failure by: the error's text without numbers, but for those that identify it."""
     text = f"{failure.stage}: {failure.error}"
     return _CODES.sub(lambda match: match[1] or "#", text)[:300]

@@ -31,8 +31,7 @@ class Pace:
     def measure(
         self, now: float, made: int, remembered: int, work: Sequence[float], *, is_loading: bool
     ) -> None:
-        """Add a measurement. All counts are since the beginning. `is_loading`: an engine cannot
-        answer yet."""
+        """Add a measurement. Counts are since the beginning. `is_loading`: an engine cannot answer yet."""
         seconds, self._last = now - self._last, now
         newly_made, self._made = made - self._made, made
         newly_remembered, self._remembered = remembered - self._remembered, remembered

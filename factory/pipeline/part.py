@@ -54,8 +54,7 @@ class Part:
             self._counts.setdefault(stage, StageCount()).add(count)
 
     def refuse_failing(self, max_failure_rate: float) -> None:
-        """Raise `TooManyFailures` if too many samples failed. Source rows that are not prompts do not
-        count."""
+        """Raise `TooManyFailures` if too many samples failed, rows that are not prompts apart."""
         failed = self._manifest.failed + self._failed
         ended = self._manifest.rows + len(self)
         if ended >= _FAILURES_BEFORE_STOPPING and failed > max_failure_rate * ended:

@@ -6,8 +6,7 @@ This module does not know what a stage asks or which engine answers. Files on di
 calls are in the ledger within a fraction of a second; a part and its manifest entry are written when
 its last sample ends. The next run continues from there.
 
-A finished run stays until its replacement is finished (see `folder`). Missing parts of it are made
-again from the ledger.
+A finished run stays until its replacement is (see `folder`); missing parts are made from the ledger.
 """
 
 from __future__ import annotations
@@ -289,8 +288,7 @@ class _Run:
 
 
 def _going_on(recipe: Recipe, old: Manifest | None, new: Manifest, *, retries: bool) -> Manifest:
-    """The old manifest, if its parts are all or a beginning of what the new one needs; else the new
-    one."""
+    """The old manifest, if its parts are all or the first of what the new one needs; else the new one."""
     same = ("digest", "source_digest", "part_size")
     if old is None or any(getattr(old, field) != getattr(new, field) for field in same):
         return new
@@ -302,8 +300,7 @@ def _going_on(recipe: Recipe, old: Manifest | None, new: Manifest, *, retries: b
 
 
 async def _to_its_end(work: Callable[[], None]) -> None:
-    """Run `work` in a thread to its end, even if canceled, so that nothing is written once the folder's
-    lock is released."""
+    """Run `work` in a thread to its end, even if canceled: nothing is written once the lock is released."""
     running = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         await asyncio.shield(running)

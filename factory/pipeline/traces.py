@@ -188,8 +188,7 @@ _decode = msgspec.msgpack.Decoder(Sample).decode
 
 
 def check_storable(sample: Sample) -> None:
-    """Raise `SampleError` if the sample holds something that a trace cannot, such as a NumPy number or
-    half a surrogate pair."""
+    """Raise `SampleError` for what a trace cannot hold, such as a NumPy number or half a surrogate pair."""
     try:
         _decode(_encode(sample))
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:

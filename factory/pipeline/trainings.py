@@ -55,8 +55,7 @@ def waited_for(recipe: Recipe) -> list[TrainingConfig]:
 
 
 def as_far_as_trained(recipe: Recipe, out: Path) -> Recipe:
-    """The recipe with the models that were trained in `out`, without the stages that need a model not
-    trained yet."""
+    """The recipe with the models trained in `out`, without the stages that need one not trained yet."""
     for model, training in recipe.trained_models().items():
         made = model_folder(out, training)
         if not (made / "training.json").exists():

@@ -26,8 +26,7 @@ DATASETS = "datasets"
 
 
 def export_views(recipe: Recipe, out: Path, manifest: Manifest, *, may_empty: bool = True) -> None:
-    """Make the recipe's datasets from the traces in `out`, and mark the run finished. `may_empty`: see
-    `export`."""
+    """Make the datasets from the traces in `out`, and mark the run finished. `may_empty`: see `export`."""
     manifest.views = write_views(recipe, out, manifest, out / DATASETS, may_empty=may_empty)
     manifest.views_digest = recipe.views_digest()
     manifest.state = "finished"

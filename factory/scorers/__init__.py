@@ -7,7 +7,7 @@ from factory.scorers.judge_pairwise import PairwiseJudge
 from factory.scorers.judge_pointwise import PointwiseJudge
 from factory.scorers.process_reward import ProcessReward
 from factory.scorers.reward_model import Reward
-from factory.scorers.rule import RuleScore
+from factory.scorers.rules import RuleScore
 from factory.scorers.verify import Verify
 from factory.stages.base import Stage
 

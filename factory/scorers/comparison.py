@@ -14,8 +14,7 @@ import msgspec
 from factory.core.records import Drop, Sample
 
 DECIMALS = 6
-"""Decimals of probabilities, scores and their means, rounded so that float noise does not turn a tie into
-a win."""
+"""Decimals of probabilities, scores and their means, so that float noise turns no tie into a win."""
 
 
 class Comparison(msgspec.Struct, frozen=True):

@@ -87,8 +87,7 @@ def agreed(labels: Sequence[bool | None], judged: Sequence[bool | None]) -> list
 
 
 def share_right(labels: Sequence[bool | None]) -> float | None:
-    """Share of the steps before the first wrong one, in [0, 1]; 1: none is wrong. None: the first wrong
-    step was not found."""
+    """Share of the steps before the first wrong one, in [0, 1]; 1: none is wrong. None: it was not found."""
     known = settled(labels)
     if known < len(labels) and False not in labels[:known]:
         return None

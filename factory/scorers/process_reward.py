@@ -39,7 +39,7 @@ from factory.engines.base import Completion, Scoring, Task, TextScoring
 from factory.math.steps import Split, split_steps
 from factory.scorers.comparison import DECIMALS
 from factory.scorers.labels import leaning
-from factory.stages.base import EXAMPLE_PROMPT, EXAMPLE_STEP, NOT_SAMPLED, Models, Question, Stage
+from factory.stages.base import EXAMPLE_PROMPT, EXAMPLE_STEP, NOT_SAMPLED, Models, Question, Scorer
 
 Aggregate = Literal["product", "minimum", "last", "mean"]
 
@@ -49,7 +49,7 @@ NOT_FINITE = "not finite"
 a precision (float16) or broken weights."""
 
 
-class ProcessReward(Stage):
+class ProcessReward(Scorer):
     """Score each step with a process reward model."""
 
     kind: Literal["process"] = "process"
@@ -81,7 +81,7 @@ class ProcessReward(Stage):
         return True
 
     def facts_made(self) -> frozenset[str]:
-        return frozenset({f"score:{self.name}", f"steps:{self.name}", "ranking"})
+        return super().facts_made() | {f"steps:{self.name}"}
 
     def facts_needed(self) -> frozenset[str]:
         return frozenset({"candidates", *([f"steps:{self.steps}"] if self.steps else [])})
@@ -167,8 +167,7 @@ class ProcessReward(Stage):
 def correct(
     logits: Sequence[float], *, good: Literal["last", "first"], neutral_is_good: bool
 ) -> float:
-    """P(the step is correct), in [0, 1]: the sigmoid of one finite logit, or the softmax of the good
-    columns."""
+    """P(the step is correct), in [0, 1]: the sigmoid of one logit, or the softmax of the good columns."""
     if len(logits) == 1:
         logits = (0.0, logits[0])  # the sigmoid is the softmax against 0
     elif good == "first":

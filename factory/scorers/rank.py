@@ -17,13 +17,11 @@ from factory.core.errors import SampleError
 from factory.core.records import Sample, Score
 from factory.core.words import words
 from factory.scorers.comparison import DECIMALS, is_known
-from factory.stages.base import Models, Stage
-from factory.stats.bradley_terry import MIN_REGULARISATION, REGULARISATION, bradley_terry
-from factory.stats.elo import elo
-from factory.stats.outcome import Outcome, Strengths
+from factory.stages.base import Models, Scorer
+from factory.stats.outcome import MIN_REGULARISATION, REGULARISATION, Outcome, Strengths
 
 
-class Rank(Stage):
+class Rank(Scorer):
     """Score candidates by their verdicts against each other."""
 
     kind: Literal["rank"] = "rank"
@@ -37,8 +35,7 @@ class Rank(Stage):
     length_control: bool = False
     """Bradley-Terry: remove the advantage of longer answers from the strengths."""
     gamma: float | None = None
-    """A known effect of length; > 0: longer wins. None: fitted to each sample, whose few verdicts are
-    weak evidence for it."""
+    """A known effect of length; > 0: longer wins. None: fitted to each sample, on weak evidence."""
     resamples: int = Field(200, ge=0, le=100_000)
     """0: scores without an interval. Above 0: with Bradley-Terry's 95% interval, which does not depend on
     the number; or with the central 95% of this many replays for Elo, which is no confidence interval."""
@@ -46,9 +43,6 @@ class Rank(Stage):
     def facts_needed(self) -> frozenset[str]:
         named = set() if self.judge is None else {f"judge:{self.judge}"}
         return frozenset({"candidates", "verdicts:*", *named})
-
-    def facts_made(self) -> frozenset[str]:
-        return frozenset({f"score:{self.name}", "ranking"})
 
     def problem(self) -> tuple[str, str] | None:
         if self.length_control and self.method == "elo":
@@ -69,16 +63,12 @@ class Rank(Stage):
             player = compared[candidate.index]
             place = 1 + sum(other > values[player] for other in values)
             verdicts = f"{met[player]} verdict{'s' if met[player] > 1 else ''}"
-            sample.scores.append(
-                Score(
-                    name=self.name,
-                    candidate=candidate.index,
-                    value=values[player],
-                    detail=f"rank {place} of {len(compared)}, {verdicts}",
-                    low=_rounded(found.low[player]) if found.low else None,
-                    high=_rounded(found.high[player]) if found.high else None,
-                )
+            detail = f"rank {place} of {len(compared)}, {verdicts}"
+            low, high = (
+                _rounded(ends[player]) if ends else None for ends in (found.low, found.high)
             )
+            score = Score(self.name, candidate.index, values[player], detail, low=low, high=high)
+            sample.scores.append(score)
         return sample
 
     def _outcomes(self, sample: Sample) -> tuple[dict[int, int], list[Outcome]]:
@@ -103,8 +93,11 @@ class Rank(Stage):
     def _strengths(
         self, sample: Sample, players: dict[int, int], outcomes: list[Outcome], models: Models
     ) -> Strengths:
-        seed = models.seed("rank", self.name)
+        from factory.stats.bradley_terry import bradley_terry
+        from factory.stats.elo import elo
+
         if self.method == "elo":
+            seed = models.seed("rank", self.name)
             return elo(len(players), outcomes, resamples=self.resamples, seed=seed)
         lengths = [words(sample.candidates[index].text) for index in players]
         return bradley_terry(
@@ -114,7 +107,6 @@ class Rank(Stage):
             lengths=lengths if self.length_control else None,
             gamma=self.gamma,
             resamples=self.resamples,
-            seed=seed,
         )
 
 

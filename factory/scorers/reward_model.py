@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -23,12 +23,12 @@ from factory.core.yamlfile import nearest
 from factory.engines.base import Scoring, Task
 from factory.scorers.comparison import DECIMALS
 from factory.scorers.process_reward import NOT_FINITE
-from factory.stages.base import NOT_SAMPLED, Models, Question, Stage
+from factory.stages.base import NOT_SAMPLED, Models, Question, Scorer
 
 _FOR_SEVERAL = ("combine", "weights", "penalty", "standardise")
 
 
-class Reward(Stage):
+class Reward(Scorer):
     """Score each candidate with reward models."""
 
     kind: Literal["reward"] = "reward"
@@ -51,11 +51,8 @@ class Reward(Stage):
     standardise: bool = True
     """Standardize each model's scores to mean 0 and variance 1 over the run before combining them."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
-
     def facts_made(self) -> frozenset[str]:
-        raw = {f"score:{name}" for name in self._scorers()}
-        return frozenset({f"score:{self.name}", "ranking", *raw})
+        return super().facts_made() | {f"score:{name}" for name in self._scorers()}
 
     def models_used(self) -> dict[str, str]:
         several = {f"models.{criterion}": model for criterion, model in self.models.items()}
@@ -119,15 +116,8 @@ class Reward(Stage):
                 logits = _logits(answer.completion.scores, model)
                 value = reward(logits, self.label, model)
                 is_read = all(math.isfinite(x) for x in (*logits, value))
-                sample.scores.append(
-                    Score(
-                        name,
-                        candidate.index,
-                        round(value, DECIMALS) if is_read else None,
-                        "" if is_read else NOT_FINITE,
-                        [answer.call],
-                    )
-                )
+                given, detail = (round(value, DECIMALS), "") if is_read else (None, NOT_FINITE)
+                sample.scores.append(Score(name, candidate.index, given, detail, [answer.call]))
         return sample
 
     def _scorers(self) -> dict[str, str]:

@@ -22,7 +22,7 @@ max_tokens before the right answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -43,7 +43,7 @@ from factory.stages.base import (
     Expected,
     Models,
     Question,
-    Stage,
+    Scorer,
     pattern_problem,
     template_problem,
 )
@@ -52,7 +52,7 @@ _STEPS = 4
 """Expected number of steps per solution, before any was seen."""
 
 
-class Rollout(Stage):
+class Rollout(Scorer):
     """Label each step by completing the solution from its end."""
 
     kind: Literal["rollout"] = "rollout"
@@ -60,8 +60,7 @@ class Rollout(Stage):
     """Name of the score and of the steps' labels, for views: `score: rollout`, `steps: rollout`. The
     score is the share of steps before the first wrong one, in [0, 1]. None: not determined."""
     model: str
-    """The model that completes the solutions. A step counts as good if it can finish from there, so use
-    the policy itself."""
+    """The model that completes the solutions: the policy itself, as a step is good if it can finish there."""
     n: int = Field(8, ge=1, le=10_000)
     """Number of completions from each step."""
     split: Split = "newline"
@@ -88,13 +87,11 @@ class Rollout(Stage):
     """The judge's question. Can use: conversation (text), prompt (messages), steps (up to the one
     asked about), reference. `{{ step | quoted }}` puts "> " before each line."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
-
     def splits(self) -> bool:
         return True
 
     def facts_made(self) -> frozenset[str]:
-        return frozenset({f"score:{self.name}", f"steps:{self.name}", "ranking"})
+        return super().facts_made() | {f"steps:{self.name}"}
 
     def models_used(self) -> dict[str, str]:
         judge = {"judge": self.judge} if self.judge is not None else {}
@@ -108,10 +105,7 @@ class Rollout(Stage):
         if (self.how == "pattern") != (self.pattern is not None):
             return "pattern", "a pattern and `how: pattern` go together"
         odd = pattern_problem(self.pattern) or self._asking().problem()
-        if odd is not None:
-            return odd
-        wrong = template_problem(self.template, **EXAMPLE)
-        return ("template", wrong) if wrong else None
+        return odd or template_problem(self.template, **EXAMPLE)
 
     def examples(self) -> list[tuple[str, Question]]:
         begun = EXAMPLE_STEP + self.separator

@@ -1,10 +1,15 @@
-"""Rules: a number from the text of an answer and its length. No model, no reference. A recipe has them
-within a stage `rule`, online rewards by their kinds."""
+"""Rules: a number from the text of an answer and its length. No model, no reference.
+
+A recipe has them within a stage, online rewards by their kinds, so what a training is rewarded for can
+be measured on prompts that it did not see:
+
+    {kind: rule, name: short, rule: {kind: length, target: 30}}
+"""
 
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,12 +17,11 @@ from factory.core.records import Sample, Score
 from factory.core.sentences import has_ended, sentences
 from factory.core.words import words
 from factory.scorers.comparison import DECIMALS
-from factory.stages.base import Models, Stage, pattern_problem
+from factory.stages.base import Models, Scorer, Stage, pattern_problem
 
 
 class Rule(Stage):
-    """The base of all rules: score each candidate by `score`. Its tokens are counted by the model that
-    wrote it."""
+    """The base of all rules: score each candidate by `score`. The model that wrote it counts its tokens."""
 
     name: str | None = Field(None, min_length=1)
     """Name in the log. None: the kind."""
@@ -130,3 +134,22 @@ RULES: dict[str, type[Rule]] = {
     "format": Pattern,
     "overlong": Overlong,
 }
+
+
+class RuleScore(Scorer):
+    """Score each candidate by a rule."""
+
+    kind: Literal["rule"] = "rule"
+    name: str = "rule"
+    """Name of the score, for views: `score: rule`."""
+    rule: Annotated[Length | Sentences | Pattern | Overlong, Field(discriminator="kind")]
+
+    def problem(self) -> tuple[str, str] | None:
+        for field in ("name", "weight"):
+            if getattr(self.rule, field) != type(self.rule).model_fields[field].default:
+                return "rule", f"{field} is for the rewards of a training; here it has no effect"
+        problem = self.rule.problem()
+        return ("rule", f"{problem[0]}: {problem[1]}") if problem else None
+
+    async def __call__(self, sample: Sample, models: Models) -> Sample:
+        return await self.rule.model_copy(update={"name": self.name})(sample, models)

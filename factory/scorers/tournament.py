@@ -9,8 +9,7 @@ In: all players' points, the rounds played and a seed. Out: the round's pairs. A
   players who have met all free players sit out. A round without pairs ends the tournament.
 
 From the top down, each player meets the free player nearest in points; the seed breaks ties (Monrad's
-rule; the sum of differences is not minimized). There are no colors to balance, since judges see every
-pair in both orders.
+rule; the sum of differences is not minimized). No colors are balanced: judges see both orders.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ _BYE = -1
 
 
 def swiss_rounds(players: int) -> int:
-    """ceil(log2 players), the rounds after which at most one player has won every time. 0 for fewer than
-    two players."""
+    """ceil(log2 players): after so many rounds at most one has won every time. 0 for fewer than two."""
     return max(players - 1, 0).bit_length()
 
 

@@ -12,13 +12,13 @@ from pydantic import Field
 from factory.core.errors import SampleError
 from factory.core.records import Sample, Score
 from factory.math.answers import How, check_aside
-from factory.stages.base import Models, Stage, pattern_problem
+from factory.stages.base import Models, Scorer, pattern_problem
 
 SHOWN_CHARS = 200
 """Most characters of the read answer in a score's detail."""
 
 
-class Verify(Stage):
+class Verify(Scorer):
     """Check answers against the reference."""
 
     kind: Literal["verify"] = "verify"
@@ -30,12 +30,8 @@ class Verify(Stage):
     pattern: str | None = None
     """A regular expression for `how: pattern`. Its first group, if it has one, is the answer."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
     needs_reference: ClassVar[bool] = True
     may_be_unparsed: ClassVar[bool] = True
-
-    def facts_made(self) -> frozenset[str]:
-        return frozenset({f"score:{self.name}", "ranking"})
 
     def problem(self) -> tuple[str, str] | None:
         if self.how == "pattern" and not self.pattern:
@@ -57,16 +53,9 @@ class Verify(Stage):
             if is_cut:  # what was read last may be no answer yet
                 is_right = None
             word = {True: "correct", False: "wrong", None: "unparsed"}[is_right]
-            sample.scores.append(
-                Score(
-                    name=self.name,
-                    candidate=candidate.index,
-                    value=None if is_right is None else float(is_right),
-                    detail=f"{word}{', cut' if is_cut else ''}: {read[:SHOWN_CHARS]}"
-                    if read
-                    else word,
-                )
-            )
+            detail = f"{word}{', cut' if is_cut else ''}: {read[:SHOWN_CHARS]}" if read else word
+            value = None if is_right is None else float(is_right)
+            sample.scores.append(Score(self.name, candidate.index, value, detail))
         return sample
 
     async def _check(self, answer: str, reference: str) -> tuple[bool | None, str]:

@@ -88,7 +88,7 @@ def _blank(name: str, role: str) -> SampleError:
 
 
 def read_exchange(
-    row: Mapping[str, Any], answer: object, name: str, *, roles: Sequence[str] = ROLES
+    row: Mapping[str, Any], answer: object, name: str
 ) -> tuple[list[Message], list[Message]]:
     """(prompt, answer) of a row. Without a column `prompt`, the answer is a conversation, and all
     messages but its last are the prompt. The answer's last message is the assistant's and not blank."""
@@ -101,7 +101,7 @@ def read_exchange(
     if is_whole:
         turns = split_transcript(read_text(answer, name).lstrip("\n"))
     else:
-        turns = read_messages(answer, name, "assistant", roles=roles)
+        turns = read_messages(answer, name, "assistant", roles=WITH_TOOL)
     if turns[-1]["role"] != "assistant":
         raise SampleError(
             f"column {name!r} does not end with the assistant's answer; without a prompt column it "
@@ -115,7 +115,7 @@ def read_exchange(
         return turns[:-1], turns[-1:]
     if not given or (isinstance(given, str) and not given.strip()):
         raise SampleError("column 'prompt' is blank: there is no user's message before the answer")
-    prompt = read_prompt(given, "prompt", roles=roles)
+    prompt = read_prompt(given, "prompt", roles=WITH_TOOL)
     if turns[0]["role"] != "assistant":
         return _repeated(prompt, turns, name)
     if isinstance(given, str) and is_transcript(given) and isinstance(answer, str):
@@ -190,8 +190,7 @@ def wrong_type(value: object, name: str, expected: str) -> SampleError:
 
 
 def is_ultrafeedback(row: Mapping[str, Any]) -> bool:
-    """True if the row has `completions: [{response, overall_score, ...}]` and an `instruction` or a
-    prompt."""
+    """True if the row has `completions: [{response, overall_score, ...}]`, and `instruction` or `prompt`."""
     answers = row.get("completions")
     return (
         ("instruction" in row or "prompt" in row)

@@ -41,8 +41,7 @@ class ProcessRow(msgspec.Struct):
     prompt: str
     steps: list[str]
     ratings: list[int | None]
-    """Rating of each step: -1 wrong, 0 neither wrong nor useful, 1 right, None unknown. At least one is
-    known."""
+    """Of each step: -1 wrong, 0 neither wrong nor useful, 1 right, None unknown. At least one is known."""
     answer: str | None = None
     """The problem's true answer, if the file has it."""
     finish_reason: str = "solution"
@@ -214,8 +213,7 @@ def _rows(line: _Line, number: int) -> Iterator[ProcessRow | Dropped]:
 def _alternatives(step: _Step) -> tuple[list[_Alternative], int | None]:
     """The alternatives at a step, the labeler's own last, and the position of the one chosen.
 
-    The labeler's own step counts as right unless rated otherwise: it was written because all
-    alternatives were wrong.
+    The labeler's own step, written as all alternatives were wrong, counts as right unless rated otherwise.
     """
     found = [
         _Alternative(c.text, None if c.flagged else c.rating, bool(c.flagged))
@@ -232,8 +230,7 @@ def _alternatives(step: _Step) -> tuple[list[_Alternative], int | None]:
 
 
 def _ending(alternatives: Sequence[_Alternative]) -> int | None:
-    """Position of the alternative at which labeling stopped: the first rated wrong, else the first
-    rated."""
+    """Position of the alternative where labeling stopped: the first rated wrong, else the first rated."""
     rated = [
         place
         for place, alternative in enumerate(alternatives)

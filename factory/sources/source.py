@@ -170,8 +170,7 @@ def _nearest(path: Path) -> str:
 
 
 def _check_columns(name: str, reader: Reader, columns: Columns) -> None:
-    """Raise `SourceError` for names that no row has. Without a schema, a row without a prompt is a bad
-    row."""
+    """Raise `SourceError` for names that no row has. Without a schema, one without a prompt is a bad row."""
     for ours, column in columns.model_dump().items():
         if reader.columns.count(column) > 1:
             raise SourceError(f"{name}: more than one column is named {column!r}; rename one")

@@ -1,8 +1,7 @@
 """The interface of a stage: a config that can be called, `async (sample, models) -> sample`.
 
 A stage awaits model calls and adds their results to the sample. It knows nothing of ledgers, batches,
-priorities or other samples. A user's own stage subclasses `Stage`; the recipe names it by its path,
-`kind: my_module:MyStage`.
+priorities or other samples. A user's own subclasses `Stage`, and is named `kind: my_module:MyStage`.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from factory.core.config import Config
@@ -19,13 +19,16 @@ from factory.core.records import Candidate, Combination, Message, Sample
 from factory.engines.base import Completion, Sampling, Scoring, Task
 
 
-class Asked(Protocol):
-    """A completion and the ledger key of the call that made it."""
+@dataclass(slots=True)
+class Asked:
+    """A completion and the ledger key of the call that made it, if it is remembered."""
+
+    key: bytes
+    completion: Completion
 
     @property
-    def call(self) -> str: ...
-    @property
-    def completion(self) -> Completion: ...
+    def call(self) -> str:
+        return self.key.hex()
 
 
 NOT_SAMPLED = Sampling(temperature=0.0, max_tokens=1)
@@ -84,27 +87,18 @@ class Judging(Protocol):
         ...
 
 
+@dataclass(slots=True)
 class Question:
-    """One question to a model. `salt`: tells its draw from those of the sample's other questions."""
+    """One question to a model."""
 
-    __slots__ = ("labels", "messages", "prefix", "salt", "sampling", "scoring")
-
-    def __init__(
-        self,
-        messages: list[Message],
-        sampling: Sampling,
-        *,
-        salt: tuple[object, ...] = (),
-        prefix: str = "",
-        labels: tuple[str, ...] = (),
-        scoring: Scoring | None = None,
-    ) -> None:
-        self.messages = messages
-        self.sampling = sampling
-        self.salt = salt
-        self.prefix = prefix
-        self.labels = labels
-        self.scoring = scoring
+    messages: list[Message]
+    sampling: Sampling
+    _: KW_ONLY
+    salt: tuple[object, ...] = ()
+    """Tells its draw from those of the sample's other questions."""
+    prefix: str = ""
+    labels: tuple[str, ...] = ()
+    scoring: Scoring | None = None
 
 
 class Expected(NamedTuple):
@@ -151,8 +145,7 @@ class Stage(Config):
         return {"model": model} if isinstance(model, str) else {}
 
     def judges(self) -> frozenset[str]:
-        """Recipe names of the models that are asked for labels: their engines compute log-probabilities
-        in float32."""
+        """Recipe names of the models asked for labels, whose engines compute log-probabilities in float32."""
         judging = self.judging()
         return frozenset() if judging is None else frozenset({judging.model})
 
@@ -162,8 +155,7 @@ class Stage(Config):
         return "generate"
 
     def examples(self) -> list[tuple[str, Question]]:
-        """(model's recipe name, question) for each kind of question except those to its judge. They are
-        tried before the work."""
+        """(model's recipe name, question) of each kind but those to its judge, tried before the work."""
         messages, scoring = EXAMPLE_PROMPT, None
         if self.task() == "classify":
             messages, scoring = EXAMPLE_ANSWERED, Scoring()
@@ -198,8 +190,7 @@ class Stage(Config):
         return False
 
     def combinations(self) -> list[Combination]:
-        """Scores that views combine from this stage's, with statistics of the whole run. Traces hold
-        only their parts."""
+        """Scores that views combine from this stage's over the whole run. Traces hold only their parts."""
         return []
 
     def problem(self) -> tuple[str, str] | None:
@@ -208,6 +199,17 @@ class Stage(Config):
 
     async def __call__(self, sample: Sample, models: Models) -> Sample:
         raise TypeError(f"{type(self).__name__} does not define __call__")
+
+
+class Scorer(Stage):
+    """The base of stages that give each answer a score of their own name."""
+
+    name: str
+
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+
+    def facts_made(self) -> frozenset[str]:
+        return frozenset({f"score:{self.name}", "ranking"})
 
 
 def add_answer(
@@ -326,9 +328,8 @@ def _compiled(template: str) -> tuple[Any, tuple[str, ...]]:
 def quoted(text: str) -> str:
     """The text with "> " before every line, as in mail; in templates `{{ a | quoted }}`.
 
-    The prompt's own words are on lines without the mark, so a quoted text cannot imitate them, even if
-    it holds "Answer (B):", a fake end or the mark. Lines are those of `str.splitlines`. Only the kind
-    of line ends is lost.
+    The prompt's own words are on lines without the mark, so a quoted text cannot imitate them, even if it
+    holds "Answer (B):", a fake end or the mark. Lines are those of `str.splitlines`, whose ends are lost.
     """
     return "\n".join(f"> {line}" if line else ">" for line in text.splitlines() or [""])
 
@@ -341,13 +342,14 @@ EXAMPLE_PRINCIPLE = Principle(
 )
 
 
-def template_problem(template: str, **example: Any) -> str | None:
-    """The error in a user's template, tried on example values. None: no error."""
+def template_problem(template: str, **example: Any) -> tuple[str, str] | None:
+    """The problem of a stage's field `template`, tried on example values. None: no error."""
     try:
         render(template, **example)
     except Exception as error:  # an expression in a template can raise anything
         what = getattr(error, "message", None) or str(error) or type(error).__name__
-        return f"the template does not render: {what} (it can use: {', '.join(sorted(example))})"
+        can_use = ", ".join(sorted(example))
+        return "template", f"the template does not render: {what} (it can use: {can_use})"
     return None
 
 

@@ -53,8 +53,7 @@ class Corrupt(Stage):
         return sample
 
     def _copies(self, solution: Solution, rng: random.Random) -> list[tuple[list[str], int, Error]]:
-        """Different copies, each with the index of its wrong step and its error. Every step gets one
-        before any step gets a second."""
+        """Different copies, with wrong step and error. Every step gets one before any gets a second."""
         copies: list[tuple[list[str], int, Error]] = []
         positions = list(range(len(solution.lines)))
         while positions:

@@ -62,8 +62,7 @@ class Criticize(Stage):
     def problem(self) -> tuple[str, str] | None:
         if self.principles != "all" and self.principles < 1:
             return "principles", f"expected 1 or more, or 'all'; found {self.principles}"
-        wrong = template_problem(self.template, **EXAMPLE)
-        return ("template", wrong) if wrong else None
+        return template_problem(self.template, **EXAMPLE)
 
     def expected_calls(self, sample: Expected) -> float:
         return sample.answers
@@ -136,7 +135,6 @@ def conversation_of(
 
 
 def worked_examples(constitution: Constitution, count: int) -> list[Message]:
-    """The constitution's first `count` examples as turns of one conversation."""
     turns: list[Message] = []
     for example in constitution.examples[:count]:
         turns += [

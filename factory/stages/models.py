@@ -11,24 +11,10 @@ import msgspec
 from factory.core.constitution import Constitution
 from factory.core.records import Sample
 from factory.core.seeds import derive_seed
-from factory.engines.base import Completion, Request
+from factory.engines.base import Request
 from factory.stages.base import Asked, Estimator, Question, Reads
 
 Before = Callable[[], Awaitable[None]]
-
-
-class Answer:
-    """A completion and the ledger key of its call, if it is remembered."""
-
-    __slots__ = ("completion", "key")
-
-    def __init__(self, key: bytes, completion: Completion) -> None:
-        self.key = key
-        self.completion = completion
-
-    @property
-    def call(self) -> str:
-        return self.key.hex()
 
 
 class StageCount(msgspec.Struct):

@@ -42,8 +42,7 @@ class Revise(Stage):
         return True
 
     def problem(self) -> tuple[str, str] | None:
-        wrong = template_problem(self.template, **EXAMPLE, critique="Curt.")
-        return ("template", wrong) if wrong else None
+        return template_problem(self.template, **EXAMPLE, critique="Curt.")
 
     def expected_calls(self, sample: Expected) -> float:
         return sample.answers

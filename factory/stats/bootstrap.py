@@ -27,16 +27,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 # Values drawn at once, of 8 bytes each and 8 more for their indices.
 _BLOCK = 1 << 21
 _RESAMPLES = 2000
+_LEVEL = 0.95
 Range = tuple[float, float]
 SHARE: Range = (0.0, 1.0)
 DIFFERENCE: Range = (-1.0, 1.0)
@@ -66,22 +66,19 @@ def interval(
     values: Sequence[float],
     *,
     range_of_values: Range | None = None,
-    level: float = 0.95,
     resamples: int = _RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The interval of the mean at `level`, from `resamples` draws with replacement, as (low, high).
+    """The interval of the mean, from `resamples` draws with replacement, as (low, high).
 
-    Raises `ValueError` if there are no values, one is not finite, or `level` is not in (0, 1).
+    Raises `ValueError` if there are no values, or one is not finite.
     """
-    import numpy as np
-
     data = np.asarray([*values, *(range_of_values or ())], dtype=np.float64)
     if len(values) == 0:
         raise ValueError("no values to resample")
     if not np.isfinite(data).all():
         raise ValueError("a value is not finite")
-    tail = _tail(data.size, level)
+    tail = _tail(data.size)
     random = np.random.default_rng(seed)
     means = np.empty(resamples)
     rows = max(1, _BLOCK // data.size)
@@ -98,20 +95,17 @@ def interval_of(
     clusters: Sequence[Hashable],
     statistic: Callable[[NDArray[Any]], float | None],
     *,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """`statistic` of all rows, with its interval at `level` over resamples of the clusters.
+    """`statistic` of all rows, with its interval over resamples of the clusters.
 
     `clusters` names each row's cluster. `statistic(weights)` gets the number of times, >= 0, that each
     row was drawn, and returns None if it is undefined.
 
-    Raises `ValueError` if `level` is not in (0, 1) or the statistic is not finite.
+    Raises `ValueError` if the statistic is not finite.
     """
-    import numpy as np
-
     numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
-    tail = _tail(len(numbers), level)
+    tail = _tail(len(numbers))
     value = statistic(np.ones(len(clusters))) if clusters else None
     if value is None:
         return Estimate(None)
@@ -141,8 +135,6 @@ def mean_of(
     seed: int = 0,
 ) -> Estimate:
     """The mean over rows, each counting once, with clusters resampled whole."""
-    import numpy as np
-
     data = np.asarray(values, dtype=np.float64)
     if range_of_values is None or not len(data):
         return interval_of(clusters, lambda weights: weighted_mean(data, weights), seed=seed)
@@ -163,14 +155,12 @@ def weighted_mean(values: NDArray[Any], weights: NDArray[Any]) -> float | None:
     return float(weights @ values) / total if total else None
 
 
-def _tail(clusters: int, level: float) -> float:
+def _tail(clusters: int) -> float:
     """The share of resamples beyond each end of the interval, in [0, 0.5)."""
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} is not between 0 and 1")
     if clusters < 2:
         return 0.0
     normal = NormalDist()
-    z = normal.inv_cdf((1 + level) / 2)
+    z = normal.inv_cdf((1 + _LEVEL) / 2)
     # Student's t by its expansion in 1 / degrees of freedom (Abramowitz and Stegun 26.7.5): at 95%
     # within 0.3% from 4 on.
     v = clusters - 1

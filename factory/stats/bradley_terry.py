@@ -28,17 +28,20 @@ the step (Sun and Tran-Dinh 2019). Each such step climbs, and no line search is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from factory.stats.outcome import MIN_OUTCOMES, Outcome, Strengths, check_outcomes
+import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from factory.stats.outcome import Floats
+from factory.stats.outcome import (
+    MIN_OUTCOMES,
+    MIN_REGULARISATION,
+    REGULARISATION,
+    Outcome,
+    Strengths,
+    check_outcomes,
+)
 
-REGULARISATION = 0.1
-"""Default lambda. With it, one comparison won outright gives a difference of 2.1 (a preference of
-0.89)."""
-MIN_REGULARISATION = 1e-5  # far below this, float64 cannot resolve a common shift of all strengths
+Floats = NDArray[np.float64]
 _TOLERANCE = 1e-8  # accuracy of a strength; records keep six decimals
 _MOST_STEPS = 500
 _CHI2 = 3.841459  # the 95% point, one degree of freedom
@@ -52,16 +55,13 @@ def bradley_terry(
     lengths: Sequence[int] | None = None,
     gamma: float | None = None,
     resamples: int = 0,
-    seed: int = 0,
 ) -> Strengths:
     """Strengths of `players`, which are numbered from 0.
 
     `lengths`: words of each player's answer; if given, control for length, with `gamma` or a fitted one.
-    `resamples` above 0: with intervals. These are computed, so neither the number nor `seed` changes
-    them; the arguments are those of `elo`. Raises `ValueError` for numbers out of range.
+    `resamples` above 0: with intervals, which are computed, so the number does not change them. Raises
+    `ValueError` for numbers out of range.
     """
-    import numpy as np
-
     check_outcomes(players, outcomes)
     if not MIN_REGULARISATION <= regularisation < float("inf"):
         raise ValueError(f"regularisation {regularisation} is not at least {MIN_REGULARISATION}")
@@ -104,8 +104,6 @@ class _Likelihood:
         self._regularisation = regularisation
 
     def maximum(self) -> Floats:
-        import numpy as np
-
         parameters = self._design_MP.shape[1]
         found_BP, _ = self._climb(np.zeros((1, parameters)), np.zeros((0, parameters)))
         found_P: Floats = found_BP[0]
@@ -115,11 +113,8 @@ class _Likelihood:
         """For each player, the strength below (`side` -1) or above (+1) the fitted one at which the
         profile is lower by half of `_CHI2`.
 
-        The drop is convex in the distance from the fit, so Newton's method overshoots the end at most
-        once and then descends to it.
+        The drop is convex in the distance, so Newton's method overshoots at most once and then descends.
         """
-        import numpy as np
-
         # Strengths are relative to the players' mean, which the likelihood does not determine.
         contrast_GP = np.eye(players, len(found_P)) - np.pad(
             np.full((players, players), 1 / players), ((0, 0), (0, len(found_P) - players))
@@ -144,8 +139,6 @@ class _Likelihood:
     def _climb(self, at_BP: Floats, fixed_BP: Floats) -> tuple[Floats, Floats]:
         """The maxima [B, P] with `fixed @ parameters` held constant, one row each (no row: free), and
         the slopes there along a change of that value."""
-        import numpy as np
-
         slope_B = np.zeros(len(at_BP))
         for _ in range(_MOST_STEPS):
             s_BM = self._sigmoid(at_BP)
@@ -164,22 +157,16 @@ class _Likelihood:
         raise _not_found(self._regularisation)
 
     def _sigmoid(self, at_BP: Floats) -> Floats:
-        import numpy as np
-
         return 0.5 + 0.5 * np.tanh((at_BP @ self._design_MP.T + self._offset_M) / 2)
 
     def _hessian(self, at_BP: Floats) -> Floats:
         """Hessian of the negative log-likelihood, [B, P, P], positive definite."""
-        import numpy as np
-
         s_BM = self._sigmoid(at_BP)
         prior_PP = self._regularisation * np.eye(at_BP.shape[1])
         weighted_BMP = (s_BM * (1 - s_BM))[:, :, None] * self._design_MP
         return np.asarray(self._design_MP.T @ weighted_BMP + prior_PP)
 
     def _value(self, at_BP: Floats) -> Floats:
-        import numpy as np
-
         d_BM = at_BP @ self._design_MP.T + self._offset_M
         log_BM = self._p_M * np.logaddexp(0, -d_BM) + (1 - self._p_M) * np.logaddexp(0, d_BM)
         return np.asarray(-log_BM.sum(1) - self._regularisation / 2 * (at_BP**2).sum(1))

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 
 from factory.stats.bootstrap import SHARE, Estimate, mean_of
 
@@ -43,10 +44,7 @@ class Calibration(msgspec.Struct, frozen=True):
 
 
 def calibration(prompts: Sequence[str], p: Sequence[float]) -> Calibration:
-    """The calibration. `p`: P(chosen is better) of each pair, in [0, 1]. `prompts`: the bootstrap's
-    clusters."""
-    import numpy as np
-
+    """`p`: P(chosen is better) of each pair, in [0, 1]. `prompts`: the bootstrap's clusters."""
     chosen = np.asarray(p, dtype=np.float64)
     if chosen.size == 0:
         return Calibration(None, Estimate(None), [])

@@ -13,12 +13,11 @@ comparisons has no true value to cover. If all comparisons are the same, the ran
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from factory.stats.outcome import MIN_OUTCOMES, Outcome, Strengths, check_outcomes
-
-if TYPE_CHECKING:
-    from factory.stats.outcome import Floats, Indices
 
 START = 1500.0
 K_FACTOR = 32.0
@@ -36,8 +35,6 @@ def elo(
 
     `seed`: of the `resamples` replays. Raises `ValueError` for numbers out of range.
     """
-    import numpy as np
-
     check_outcomes(players, outcomes)
     values = _play(players, outcomes, np.arange(len(outcomes))[None])[0].tolist()
     if not resamples or len(outcomes) < MIN_OUTCOMES:
@@ -48,10 +45,10 @@ def elo(
     return Strengths(values, low_G.tolist(), high_G.tolist())
 
 
-def _play(players: int, outcomes: Sequence[Outcome], order_RM: Indices) -> Floats:
+def _play(
+    players: int, outcomes: Sequence[Outcome], order_RM: NDArray[np.intp]
+) -> NDArray[np.float64]:
     """Ratings [R, G] after the outcomes, each row in its own order."""
-    import numpy as np
-
     first_M = np.array([o.first for o in outcomes], dtype=np.intp)
     second_M = np.array([o.second for o in outcomes], dtype=np.intp)
     p_M = np.array([o.p for o in outcomes], dtype=np.float64)

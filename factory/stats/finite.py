@@ -8,8 +8,7 @@ from typing import Any
 
 
 def finite(value: Any) -> float | None:
-    """The number as a float. None: it is not a number (true and false are none), not finite, or too large
-    for a float."""
+    """The number as a float. None: no number (as true and false), not finite, or too large for a float."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
     try:

@@ -8,12 +8,12 @@ the clusters; everything, including chance, is recomputed on each resample.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from factory.stats.bootstrap import Estimate, interval_of, weighted_mean
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 def cohen_kappa(
@@ -21,8 +21,6 @@ def cohen_kappa(
 ) -> Estimate:
     """Cohen's kappa (1960): chance gives each label as often as each labeler does. One label per item and
     labeler."""
-    import numpy as np
-
     labels = sorted({*first, *second})
     one = np.asarray(first)[:, None] == labels  # [item, label]
     other = np.asarray(second)[:, None] == labels
@@ -42,8 +40,6 @@ def fleiss_kappa(clusters: Sequence[Hashable], items: Sequence[Sequence[int]]) -
     Fleiss has the same number for each item. Here every item counts once in the agreement, and every
     label once in chance.
     """
-    import numpy as np
-
     labels = sorted({label for item in items for label in item})
     counts = np.array([[list(item).count(label) for label in labels] for item in items])
     agreement = np.array([pair_agreement(item) for item in items])

@@ -2,8 +2,7 @@
 
 In: a dataset's counts. Out: a line for each doubt, with the number and a remedy; none if there is no
 doubt. A coin prefers the same answer in both orders half of the time. So a judge whose choice flips in
-half of its verdicts has no information, and one that flips in nearly all decides by the position of an
-answer.
+half of its verdicts has no information, and one that flips in nearly all goes by an answer's position.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ _ROUNDING = 1e-9
 
 
 def doubts(view: Mapping[str, Any]) -> list[str]:
-    """Doubts about a dataset that was just made. `view`: a `ViewReport` as a mapping, as in
-    `Manifest.views`."""
+    """Doubts about a dataset just made. `view`: a `ViewReport` as a mapping, as in `Manifest.views`."""
     agreement = (view.get("spreads") or {}).get("agreement") or {}
     lines = list(_of_rows(view["rows"], finite(agreement.get("mean"))))
     for given, judge in (view.get("judges") or {}).items():

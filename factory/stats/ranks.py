@@ -8,18 +8,16 @@ thousands of resamples costs only a pass over the rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 
 class Ranks:
     """Values to be ranked, none of them NaN."""
 
     def __init__(self, values: Sequence[float] | NDArray[Any]) -> None:
-        import numpy as np
-
         data = np.asarray(values, dtype=np.float64)
         if np.isnan(data).any():
             raise ValueError("a value to be ranked is not a number")
@@ -27,8 +25,6 @@ class Ranks:
 
     def of(self, weights: NDArray[Any]) -> NDArray[Any]:
         """The rank of each row, from 1 for the lowest."""
-        import numpy as np
-
         drawn: NDArray[Any] = np.bincount(self._group, weights=weights)
         ranks: NDArray[Any] = (np.cumsum(drawn) - drawn + (drawn + 1) / 2)[self._group]
         return ranks
@@ -50,8 +46,6 @@ def auc(ranks: Ranks, is_positive: NDArray[Any], weights: NDArray[Any]) -> float
 
 def spearman(x: Ranks, y: Ranks, weights: NDArray[Any]) -> float | None:
     """The correlation of the ranks, in [-1, 1]. None: x or y takes only one value."""
-    import numpy as np
-
     deviations = []
     for ranks in (x.of(weights), y.of(weights)):
         drawn = ranks[weights > 0]

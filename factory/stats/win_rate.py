@@ -33,8 +33,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class WinRate(msgspec.Struct, frozen=True):
-    """A win rate and its counts. Counts are of comparisons; means and rates are over prompts, unless the
-    field says comparisons."""
+    """A win rate. Counts are of comparisons; means and rates over prompts, unless a field says otherwise."""
 
     wins: int
     """Number with p > 0.5: the new answer was preferred."""

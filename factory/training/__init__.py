@@ -1,7 +1,6 @@
 """Training: a dataset and a model in, a model out. READ FIRST `trainer.py`.
 
-`TRAINERS` is the registry: a trainer is a class in a file, and a line here. May import scorers and
-what is below them.
+`TRAINERS` is the registry: a class in a file, and a line here. May import scorers and what is below them.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from typing import Any, NamedTuple
 
 
 class Listed(NamedTuple):
-    """A trainer in the registry. It is imported after the data is opened, so its file may import torch
-    and TRL at the top."""
+    """A trainer in the registry. Imported once the data is open, its file may import torch at the top."""
 
     path: str
     """`module:Class`, the class a `factory.training.trainer.Trainer`."""
@@ -50,13 +48,11 @@ class Listed(NamedTuple):
     def check_options(
         self, config: Mapping[str, Any], lora: Mapping[str, Any] | None = None
     ) -> None:
-        """See `Trainer.check_options`."""
         self.load().check_options(config, lora)
 
     def train(
         self, data: Path | str, model: Path | str, out: Path, **options: Any
     ) -> dict[str, Any]:
-        """See `factory.training.trainer.train`."""
         from factory.training.trainer import train
 
         return train(self.kind, data, model, out, **options)
@@ -104,6 +100,17 @@ TRAINERS: dict[str, Listed] = {
     "grpo": Listed("factory.training.online.grpo:Grpo", ("grpo",), opens=_PROMPTS),
     "rloo": Listed("factory.training.online.rloo:Rloo", ("grpo",), opens=_PROMPTS),
 }
+
+
+def listed(kind: str) -> Listed:
+    """The trainer of this kind. Raises `RecipeError` if there is none."""
+    from factory.core.errors import RecipeError
+    from factory.core.yamlfile import nearest
+
+    if kind not in TRAINERS:
+        have = ", ".join(TRAINERS)
+        raise RecipeError(f"no trainer '{kind}'{nearest(kind, TRAINERS)} (have: {have})")
+    return TRAINERS[kind]
 
 
 def trainer_of(view: str) -> str | None:

@@ -2,15 +2,14 @@
 
 In: a file or folder that `open_local` reads. Out: plain rows, any number of times, in flat memory. Rows
 that cannot be read are left out and counted by reason. A type is never guessed from a text: a column's
-type is the one that all its values share. If they share none, the column is text (a list or an object
-in it as JSON).
+is the one that all its values share; if they share none, text (a list or an object as JSON).
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +38,8 @@ Type = str | tuple[str, Any]
 class Table:
     """A local dataset. Raises `SourceError` if it cannot be read, or two columns have the same name."""
 
-    def __init__(self, path: Path, split: str = "train") -> None:
-        self.path = path
-        self._reader = open_local(path, split)
+    def __init__(self, path: Path) -> None:
+        self._reader = open_local(path)
         self._has_cells = isinstance(self._reader, Delimited)
         self.schema: Any = getattr(self._reader, "schema", None)
         """pyarrow's schema. None: the format has no types."""
@@ -65,9 +63,6 @@ class Table:
                 columns |= dict.fromkeys(row)
         self.columns = list(columns)
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        return (row for _, row, _ in self._all() if row is not None)
-
     def placed(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Rows with their places, such as `rows.jsonl:12`."""
         return ((place, row) for place, row, _ in self._all() if row is not None)
@@ -87,20 +82,12 @@ class Table:
 # Types -------------------------------------------------------------------------------------------
 
 
-def types_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Type]:
-    types: dict[str, Type] = {}
-    for row in rows:
-        add_types(types, row)
-    return types
-
-
 def add_types(types: dict[str, Type], row: Mapping[str, Any]) -> None:
     for name, value in row.items():
         types[name] = _joined(types.get(name, "null"), _type(value))
 
 
 def feature_of(kind: Type) -> Any:
-    """The feature of `datasets` for a type."""
     from datasets import List, Value
 
     if isinstance(kind, tuple):
@@ -112,7 +99,6 @@ def feature_of(kind: Type) -> Any:
 
 
 def conformed(value: Any, kind: Type) -> Any:
-    """The value converted to the type."""
     if value is None:
         return None
     if isinstance(kind, tuple):
@@ -131,8 +117,7 @@ def json_of(value: Any) -> str:
 
 
 def features_of_schema(schema: Any) -> tuple[Features, list[str]]:
-    """The features of an Arrow schema, and the columns that become text because `datasets` lacks their
-    type."""
+    """The features of an Arrow schema, and the columns that become text as `datasets` lacks their type."""
     import pyarrow as pa
     from datasets import Features, Value
 

@@ -1,9 +1,8 @@
 """Readers of JSON lines, JSON lists, CSV and TSV, compressed or not. Text stays text.
 
 A number keeps all its digits: whole numbers of any size, and decimals that a float cannot hold
-(`Decimal`). Nothing is interpreted as a date or a missing value: a cell is its text, and an absent cell
-the empty text. If an object repeats a key, the last value counts. Memory stays flat, except for a JSON
-list, which is read whole.
+(`Decimal`). Nothing is read as a date or a missing value: a cell is its text, an absent one the empty
+text. If an object repeats a key, the last value counts. Memory is flat, but a JSON list is read whole.
 """
 
 from __future__ import annotations
@@ -34,8 +33,7 @@ MAX_DEPTH = 100
 MAX_DIGITS = 1000
 """Most digits of a number. Python itself accepts at most 4,300."""
 MAX_RATIO, RATIO_FROM = 200, 2**25
-"""Most growth of a compressed file, as a ratio, once it has grown beyond this number of bytes. Real text
-grows less."""
+"""Most growth of a compressed file beyond so many bytes, as a ratio. Real text grows less."""
 
 _DELIMITERS = (",", ";", "\t", "|")
 
@@ -90,9 +88,8 @@ class Json(JsonLines):
 class Delimited:
     """A CSV or TSV file. The first row names the columns; quoted cells may hold newlines.
 
-    Cells are separated by `delimiter`, or by another usual delimiter if that gives the first row more
-    cells. Strict: a stray quote, or a row with more or fewer cells than columns, is an error of that
-    row.
+    Cells are separated by `delimiter`, or by another usual one that gives the first row more cells.
+    Strict: a stray quote, or more or fewer cells than columns, is an error of that row.
     """
 
     has_schema = True

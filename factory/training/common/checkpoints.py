@@ -11,7 +11,6 @@ headers say, and complete archives of optimizer, schedule and random states.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import zipfile
@@ -21,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from factory.core.files import sync, write_whole
+from factory.core.files import file_hash, sync, write_whole
 
 SEAL = "sealed.json"
 
@@ -61,7 +60,7 @@ def seal(checkpoint: Path) -> None:
     files: dict[str, _File] = {}
     for file in _files(checkpoint):
         sync(file)
-        files[str(file.relative_to(checkpoint))] = _File(file.stat().st_size, _hash(file))
+        files[str(file.relative_to(checkpoint))] = _File(file.stat().st_size, file_hash(file))
     for folder in (checkpoint, *(p for p in checkpoint.rglob("*") if p.is_dir())):
         sync(folder)
     write_whole(checkpoint / SEAL, msgspec.to_builtins(files))
@@ -115,7 +114,7 @@ def _unlike_seal(checkpoint: Path, *, reads: bool) -> str:
         if (size := path.stat().st_size) != file.bytes:
             return f"{name} has {size} bytes, not {file.bytes}"
     for name, file in sealed.items() if reads else ():
-        if _hash(checkpoint / name) != file.hash:
+        if file_hash(checkpoint / name) != file.hash:
             return f"{name} has changed since it was written"
     return ""
 
@@ -165,16 +164,8 @@ def _files(checkpoint: Path) -> Iterator[Path]:
             yield path
 
 
-def _hash(file: Path) -> str:
-    import xxhash
-
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
-
-
 def _delete(checkpoint: Path) -> None:
-    """Delete a checkpoint, its seal and state first, so that a kill halfway leaves none that looks
-    whole."""
+    """Delete a checkpoint, seal and state first: a kill halfway leaves none that looks whole."""
     for name in (SEAL, "trainer_state.json"):
         (checkpoint / name).unlink(missing_ok=True)
     shutil.rmtree(checkpoint)

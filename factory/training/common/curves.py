@@ -1,7 +1,6 @@
 """The curves of a training, from its log: `curves.png` to look at, `curves.svg` to put in a report.
 
-A panel for each group of metrics that the log has, over the steps. The same log gives the same
-files, byte for byte.
+A panel for each group of metrics in the log, over the steps. The same log gives the same bytes.
 """
 
 from __future__ import annotations
@@ -59,5 +58,4 @@ def draw(log: Path, out: Path) -> list[Path]:
 
 
 def _points(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
-    """(step, value) of a metric, for each line that has it."""
     return [(line["step"], line[name]) for line in lines if line.get(name) is not None]

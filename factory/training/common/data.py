@@ -7,7 +7,6 @@ contents. Rows that cannot be trained on are not in it, and counted by reason.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from factory.core.errors import RecipeError, SampleError, SourceError
+from factory.core.files import file_hash
 from factory.core.saved import STATE, file_names, is_saved
 from factory.sources.conversation import as_responses, countable, is_ultrafeedback
 from factory.sources.formats import FILE_READERS, extension
@@ -356,11 +356,4 @@ def _suggestion(has: list[str]) -> str:
 
 
 def content_hash(path: Path) -> str:
-    import xxhash
-
-    files = sorted(path.glob("data-*.arrow")) if path.is_dir() else [path]
-    digest = xxhash.xxh3_128()
-    for file in files:
-        with file.open("rb") as stream:
-            hashlib.file_digest(stream, lambda: digest)
-    return digest.hexdigest()
+    return file_hash(*(sorted(path.glob("data-*.arrow")) if path.is_dir() else [path]))

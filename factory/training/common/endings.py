@@ -62,8 +62,7 @@ def with_answer(tokenizer: Any, prompt: Any, answer: Any) -> list[int]:
 
 
 def without_ends(rows: Dataset, tokenizer: Any, ids_of: Mapping[str, str]) -> Dataset:
-    """Rows that TRL tokenized, with the ends of cut answers removed. `ids_of`: column of answers -> column
-    of their ids."""
+    """Rows that TRL tokenized, without the ends of cut answers. `ids_of`: column of answers -> of ids."""
     known = {answer: ids for answer, ids in ids_of.items() if REASONS[answer] in rows.column_names}
     if not known:
         return rows

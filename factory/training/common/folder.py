@@ -127,8 +127,7 @@ class TrainingFolder:
         return self.path / "log.jsonl"
 
     def record(self) -> dict[str, Any] | None:
-        """training.json, if this training is finished. Raises `FactoryError` if its weights are missing
-        or have another size."""
+        """training.json, if it is finished. Raises `FactoryError` for weights missing or of another size."""
         path = self.path / "training.json"
         if not path.exists():
             return None

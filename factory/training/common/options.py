@@ -1,8 +1,7 @@
 """Options of a training: a recipe's mapping -> a trainer's config and a LoRA config.
 
 The user's values have precedence over the trainer's defaults, those over the defaults here, and those
-over the library's own. No option of TRL is declared here: misspelled names are found by its config's
-fields.
+over the library's. No option of TRL is declared here: its config's fields tell misspelled names.
 """
 
 from __future__ import annotations
@@ -54,19 +53,10 @@ _LOADING = ("model_init_kwargs", "trust_remote_code")
 # Below these a training would do nothing, or something else than its numbers say: transformers takes
 # steps below 1 for unset ones, trains for 0 steps in -1 epochs, and turns a loss around.
 _LEAST: dict[str, float] = {
-    "learning_rate": 0,
-    "value_head_learning_rate": 0,
-    "beta": 0,
-    "weight_decay": 0,
-    "warmup_steps": 0,
-    "save_steps": 0,
-    "seed": 0,
-    "max_grad_norm": 0,
-    "per_device_train_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "max_length": 1,
-    "max_prompt_length": 1,
-    "max_completion_length": 1,
+    **dict.fromkeys(("learning_rate", "value_head_learning_rate", "beta", "weight_decay"), 0),
+    **dict.fromkeys(("warmup_steps", "save_steps", "seed", "max_grad_norm"), 0),
+    **dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps"), 1),
+    **dict.fromkeys(("max_length", "max_prompt_length", "max_completion_length"), 1),
 }
 _ABOVE: dict[str, float] = {"num_train_epochs": 0, "logging_steps": 0, "temperature": 0}
 _MOST = 2**63 - 1
@@ -101,8 +91,7 @@ def as_json(given: Mapping[str, Any], where: str) -> dict[str, Any]:
 def converted(kind: type, config: Mapping[str, Any], where: str = "config") -> dict[str, Any]:
     """`config` with its plain values converted to the types that `kind`, a dataclass, declares.
 
-    Raises `RecipeError` for a name it does not have, a value of another type, or a number with which
-    nothing can be trained.
+    Raises `RecipeError` for an unknown name, a value of another type, or a number that trains nothing.
     """
     if not isinstance(config, Mapping):
         raise RecipeError(f"{where}: expected a mapping of options, found {config!r:.80}")
@@ -159,11 +148,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 
 def resolve(
-    kind: type,
-    defaults: Mapping[str, Any],
-    config: Mapping[str, Any],
-    *,
-    is_lora: bool,
+    kind: type, defaults: Mapping[str, Any], config: Mapping[str, Any], *, is_lora: bool
 ) -> dict[str, Any]:
     """All options that differ from the library's defaults, for this machine. `kind`: the config class:
     TRL's, ours that extends it, or `transformers.TrainingArguments`."""

@@ -36,11 +36,7 @@ _DISK_WORDS = ("I/O error", "os error", "inline_container", "PytorchStreamWriter
 
 
 def in_plain_words(
-    error: Exception,
-    model: str,
-    config: Mapping[str, Any],
-    advice: Advice,
-    out: Path | None = None,
+    error: Exception, model: str, config: Mapping[str, Any], advice: Advice, out: Path | None = None
 ) -> Exception:
     """The error to raise instead. `out`: the training's folder."""
     from jinja2 import TemplateError

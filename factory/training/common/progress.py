@@ -1,7 +1,6 @@
 """Progress of a training: one plain line per logging step with the time left, and the same in log.jsonl.
 
-It also seals checkpoints, and stops a training whose loss is no longer a number, since its weights are
-already spoiled.
+It also seals checkpoints, and stops a training whose loss is no number: its weights are spoiled.
 """
 
 from __future__ import annotations
@@ -70,8 +69,7 @@ class StepTimes:
         self._is_saving = False
 
     def seconds(self) -> float | None:
-        """Seconds per step, over the newer half of the steps, since the first one is slow. None: none has
-        ended."""
+        """Seconds per step, over the newer half, since the first is slow. None: none has ended."""
         newer = len(self._ended) // 2
         return (self._ended[-1] - self._ended[-1 - newer]) / newer if newer else None
 
@@ -156,11 +154,7 @@ def make_progress(log: Path, keep: int | None = None, screen: Screen | None = No
 
 
 def progress_line(
-    step: int,
-    steps: int,
-    logs: dict[str, Any],
-    seconds: float | None,
-    left: float | None = None,
+    step: int, steps: int, logs: dict[str, Any], seconds: float | None, left: float | None = None
 ) -> str:
     """A line of progress. `seconds`: per step. `left`: seconds until the last step ends.
 

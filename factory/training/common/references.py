@@ -38,7 +38,6 @@ def changed(
 
 
 def _texts(config: Any) -> list[tuple[str, str, str]]:
-    """Place, field and text of each."""
     found: list[tuple[str, str, str]] = []
     changed(config, lambda *text: found.append(text))
     return found
@@ -51,8 +50,7 @@ def trainings(config: Any) -> set[str]:
 
 
 def filled(config: Any, made: Mapping[str, str], folder: Path) -> Any:
-    """The config with `trained:NAME` replaced by the folders of `made`, and with paths, relative to
-    `folder`, made absolute."""
+    """The config with `trained:NAME` replaced by its folder in `made`, and paths from `folder` absolute."""
 
     def fill(place: str, field: str, text: str) -> str:
         if text.startswith(weights.TRAINED):

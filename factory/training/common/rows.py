@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from factory.core.errors import SampleError
 from factory.core.records import Message
 from factory.sources.conversation import (
+    WITH_TOOL,
     is_transcript,
     read_exchange,
     read_prompt,
@@ -23,9 +24,6 @@ from factory.sources.conversation import (
 )
 from factory.sources.formats.base import text_of
 from factory.training import TRAINERS
-
-ROLES = ("system", "user", "assistant", "tool")
-"""A template decides what it makes of the last."""
 
 TEXT, TRANSCRIPT, MESSAGES = "strings", "Human/Assistant transcripts", "messages"
 """Forms that a row's conversations come in."""
@@ -60,15 +58,13 @@ def read_row(row: Mapping[str, Any], shape: Shape) -> tuple[Row, str]:
     prompt: list[Message] | None = None
     for name in shape.columns[1:]:
         before, made[name] = (
-            _responses(row)
-            if name == "responses"
-            else read_exchange(row, row.get(name), name, roles=ROLES)
+            _responses(row) if name == "responses" else read_exchange(row, row.get(name), name)
         )
         if name == "rejected" and before != prompt:
             raise SampleError("chosen and rejected do not follow the same conversation")
         prompt = before if prompt is None else prompt
     if prompt is None:
-        prompt = read_prompt(row.get("prompt"), "prompt", roles=ROLES)
+        prompt = read_prompt(row.get("prompt"), "prompt", roles=WITH_TOOL)
     if shape.has_steps:
         _check_steps(row)
     made["prompt"] = prompt
@@ -88,7 +84,7 @@ def _responses(row: Mapping[str, Any]) -> tuple[list[Message], list[str]]:
     if len(answers) != len(scores or ()):
         found = f"{len(answers)} responses, {len(scores or ())} scores"
         raise SampleError(f"not as many scores as responses: {found}")
-    read = [read_exchange(row, answer, "responses", roles=ROLES) for answer in answers]
+    read = [read_exchange(row, answer, "responses") for answer in answers]
     prompt = read[0][0]
     if any(other != prompt or len(turns) != 1 for other, turns in read):
         raise SampleError("the responses do not follow the same conversation")

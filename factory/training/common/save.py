@@ -53,8 +53,7 @@ def put_quality_file(record: Mapping[str, Any], out: Path) -> None:
 
 
 def saved_dtype(base: Any, config: Mapping[str, Any]) -> Any:
-    """The dtype to save in: the base model's (`base` is its configuration), unless the user's
-    `model_init_kwargs` names one."""
+    """The dtype to save in: the one in `model_init_kwargs`, else the base model's (`base`: its config)."""
     import torch
 
     named = (config.get("model_init_kwargs") or {}).get("dtype") or "auto"

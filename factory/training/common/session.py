@@ -215,8 +215,7 @@ class Session:
     def fit(
         self, trainer: Any, *, rows_cut: int = 0, more: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Train, save, and return training.json. `rows_cut`: number of rows that were cut. `more`: further
-        entries of the record."""
+        """Train, save, and return training.json. `rows_cut`: how many were cut. `more`: further entries."""
         from transformers import PrinterCallback
 
         self._leave_out_unknown_ids(trainer)

@@ -62,8 +62,7 @@ def for_training(tokenizer: Any) -> Any:
 
     class Training(base):  # type: ignore[misc]
         end_ids: frozenset[int] = frozenset()
-        """Tokens that end generation. Set: every answer ends with one, in the mask of assistants'
-        tokens too."""
+        """Tokens that end generation. Set: every answer ends with one, in the assistants' mask too."""
         appends_end = False
 
         def __call__(self, text: Any = None, *args: Any, **options: Any) -> Any:

@@ -17,8 +17,7 @@ def only(dataset: Dataset, *columns: str) -> Dataset:
 
 
 def count_cut(tokenized: Dataset, max_length: int | None, answers: tuple[str, ...]) -> int:
-    """Rows of which one of the columns `answers` does not fit after `prompt_ids`: TRL drops the end
-    of it."""
+    """Rows of which one of `answers` does not fit after `prompt_ids`: TRL drops its end."""
     from pyarrow import compute
 
     if max_length is None:

@@ -7,9 +7,8 @@ and z the batch's estimate of KL(pi || ref), at least 0, the loss is
     undesirable_weight * (1 - s(beta (z - r)))    of a bad one.
 
 The paper wants (desirable_weight * good) / (undesirable_weight * bad) in [1, 4/3]: outside, and if
-neither weight is set, the rarer label's is raised to the middle of that. TRL estimates z from each
-answer beside its neighbor's prompt in a batch, which in a kto view is often its own, so rows are
-shuffled once, by `seed`.
+neither weight is set, the rarer label's is raised to the middle of that. TRL estimates z from an answer
+beside its neighbor's prompt, in a kto view often its own, so rows are shuffled once, by `seed`.
 """
 
 from __future__ import annotations

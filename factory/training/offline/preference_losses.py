@@ -1,8 +1,7 @@
 """The losses over K answers of one prompt, on log-probabilities that are already computed.
 
-A *reward* here is beta * (log pi(answer) - log ref(answer)), as in DPO; the *targets* of a prompt sum
-to 1. Every loss is a scalar, in nats. Targets 1 and 0 make `contrast` DPO, and `noise_contrast` TRL's
-`nca_pair`.
+A *reward* here is beta * (log pi(answer) - log ref(answer)), as in DPO; a prompt's *targets* sum to 1.
+A loss is a scalar, in nats. Targets 1 and 0 make `contrast` DPO, `noise_contrast` TRL's `nca_pair`.
 """
 
 from __future__ import annotations
@@ -38,16 +37,14 @@ def noise_contrast(rewards_K: Tensor, targets_K: Tensor) -> Tensor:
 
 
 def rank(mean_logps_K: Tensor, scores_K: Tensor) -> Tensor:
-    """RRHF's ranking loss (Yuan et al. 2023, arXiv 2304.05302): the sum over pairs with
-    score_i < score_j of max(0, p_i - p_j), p the mean log-probability of an answer's tokens. Needs
-    no reference model."""
+    """RRHF's ranking loss (Yuan et al. 2023, arXiv 2304.05302), without a reference model: the sum over
+    pairs with score_i < score_j of max(0, p_i - p_j), p an answer's mean log-probability of a token."""
     worse, better = (scores_K[:, None] < scores_K[None, :]).nonzero(as_tuple=True)
     return (mean_logps_K[worse] - mean_logps_K[better]).relu().sum()
 
 
 def rank_and_imitate(mean_logps_K: Tensor, scores_K: Tensor, rank_weight: float) -> Tensor:
-    """RRHF: rank_weight * `rank`, and -p of the best answer (the first of several). The paper sums
-    the second over the answer's tokens; here it is their mean, as p is, so that long answers weigh
-    no more than short ones."""
+    """RRHF: rank_weight * `rank`, and -p of the best answer (the first of several). The paper sums the
+    second over its tokens; here it is their mean, so that long answers weigh no more than short ones."""
     best = scores_K.argmax()
     return rank_weight * rank(mean_logps_K, scores_K) - mean_logps_K[best]

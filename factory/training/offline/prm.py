@@ -5,9 +5,8 @@ In: a process view, or PRM800K's JSON lines. Out: a model that `AutoModelForToke
 vLLM's pooling runner load. A step is read where the engines read it: serve the model with the
 `separator` and `tag` of its training.json.
 
-The loss is weight[class] * cross-entropy, summed over the labeled steps of an optimizer step and
-divided by their number (not by the sum of their weights: then a batch of one class would not feel
-its weight).
+The loss is weight[class] * cross-entropy, summed over the labeled steps of an optimizer step and divided
+by their number (not the sum of their weights: a batch of one class would not feel its weight).
 """
 
 from __future__ import annotations

@@ -24,10 +24,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from factory.core.errors import RecipeError
-from factory.stats.finite import finite
 from factory.training.common.data import VIEWS, Opened, open_dataset
-from factory.training.common.endings import REASONS, reasons_of
-from factory.training.offline.encoding import NO_SCORE, ScoredAnswer, answer_text
+from factory.training.common.endings import REASONS
+from factory.training.offline.encoding import (
+    NO_SCORE,
+    ScoredAnswer,
+    answer_text,
+    number,
+    responses_of,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -134,14 +139,9 @@ def _scored(dataset: Dataset, quality: str) -> Dataset:
 
     def answers_of(row: Mapping[str, Any], index: int) -> list[ScoredAnswer]:
         if not has_lists:
-            score, reason = _number(row["score"], index), row.get(REASONS["completion"])
+            score, reason = number(row["score"], "score", index), row.get(REASONS["completion"])
             return [(row["completion"], score, reason)]
-        answers, scores = row["responses"], row["scores"]
-        if len(answers) != len(scores):
-            raise RecipeError(f"row {index} has {len(answers)} responses, {len(scores)} scores")
-        numbers = [_number(score, index) for score in scores]
-        reasons = reasons_of(row.get(REASONS["responses"]), len(answers))
-        return list(zip(answers, numbers, reasons, strict=True))
+        return responses_of(row, index)
 
     return _split(dataset, answers_of)
 
@@ -243,11 +243,3 @@ def _completion(prompt: Any, answer: Any, index: int) -> Any:
     if isinstance(answer, str):
         return [{"role": "assistant", "content": answer}]
     return _plain(answer)
-
-
-def _number(value: Any, index: int) -> float | None:
-    if value is None:
-        return None
-    if (number := finite(value)) is None:
-        raise RecipeError(f"row {index}: expected a finite number as score, found {value!r:.80}")
-    return number

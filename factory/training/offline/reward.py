@@ -153,11 +153,9 @@ def _trainer(session: Session, rows: Any) -> Any:
 
 def _lm_head(session: Session) -> Any:
     """The base model's output matrix, [V, hidden]; None if it is the input embeddings."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    trust = session.model_options["trust_remote_code"]
-    config = AutoConfig.from_pretrained(session.model_dir, trust_remote_code=trust)
-    config = config.get_text_config()
+    config = session.model_config.get_text_config()
     if bent := [name for name in _BENT_LOGITS if getattr(config, name, None) not in (None, 1.0)]:
         raise RecipeError(
             f"config.lm_weight does not work with {config.model_type} models, which change their "

@@ -36,8 +36,7 @@ def pairwise(
 
 
 def strict_pairs(rewards_K: Tensor, scores_K: Tensor) -> tuple[Tensor, Tensor]:
-    """The rewards of winner and loser of each pair of answers with different scores; ties make no
-    pair."""
+    """The rewards of winner and loser of each pair of answers; ties make no pair."""
     winner, loser = (scores_K[:, None] > scores_K[None, :]).nonzero(as_tuple=True)
     return rewards_K[winner], rewards_K[loser]
 

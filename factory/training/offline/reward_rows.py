@@ -2,8 +2,7 @@
 
 The ids are `engines.render.conversation_ids`'s, which the engines score; a cut answer has no end (see
 `endings`). Out: `Encoded`, whose rows have of pairs chosen_ids, rejected_ids, preference, margin; of
-lists ids, scores, best (an index into them); of both answer_start, the token at which the last message
-of the best answer begins.
+lists ids, scores, best (an index into them); of both answer_start, where the best's last message begins.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.core.errors import RecipeError
+from factory.core.errors import RecipeError, SampleError
 from factory.core.records import Message
 from factory.engines.render import prompt_ids
-from factory.sources.conversation import split_transcript
+from factory.sources.conversation import read_exchange
 from factory.training.common.data import Opened, open_dataset
 from factory.training.common.endings import REASONS, common, scored_ids
 from factory.training.offline.encoding import (
@@ -93,8 +92,7 @@ def encode_lists(
     needs_pair: bool,
     finds_answer: bool,
 ) -> Encoded:
-    """`needs_pair`: a prompt whose answers all have one score is left out. `finds_answer`: fill
-    `answer_start`, else 0."""
+    """`needs_pair`: leave out prompts whose answers have one score. `finds_answer`: as in `encode_pairs`."""
     import datasets
 
     def encode(row: dict[str, Any], index: int) -> dict[str, Any]:
@@ -143,46 +141,11 @@ def too_long(max_length: int) -> str:
 
 def _conversation(row: Mapping[str, Any], answer: Any, column: str, index: int) -> list[Message]:
     """Prompt and answer, or without a prompt column the conversation that the answer is."""
-    prompt = row.get("prompt")
-    messages: Any = None
-    if prompt is None:
-        messages = split_transcript(answer) if isinstance(answer, str) else answer
-    else:
-        before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        after = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
-        if _are_messages(before) and _are_messages(after):
-            repeats = len(after) > len(before) and after[: len(before)] == before
-            messages = after if repeats else [*before, *after]  # UltraFeedback repeats the prompt
-    if not _are_messages(messages):
-        raise RecipeError(
-            f"row {index} {column}: expected text, or messages with role and content, after a "
-            f"prompt of either kind; found {_short(prompt)} and {_short(answer)}"
-        )
-    if messages[-1]["role"] != "assistant":
-        raise RecipeError(
-            f"row {index} {column} does not end with the assistant's answer: {_short(answer)}; "
-            "without a prompt column it must be messages, or a transcript with Human: and "
-            "Assistant: turns"
-        )
-    return [{"role": m["role"], "content": m["content"]} for m in messages]
-
-
-def _are_messages(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(m, dict)
-            and isinstance(m.get("role"), str)
-            and isinstance(m.get("content"), str)
-            for m in value
-        )
-    )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    try:
+        prompt, turns = read_exchange(row, answer, column)
+    except SampleError as error:
+        raise RecipeError(f"row {index}: {error}") from error
+    return [*prompt, *turns]
 
 
 def _answer_start(tokenizer: Any, messages: Sequence[Message], ids: Sequence[int]) -> int:

@@ -1,8 +1,7 @@
 """Supervised fine-tuning, by `trl.SFTTrainer`: the negative log-likelihood of answers.
 
-In: an sft view. The loss is the mean over the tokens of answers only. With `quality`, every answer is
-trained on under a text that says how good it is; see `factory.training.offline.quality`. A row of the
-records is then an answer.
+In: an sft view. The loss is the mean over the tokens of answers only. With `quality`, every answer, then
+a row of the records, is trained on under a text that says how good it is; see `offline.quality`.
 """
 
 from __future__ import annotations

@@ -40,12 +40,7 @@ with warnings.catch_warnings():
     from trl.experimental.gmpo import GMPOTrainer
 
 KEEP_BY = ("length", "reward_per_token")
-GMPO_IGNORES = (
-    "entropy_coef",
-    "delta",
-    "off_policy_mask_threshold",
-    "use_vllm",
-)
+GMPO_IGNORES = ("entropy_coef", "delta", "off_policy_mask_threshold", "use_vllm")
 """Options of TRL's loss that its GMPO trainer ignores."""
 _SAME = 1e-6
 """Rewards that differ by less than this are equal."""
@@ -231,8 +226,7 @@ class GmpoTrainer(GrpoTrainer, GMPOTrainer):  # type: ignore[misc]
 
 
 class Grpo(Trainer):
-    """Group-relative policy optimization. With `beta` and without an adapter, policy and reference are
-    both in memory."""
+    """Group-relative policy optimization. With `beta` and no adapter, the reference is in memory too."""
 
     kind = "grpo"
     config_class = GrpoConfig

@@ -43,8 +43,7 @@ class RlooTrainer(OnlineTrainer, trl.RLOOTrainer):  # type: ignore[misc]
 
 
 class Rloo(Trainer):
-    """REINFORCE leave-one-out. With `beta` and without an adapter, policy and reference are both in
-    memory."""
+    """REINFORCE leave-one-out. With `beta` and no adapter, the reference is in memory too."""
 
     kind = "rloo"
     config_class = RlooConfig

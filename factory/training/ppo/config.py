@@ -1,6 +1,4 @@
-"""Options of PPO. Names are those of TRL's former PPO trainer, if it had the option. Unknown options are
-refused.
-"""
+"""Options of PPO, by the names of TRL's former PPO trainer, where it had them. Unknown ones are refused."""
 
 from __future__ import annotations
 
@@ -64,8 +62,7 @@ class PpoConfig:
     """Subtracted from the score of a completion that was cut."""
 
     kl: str = "penalty"
-    """Place of the KL divergence. `penalty`: in each token's reward. `loss`: a term of the loss, by the
-    k3 estimator."""
+    """Place of the KL divergence. `penalty`: in each token's reward. `loss`: a term of the loss, by k3."""
     kl_coef: float = 0.05
     """beta, in units of reward per nat."""
     kl_target: float | None = None
@@ -83,8 +80,7 @@ class PpoConfig:
 
     learning_rate: float = 3e-6
     value_head_learning_rate: float = 3e-4
-    """Learning rate of the critic's last layer, which starts at zero. Its own backbone, if it has one,
-    uses `learning_rate`."""
+    """Learning rate of the critic's last layer, which starts at zero. A backbone uses `learning_rate`."""
     lr_scheduler_type: str = "linear"
     warmup_steps: int = 0
     max_grad_norm: float = 1.0

@@ -80,8 +80,7 @@ class Experience:
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def gather(self, step: int, beta: float) -> tuple[Batch, dict[str, float]]:
-        """The batch of a step, a function of the weights and the step, and its numbers for the log.
-        `beta`: of the KL penalty."""
+        """The batch of a step, a function of weights and step, and its log. `beta`: of the KL penalty."""
         args = self.args
         order = prompts_of(step, args.rollout_batch_size, len(self.prompts), args.seed)
         prompts = [self.prompts[i] for i in order]
@@ -161,8 +160,7 @@ class Experience:
         return rollouts, scores_B, means
 
     def _read_all(self, rollouts: Rollouts) -> list[Tensor]:
-        """[B, T] each, 0 off the mask: the policy's log-probabilities, the reference's, values,
-        entropy in nats."""
+        """[B, T], 0 off the mask: log-probabilities, the reference's, values, entropy in nats."""
         found = [torch.zeros_like(rollouts.mask_BT, dtype=torch.float32) for _ in range(4)]
         every = torch.arange(len(rollouts.mask_BT), device=rollouts.mask_BT.device)
         for rows in every.split(self.args.per_device_train_batch_size):

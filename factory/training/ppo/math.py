@@ -39,8 +39,7 @@ def whiten(values_BT: Tensor, mask_BT: Tensor, *, shifts_mean: bool = True) -> T
 
 
 def token_rewards(scores_B: Tensor, penalty_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """`-penalty` at each token, and a completion's score at its last one. Every completion must have
-    a token."""
+    """`-penalty` at each token, and a completion's score at its last, which it must have."""
     rewards_BT = torch.where(mask_BT, -penalty_BT, 0.0)
     rows = torch.arange(len(scores_B), device=scores_B.device)
     rewards_BT[rows, mask_BT.sum(1) - 1] += scores_B
@@ -82,9 +81,8 @@ def value_losses(
 
 
 def k3(logp_BT: Tensor, ref_logp_BT: Tensor) -> Tensor:
-    """ref / pi - log(ref / pi) - 1 of each token: >= 0, and in expectation over pi exactly
-    KL(pi || ref) (Schulman 2020, "Approximating KL divergence"). On-policy its gradient is that of
-    KL(ref || pi), as in GRPO."""
+    """ref / pi - log(ref / pi) - 1 of each token: >= 0, and in expectation over pi KL(pi || ref) (Schulman
+    2020, "Approximating KL divergence"). On-policy its gradient is that of KL(ref || pi), as in GRPO."""
     log_ratio = ref_logp_BT - logp_BT
     return torch.expm1(log_ratio) - log_ratio
 

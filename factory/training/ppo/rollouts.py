@@ -29,8 +29,7 @@ class Rollouts:
     """The model ended it; False: it was cut."""
 
     def rows(self, index: Any) -> Rollouts:
-        """Some of them, without the padding that none of these needs. Columns of `mask_BT` are cut
-        at the right end only."""
+        """Some of them, without padding that none needs. `mask_BT` is cut at the right end only."""
         mask, attention = self.mask_BT[index], self.attention_BL[index]
         spare = int((~mask.any(0)).sum())
         end = attention.shape[1] - spare

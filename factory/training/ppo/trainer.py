@@ -107,8 +107,7 @@ class PpoTrainer:
         return logs
 
     def _optimize(self, batch: Batch, minibatch: Tensor) -> dict[str, float]:
-        """One optimizer step. Loss and numbers are means over the minibatch's tokens, however many
-        forward passes it is cut into."""
+        """One optimizer step. Numbers are means over the minibatch's tokens, in however many passes."""
         tokens = int(batch.rollouts.mask_BT[minibatch].sum())
         totals: Counter[str] = Counter()
         for rows in minibatch.split(self.args.per_device_train_batch_size):

@@ -4,8 +4,7 @@
     own      a backbone of its own with that layer on top: the reward model's, if there is one of the
              policy's vocabulary, else a copy of the policy's
 
-The layer starts at zero, so that the first advantages are the rewards to come, unless a reward
-model brings its own.
+The layer is zero at first, so that advantages are the rewards to come, unless a reward model's is used.
 """
 
 from __future__ import annotations
@@ -39,8 +38,7 @@ class ValueHead(nn.Module):  # type: ignore[misc]
         return values.float()
 
     def save(self, folder: Path) -> None:
-        """`head.safetensors` (weight [1, hidden], bias [1]) and, if it has one, the backbone, as
-        `AutoModel` loads it."""
+        """`head.safetensors` (weight [1, hidden], bias [1]), and a backbone as `AutoModel` loads it."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)

@@ -117,8 +117,7 @@ class Readable(Entry):
     """One that may find nothing to read in an answer."""
 
     unparsed: float | None = 0.0
-    """Of a completion in which nothing can be read: that is the policy's doing, not the scorer's.
-    None: it is left out."""
+    """Of a completion in which nothing can be read, by the policy's doing. None: it is left out."""
 
 
 Part = Rule | Entry

@@ -34,11 +34,7 @@ class LocalScorer:
     """
 
     def __init__(
-        self,
-        model: str,
-        task: Task,
-        folder: Path | None = None,
-        device: str | None = None,
+        self, model: str, task: Task, folder: Path | None = None, device: str | None = None
     ) -> None:
         """`device`: torch's name of it. None: the GPU, if there is one."""
         self.model_dir = weights.resolve(model, folder)
@@ -155,9 +151,7 @@ class LocalScorer:
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(self.model_dir)
         kind = getattr(transformers, f"AutoModel{_HEADS[self._task]}")
         model = kind.from_pretrained(
-            self.model_dir,
-            dtype=torch.float32 if device == "cpu" else "auto",
-            use_safetensors=True,
+            self.model_dir, dtype=torch.float32 if device == "cpu" else "auto", use_safetensors=True
         )
         model.config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
         self._model = model.to(device).eval().requires_grad_(False)

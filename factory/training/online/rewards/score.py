@@ -1,9 +1,8 @@
 """Completions -> rewards, as trainers take them: all parts of a batch at once, then their sum.
 
 In: prompts, completions, references and token counts of one batch, in step. Out: `Scored`. A part
-that gives no number makes the total None, and the completion is counted by the reason:
-`unparsed:<name>`, nothing could be read; `failed:<name>`, it could not be scored (the first such
-error is said).
+that gives no number makes the total None, and the completion is counted by the reason: `unparsed:<name>`,
+nothing could be read; `failed:<name>`, it could not be scored (the first such error is said).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from factory.scorers.judging import Judges
 from factory.scorers.process_reward import NOT_FINITE
 from factory.scorers.rules import Rule
 from factory.stages.base import Asked
-from factory.stages.models import Answer, SampleModels, StageCount
+from factory.stages.models import SampleModels, StageCount
 from factory.training.common.progress import say
 from factory.training.online.rewards.entries import Entry, InProcess, Part, Served, parse_rewards
 
@@ -66,10 +65,6 @@ class Rewards:
         """Completions without a total so far, by reason."""
 
     @property
-    def names(self) -> list[str]:
-        return list(self._parts)
-
-    @property
     def weights(self) -> list[float]:
         return [part.weight for part in self._parts.values()]
 
@@ -102,8 +97,7 @@ class Rewards:
         """Score a batch. A completion is a text or the assistant's message in a list; a prompt that
         is a text counts as a user's message. Not to be called from within an event loop.
 
-        Raises `EngineError` if a model cannot answer at all, `ValueError` if a rule counts tokens
-        and no ids are given.
+        Raises `EngineError` if a model cannot answer, `ValueError` if a rule counts tokens without ids.
         """
         texts = [_text(completion) for completion in completions]
         if self.stop is not None:
@@ -219,8 +213,7 @@ async def scored_by(part: Entry, calls: _Unremembered, sample: Sample) -> float 
 
 
 def sample_of(prompt: list[Message], text: str, reference: str | None) -> Sample:
-    """A sample whose one candidate is the completion. Its id, and so every seed drawn for it, is a
-    hash of both."""
+    """A sample with one candidate, the completion. Its id, and so its seeds, is a hash of both."""
     known = None if reference is None else str(reference)  # a JSON file may hold a number
     sample = _Completed(id="", index=0, prompt=prompt, reference=known)
     sample.candidates = [Candidate(index=0, text=text, origin="policy", model="policy", call="")]
@@ -247,7 +240,7 @@ class _Unremembered:
         self, model: str, requests: Sequence[Request], count: object, before: object = None
     ) -> list[Asked]:
         made = [self._engines[model].generate(request) for request in requests]
-        return [Answer(b"", completion) for completion in await asyncio.gather(*made)]
+        return [Asked(b"", completion) for completion in await asyncio.gather(*made)]
 
 
 def build_rewards(entries: Any, folder: Path = Path(), *, device: str | None = None) -> Rewards:
