@@ -106,6 +106,23 @@ def weights_of(folder: Path) -> dict:
     return load_file(folder / "model.safetensors")
 
 
+SHORT_ANSWERS = {
+    "max_steps": 8,
+    "learning_rate": 0.03,
+    "logging_steps": 1,
+    "max_completion_length": 6,
+    "num_generations": 8,
+    "top_k": 20,  # of 4,096 tokens few would come twice
+    "save_strategy": "no",
+}
+"""An online training in which a model learns how long its answers should be."""
+
+
+def assert_the_mean_reward_rises(out: Path) -> None:
+    rewards = [line["reward"] for line in logged(out)]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + 1
+
+
 @contextmanager
 def stopped_at(step: int) -> Iterator[None]:
     """A training in here stops in the middle, after `step` steps, as by Ctrl+C."""
