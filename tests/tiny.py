@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,27 +132,3 @@ def stopped_at(step: int) -> Iterator[None]:
         patch.setattr(TrainerCallback, "on_step_begin", stop)
         with pytest.raises(KeyboardInterrupt):
             yield
-
-
-def killed_at(step: int, kind: str, data: Path, model: Path, out: Path, config: dict) -> None:
-    """`factory train`, with its whole process group killed as soon as it says that it is at `step`."""
-    command = [sys.executable, "-m", "factory", "train", kind, "--data", str(data)]
-    command += ["--model", str(model), "--out", str(out)]
-    for name, value in config.items():
-        command += ["--set", f"{name}={json.dumps(value)}"]
-    process = subprocess.Popen(
-        command,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as in the tests: sums differ with their number
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    said = []
-    assert process.stderr is not None
-    for line in process.stderr:
-        said.append(line)
-        if line.startswith(f"step {step}/"):
-            break
-    os.killpg(process.pid, signal.SIGKILL)
-    process.stderr.close()
-    assert process.wait() == -signal.SIGKILL, "".join(said)
