@@ -639,35 +639,40 @@ def test_importing_the_trainers_is_instant():
     assert result.stdout.strip() == "set()"
 
 
-@pytest.mark.parametrize(
-    ("kind", "config", "said"),
-    [
-        ("dpo", CONFIG, "finished (6 steps), nothing to do"),
-        ("sft", {}, "has no column 'completion'"),
-        ("dpo", {"loss_type": "infonca"}, "holds another training, with config."),
-        ("kto", {}, "has no columns 'completion', 'label'"),
-        ("reward", {}, "holds another training, kind dpo, not reward"),
-        ("prm", {}, "has no columns 'completions', 'labels'"),
-        ("grpo", {}, "config.rewards: expected a list"),
-        ("rloo", {"rewards": [{"kind": "lenth"}]}, "no kind 'lenth'; did you mean 'length'"),
-        ("ppo", {"rewards": [], "gama": 1}, "no option 'gama'; did you mean 'gamma'"),
-    ],
-)
-def test_what_data_folder_and_rewards_decide_is_said_before_trl_loads(
-    trained, tiny, preferences, kind, config, said
-):
-    code = (
-        "import sys; from pathlib import Path; from factory.training import TRAINERS\n"
-        "from factory.core.errors import FactoryError\n"
-        f"data, model, out = Path({str(preferences)!r}), Path({str(tiny)!r}), Path({str(trained)!r})\n"
-        "try:\n"
-        f"    TRAINERS[{kind!r}].train(data, model, out, config={config!r})\n"
-        "except FactoryError as error:\n"
-        "    print(error, file=sys.stderr)\n"
-        "print({'torch', 'trl', 'transformers'} & set(sys.modules))"
-    )
+BEFORE_TRL = [
+    ("dpo", CONFIG, "finished (6 steps), nothing to do"),
+    ("sft", {}, "has no column 'completion'"),
+    ("dpo", {"loss_type": "infonca"}, "holds another training, with config."),
+    ("kto", {}, "has no columns 'completion', 'label'"),
+    ("reward", {}, "holds another training, kind dpo, not reward"),
+    ("prm", {}, "has no columns 'completions', 'labels'"),
+    ("grpo", {}, "config.rewards: expected a list"),
+    ("rloo", {"rewards": [{"kind": "lenth"}]}, "no kind 'lenth'; did you mean 'length'"),
+    ("ppo", {"rewards": [], "gama": 1}, "no option 'gama'; did you mean 'gamma'"),
+]
+TRYING = """
+import json, sys
+from pathlib import Path
+from factory.core.errors import FactoryError
+from factory.training import TRAINERS
+data, model, out, cases = sys.argv[1:]
+for kind, config, _ in json.loads(cases):
+    try:
+        TRAINERS[kind].train(Path(data), Path(model), Path(out), config=config)
+    except FactoryError as error:
+        print(error, file=sys.stderr)
+    print("--", file=sys.stderr)
+    print({"torch", "trl", "transformers"} & set(sys.modules))
+"""
+
+
+def test_what_data_folder_and_rewards_decide_is_said_before_trl_loads(trained, tiny, preferences):
+    given = [str(preferences), str(tiny), str(trained), json.dumps(BEFORE_TRL)]
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", TRYING, *given], capture_output=True, text=True, check=True
     )
-    assert said in result.stderr
-    assert result.stdout.strip() == "set()"
+    assert result.stdout.split() == ["set()"] * len(BEFORE_TRL)
+    told = result.stderr.split("--\n")
+    assert told.pop() == ""
+    for (kind, _, said), words in zip(BEFORE_TRL, told, strict=True):
+        assert said in words, kind
