@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -17,6 +19,7 @@ from factory.core import weights
 from factory.engines.vllm import VllmConfig, VllmEngine
 from factory.recipe.load import load
 from factory.recipe.recipe import Recipe
+from tests.thinking import SOLUTION, save_chained
 from tests.tiny import cut_tokenizer, save, save_llama
 
 # The same examples in every run, and none too slow on a busy machine. New ones: --hypothesis-profile default
@@ -134,6 +137,57 @@ def engine(loop: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> It
     made = VllmEngine(config, log=tmp_path_factory.mktemp("engine") / "engine.log")
     yield made
     loop.run(made.close())
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals rest on 200 resamples."""
+    monkeypatch.setattr("factory.stats.bootstrap._RESAMPLES", 200)
+
+
+SCRIPT = """
+import asyncio, factory
+print("begin")
+async def cell():
+    return factory.run({recipe!r}, {out!r}, overrides={overrides!r})
+made = asyncio.run(cell())
+print("made", made.manifest.samples)
+"""
+
+
+class Scripted(NamedTuple):
+    """A run by a script of its own."""
+
+    folder: Path
+    ended: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="session")
+def process_reward(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Scripted:
+    """The shipped recipe, run to its end by a script without a guard, in a running loop. Its policy is
+    a tiny model that is right half the time; engines and training are real."""
+    where = tmp_path_factory.mktemp("process-reward")
+    sums = save(
+        [{"prompt": f"What is {n} + {5 - n}?", "reference": "5"} for n in range(6)],
+        where / "sums.jsonl",
+    )
+    small = {"max_model_len": 512, "engine_args": {"kv_cache_memory_bytes": 64 << 20}}
+    policy = save_chained(where, tokenizer, SOLUTION)
+    overrides = {
+        "source": {"path": str(sums)},
+        "models.policy": {"model": str(policy), **small},
+        "models.prm": {"model": "trained:prm", "task": "token_classify", **small},
+        "stages.1.truncated": False,
+        "training.0.config": {"max_steps": 2},
+    }
+    recipe, script = ROOT / "pipelines" / "process-reward.yaml", where / "script.py"
+    run = {"recipe": str(recipe), "out": str(where / "run"), "overrides": overrides}
+    script.write_text(SCRIPT.format(**run))
+    # Compiling the sampler takes longer than all else.
+    env = os.environ | {"TORCHDYNAMO_DISABLE": "1"}
+    command = [sys.executable, str(script)]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    return Scripted(where / "run", ended)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from factory.core.constitution import Constitution
-from factory.core.errors import SampleError
+from factory.core.errors import EngineError, SampleError
 from factory.core.seeds import derive_seed
 from factory.engines.base import Completion, EngineStats, Request
 from factory.stages.base import Estimator, Question, Reads
@@ -91,6 +91,19 @@ class FakeEngine:
 
     async def close(self) -> None:
         self.is_closed = True
+
+
+class DyingEngine(FakeEngine):
+    """Answers so many calls, and then is gone."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self._calls = calls
+
+    async def generate(self, request: Request) -> Completion:
+        if len(self.seen) >= self._calls:
+            raise EngineError("the engine died")
+        return await super().generate(request)
 
 
 class ScriptedModels:

@@ -1,14 +1,21 @@
 """Runs a recipe with the fake engine, to be killed from outside: RECIPE OUT SLOWNESS.
 
-Appends the time and content of every call that completes to OUT.calls.
+This process imports what is slow once. For each line that it reads it forks a run, which says
+`loaded PID` when its recipe is, and whose exit status it prints when it ends. A run has a process
+group of its own and appends the ledger key of every call that completes to OUT.calls.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
-import time
+import traceback
 from pathlib import Path
+
+import datasets  # noqa: F401
+import pyarrow.parquet  # noqa: F401
+import uvloop  # noqa: F401
 
 from factory.engines.base import Completion, Request
 from factory.engines.call_key import call_key
@@ -27,17 +34,30 @@ class LoggingEngine(FakeEngine):
 
     async def generate(self, request: Request) -> Completion:
         completion = await super().generate(request)
-        self._log.write(f"{time.monotonic()} {call_key('fake', request).hex()}\n")
+        self._log.write(f"{call_key('fake', request).hex()}\n")
         return completion
 
 
-def main(recipe: str, out: str, slowness: str) -> None:
+def run(recipe: str, out: str, slowness: str) -> None:
     engine = LoggingEngine(Path(f"{out}.calls"), float(slowness))
     loaded = load(Path(recipe))
-    print("loaded", flush=True)
+    print("loaded", os.getpid(), flush=True)
     quiet = Progress(is_quiet=True)
     asyncio.run(run_async(loaded, Path(out), engines={"policy": engine}, progress=quiet))
-    print(f"made {len(engine.seen)}", flush=True)
+
+
+def main(*arguments: str) -> None:
+    for _ in sys.stdin:
+        if (child := os.fork()) == 0:
+            os.setsid()
+            status = 1
+            try:
+                run(*arguments)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            os._exit(status)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":

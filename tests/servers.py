@@ -27,10 +27,13 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def vllm_server(model: str, *arguments: str, start_within: float = 240) -> Iterator[str]:
-    """A vLLM server of `model` under the name `smol`, on the CPU in float32; yields its base URL.
+def vllm_server(
+    model: str, *arguments: str, start_within: float = 290
+) -> Iterator[Callable[[], str]]:
+    """A vLLM server of `model` under the name `smol`, on the CPU in float32. It starts while the test
+    goes on; what is yielded waits for it and gives its base URL.
 
-    Raises if it is not ready within `start_within` seconds, with what it printed last.
+    That raises if it is not ready `start_within` seconds after its start, with what it printed last.
     """
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
@@ -42,14 +45,18 @@ def vllm_server(model: str, *arguments: str, start_within: float = 240) -> Itera
         process = subprocess.Popen(
             command, stdout=printed, stderr=subprocess.STDOUT, env=env, start_new_session=True
         )
-        try:
-            deadline = time.monotonic() + start_within
+        deadline = time.monotonic() + start_within
+
+        def ready() -> str:
             while not _is_healthy(f"http://127.0.0.1:{port}/health"):
                 if process.poll() is not None or time.monotonic() > deadline:
                     printed.seek(0)
                     raise RuntimeError(f"the vLLM server did not start:\n{printed.read()[-4000:]}")
                 time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}/v1"
+            return f"http://127.0.0.1:{port}/v1"
+
+        try:
+            yield ready
         finally:
             _end_group(process)
 

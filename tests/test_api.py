@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +16,7 @@ from factory.core.errors import RecipeError
 from factory.recipe import pipeline as pipelines
 from factory.recipe.recipe import Recipe
 from factory.training import TRAINERS
+from tests.conftest import Scripted
 from tests.fakes import FakeEngine
 
 Do = Callable[[Callable[[], Any]], Any]
@@ -117,32 +115,9 @@ def test_ctrl_c_in_a_notebook_reaches_what_works() -> None:
     assert ended.is_set()
 
 
-SCRIPT = """
-import asyncio, factory
-print("begin")
-async def cell():
-    short = {{"kind": "generate", "model": "policy", "sampling": {{"max_tokens": 4}}}}
-    views = [{{"kind": "sft", "truncated": "keep"}}]
-    overrides = {{"stages": [short], "views": views, "training": []}}
-    return factory.run({path!r}, {out!r}, limit=2, overrides=overrides)
-made = asyncio.run(cell())
-print("made", made.manifest.samples)
-"""
-
-
 @pytest.mark.engine
-def test_a_script_needs_no_guard(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_a_script_needs_no_guard(process_reward: Scripted) -> None:
     """The engine's process must not run the script again; in a running loop too."""
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(path=str(recipe().path), out=str(tmp_path / "run")))
-    ended = subprocess.run(
-        [sys.executable, str(script)],
-        env=os.environ
-        | {"TORCHDYNAMO_DISABLE": "1"},  # compiling the sampler takes longer than all else
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    assert ended.stdout == "begin\nmade 2\n"
+    assert process_reward.ended.returncode == 0, process_reward.ended.stderr[-2000:]
+    assert process_reward.ended.stdout == "begin\nmade 6\n"

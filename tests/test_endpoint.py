@@ -693,8 +693,8 @@ def test_the_fingerprint_is_of_the_model_and_not_of_where_it_is() -> None:
 def served(model_dir: Path) -> Iterator[EndpointConfig]:
     """The server's own default is greedy (top_k 1), which a recipe's sampling must override."""
     arguments = ["--enable-prompt-tokens-details", "--override-generation-config", '{"top_k": 1}']
-    with servers.vllm_server(str(model_dir), *arguments) as url:
-        yield config(url)
+    with servers.vllm_server(str(model_dir), *arguments) as ready:
+        yield config(ready())
 
 
 @pytest.fixture(scope="module")

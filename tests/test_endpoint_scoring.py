@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -293,24 +294,39 @@ def test_a_request_of_another_task_is_refused(
 # -- a real vLLM server -------------------------------------------------------------------------
 
 
+SERVED = {
+    "classify": ("LlamaForSequenceClassification", 1),
+    "token_classify": ("LlamaForTokenClassification", 2),
+}
+
+
+@pytest.fixture(scope="module")
+def served(
+    tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, tuple[Path, Callable[[], str]]]]:
+    """A model of each task and what waits for its server; they start side by side."""
+    made = {}
+    arguments = ["--runner", "pooling", "--max-model-len", "256"]
+    with contextlib.ExitStack() as running:
+        for task, (kind, labels) in SERVED.items():
+            changes = {"hidden_size": 64, "num_labels": labels, "tie_word_embeddings": False}
+            folder = tmp_path_factory.mktemp(task)
+            save_llama(folder, tokenizer, kind, initializer_range=0.2, **changes)
+            server = servers.vllm_server(str(folder), *arguments)
+            made[task] = (folder, running.enter_context(server))
+        yield made
+
+
 @pytest.mark.engine
-@pytest.mark.parametrize(
-    ("kind", "task", "labels"),
-    [
-        ("LlamaForSequenceClassification", "classify", 1),
-        ("LlamaForTokenClassification", "token_classify", 2),
-    ],
-)
+@pytest.mark.parametrize("task", list(SERVED))
 def test_scores_of_a_real_server_are_those_of_transformers(
-    tmp_path: Path, tokenizer: Any, kind: str, task: str, labels: int
+    served: dict[str, tuple[Path, Callable[[], str]]], tokenizer: Any, task: str
 ) -> None:
     import torch
     import transformers
 
-    torch.set_num_threads(1)  # the server has the other core
-    changes = {"hidden_size": 64, "num_labels": labels, "tie_word_embeddings": False}
-    folder = save_llama(tmp_path, tokenizer, kind, initializer_range=0.2, **changes)
-    model = getattr(transformers, kind).from_pretrained(folder).eval()
+    folder, ready = served[task]
+    model = getattr(transformers, SERVED[task][0]).from_pretrained(folder).eval()
     tagged = Scoring(STEPS, separator="\n\n", tag="<|im_start|>")
     expected = []
     if task == "classify":
@@ -330,13 +346,12 @@ def test_scores_of_a_real_server_are_those_of_transformers(
                 expected.append(model(torch.tensor([ids])).logits[0, positions])
     other = "token_classify" if task == "classify" else "classify"
     wrong = scored(QUESTION, ON_LINES if other == "token_classify" else Scoring())
-    arguments = ["--runner", "pooling", "--max-model-len", "256"]
-    with servers.vllm_server(str(folder), *arguments) as url:
-        answers = ask(config(url, task=task), *asked)
-        refused = error_of(config(url, task=other), wrong)
-        does_not_write = error_of(
-            config(url), Request(QUESTION, {"temperature": 1.0, "max_tokens": 4}, draw=1)
-        )
+    url = ready()
+    answers = ask(config(url, task=task), *asked)
+    refused = error_of(config(url, task=other), wrong)
+    does_not_write = error_of(
+        config(url), Request(QUESTION, {"temperature": 1.0, "max_tokens": 4}, draw=1)
+    )
     for answer, wanted in zip(answers, expected, strict=True):
         got = torch.tensor(answer.scores)
         assert got.shape == wanted.shape

@@ -13,10 +13,7 @@ from factory.sources.benchmarks import human_label
 from factory.stats.bootstrap import Estimate
 from factory.stats.kappa import cohen_kappa, fleiss_kappa, pair_agreement
 
-
-@pytest.fixture(autouse=True)
-def _few_resamples(monkeypatch):
-    monkeypatch.setattr("factory.stats.bootstrap._RESAMPLES", 200)
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def judged(

@@ -21,10 +21,7 @@ from factory.sources.benchmarks import read_processbench
 from factory.stats.bootstrap import Estimate
 from factory.stats.ranks import Ranks, auc
 
-
-@pytest.fixture(autouse=True)
-def _few_resamples(monkeypatch):
-    monkeypatch.setattr("factory.stats.bootstrap._RESAMPLES", 200)
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def solution(

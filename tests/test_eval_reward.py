@@ -16,10 +16,7 @@ from factory.stats.bootstrap import Estimate, interval, interval_of, mean_of, we
 from factory.stats.calibration import calibration
 from factory.stats.ranks import Ranks, spearman
 
-
-@pytest.fixture(autouse=True)
-def _few_resamples(monkeypatch):
-    monkeypatch.setattr("factory.stats.bootstrap._RESAMPLES", 200)
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def pair(

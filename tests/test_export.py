@@ -22,8 +22,9 @@ from factory.export.kto import KtoView
 from factory.export.preference import PreferenceView
 from factory.export.sft import SftView
 from factory.export.statistics import Numbers, RowStatistics
-from factory.export.view import NOTES, REASONS, Drop, Note, View
+from factory.export.view import NOTES, Drop, Note, View
 from factory.scorers.comparison import rank
+from tests.viewed import contents, reasons, rows
 
 PROMPT: list[Message] = [{"role": "user", "content": "Can I freeze rice?"}]
 
@@ -63,16 +64,6 @@ def scored(*values: float | None, name: str = "quality", texts: str = "abcdef") 
 def revised(p: float | None = 0.8, before: str = "no", after: str = "Yes, you can.") -> Sample:
     """One answer, its revision, and the judge's P(the revision is better)."""
     return sample(initial(0, before), revision(1, after, 0), verdicts=[verdict(1, 0, p)])
-
-
-def rows(view: Any, of: Sample) -> list[dict[str, Any]]:
-    return [row for row in view.rows(of) if not isinstance(row, Drop | Note)]
-
-
-def reasons(view: Any, of: Sample) -> list[str]:
-    found = [row.reason for row in view.rows(of) if isinstance(row, Drop)]
-    assert set(found) <= set(REASONS)
-    return found
 
 
 def notes(view: Any, of: Sample) -> list[str]:
@@ -733,10 +724,6 @@ def test_columns_that_are_all_null_keep_their_type(tmp_path: Path) -> None:
     data = load(tmp_path / "preference")
     assert data.features.arrow_schema == view.features().arrow_schema
     assert data[0]["margin"] is None
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")}
 
 
 def test_same_traces_write_the_same_bytes(tmp_path: Path) -> None:

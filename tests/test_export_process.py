@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,7 +10,7 @@ from factory.core.records import Candidate, Sample, StepLabels
 from factory.export.export import export
 from factory.export.process import ProcessView
 from factory.export.schemas import MEANINGS
-from factory.export.view import REASONS, Drop
+from tests.viewed import reasons, rows
 
 
 def labeled(
@@ -32,16 +31,6 @@ def sample_of(*step_labels: StepLabels, candidates: int = 1, id_: str = "s0") ->
         candidates=[Candidate(i, "text", "generate", "m", "c") for i in range(candidates)],
         step_labels=[*step_labels],
     )
-
-
-def rows(view: ProcessView, sample: Sample) -> list[dict[str, Any]]:
-    return [row for row in view.rows(sample) if not isinstance(row, Drop)]
-
-
-def reasons(view: ProcessView, sample: Sample) -> list[str]:
-    found = [row.reason for row in view.rows(sample) if isinstance(row, Drop)]
-    assert set(found) <= set(REASONS)
-    return found
 
 
 def test_a_row_is_a_solution_with_a_label_for_each_step() -> None:

@@ -19,7 +19,8 @@ from factory.export.preference import PreferenceView
 from factory.export.process import ProcessView
 from factory.export.reward import RewardView
 from factory.export.sft import SftView
-from factory.export.view import REASONS, Drop, Note, View
+from factory.export.view import View
+from tests.viewed import contents, reasons, rows
 
 PROMPT: list[Message] = [{"role": "user", "content": "Can I freeze rice?"}]
 PARTS = ("reward/helpful", "reward/harmless")
@@ -35,16 +36,6 @@ def scored(*values: float | None, name: str = "quality", texts: Any = "abcdef") 
         candidates=[Candidate(i, texts[i], "generate", "m", "c") for i in range(len(values))],
         scores=[Score(name, i, value) for i, value in enumerate(values)],
     )
-
-
-def rows(view: Any, of: Sample) -> list[dict[str, Any]]:
-    return [row for row in view.rows(of) if not isinstance(row, Drop | Note)]
-
-
-def reasons(view: Any, of: Sample) -> list[str]:
-    found = [row.reason for row in view.rows(of) if isinstance(row, Drop)]
-    assert set(found) <= set(REASONS)
-    return found
 
 
 def source(*samples: Sample) -> Callable[[], Iterator[Sample]]:
@@ -332,10 +323,6 @@ def test_datasets_load_with_their_features_whatever_is_null(tmp_path: Path) -> N
             assert data.features.arrow_schema == view.features().arrow_schema
         assert list(rows(view, scored(1.0, 2.0))[0]) == list(view.features())
     assert load(tmp_path / "some" / "grpo")[0]["reference"] is None
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")}
 
 
 def test_same_traces_write_the_same_bytes(tmp_path: Path) -> None:

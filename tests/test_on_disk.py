@@ -38,29 +38,10 @@ from factory.pipeline.trainings import run_with_trainings
 from factory.recipe.load import load
 from factory.recipe.recipe import Recipe
 from tests.conftest import ROOT
-from tests.fakes import FakeEngine
-from tests.test_run import contents, go, made
+from tests.fakes import DyingEngine, FakeEngine
+from tests.test_run import contents, edit_principle, go, made
 
 Load = Callable[..., Recipe]
-
-
-class Stopping(FakeEngine):
-    """Answers a few calls, then the engine is gone."""
-
-    def __init__(self, calls: int) -> None:
-        super().__init__()
-        self._calls = calls
-
-    async def generate(self, request: Request) -> Completion:
-        if len(self.seen) >= self._calls:
-            raise EngineError("the endpoint is gone")
-        return await super().generate(request)
-
-
-def edit_principle(project: Path) -> None:
-    edited = yaml.safe_load((project / "kind.yaml").read_text())
-    edited["principles"][0]["compare"] = "Which answer is friendlier?"
-    (project / "kind.yaml").write_text(yaml.safe_dump(edited))
 
 
 @pytest.fixture
@@ -78,10 +59,10 @@ def test_an_edit_that_stops_half_way_leaves_the_run_as_it_was(
 ) -> None:
     before = contents(run_folder)
     original = recipe("part_size=4")
-    edit_principle(project)
+    edit_principle(project, compare="Which answer is friendlier?")
     edited = recipe("part_size=4")
     with pytest.raises(EngineError):
-        go(edited, run_folder, Stopping(30))
+        go(edited, run_folder, DyingEngine(30))
     assert contents(run_folder) == before
     commands.status(run_folder)
     shown = capsys.readouterr().out
@@ -100,7 +81,7 @@ def test_an_edit_that_stops_half_way_leaves_the_run_as_it_was(
     assert not (run_folder / NEXT).exists()
     # And back: another edit that is given up again.
     with pytest.raises(EngineError):
-        go(original.model_copy(update={"seed": 99}), run_folder, Stopping(0))
+        go(original.model_copy(update={"seed": 99}), run_folder, DyingEngine(0))
     _, engine = go(edited, run_folder)
     assert engine.seen == []
     assert not (run_folder / NEXT).exists()
@@ -111,7 +92,7 @@ def test_trying_failures_again_keeps_the_run_until_it_is_done(recipe: Load, tmp_
     go(loose, tmp_path / "run", FakeEngine(fails_on="3 cats"))
     before = contents(tmp_path / "run")
     with pytest.raises(EngineError):
-        go(loose, tmp_path / "run", Stopping(0))
+        go(loose, tmp_path / "run", DyingEngine(0))
     assert contents(tmp_path / "run") == before
     kept = manifests.read(tmp_path / "run")
     assert kept is not None
@@ -123,7 +104,7 @@ def test_trying_failures_again_keeps_the_run_until_it_is_done(recipe: Load, tmp_
 def test_what_is_stopped_while_it_takes_its_place_is_brought_to_its_end_by_any_command(
     recipe: Load, project: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edit_principle(project)
+    edit_principle(project, compare="Which answer is friendlier?")
     rmtree = shutil.rmtree
 
     def stop_at_the_traces(path: Any, *args: Any, **kwargs: Any) -> None:
@@ -149,7 +130,7 @@ def test_an_extension_that_stops_leaves_the_shorter_run(recipe: Load, tmp_path: 
     go(recipe("part_size=4", "source.limit=8"), tmp_path / "run")
     before = contents(tmp_path / "run")
     with pytest.raises(EngineError):
-        go(recipe("part_size=4"), tmp_path / "run", Stopping(0))
+        go(recipe("part_size=4"), tmp_path / "run", DyingEngine(0))
     assert contents(tmp_path / "run") == before
     go(recipe("part_size=4"), tmp_path / "run")
     go(recipe("part_size=4"), tmp_path / "alone")
@@ -390,7 +371,8 @@ def test_exports_and_runs_at_once_leave_whole_datasets(
     )
     before = contents(run_folder)
     export = [sys.executable, "-m", "factory", "export", run_folder]
-    extended = [sys.executable, "-m", "tests.kill_target", project / "recipe.yaml", run_folder, "0"]
+    program = "import sys; from tests.kill_target import run; run(*sys.argv[1:])"
+    extended = [sys.executable, "-c", program, project / "recipe.yaml", run_folder, "0"]
     started = [
         subprocess.Popen(
             command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
@@ -616,7 +598,7 @@ def test_a_quarantine_that_lost_lines_is_written_again(
     out, path = tmp_path / "run", tmp_path / "run" / "quarantine.jsonl"
     if state == "running":
         with pytest.raises(EngineError):
-            go(recipe("part_size=4"), out, Stopping(100))
+            go(recipe("part_size=4"), out, DyingEngine(100))
     else:
         go(recipe("part_size=4"), out)
     before = path.read_bytes()

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from factory.core import weights
 from factory.core.records import Sample
 from factory.engines.reasoning import (
     CLOSE,
@@ -30,8 +29,7 @@ from factory.pipeline.run import run
 from factory.pipeline.traces import read_samples
 from factory.recipe.recipe import Recipe
 from tests import servers
-from tests.thinking import ANSWER, TEMPLATE, THOUGHT, save_thinker, thinking_tokenizer
-from tests.tiny import cut_tokenizer
+from tests.thinking import ANSWER, CHAIN, TEMPLATE, THOUGHT, save_chained, thinking_tokenizer
 
 QWEN = Marks(OPEN, CLOSE, "\n")
 
@@ -129,27 +127,30 @@ def test_tokens_of_a_thought_end_with_its_mark() -> None:
 
 
 @pytest.fixture(scope="module")
-def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tokenizer = cut_tokenizer(weights.embedded_model(), tmp_path_factory.mktemp("tokenizer"))
-    return save_thinker(tmp_path_factory.mktemp("thinker"), thinking_tokenizer(tokenizer))
+def thinker(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("thinker")
+    return save_chained(folder, thinking_tokenizer(tokenizer), CHAIN)
 
 
-@pytest.fixture(params=["in process", "served"])
-def model(
-    request: pytest.FixtureRequest, thinker: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """The thinker, as a recipe writes it."""
-    if request.param == "in process":
-        memory = "engine_args: {kv_cache_memory_bytes: 67108864}"
-        yield f"{{model: '{thinker}', dtype: float32, max_model_len: 512, {memory}}}"
-        return
+@pytest.fixture(scope="module")
+def served(thinker: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """Waits for the thinker's server."""
     # What a server's template does at the end of a prompt is asked once: it must be the same for all.
     always = tmp_path_factory.mktemp("template") / "always.jinja"
     always.write_text(
         TEMPLATE.replace("{% elif messages[0].content.startswith('Open') %}", "{% else %}")
     )
-    with servers.vllm_server(str(thinker), "--chat-template", str(always)) as url:
-        yield f"{{engine: endpoint, model: smol, base_url: '{url}'}}"
+    with servers.vllm_server(str(thinker), "--chat-template", str(always)) as ready:
+        yield ready
+
+
+@pytest.fixture(params=["in process", "served"])
+def model(request: pytest.FixtureRequest, thinker: Path, served: Callable[[], str]) -> str:
+    """The thinker, as a recipe writes it. The server starts while the first case runs."""
+    if request.param == "served":
+        return f"{{engine: endpoint, model: smol, base_url: '{served()}'}}"
+    memory = "engine_args: {kv_cache_memory_bytes: 67108864}"
+    return f"{{model: '{thinker}', dtype: float32, max_model_len: 512, {memory}}}"
 
 
 @pytest.mark.engine

@@ -442,21 +442,21 @@ def own_constitution(path: Path, name: str) -> None:
     path.write_text(text.replace("name: harmless", f"name: {name}", 1), encoding="utf-8")
 
 
-@pytest.mark.parametrize("asked", ["harmless", "harmless.yaml"])
 @pytest.mark.parametrize(
-    "place",
+    ("place", "asked"),
     [
-        "pipelines/harmless.yaml",
-        "pipelines/harmless.yml",
-        "pipelines/constitutions/harmless.yaml",
-        "constitutions/harmless.yaml",
+        ("pipelines/harmless.yaml", "harmless"),
+        ("pipelines/harmless.yml", "harmless"),
+        ("pipelines/constitutions/harmless.yaml", "harmless"),
+        ("constitutions/harmless.yaml", "harmless"),
+        ("pipelines/harmless.yaml", "harmless.yaml"),
+        ("pipelines/constitutions/harmless.yaml", "harmless.yaml"),
+        ("constitutions/harmless.yaml", "harmless.yaml"),
     ],
 )
 def test_the_users_constitution_comes_before_the_shipped_one_of_its_name(
     folder: Path, place: str, asked: str
 ) -> None:
-    if asked.endswith(".yaml") and place.endswith(".yml"):
-        pytest.skip("another file")
     recipe = folder / "pipelines" / "recipe.yaml"
     recipe.parent.mkdir()
     (folder / "prompts.jsonl").rename(recipe.with_name("prompts.jsonl"))

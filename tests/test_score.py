@@ -14,12 +14,11 @@ from datasets import Dataset, List, Value, load_from_disk
 from factory.core.errors import EngineError, RecipeError
 from factory.core.records import BadRow
 from factory.core.weights import EMBEDDED
-from factory.engines.base import Completion, Request
 from factory.evaluation.rows import labels_of, open_rows, sample_of, shape_of
 from factory.evaluation.score import Record, score_async
 from factory.evaluation.scorer import Scorer, from_model, from_recipe
 from factory.pipeline.progress import Progress
-from tests.fakes import FakeEngine
+from tests.fakes import DyingEngine, FakeEngine
 
 REWARD = {"kind": "reward", "model": "rm"}
 PROCESS = {"kind": "process", "model": "prm"}
@@ -259,22 +258,9 @@ def test_rows_that_fail_stay_with_nulls_and_a_reason(tmp_path: Path) -> None:
     assert (again.failed, load_from_disk(str(out))["chosen_reward"][3] is None) == (1, False)
 
 
-class Dying(FakeEngine):
-    """Answers so many calls and dies."""
-
-    def __init__(self, calls: int) -> None:
-        super().__init__()
-        self.calls = calls
-
-    async def generate(self, request: Request) -> Completion:
-        if len(self.seen) >= self.calls:
-            raise EngineError("the engine died")
-        return await super().generate(request)
-
-
 def test_a_scoring_that_was_cut_goes_on_and_makes_no_call_twice(tmp_path: Path) -> None:
     data, out = saved(tmp_path / "data", PAIRS), tmp_path / "out"
-    dying = Dying(4)
+    dying = DyingEngine(4)
     with pytest.raises(EngineError, match="died"):
         go(data, scorer(tmp_path, REWARD), out, engine=dying)
     assert not (out / "state.json").exists()

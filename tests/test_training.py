@@ -27,7 +27,7 @@ from factory.training.common.save import rounded
 from factory.training.common.session import _in_plain_words
 from factory.training.common.tokenizer import transcript_template
 from factory.training.config import TrainingConfig
-from tests.tiny import dataset, killed_at, logged, save, stopped_at, weights_of
+from tests.tiny import dataset, logged, save, stopped_at, weights_of
 
 CONFIG = {"max_steps": 6, "learning_rate": 3e-3, "save_steps": 2, "logging_steps": 1}
 ONE_STEP = CONFIG | {"max_steps": 1, "save_strategy": "no"}
@@ -257,15 +257,45 @@ def test_a_killed_training_resumes_to_the_same_weights(trained, tiny, preference
         assert torch.equal(weight, weights_of(out)[name]), name
 
 
-def test_a_training_killed_by_the_system_goes_on_where_it_was(tiny, preferences, tmp_path):
+WAITING = """
+import json, sys
+from pathlib import Path
+from factory.training.common.child_process import train_in_child_process
+from factory.training.config import TrainingConfig
+data, model, out, config = sys.argv[1:]
+training = TrainingConfig(kind="dpo", config=json.loads(config))
+train_in_child_process(training, Path(data), model, Path(out))
+"""
+
+
+def test_a_training_is_killed_with_the_process_that_waits_for_it_and_goes_on_where_it_was(
+    tiny, preferences, tmp_path
+):
     import torch
 
+    out = tmp_path / "out"
     config = CONFIG | {"max_steps": 60, "save_steps": 10}
     TRAINERS["dpo"].train(preferences, tiny, tmp_path / "whole", config=config)
-    killed_at(15, "dpo", preferences, tiny, tmp_path / "out", config)
-    assert not (tmp_path / "out" / "config.json").exists()
+    command = [sys.executable, "-c", WAITING, str(preferences), str(tiny), str(out)]
+    process = subprocess.Popen(
+        [*command, json.dumps(config)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as in the tests: sums differ with their number
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        assert any(line.startswith("step 15/") for line in process.stderr)
+        with pytest.raises(FactoryError, match="another factory process"), alone_in(out):
+            pass
+    finally:
+        process.kill()
+        process.wait()
+    process.stderr.read()  # to its end: the training has closed it too
+    process.stderr.close()
+    assert not (out / "config.json").exists()
 
-    record = TRAINERS["dpo"].train(preferences, tiny, tmp_path / "out", config=config, resume=True)
+    record = TRAINERS["dpo"].train(preferences, tiny, out, config=config, resume=True)
 
     assert record["steps"] == 60
     assert 10 <= record["resumed_at_step"] < 60
@@ -348,32 +378,6 @@ def test_going_on_with_another_batch_is_refused(tiny, preferences, tmp_path, mon
     monkeypatch.setitem(options._CPU, "per_device_train_batch_size", 1)  # as another machine has
     with pytest.raises(FactoryError, match="of 2 sequences a step, not 1"):
         TRAINERS["dpo"].train(preferences, tiny, tmp_path / "out", config=CONFIG, resume=True)
-
-
-def test_a_training_does_not_outlive_the_process_that_waits_for_it(tiny, preferences, tmp_path):
-    program = (
-        "import sys; from pathlib import Path; "
-        "from factory.training.common.child_process import train_in_child_process; "
-        "from factory.training.config import TrainingConfig; "
-        "config = {'max_steps': 100000, 'logging_steps': 1, 'save_strategy': 'no'}; "
-        "training = TrainingConfig(kind='dpo', config=config); "
-        "train_in_child_process(training, Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))"
-    )
-    out = tmp_path / "out"
-    command = [sys.executable, "-c", program, str(preferences), str(tiny), str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        assert any(line.startswith("step 2/") for line in process.stderr)
-        with pytest.raises(FactoryError, match="another factory process is working"):
-            TRAINERS["dpo"].train(preferences, tiny, out, config=CONFIG)
-    finally:
-        process.kill()
-        process.wait()
-    process.stderr.read()  # to its end: the training has closed it too
-    process.stderr.close()
-    with alone_in(out):
-        pass
 
 
 def test_a_kill_while_the_result_is_saved_costs_no_step_and_adds_none(tiny, preferences, tmp_path):
@@ -635,35 +639,40 @@ def test_importing_the_trainers_is_instant():
     assert result.stdout.strip() == "set()"
 
 
-@pytest.mark.parametrize(
-    ("kind", "config", "said"),
-    [
-        ("dpo", CONFIG, "finished (6 steps), nothing to do"),
-        ("sft", {}, "has no column 'completion'"),
-        ("dpo", {"loss_type": "infonca"}, "holds another training, with config."),
-        ("kto", {}, "has no columns 'completion', 'label'"),
-        ("reward", {}, "holds another training, kind dpo, not reward"),
-        ("prm", {}, "has no columns 'completions', 'labels'"),
-        ("grpo", {}, "config.rewards: expected a list"),
-        ("rloo", {"rewards": [{"kind": "lenth"}]}, "no kind 'lenth'; did you mean 'length'"),
-        ("ppo", {"rewards": [], "gama": 1}, "no option 'gama'; did you mean 'gamma'"),
-    ],
-)
-def test_what_data_folder_and_rewards_decide_is_said_before_trl_loads(
-    trained, tiny, preferences, kind, config, said
-):
-    code = (
-        "import sys; from pathlib import Path; from factory.training import TRAINERS\n"
-        "from factory.core.errors import FactoryError\n"
-        f"data, model, out = Path({str(preferences)!r}), Path({str(tiny)!r}), Path({str(trained)!r})\n"
-        "try:\n"
-        f"    TRAINERS[{kind!r}].train(data, model, out, config={config!r})\n"
-        "except FactoryError as error:\n"
-        "    print(error, file=sys.stderr)\n"
-        "print({'torch', 'trl', 'transformers'} & set(sys.modules))"
-    )
+BEFORE_TRL = [
+    ("dpo", CONFIG, "finished (6 steps), nothing to do"),
+    ("sft", {}, "has no column 'completion'"),
+    ("dpo", {"loss_type": "infonca"}, "holds another training, with config."),
+    ("kto", {}, "has no columns 'completion', 'label'"),
+    ("reward", {}, "holds another training, kind dpo, not reward"),
+    ("prm", {}, "has no columns 'completions', 'labels'"),
+    ("grpo", {}, "config.rewards: expected a list"),
+    ("rloo", {"rewards": [{"kind": "lenth"}]}, "no kind 'lenth'; did you mean 'length'"),
+    ("ppo", {"rewards": [], "gama": 1}, "no option 'gama'; did you mean 'gamma'"),
+]
+TRYING = """
+import json, sys
+from pathlib import Path
+from factory.core.errors import FactoryError
+from factory.training import TRAINERS
+data, model, out, cases = sys.argv[1:]
+for kind, config, _ in json.loads(cases):
+    try:
+        TRAINERS[kind].train(Path(data), Path(model), Path(out), config=config)
+    except FactoryError as error:
+        print(error, file=sys.stderr)
+    print("--", file=sys.stderr)
+    print({"torch", "trl", "transformers"} & set(sys.modules))
+"""
+
+
+def test_what_data_folder_and_rewards_decide_is_said_before_trl_loads(trained, tiny, preferences):
+    given = [str(preferences), str(tiny), str(trained), json.dumps(BEFORE_TRL)]
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", TRYING, *given], capture_output=True, text=True, check=True
     )
-    assert said in result.stderr
-    assert result.stdout.strip() == "set()"
+    assert result.stdout.split() == ["set()"] * len(BEFORE_TRL)
+    told = result.stderr.split("--\n")
+    assert told.pop() == ""
+    for (kind, _, said), words in zip(BEFORE_TRL, told, strict=True):
+        assert said in words, kind

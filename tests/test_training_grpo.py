@@ -13,7 +13,14 @@ from factory.training import TRAINERS
 from factory.training.common import options as training_options
 from factory.training.online import common
 from factory.training.online.grpo_presets import PRESETS, describe, settings
-from tests.tiny import logged, save, stopped_at, weights_of
+from tests.tiny import (
+    SHORT_ANSWERS,
+    assert_the_mean_reward_rises,
+    logged,
+    save,
+    stopped_at,
+    weights_of,
+)
 
 ONE_STEP = {"max_steps": 1, "save_strategy": "no", "max_completion_length": 8}
 SHORT = [{"kind": "length", "target": 2, "unit": "tokens"}]
@@ -339,22 +346,14 @@ def trained(tiny, prompts, tmp_path_factory) -> Path:
             {"kind": "length", "maximum": 2, "name": "few", "weight": 0},
         ],
         "preset": "dr-grpo",
-        "max_steps": 8,
-        "learning_rate": 0.03,
-        "logging_steps": 1,
-        "max_completion_length": 6,
-        "num_generations": 8,
-        "top_k": 20,  # of 4,096 tokens few would come twice
-        "save_strategy": "no",
     }
-    TRAINERS["grpo"].train(prompts, tiny, out, config=config)
+    TRAINERS["grpo"].train(prompts, tiny, out, config=SHORT_ANSWERS | config)
     return out
 
 
 def test_the_mean_reward_rises(trained):
     """From some three words too many to less than one: -3.4, -1.5, ... -0.9."""
-    rewards = [line["reward"] for line in logged(trained)]
-    assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + 1
+    assert_the_mean_reward_rises(trained)
 
 
 def test_the_record_says_what_was_done(trained):

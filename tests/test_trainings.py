@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from factory.core.errors import RecipeError
+from factory.engines import EngineConfig, build
+from factory.engines.base import Engine
+from factory.pipeline import manifest as manifests
 from factory.pipeline import trainings
 from factory.pipeline.manifest import Manifest
 from factory.pipeline.traces import read_samples
@@ -19,24 +22,28 @@ from factory.pipeline.trainings import (
     run_with_trainings,
     waited_for,
 )
+from factory.recipe import pipeline as pipelines
 from factory.recipe.check import first_use
 from factory.recipe.load import load
 from factory.recipe.recipe import Recipe
+from factory.training import TRAINERS
 from factory.training.config import TrainingConfig
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Scripted
+from tests.fakes import FakeEngine
+from tests.tiny import save_llama
 
 
 @pytest.fixture
-def process_reward() -> Recipe:
+def shipped() -> Recipe:
     return load(ROOT / "pipelines" / "process-reward.yaml")
 
 
 def test_the_part_before_a_training_makes_its_data_and_nothing_that_needs_its_result(
-    process_reward: Recipe,
+    shipped: Recipe,
 ) -> None:
-    assert [t.result for t in waited_for(process_reward)] == ["prm"]
-    assert first_use(process_reward, "prm") == 4
-    part = before(process_reward, "prm")
+    assert [t.result for t in waited_for(shipped)] == ["prm"]
+    assert first_use(shipped, "prm") == 4
+    part = before(shipped, "prm")
     assert part.stage_labels() == ["generate", "filter", "verify", "rollout"]
     assert list(part.models) == ["policy"]
     assert [view.kind for view in part.views] == ["process", "grpo"]
@@ -44,14 +51,14 @@ def test_the_part_before_a_training_makes_its_data_and_nothing_that_needs_its_re
     assert "trained:" not in part.text
 
 
-def test_a_model_that_was_trained_takes_its_place(process_reward: Recipe, tmp_path: Path) -> None:
-    assert len(as_far_as_trained(process_reward, tmp_path).stages) == 4
+def test_a_model_that_was_trained_takes_its_place(shipped: Recipe, tmp_path: Path) -> None:
+    assert len(as_far_as_trained(shipped, tmp_path).stages) == 4
     made = tmp_path / "models" / "prm"
     made.mkdir(parents=True)
     (made / "config.json").write_text("{}")
-    assert len(as_far_as_trained(process_reward, tmp_path).stages) == 4  # not finished
+    assert len(as_far_as_trained(shipped, tmp_path).stages) == 4  # not finished
     (made / "training.json").write_text("{}")
-    whole = as_far_as_trained(process_reward, tmp_path)
+    whole = as_far_as_trained(shipped, tmp_path)
     assert len(whole.stages) == 5
     assert whole.models["prm"].model == str(made)
     assert whole.trained_models() == {}
@@ -89,7 +96,7 @@ def test_a_trainings_options_are_checked_before_its_data_is_made(tmp_path: Path)
 
 
 def test_other_data_makes_another_model_beside_the_one_before(
-    process_reward: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shipped: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Path] = []
 
@@ -108,57 +115,72 @@ def test_other_data_makes_another_model_beside_the_one_before(
     monkeypatch.setattr(trainings, "run", run)
     monkeypatch.setattr(trainings, "train_in_child_process", train)
     for limit in (20, 40, 40):
-        source = process_reward.source.model_copy(update={"limit": limit})
-        run_with_trainings(process_reward.model_copy(update={"source": source}), tmp_path)
+        source = shipped.source.model_copy(update={"limit": limit})
+        run_with_trainings(shipped.model_copy(update={"source": source}), tmp_path)
     assert made[0] != made[1] == made[2]
     assert model_folder(tmp_path, "prm").resolve() == made[2]
     assert all((path / "training.json").exists() for path in made)
 
 
-SMALL = {
-    "process-reward": [
-        "source.limit=10",
-        "stages.0.n=2",
-        "stages.0.sampling.max_tokens=48",
-        "stages.1.truncated=false",
-        "stages.3.n=2",
-        "stages.3.sampling.max_tokens=24",
-        "training.0.config.max_steps=2",
-        "training.0.config.class_weights=null",
-        "models.policy.max_model_len=512",
-        "models.prm.max_model_len=512",
-    ],
-    "reward-scored": [
-        "source.limit=4",
-        "stages.0.sampling.max_tokens=24",
-        "views.0.truncated=keep",
-        "views.3.truncated=keep",
-        "training.0.config.max_steps=2",
-        "models.policy.max_model_len=768",
-        "models.rm.max_model_len=768",
-    ],
-}
+def check_scored(out: Path, score: str, training: str) -> None:
+    """A finished run asked only the model that it had trained, which tells answers apart."""
+    manifest = manifests.read(out)
+    assert manifest is not None
+    assert (manifest.state, manifest.quarantined) == ("finished", 0)
+    made = {label: count.made for label, count in manifest.stages.items()}
+    assert made.pop(score) > 0
+    # What was asked before the training is not asked again.
+    assert set(made.values()) == {0}
+    scored = [s for sample in read_samples(out) for s in sample.scores if s.name == score]
+    assert len({s.value for s in scored}) > 1
+    record = out / "models" / training / "training.json"
+    assert json.loads(record.read_text())["steps"] == 2
+    assert {view["view"]: view["rows"] for view in manifest.views}["sft"] > 0
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize(
-    ("name", "stage", "score"),
-    [("process-reward", "process", "process"), ("reward-scored", "reward", "reward")],
-)
-def test_a_recipe_trains_a_scorer_and_scores_with_it(
-    name: str, stage: str, score: str, tmp_path: Path
+@pytest.mark.timeout(600)
+def test_a_recipe_trains_a_process_reward_model_and_scores_with_it(
+    process_reward: Scripted,
 ) -> None:
-    recipe = load(ROOT / "pipelines" / f"{name}.yaml", SMALL[name])
-    manifest = run_with_trainings(recipe, tmp_path)
-    assert manifest.state == "finished"
-    assert manifest.quarantined == 0
-    made = {label: count.made for label, count in manifest.stages.items()}
-    assert made[stage] > 0
-    # What was asked before the training is not asked again.
-    assert all(count == 0 for label, count in made.items() if label != stage)
-    scored = [s for sample in read_samples(tmp_path) for s in sample.scores if s.name == score]
-    assert len({s.value for s in scored}) > 1
-    training = tmp_path / "models" / recipe.training[0].result / "training.json"
-    assert json.loads(training.read_text())["steps"] == 2
-    rows = {view["view"]: view["rows"] for view in manifest.views}
-    assert rows["sft"] > 0
+    assert process_reward.ended.returncode == 0, process_reward.ended.stderr[-2000:]
+    check_scored(process_reward.folder, "process", "prm")
+    labels = {
+        label
+        for sample in read_samples(process_reward.folder)
+        for steps in sample.step_labels
+        for label in steps.labels
+    }
+    assert labels >= {True, False}  # there was something to learn
+
+
+@pytest.mark.engine
+def test_a_recipe_trains_a_reward_model_and_scores_with_it(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers and verdicts to learn from are a fake engine's, and the training takes place in this
+    process: those of the process reward model's recipe are real and apart."""
+
+    def build_all(models: dict[str, EngineConfig], *given: Any) -> dict[str, Engine]:
+        others = {name: config for name, config in models.items() if name != "policy"}
+        return {"policy": FakeEngine(), **build(others, *given)}
+
+    def train(training: TrainingConfig, data: Path, model: str, out: Path) -> dict[str, Any]:
+        return TRAINERS[training.kind].train(data, model, out, config=training.config)
+
+    monkeypatch.setattr(pipelines, "build", build_all)
+    monkeypatch.setattr(trainings, "train_in_child_process", train)
+    sizes = {"hidden_size": 64, "max_position_embeddings": 512}  # the engine dies of smaller heads
+    policy = save_llama(tmp_path / "policy", tokenizer, **sizes)
+    memory = "engine_args: {kv_cache_memory_bytes: 67108864}"
+    recipe = load(
+        ROOT / "pipelines" / "reward-scored.yaml",
+        [
+            "source.limit=4",
+            "training.0.config.max_steps=2",
+            f"models.policy.model={policy}",
+            f"models.rm={{model: 'trained:reward', task: classify, max_model_len: 512, {memory}}}",
+        ],
+    )
+    run_with_trainings(recipe, tmp_path / "run")
+    check_scored(tmp_path / "run", "reward", "reward")

@@ -354,14 +354,17 @@ def test_a_killed_engine_is_restarted_and_its_calls_are_sent_again(
     engine: VllmEngine, loop: asyncio.Runner
 ) -> None:
     """Last in this file: it costs one more start of the engine."""
-    long = {"temperature": 1.0, "max_tokens": 200, "min_tokens": 200}
+    short = {"temperature": 1.0, "max_tokens": 2}
+    long = {"temperature": 1.0, "max_tokens": 64, "min_tokens": 64}
+
+    def asked(count: int) -> list[asyncio.Task[Completion]]:
+        made = [request(sampling=long, seed=i) for i in range(count)]
+        return [asyncio.create_task(engine.generate(each)) for each in made]
 
     async def kill_amid() -> list[Completion]:
-        calls = [
-            asyncio.create_task(engine.generate(request(sampling=long, seed=i))) for i in range(8)
-        ]
+        calls = asked(4)
         done, _ = await asyncio.wait(
-            [asyncio.create_task(engine.generate(request(seed=99))), *calls],
+            [asyncio.create_task(engine.generate(request(sampling=short))), *calls],
             return_when=asyncio.FIRST_COMPLETED,
         )
         assert len(done) == 1  # the short one: the long ones are being decoded now
@@ -369,11 +372,13 @@ def test_a_killed_engine_is_restarted_and_its_calls_are_sent_again(
             os.kill(pid, signal.SIGKILL)
         return await asyncio.gather(*calls)
 
+    async def undisturbed() -> list[Completion]:
+        return await asyncio.gather(*asked(4))
+
     before = engine.stats().restarts
     after = loop.run(kill_amid())
     assert engine.stats().restarts == before + 1
-    undisturbed = [loop.run(engine.generate(request(sampling=long, seed=i))) for i in range(2)]
-    assert [c.text for c in after[:2]] == [c.text for c in undisturbed]
+    assert [c.text for c in after] == [c.text for c in loop.run(undisturbed())]
 
 
 def test_a_base_model_sees_a_transcript() -> None:

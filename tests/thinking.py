@@ -1,15 +1,16 @@
-"""A tiny model that thinks: its weights are set by hand to write one thought and one answer.
+"""Tiny models whose weights are set by hand: after a token they write the one that a chain puts next,
+whatever stood before, since their layers add nothing to the token's embedding.
 
-After a token it writes the one that `CHAIN` puts next, whatever stood before, since its layers add
-nothing to the token's embedding. Its marks are control tokens, which an engine leaves out of a text
-unless told not to. Its chat template keeps the thought of the last message alone; where the answer
-begins it opens a thought if the first message begins with "Open", closes an empty one with
-`enable_thinking: false`, and else leaves it to the model.
+`CHAIN` is of a model that thinks: it writes one thought and one answer. Its marks are control tokens,
+which an engine leaves out of a text unless told not to. Its chat template keeps the thought of the last
+message alone; where the answer begins it opens a thought if the first message begins with "Open",
+closes an empty one with `enable_thinking: false`, and else leaves it to the model.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,13 @@ CHAIN = (
     (" (", "A"),
 )
 """Of the thought and the answer, no token comes twice."""
+SOLUTION = (
+    ("\n", "We", " add", ".", "\n"),
+    ("\n", "It", " is", " ", "5", "<|im_end|>"),
+    (" ", "7", "<|im_end|>"),
+)
+"""Where two tokens can follow, each does half the time: any number of lines "We add.", and then "It is
+5" or "It is 7"."""
 
 
 def thinking_tokenizer(tokenizer: Any) -> Any:
@@ -38,8 +46,8 @@ def thinking_tokenizer(tokenizer: Any) -> Any:
     return made
 
 
-def save_thinker(folder: Path, tokenizer: Any) -> Path:
-    """A Llama of 64 units, in float32, and its tokenizer (`thinking_tokenizer`)."""
+def save_chained(folder: Path, tokenizer: Any, chains: Sequence[Sequence[str]]) -> Path:
+    """A Llama of 64 units, in float32, that follows the chains, and its tokenizer."""
     import torch
     import transformers
 
@@ -64,7 +72,7 @@ def save_thinker(folder: Path, tokenizer: Any) -> Path:
         head.zero_()
         model.model.layers[0].self_attn.o_proj.weight.zero_()
         model.model.layers[0].mlp.down_proj.weight.zero_()
-        for chain in CHAIN:
+        for chain in chains:
             ids = [tokenizer.encode(text, add_special_tokens=False) for text in chain]
             assert all(len(one) == 1 for one in ids), chain
             for [before], [after] in pairwise(ids):
