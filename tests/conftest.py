@@ -178,7 +178,7 @@ def process_reward(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> 
         "models.policy": {"model": str(policy), **small},
         "models.prm": {"model": "trained:prm", "task": "token_classify", **small},
         "stages.1.truncated": False,
-        "training.0.config": {"max_steps": 2},
+        "training.0.config.max_steps": 2,
     }
     recipe, script = ROOT / "pipelines" / "process-reward.yaml", where / "script.py"
     run = {"recipe": str(recipe), "out": str(where / "run"), "overrides": overrides}
