@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from factory.cli import endings, printing
+from factory.cli.endings import command
 from factory.cli.options import (
     LedgerOption,
     LimitOption,
@@ -116,18 +117,27 @@ def show(
             help="Only samples with an answer or row dropped for REASON: truncated, tie, duplicate, ...",
         ),
     ] = None,
+    is_worst: Annotated[
+        bool,
+        typer.Option(
+            "--worst",
+            help="The revisions that lost most clearly to their first answers; without such verdicts, "
+            "the lowest scores.",
+        ),
+    ] = False,
 ) -> None:
     """Print samples of a run: answers, critiques, revisions, verdicts, and why rows were dropped.
 
     Reads the run's traces, also while it runs. Calls no model.
     """
-    from factory.cli.show import Traces
+    from factory.cli.choice import Choice
     from factory.cli.show import show as print_sample
 
     manifest = _manifest_of(run_folder)
-    traces = Traces(run_folder, load(run_folder / "recipe.yaml", None, trains=False))
-    for sample in traces.chosen(count, id=id, is_flipped=is_flipped, dropped=dropped):
-        print_sample(sample, fate=traces.told(sample))
+    choice = Choice(run_folder, load(run_folder / "recipe.yaml", None, trains=False))
+    conditions = {"is_flipped": is_flipped, "is_worst": is_worst}
+    for sample in choice.samples(count, id=id, dropped=dropped, **conditions):
+        print_sample(sample, fate=choice.told(sample))
     endings.after_show(run_folder, manifest)
 
 
@@ -201,10 +211,15 @@ def _refuse_file(run_folder: Path) -> None:
 
 def _manifest_of(run_folder: Path) -> Manifest:
     from factory.pipeline.manifest import read
+    from factory.pipeline.pulse import read as read_beat
 
     _refuse_file(run_folder)
     manifest = read(run_folder)
     if manifest is None:
+        if read_beat(run_folder) is not None:
+            raise RecipeError(
+                f"{run_folder} has no samples yet: {command('status', run_folder)} says what it does"
+            )
         inside = sorted(str(path.parent) for path in run_folder.glob("*/manifest.json"))
         hint = f"; did you mean {inside[0]}?" if inside else ""
         raise RecipeError(f"{run_folder} holds no run: there is no manifest.json in it{hint}")
