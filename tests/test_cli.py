@@ -485,6 +485,21 @@ def test_a_folder_of_runs(call: Call, run_folder: Path) -> None:
     assert ended.err.endswith(f"; did you mean {run_folder}?\n")
 
 
+def test_status_and_card_show_the_effect_of_each_principle(call: Call, run_folder: Path) -> None:
+    [preference, sft] = load_manifest(run_folder).views
+    assert preference["principles"] == sft["principles"]
+    ids = [each["id"] for each in preference["principles"]]
+    assert ids == ["kind-words", "plain-words"]
+    out = call("status", run_folder).out
+    assert out.count("principle ") == 1
+    card = (run_folder / "datasets" / "preference" / "README.md").read_text()
+    for each in preference["principles"]:
+        assert each["critiques"] >= each["changed"] > 0
+        [line] = [line for line in out.splitlines() if line.split()[:1] == [each["id"]]]
+        assert f"{each['won']}/{each['judged']}" in line
+        assert f"| {each['won']} of {each['judged']} |" in card
+
+
 def test_show_prints_samples_from_the_traces(call: Call, run_folder: Path) -> None:
     samples = list(read_samples(run_folder))
     ended = call("show", run_folder, "-n", 2)

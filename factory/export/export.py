@@ -173,6 +173,7 @@ class _Export:
             combinations=measured if by_scores else [],
             best_of_n=statistics.best_of_n(),
             thinking=evidence.thinking() if needs else {},
+            principles=evidence.principles() if needs else [],
         )
 
     def refuse_to_empty(self, report: ViewReport) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from factory.export.by_principle import Principle
 from factory.scorers.combine import Measured
 
 
@@ -152,3 +153,5 @@ class ViewReport(msgspec.Struct):
     """None: the rows are no best of n, or there are none."""
     thinking: dict[str, Thinking] = {}
     """By model, of those that thought. Empty where the view holds no answers."""
+    principles: list[Principle] = []
+    """Effect of each principle that was drawn. Empty where the view holds no answers."""
