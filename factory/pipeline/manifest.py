@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from factory.core.errors import FactoryError
+from factory.pipeline.history import Moment
 from factory.pipeline.traces import TracePart, write_json
 from factory.stages.models import StageCount
 
@@ -59,6 +60,8 @@ class Manifest(msgspec.Struct):
     """The ledger's path, relative to the run's folder or absolute. Empty: the folder's own."""
     seconds: float = 0.0
     """Running time, summed over all starts of the run."""
+    history: list[Moment] = []
+    """Calls and tokens over time."""
     views: list[dict[str, Any]] = []
     trace_parts: list[TracePart] = []
     """Samples and checksum of each part. Empty in manifests of versions without checksums."""
