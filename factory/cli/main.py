@@ -138,6 +138,7 @@ for command in (
     runs.run,
     runs.status,
     runs.show,
+    runs.report,
     runs.export,
     training.train,
     training.align,

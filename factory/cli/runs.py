@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,8 @@ from factory.cli.options import (
     path_option,
 )
 from factory.core.errors import RecipeError
+from factory.core.paths import user_path
+from factory.core.terminal import printable
 
 if TYPE_CHECKING:
     from factory.pipeline.manifest import Manifest
@@ -54,8 +57,11 @@ def run(
     limit: LimitOption = None,
     ledger: LedgerOption = None,
     set_: SetOption = None,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Write no report.html in the run's folder.")
+    ] = False,
 ) -> None:
-    """Make the data: answers, critiques, revisions, verdicts, datasets.
+    """Make the data: answers, critiques, revisions, verdicts, datasets, and a report of it.
 
     Run it again after a stop, after an edit, or to extend it: only new calls are made.
     """
@@ -65,8 +71,13 @@ def run(
     folder = out or _default_out(loaded)
     manifest = run_with_trainings(loaded, folder, ledger=ledger)
     printing.print_manifest(folder, manifest)
-    printing.refuse_no_rows(folder, manifest)
-    endings.after_run(folder, manifest, loaded)
+    page = None if no_report else _reported(folder)
+    try:
+        printing.refuse_no_rows(folder, manifest)
+        endings.after_run(folder, manifest, loaded)
+    finally:
+        if page is not None:
+            print(f"\nthe run on one page, for a browser:\n{page}")
 
 
 def status(
@@ -141,6 +152,33 @@ def show(
     endings.after_show(run_folder, manifest)
 
 
+def report(
+    run_folder: RunArgument,
+    other: Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN2", help="Another run, shown beside it.", parser=user_path),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        path_option("--out", "-o", help="The file to write. Default: report.html in RUN's folder."),
+    ] = None,
+) -> None:
+    """Write a run, or two side by side, as one HTML page with all figures and samples.
+
+    The page needs no network. Calls no model.
+    """
+    from factory.report.report import NAME, write_report
+
+    runs = [_alignments_run(each) for each in (run_folder, *([other] if other else []))]
+    for each in runs:
+        _manifest_of(each)
+    out = out or runs[0] / NAME
+    if out.is_dir():
+        raise RecipeError(f"--out {out} is a folder; name a file")
+    write_report([(each, load(each / "recipe.yaml", None, trains=False)) for each in runs], out)
+    print(f"the page, for a browser:\n{out}")
+
+
 def export(
     run_folder: RunArgument,
     recipe: Annotated[
@@ -202,6 +240,28 @@ def export(
 
 def _default_out(recipe: Recipe) -> Path:
     return Path("runs") / recipe.name
+
+
+def _reported(folder: Path) -> Path | None:
+    """The page of a run that was just made. None: it could not be written, which stderr says."""
+    from factory.core.screen import Screen
+    from factory.report.report import NAME, write_report
+
+    try:
+        with Screen().doing("writing the report"):
+            recipe = load(folder / "recipe.yaml", None, trains=False)
+            return write_report([(folder, recipe)], folder / NAME)
+    except Exception as error:  # the run is made, whatever is wrong with its page
+        print(printable(f"no report was written: {type(error).__name__}: {error}"), file=sys.stderr)
+        return None
+
+
+def _alignments_run(folder: Path) -> Path:
+    """The run of an alignment's last round, or the folder itself if it is no alignment's."""
+    if (folder / "manifest.json").exists() or not (folder / "align.json").exists():
+        return folder
+    rounds = folder.glob("round-*/run/manifest.json")
+    return max(rounds, key=lambda path: path.stat().st_mtime, default=folder / "run" / "x").parent
 
 
 def _refuse_file(run_folder: Path) -> None:

@@ -56,6 +56,10 @@ class Numbers:
         elif (slot := int(self._random.random() * self._count)) < RESERVOIR:  # Vitter's algorithm R
             self._kept[slot] = value
 
+    def values(self) -> list[float]:
+        """All of them, or a uniform sample of very many (`RESERVOIR`)."""
+        return self._kept
+
     def mean(self) -> float | None:
         return self._sum / self._count if self._count else None
 

@@ -102,17 +102,17 @@ class Box(NamedTuple):
 def boxes(groups: Sequence[Box], unit: str) -> Markup:
     """Box plots on one scale from 0, one below the other."""
     top = max(box.high for box in groups) or 1.0
-    row = 30.0
+    row = 36.0
     height = row * len(groups) + _FOOT
     parts = []
     for i, box in enumerate(groups):
-        y = i * row + 18
+        y = i * row + 24
 
         def x(value: float) -> float:
             return value / top * _W
 
         parts.append(
-            f'<text class="axis" x="0" y="{y - 8}">{escape(box.name)}: median '
+            f'<text class="axis" x="0" y="{y - 11}">{escape(box.name)}: median '
             f"{number(box.median)} {escape(unit)}</text>"
             f'<line class="whisker" x1="{x(box.low):.1f}" x2="{x(box.high):.1f}" y1="{y}" y2="{y}"/>'
             f'<rect class="box" x="{x(box.q1):.1f}" y="{y - 5}" rx="2" height="10" '

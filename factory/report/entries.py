@@ -89,7 +89,7 @@ class Shown(msgspec.Struct, omit_defaults=True):
     scores: list[Score] = []
     step_labels: list[Steps] = []
     extra: str | None = None
-    answered: dict[str, int] = {}
+    replies: dict[str, int] = {}
     """Index of a revision -> index of the critique that it answers."""
     fates: dict[str, list[str]] = {}
     """Dataset -> reasons of drops; none: it has a row."""
@@ -120,7 +120,7 @@ def of_sample(sample: Sample, fates: Fates) -> tuple[Shown, Entry]:
     whole = fates.whole(sample)
     shown = msgspec.convert(whole, Shown, from_attributes=True)
     places = {id(critique): i for i, critique in enumerate(sample.critiques)}
-    shown.answered = {
+    shown.replies = {
         str(c.index): places[id(critique)]
         for c in sample.candidates
         if (critique := sample.critique_of(c)) is not None

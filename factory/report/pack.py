@@ -26,7 +26,7 @@ class Packed(NamedTuple):
     """The samples of one run, for the page."""
 
     blocks: list[str]
-    index: str
+    listing: str
     """Packed like a block; one line for each block: a list of its entries."""
     held: int
     """Samples in the blocks; fewer than `all` if they were thinned."""
