@@ -52,7 +52,12 @@ function joined(steps) {
     if (kind === "-") gone += text;
     else if (kind === "+") come += text;
     else if (/^\s+$/.test(text) && (gone || come) && next && next[0] !== "=") { gone += text; come += text; }
-    else { flush(); if (text) made.push(["=", text]); }
+    else {
+      flush();
+      const last = made[made.length - 1];
+      if (last && last[0] === "=") last[1] += text;
+      else if (text) made.push(["=", text]);
+    }
   });
   flush();
   return made;

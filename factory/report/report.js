@@ -185,6 +185,7 @@
       clear();
       if (name === "flipped") $("flipped").checked = true; else $(name).value = value;
       narrow();
+      $("list").focus({ preventScroll: true });
       $("samples").scrollIntoView();
     }
   }
@@ -229,6 +230,10 @@
     $("list").onscroll = () => requestAnimationFrame(drawList);
     addEventListener("resize", drawList);
     addEventListener("hashchange", follow);
+    addEventListener("click", (event) => { // a link followed before: the address does not change
+      const link = event.target.closest("a[href^='#']");
+      if (link && link.getAttribute("href").includes("=") && link.getAttribute("href") === location.hash) follow();
+    });
     addEventListener("keydown", onKey);
     await narrow();
     if (shown.length && isWide()) await select(shown[0]);
