@@ -95,9 +95,10 @@ def _text(request: Request, rng: random.Random) -> str:
 def _verdict(request: Request, rng: random.Random) -> dict[str, float]:
     asked = request.messages[-1]["content"]
     a, _, b = asked.partition("Answer (B):")
-    a = a.rpartition("Answer (A):")[2]
+    a = a.rpartition("Answer (A):")[2].strip()
+    b = b.rpartition("\n\n")[0].strip()
     # Both orders see the same noise: it is drawn from the answers, whichever comes first.
-    both = "".join(sorted((a.strip(), b.strip())))
+    both = "".join(sorted((a, b)))
     noise = random.Random(both).gauss(0, 1.1) * (1 if a < b else -1)
     lead = 0.005 * (len(b) - len(a)) + noise + 0.2 + rng.gauss(0, 0.15)
     p = 1 / (1 + math.exp(-lead))

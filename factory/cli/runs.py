@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.cli import endings, printing
+from factory.cli import endings, page, printing
 from factory.cli.endings import command
 from factory.cli.options import (
     LedgerOption,
     LimitOption,
+    NoReportOption,
     OutOption,
     RecipeArgument,
     RunArgument,
@@ -22,7 +22,6 @@ from factory.cli.options import (
 )
 from factory.core.errors import RecipeError
 from factory.core.paths import user_path
-from factory.core.terminal import printable
 
 if TYPE_CHECKING:
     from factory.pipeline.manifest import Manifest
@@ -57,9 +56,7 @@ def run(
     limit: LimitOption = None,
     ledger: LedgerOption = None,
     set_: SetOption = None,
-    no_report: Annotated[
-        bool, typer.Option("--no-report", help="Write no report.html in the run's folder.")
-    ] = False,
+    no_report: NoReportOption = False,
 ) -> None:
     """Make the data: answers, critiques, revisions, verdicts, datasets, and a report of it.
 
@@ -71,13 +68,12 @@ def run(
     folder = out or _default_out(loaded)
     manifest = run_with_trainings(loaded, folder, ledger=ledger)
     printing.print_manifest(folder, manifest)
-    page = None if no_report else _reported(folder)
+    made = None if no_report else page.written(folder)
     try:
         printing.refuse_no_rows(folder, manifest)
         endings.after_run(folder, manifest, loaded)
     finally:
-        if page is not None:
-            print(f"\nthe run on one page, for a browser:\n{page}")
+        page.print_path(made)
 
 
 def status(
@@ -240,20 +236,6 @@ def export(
 
 def _default_out(recipe: Recipe) -> Path:
     return Path("runs") / recipe.name
-
-
-def _reported(folder: Path) -> Path | None:
-    """The page of a run that was just made. None: it could not be written, which stderr says."""
-    from factory.core.screen import Screen
-    from factory.report.report import NAME, write_report
-
-    try:
-        with Screen().doing("writing the report"):
-            recipe = load(folder / "recipe.yaml", None, trains=False)
-            return write_report([(folder, recipe)], folder / NAME)
-    except Exception as error:  # the run is made, whatever is wrong with its page
-        print(printable(f"no report was written: {type(error).__name__}: {error}"), file=sys.stderr)
-        return None
 
 
 def _alignments_run(folder: Path) -> Path:

@@ -8,8 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from factory.cli import endings
-from factory.cli.options import LimitOption, RecipeArgument, SetOption, load, path_option
+from factory.cli import endings, page
+from factory.cli.options import (
+    LimitOption,
+    NoReportOption,
+    RecipeArgument,
+    SetOption,
+    load,
+    path_option,
+)
 from factory.core.errors import RecipeError
 
 
@@ -98,6 +105,7 @@ def align(
     ] = None,
     limit: LimitOption = None,
     set_: SetOption = None,
+    no_report: NoReportOption = False,
 ) -> None:
     """Make data, train on it, compare the new model with the old; repeat for each round."""
     from factory.align.loop import align as turn
@@ -109,7 +117,9 @@ def align(
     done = turn(loaded, folder, rounds)
     print(printable(examples(done.rounds[-1].evaluation)))
     print(table(done))
+    made = None if no_report else page.written(folder / f"round-{done.rounds[-1].number}" / "run")
     endings.after_align(recipe, folder, done, rounds, loaded.constitution_path)
+    page.print_path(made)
 
 
 # -- helpers ------------------------------------------------------------------------------------

@@ -173,22 +173,20 @@ def _some(count: int, what: str) -> str:
 
 def _pace(history: Sequence[Moment]) -> Iterator[Chart]:
     """Throughput and cache between two moments."""
-    pairs = [(a, b) for a, b in pairwise(history) if b.seconds > a.seconds]
+    spaced: list[Moment] = []
+    for moment in history:
+        if not spaced or moment.seconds - spaced[-1].seconds >= history[-1].seconds / 60:
+            spaced.append(moment)
+    pairs = [(a, b) for a, b in pairwise(spaced) if b.output_tokens >= a.output_tokens]
     if len(pairs) < 2:
         return
-    group = -(-len(pairs) // 60)
-    grouped = [
-        (pairs[i][0], pairs[min(i + group, len(pairs)) - 1][1]) for i in range(0, len(pairs), group)
-    ]
     rates = [
-        (b.seconds, (b.output_tokens - a.output_tokens) / (b.seconds - a.seconds))
-        for a, b in grouped
-        if b.output_tokens >= a.output_tokens
+        (b.seconds, (b.output_tokens - a.output_tokens) / (b.seconds - a.seconds)) for a, b in pairs
     ]
     yield Chart("output tokens a second", charts.line(rates, unit="/s", x_unit=" s"))
     cached = [
         (b.seconds, 100 * (b.cached_tokens - a.cached_tokens) / (b.prompt_tokens - a.prompt_tokens))
-        for a, b in grouped
+        for a, b in pairs
         if b.prompt_tokens > a.prompt_tokens
     ]
     if len(cached) > 1:

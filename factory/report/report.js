@@ -158,7 +158,7 @@
     close.hidden = isWide();
     detail.className = letters.length > 1 ? "two" : "";
     if (letters.length > 1) {
-      detail.replaceChildren(...sides.map((sample, run) => make("div", "", make("p", "which", letters[run]), ...(run ? [] : [head]), sample ? drawSample(sample) : make("p", "empty", "not in this run, or not in this page"))));
+      detail.replaceChildren(head, ...sides.map((sample, run) => make("div", "", make("p", "which", letters[run]), sample ? drawSample(sample) : make("p", "empty", "not in this run, or not in this page"))));
     } else detail.replaceChildren(head, drawSample(sides[0]));
     detail.scrollTop = 0;
     if (!$("browser").classList.contains("closed")) history.replaceState(null, "", link.getAttribute("href"));

@@ -105,7 +105,7 @@ function drawSample(sample) {
 
 function revision(before, after) {
   const steps = wordDiff(before, after);
-  if (!steps) return said(after);
+  if (!steps || steps.every(([kind]) => kind === "=")) return said(after);
   const length = steps.reduce((sum, [, text]) => sum + text.length, 0);
   const plain = said(after);
   if (length > 40000) return plain;
