@@ -187,6 +187,24 @@ def test_histogram_by_hand() -> None:
     assert [number(x) for x in (0, 1234.5, 0.00123, -2.5)] == ["0", "1,234", "0.00123", "-2.5"]
 
 
+def test_an_alignment_shows_its_curves_and_win_rates(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made, tmp_path / "round-1" / "run"))
+    rate = {"rate": 0.75, "low": 0.625, "high": 0.875}
+    rounds = [{"number": 1, "evaluation": {"against": {"first": rate}}}]
+    done = {"rounds": rounds, "best": {"why": "round 1 <b>won</b>"}}
+    (tmp_path / "align.json").write_text(json.dumps(done))
+    (tmp_path / "round-1" / "evaluation.json").write_text("{}")
+    model = tmp_path / "round-1" / "models" / "dpo"
+    model.mkdir(parents=True)
+    lines = ({"step": step, "loss": 1 / step} for step in (1, 2, 4))
+    (model / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = page_of(run, out=tmp_path / "page.html")
+    assert "round 1 against the first: 75% (62% to 88%)" in page
+    assert "round 1 &lt;b&gt;won&lt;/b&gt;" in page
+    assert "<h3>dpo</h3>" in page
+    assert "<title>4 steps: 0.25</title>" in page
+
+
 # -- the commands -------------------------------------------------------------------------------
 
 
@@ -227,6 +245,15 @@ def test_report_writes_where_it_is_told(
     assert (code, out.splitlines()[-1]) == (0, str(run / "report.html"))
     code, out, _ = call("report", run, run, "-o", tmp_path / "both.html")
     assert (code, out.splitlines()[-1]) == (0, str(tmp_path / "both.html"))
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    code, out, _ = call("report", run, other)
+    assert (code, out.splitlines()[-1]) == (0, str(run / "report-with-other.html"))
+    aligned = tmp_path / "aligned"
+    for round_ in (9, 10):
+        shutil.copytree(run, aligned / f"round-{round_}" / "run")
+    (aligned / "align.json").write_text("{}")
+    code, out, _ = call("report", aligned)
+    assert (code, out.splitlines()[-1]) == (0, str(aligned / "round-10/run/report.html"))
     code, _, err = call("report", tmp_path / "nothing")
     assert (code, "holds no run" in err) == (2, True)
     code, _, err = call("report", run, "-o", tmp_path)

@@ -102,7 +102,7 @@ def _nothing(
         which = "nothing" if id is None and not is_flipped else "no such sample"
         return f"{which} in {run} was dropped for '{dropped}'{near} (have: {have or 'no drops'})"
     if is_flipped:
-        return f"no such verdict in {run} changed with the order of the answers"
+        return f"no verdict in {run} changed with the order of the answers"
     if is_worst:
         return (
             f"{run} knows nothing of how good its answers are: no judge compared revisions, and no "

@@ -121,7 +121,7 @@ def print_principles(manifest: Manifest) -> None:
         flips = f"{each.flips / each.compared:.0%}" if each.compared else ""
         print(
             f"  {printable(each.id):<{width}}{each.drawn:>7,}{changed:>7}{won:>10}"
-            f"{_figure(each.mean_margin, '+.2f'):>8}{flips:>7}{_figure(each.words, '+.1f'):>8}"
+            f"{_figure(each.mean_margin, '+z.2f'):>8}{flips:>7}{_figure(each.words, '+z.1f'):>8}"
             f"{_figure(each.agreement(), '.0%'):>7}".rstrip()
         )
 

@@ -156,7 +156,12 @@ def report(
     ] = None,
     out: Annotated[
         Path | None,
-        path_option("--out", "-o", help="The file to write. Default: report.html in RUN's folder."),
+        path_option(
+            "--out",
+            "-o",
+            help="The file to write. Default: report.html in RUN's folder; of two runs, "
+            "report-with-RUN2.html.",
+        ),
     ] = None,
 ) -> None:
     """Write a run, or two side by side, as one HTML page with all figures and samples.
@@ -168,7 +173,8 @@ def report(
     runs = [_alignments_run(each) for each in (run_folder, *([other] if other else []))]
     for each in runs:
         _manifest_of(each)
-    out = out or runs[0] / NAME
+    beside = f"report-with-{runs[1].resolve().name}.html" if other else NAME
+    out = out or runs[0] / beside
     if out.is_dir():
         raise RecipeError(f"--out {out} is a folder; name a file")
     write_report([(each, load(each / "recipe.yaml", None, trains=False)) for each in runs], out)
@@ -242,8 +248,12 @@ def _alignments_run(folder: Path) -> Path:
     """The run of an alignment's last round, or the folder itself if it is no alignment's."""
     if (folder / "manifest.json").exists() or not (folder / "align.json").exists():
         return folder
-    rounds = folder.glob("round-*/run/manifest.json")
-    return max(rounds, key=lambda path: path.stat().st_mtime, default=folder / "run" / "x").parent
+    rounds = {
+        int(number): made
+        for made in folder.glob("round-*/run")
+        if (number := made.parent.name.removeprefix("round-")).isdecimal()
+    }
+    return rounds[max(rounds)] if rounds else folder
 
 
 def _refuse_file(run_folder: Path) -> None:

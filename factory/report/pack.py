@@ -34,14 +34,16 @@ class Packed(NamedTuple):
 
 
 class Pack:
-    """Takes samples and keeps those that fit into `budget` bytes of base64. Memory stays within it."""
+    """Takes samples and keeps those that fit into about `budget` bytes of base64, with their entries in
+    the index. Memory does not grow with the number of samples."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
         self._lines: list[bytes] = []
         self._entries: list[Entry] = []
         self._bytes = 0
-        self._kept: list[tuple[str, list[Entry]]] = []
+        self._kept: list[tuple[str, list[Entry], int]] = []
+        """Blocks with their entries and bytes."""
         self._size = 0
         self._blocks = 0
         self._stride = 1
@@ -63,18 +65,19 @@ class Pack:
         if not lines or (self._blocks - 1) % self._stride:
             return
         block = packed(b"\n".join(lines))
-        self._kept.append((block, entries))
-        self._size += len(block)
+        size = len(block) + len(_encode(entries)) // 3  # the index is compressed too
+        self._kept.append((block, entries, size))
+        self._size += size
         while self._size > self._budget and self._kept:
             self._kept = self._kept[::2] if len(self._kept) > 1 else []
             self._stride *= 2
-            self._size = sum(len(block) for block, _ in self._kept)
+            self._size = sum(size for _, _, size in self._kept)
 
     def finish(self) -> Packed:
         self._close()
-        index = b"\n".join(_encode(entries) for _, entries in self._kept)
-        held = sum(len(entries) for _, entries in self._kept)
-        return Packed([block for block, _ in self._kept], packed(index), held, self._all)
+        index = b"\n".join(_encode(entries) for _, entries, _ in self._kept)
+        held = sum(len(entries) for _, entries, _ in self._kept)
+        return Packed([block for block, _, _ in self._kept], packed(index), held, self._all)
 
 
 def packed(data: bytes) -> str:
