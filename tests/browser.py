@@ -151,7 +151,9 @@ class Page:
 def browser(program: str) -> Iterator[Page]:
     """A tab in a new Chromium, with a profile of its own, which ends with the block."""
     to_read, to_write = os.pipe(), os.pipe()  # Chromium reads commands on 3, and answers on 4
-    with tempfile.TemporaryDirectory(prefix="factory-browser-") as profile:
+    # Chromium's own children may still write in it when it has ended.
+    kept = tempfile.TemporaryDirectory(prefix="factory-browser-", ignore_cleanup_errors=True)
+    with kept as profile:
         options = [
             *("--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}"),
             *("--no-first-run", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
