@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ PATIENCE = 60.0  # seconds that a condition may take on a busy machine
 def found() -> str | None:
     """The program. None: there is none."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+class Navigated(AssertionError):
+    """The document went away while it was asked something."""
 
 
 class Page:
@@ -49,6 +53,7 @@ class Page:
 
     def open(self, path: Path, fragment: str = "") -> None:
         self.requests.clear()
+        self.js("delete document.documentElement.dataset.ready")  # the old page is no answer
         self._call("Page.navigate", url=path.absolute().as_uri() + fragment)
         self.wait("document.documentElement.dataset.ready === ''")
 
@@ -80,11 +85,11 @@ class Page:
     def wait(self, condition: str) -> Any:
         """Until the expression is true."""
         until = time.monotonic() + PATIENCE
+        frame = f"new Promise((done) => requestAnimationFrame(() => done({condition})))"
         while time.monotonic() < until:
-            if value := self.js(
-                f"new Promise((done) => requestAnimationFrame(() => done({condition})))"
-            ):
-                return value
+            with suppress(Navigated):
+                if value := self.js(frame):
+                    return value
         raise AssertionError(f"never true: {condition}")
 
     def press(self, key: str, modifiers: int = 0) -> None:
@@ -123,7 +128,9 @@ class Page:
             answer = self._next()
             if answer.get("id") == number:
                 if "error" in answer:
-                    raise AssertionError(f"{method}: {answer['error']}")
+                    what = str(answer["error"])
+                    lost = "navigated" in what or "context" in what.lower()
+                    raise (Navigated if lost else AssertionError)(f"{method}: {what}")
                 return answer["result"]
             self._note(answer)
 
@@ -150,7 +157,9 @@ class Page:
 def browser(program: str) -> Iterator[Page]:
     """A tab in a new Chromium, with a profile of its own, which ends with the block."""
     to_read, to_write = os.pipe(), os.pipe()  # Chromium reads commands on 3, and answers on 4
-    with tempfile.TemporaryDirectory(prefix="factory-browser-") as profile:
+    # Chromium's own children may still write in it when it has ended.
+    kept = tempfile.TemporaryDirectory(prefix="factory-browser-", ignore_cleanup_errors=True)
+    with kept as profile:
         options = [
             *("--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}"),
             *("--no-first-run", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),

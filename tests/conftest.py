@@ -75,6 +75,11 @@ RECIPE = {
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A folder with a constitution, twelve prompts and a recipe, to edit."""
+    return make_project(tmp_path)
+
+
+def make_project(tmp_path: Path) -> Path:
+    """The same in a folder that is there."""
     (tmp_path / "kind.yaml").write_text(yaml.safe_dump(CONSTITUTION, sort_keys=False))
     rows = [{"id": f"p{i}", "prompt": f"Tell me about {i} cats."} for i in range(12)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

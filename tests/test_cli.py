@@ -22,9 +22,10 @@ from factory.cli import doctor
 from factory.cli.doctor import Finding
 from factory.cli.main import app, main
 from factory.core.errors import EngineError, FactoryError, RecipeError
+from factory.core.records import Sample
 from factory.engines.base import Completion, Request
+from factory.pipeline import pulse, trainings
 from factory.pipeline import run as runner
-from factory.pipeline import trainings
 from factory.pipeline.manifest import Manifest
 from factory.pipeline.manifest import read as load_manifest
 from factory.pipeline.progress import Progress
@@ -484,6 +485,21 @@ def test_a_folder_of_runs(call: Call, run_folder: Path) -> None:
     assert ended.err.endswith(f"; did you mean {run_folder}?\n")
 
 
+def test_status_and_card_show_the_effect_of_each_principle(call: Call, run_folder: Path) -> None:
+    [preference, sft] = load_manifest(run_folder).views
+    assert preference["principles"] == sft["principles"]
+    ids = [each["id"] for each in preference["principles"]]
+    assert ids == ["kind-words", "plain-words"]
+    out = call("status", run_folder).out
+    assert out.count("principle ") == 1
+    card = (run_folder / "datasets" / "preference" / "README.md").read_text()
+    for each in preference["principles"]:
+        assert each["critiques"] >= each["changed"] > 0
+        [line] = [line for line in out.splitlines() if line.split()[:1] == [each["id"]]]
+        assert f"{each['won']}/{each['judged']}" in line
+        assert f"| {each['won']} of {each['judged']} |" in card
+
+
 def test_show_prints_samples_from_the_traces(call: Call, run_folder: Path) -> None:
     samples = list(read_samples(run_folder))
     ended = call("show", run_folder, "-n", 2)
@@ -512,7 +528,33 @@ def test_show_knows_why_rows_were_dropped(call: Call, run_folder: Path) -> None:
     assert ended.code == 2
     assert "nothing in " in ended.err
     assert all(reason in ended.err for reason in drops)
-    assert "no sample in" in call("show", run_folder, "--id", "nobody").err
+
+
+def test_show_names_the_nearest_id(call: Call, run_folder: Path) -> None:
+    ended = call("show", run_folder, "--id", "p100")
+    assert (ended.code, "has the id 'p100'; did you mean 'p1" in ended.err) == (2, True)
+
+
+def test_show_begins_with_the_revisions_that_lost_most_clearly(
+    call: Call, run_folder: Path
+) -> None:
+    def worst(sample: Sample) -> float:
+        return min(v.p if v.a > v.b else 1 - v.p for v in sample.verdicts if v.p is not None)
+
+    in_order = sorted(read_samples(run_folder), key=worst)
+    shown = call("show", run_folder, "--worst", "-n", 3).out
+    places = [shown.index(f"row {sample.index}  {sample.id}") for sample in in_order[:3]]
+    assert places == sorted(places)
+    assert shown.count("in the datasets") == 3
+
+
+def test_show_says_that_a_run_has_no_samples_yet(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pulse.shown(tmp_path / "run", "recipe.yaml"):
+        ended = call("show", tmp_path / "run")
+    assert ended.code == 2
+    assert "has no samples yet" in ended.err
+    assert "factory status" in ended.err or "-m factory status" in ended.err
 
 
 def test_export_makes_other_views_of_a_run(call: Call, run_folder: Path) -> None:

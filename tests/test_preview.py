@@ -19,6 +19,11 @@ def test_a_revision_is_shown_as_a_diff_of_words() -> None:
     assert diff.plain == "the [-cat-] {+dog+} sat [-down-] "
 
 
+def test_long_texts_are_not_compared() -> None:
+    old, new = ("a b " * 1_500, "b a " * 1_500)
+    assert word_diff(old, new).plain == new
+
+
 def test_a_sample_is_shown_with_answer_critique_revision_and_verdict() -> None:
     sample = Sample(
         "p0",

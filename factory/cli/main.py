@@ -139,6 +139,7 @@ for command in (
     runs.run,
     runs.status,
     runs.show,
+    runs.report,
     runs.export,
     review,
     training.train,

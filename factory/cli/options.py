@@ -40,6 +40,9 @@ LedgerOption = Annotated[
         "with, else ledger.sqlite in its folder.",
     ),
 ]
+NoReportOption = Annotated[
+    bool, typer.Option("--no-report", help="Write no report.html in the run's folder.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

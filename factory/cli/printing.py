@@ -61,6 +61,7 @@ def print_manifest(folder: Path, manifest: Manifest, damaged: Collection[str] = 
     if manifest.quarantined:
         print(f"  each with its reason: {folder / 'quarantine.jsonl'}")
     print_views(folder, manifest, damaged)
+    print_principles(manifest)
     if manifest.state == "traced":
         print(f"\n  the datasets are not made yet: {command('export', folder)}")
 
@@ -106,6 +107,34 @@ def print_views(
         for doubt in doubts(view):
             for line in wrapped(f"note: {printable(doubt)}", "    "):
                 print(line)
+
+
+def print_principles(manifest: Manifest) -> None:
+    """Print the effect of each principle, which all datasets of a run share."""
+    import msgspec
+
+    from factory.export.by_principle import Principle
+
+    found = [view["principles"] for view in manifest.views if view.get("principles")]
+    principles = msgspec.convert(found[0] if found else [], list[Principle])
+    if not principles:
+        return
+    width = max(len("principle"), *(len(each.id) for each in principles)) + 2
+    heads = f"{'drawn':>7}{'found':>7}{'won':>10}{'margin':>8}{'flips':>7}{'words':>8}{'agree':>7}"
+    print(f"\n  {'principle':<{width}}{heads}")
+    for each in principles:
+        changed = f"{each.changed / each.critiques:.0%}" if each.critiques else ""
+        won = f"{each.won:,}/{each.judged:,}" if each.judged else ""
+        flips = f"{each.flips / each.compared:.0%}" if each.compared else ""
+        print(
+            f"  {printable(each.id):<{width}}{each.drawn:>7,}{changed:>7}{won:>10}"
+            f"{_figure(each.mean_margin, '+z.2f'):>8}{flips:>7}{_figure(each.words, '+z.1f'):>8}"
+            f"{_figure(each.agreement(), '.0%'):>7}".rstrip()
+        )
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _judged(name: str, judge: Mapping[str, Any]) -> str:

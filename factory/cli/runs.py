@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.cli import endings, printing
+from factory.cli import endings, page, printing
 from factory.cli.options import (
     LedgerOption,
     LimitOption,
+    NoReportOption,
     OutOption,
     RecipeArgument,
     RunArgument,
@@ -19,6 +20,7 @@ from factory.cli.options import (
     path_option,
 )
 from factory.core.errors import RecipeError
+from factory.core.paths import user_path
 
 if TYPE_CHECKING:
     from factory.export.decisions import Decided
@@ -53,8 +55,9 @@ def run(
     limit: LimitOption = None,
     ledger: LedgerOption = None,
     set_: SetOption = None,
+    no_report: NoReportOption = False,
 ) -> None:
-    """Make the data: answers, critiques, revisions, verdicts, datasets.
+    """Make the data: answers, critiques, revisions, verdicts, datasets, and a report of it.
 
     Run it again after a stop, after an edit, or to extend it: only new calls are made.
     """
@@ -64,8 +67,12 @@ def run(
     folder = out or _default_out(loaded)
     manifest = run_with_trainings(loaded, folder, ledger=ledger)
     printing.print_manifest(folder, manifest)
-    printing.refuse_no_rows(folder, manifest)
-    endings.after_run(folder, manifest, loaded)
+    made = None if no_report else page.written(folder)
+    try:
+        printing.refuse_no_rows(folder, manifest)
+        endings.after_run(folder, manifest, loaded)
+    finally:
+        page.print_path(made)
 
 
 def status(run_folder: RunArgument) -> None:
@@ -113,20 +120,63 @@ def show(
             help="Only samples with an answer or row dropped for REASON: truncated, tie, duplicate, ...",
         ),
     ] = None,
+    is_worst: Annotated[
+        bool,
+        typer.Option(
+            "--worst",
+            help="The revisions that lost most clearly to their first answers; without such verdicts, "
+            "the lowest scores.",
+        ),
+    ] = False,
 ) -> None:
     """Print samples of a run: answers, critiques, revisions, verdicts, and why rows were dropped.
 
     Reads the run's traces, also while it runs. Calls no model.
     """
-    from factory.cli.show import Traces
+    from factory.cli.choice import Choice
     from factory.cli.show import show as print_sample
     from factory.pipeline.manifest import of_run
 
     manifest = of_run(run_folder)
-    traces = Traces(run_folder, load(run_folder / "recipe.yaml", None, trains=False))
-    for sample in traces.chosen(count, id=id, is_flipped=is_flipped, dropped=dropped):
-        print_sample(sample, fate=traces.told(sample))
+    choice = Choice(run_folder, load(run_folder / "recipe.yaml", None, trains=False))
+    conditions = {"is_flipped": is_flipped, "is_worst": is_worst}
+    for sample in choice.samples(count, id=id, dropped=dropped, **conditions):
+        print_sample(sample, fate=choice.told(sample))
     endings.after_show(run_folder, manifest)
+
+
+def report(
+    run_folder: RunArgument,
+    other: Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN2", help="Another run, shown beside it.", parser=user_path),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        path_option(
+            "--out",
+            "-o",
+            help="The file to write. Default: report.html in RUN's folder; of two runs, "
+            "report-with-RUN2.html.",
+        ),
+    ] = None,
+) -> None:
+    """Write a run, or two side by side, as one HTML page with all figures and samples.
+
+    The page needs no network. Calls no model.
+    """
+    from factory.pipeline.manifest import of_run
+    from factory.report.report import NAME, write_report
+
+    runs = [_alignments_run(each) for each in (run_folder, *([other] if other else []))]
+    for each in runs:
+        of_run(each)
+    beside = f"report-with-{runs[1].resolve().name}.html" if other else NAME
+    out = out or runs[0] / beside
+    if out.is_dir():
+        raise RecipeError(f"--out {out} is a folder; name a file")
+    write_report([(each, load(each / "recipe.yaml", None, trains=False)) for each in runs], out)
+    print(f"the page, for a browser:\n{out}")
 
 
 def export(
@@ -210,3 +260,15 @@ def _reviews_of(run_folder: Path) -> dict[str, Decided]:
 
 def _default_out(recipe: Recipe) -> Path:
     return Path("runs") / recipe.name
+
+
+def _alignments_run(folder: Path) -> Path:
+    """The run of an alignment's last round, or the folder itself if it is no alignment's."""
+    if (folder / "manifest.json").exists() or not (folder / "align.json").exists():
+        return folder
+    rounds = {
+        int(number): made
+        for made in folder.glob("round-*/run")
+        if (number := made.parent.name.removeprefix("round-")).isdecimal()
+    }
+    return rounds[max(rounds)] if rounds else folder

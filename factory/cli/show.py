@@ -1,4 +1,4 @@
-"""Samples printed for people to read, and the choice of them from a run's traces.
+"""Samples printed for people to read.
 
 Texts are shown as written, revisions as a diff, control characters visibly (`terminal.printable`).
 """
@@ -6,98 +6,17 @@ Texts are shown as written, revisions as a diff, control characters visibly (`te
 from __future__ import annotations
 
 import difflib
-from collections import Counter
-from itertools import islice
-from pathlib import Path
 
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
-from factory.core.errors import RecipeError
 from factory.core.records import Candidate, Failure, Sample, StepLabels
 from factory.core.terminal import printable
-from factory.core.yamlfile import nearest
-from factory.export.view import Drop, folder_of
-from factory.pipeline import traces as shards
-from factory.recipe.recipe import Recipe
-from factory.scorers.combine import measure, with_combined
 
-
-class Traces:
-    """The samples of a run so far, and the rows or drops that its views make of them."""
-
-    def __init__(self, run: Path, recipe: Recipe) -> None:
-        self._run = run
-        self._views = recipe.views
-        combinations = recipe.combinations()
-        self._measured = measure(combinations, shards.read_samples(run) if combinations else ())
-
-    def chosen(
-        self,
-        count: int,
-        *,
-        id: str | None = None,
-        is_flipped: bool = False,
-        dropped: str | None = None,
-    ) -> list[Sample]:
-        """The first `count` samples that meet every condition given. `id`: has this id. `is_flipped`: a
-        judge's two orders disagree. `dropped`: a filter dropped an answer, or a view a row, for this
-        reason.
-
-        Raises `RecipeError` if no sample does.
-        """
-        reasons: Counter[str] = Counter()
-
-        def fits(sample: Sample) -> bool:
-            if id is not None and sample.id != id:
-                return False
-            if is_flipped and not any(v.is_consistent is False for v in sample.verdicts):
-                return False
-            if dropped is None:
-                return True
-            why = {*(c.drop_reason for c in sample.candidates if c.drop_reason)}
-            why |= {reason for found in self._fates(sample).values() for reason in found}
-            reasons.update(why)
-            return dropped in why
-
-        found = list(islice(filter(fits, shards.read_samples(self._run)), count))
-        if not found:
-            raise RecipeError(_nothing(self._run, id, dropped, reasons, is_flipped=is_flipped))
-        return found
-
-    def told(self, sample: Sample) -> str:
-        """The sample's fate in each dataset: `sft: a row; preference: dropped: tie`."""
-        return "; ".join(
-            f"{name}: dropped: {', '.join(dict.fromkeys(found))}" if found else f"{name}: a row"
-            for name, found in self._fates(sample).items()
-        )
-
-    def _fates(self, sample: Sample) -> dict[str, list[str]]:
-        """View -> the reasons for which it dropped the sample or its rows. Empty: none was dropped."""
-        whole = with_combined(sample, self._measured)
-        return {
-            folder_of(view): [row.reason for row in view.rows(whole) if isinstance(row, Drop)]
-            for view in self._views
-        }
-
-
-def _nothing(
-    run: Path, id: str | None, dropped: str | None, reasons: Counter[str], *, is_flipped: bool
-) -> str:
-    if dropped is not None:
-        have = ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common())
-        if dropped not in reasons:
-            near = nearest(dropped, sorted(reasons))
-            return (
-                f"nothing in {run} was dropped for '{dropped}'{near} (have: {have or 'no drops'})"
-            )
-    if id is not None:
-        return f"no sample in {run} has the id '{id}'" + (" and was dropped so" if dropped else "")
-    if is_flipped:
-        return f"no verdict in {run} changed with the order of the answers"
-    return f"{run} holds no samples yet"
+_COMPARED = 4_000_000
+"""Most pairs of words that a diff compares; so many take seconds."""
 
 
 def show(result: Sample | Failure, console: Console | None = None, *, fate: str = "") -> None:
@@ -175,9 +94,12 @@ def _titled(title: str, text: str | Text, style: str = "") -> Text:
 
 
 def word_diff(old: str, new: str) -> Text:
-    """The new text with words {+added+} in green and [-removed-] in red, as by `git diff --word-diff`."""
+    """The new text with what was {+added+} in green and what was [-removed-] in red, marked as by
+    `git diff --word-diff`. Very long texts are not compared: the new one is returned as it is."""
     before, after = printable(old).split(), printable(new).split()
     text = Text()
+    if len(before) * len(after) > _COMPARED:
+        return Text(printable(new))
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     for operation, i, j, k, m in matcher.get_opcodes():
         if operation == "equal":

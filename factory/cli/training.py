@@ -8,8 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from factory.cli import endings
-from factory.cli.options import LimitOption, RecipeArgument, SetOption, load, path_option
+from factory.cli import endings, page
+from factory.cli.options import (
+    LimitOption,
+    NoReportOption,
+    RecipeArgument,
+    SetOption,
+    load,
+    path_option,
+)
 from factory.core.errors import RecipeError
 
 
@@ -92,6 +99,7 @@ def align(
     ] = None,
     limit: LimitOption = None,
     set_: SetOption = None,
+    no_report: NoReportOption = False,
 ) -> None:
     """Make data, train on it, compare the new model with the old; repeat for each round."""
     from factory.align.loop import align as turn
@@ -103,8 +111,13 @@ def align(
     done = turn(loaded, folder, rounds)
     print(printable(examples(done.rounds[-1].evaluation)))
     print(table(done))
+    made = None if no_report else page.written(folder / f"round-{done.rounds[-1].number}" / "run")
     constitution = loaded.constitution.path if loaded.constitution else None
     endings.after_align(recipe, folder, done, rounds, constitution)
+    page.print_path(made)
+
+
+# -- helpers ------------------------------------------------------------------------------------
 
 
 def _lora(text: str | None) -> dict[str, Any] | None:

@@ -182,6 +182,7 @@ class _Export:
             best_of_n=statistics.best_of_n(),
             thinking=evidence.thinking() if needs else {},
             people=self._view.people() if isinstance(self._view, AppliesDecisions) else None,
+            principles=evidence.principles() if needs else [],
         )
 
     def refuse_to_empty(self, report: ViewReport) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from factory.export.by_principle import Principle
 from factory.scorers.combine import Measured
 
 
@@ -190,3 +191,5 @@ class ViewReport(msgspec.Struct):
     """By model, of those that thought. Empty where the view holds no answers."""
     people: People | None = None
     """None: no decisions of people were applied."""
+    principles: list[Principle] = []
+    """Effect of each principle that was drawn. Empty where the view holds no answers."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from factory.core.records import Candidate, Sample
 from factory.core.words import words
+from factory.export.by_principle import ByPrinciple, Principle
 from factory.export.features import Features, List, Value
 from factory.export.report import (
     BestOfN,
@@ -54,6 +55,10 @@ class Numbers:
             self._kept.append(value)
         elif (slot := int(self._random.random() * self._count)) < RESERVOIR:  # Vitter's algorithm R
             self._kept[slot] = value
+
+    def values(self) -> list[float]:
+        """All of them, or a uniform sample of very many (`RESERVOIR`)."""
+        return self._kept
 
     def mean(self) -> float | None:
         return self._sum / self._count if self._count else None
@@ -177,12 +182,14 @@ class EvidenceStatistics:
         self._gaps: defaultdict[str, Numbers] = defaultdict(Numbers)
         self._readings: defaultdict[str, _Readings] = defaultdict(_Readings)  # by judge and score
         self._scores: dict[str, list[int]] = {}  # score -> all, parsed
+        self._principles = ByPrinciple()
         # Two judges -> how often the first said i where the second said j; 0, 1, 2 of `_outcome`.
         self._tables: dict[tuple[str, str], list[list[int]]] = {}
 
     def add(self, sample: Sample) -> None:
         for candidate in sample.candidates:
             self._add_thinking(candidate)
+        self._principles.add(sample)
         said: dict[tuple[int, int], dict[str, int]] = {}
         for verdict in sample.verdicts:
             if is_known(verdict.p):
@@ -254,6 +261,9 @@ class EvidenceStatistics:
             JudgeAgreement(first, second, *_agreement(table))
             for (first, second), table in sorted(self._tables.items())
         ]
+
+    def principles(self) -> list[Principle]:
+        return self._principles.principles()
 
     def scores(self) -> dict[str, ScoreQuality]:
         return {

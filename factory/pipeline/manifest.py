@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 
 from factory.core.errors import FactoryError, RecipeError
+from factory.pipeline import pulse
+from factory.pipeline.history import Moment
 from factory.pipeline.traces import TracePart, write_json
 from factory.stages.models import StageCount
 
@@ -58,6 +60,8 @@ class Manifest(msgspec.Struct):
     """The ledger's path, relative to the run's folder or absolute. Empty: the folder's own."""
     seconds: float = 0.0
     """Running time, summed over all starts of the run."""
+    history: list[Moment] = []
+    """Calls and tokens over time."""
     views: list[dict[str, Any]] = []
     trace_parts: list[TracePart] = []
     """Samples and checksum of each part. Empty in manifests of versions without checksums."""
@@ -138,6 +142,10 @@ def of_run(folder: Path) -> Manifest:
     refuse_file(folder)
     manifest = read(folder)
     if manifest is None:
+        if pulse.read(folder) is not None:
+            raise RecipeError(
+                f"{folder} has no samples yet: factory status {folder} says what it does"
+            )
         inside = sorted(str(path.parent) for path in folder.glob("*/manifest.json"))
         hint = f"; did you mean {inside[0]}?" if inside else ""
         raise RecipeError(f"{folder} holds no run: there is no manifest.json in it{hint}")

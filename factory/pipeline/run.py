@@ -34,6 +34,7 @@ from factory.pipeline import folder
 from factory.pipeline import manifest as manifests
 from factory.pipeline import traces as shards
 from factory.pipeline.calls import Calls
+from factory.pipeline.history import recorded
 from factory.pipeline.ledger import Ledger
 from factory.pipeline.manifest import Manifest
 from factory.pipeline.outcomes import outcomes
@@ -262,6 +263,7 @@ class _Run:
         rows = self.source.rows(manifest.rows)
         if manifest.rows:
             self.progress.note(f"continuing after {manifest.rows} finished samples")
+        engines = set(self.engines.values())
         with self.progress.following(
             "making samples",
             self.recipe,
@@ -270,14 +272,17 @@ class _Run:
             before=manifest.rows,
         ) as forecast:
             made = outcomes(self.recipe, rows, self.calls(), forecast)
-            async with contextlib.aclosing(made) as ended:
+            async with (
+                contextlib.aclosing(made) as ended,
+                recorded(manifest.history, engines, began),
+            ):
                 async for outcome in ended:
                     part.add(outcome)
                     part.refuse_failing(self.recipe.max_failure_rate)
                     if len(part) == self.recipe.part_size:
                         manifest.seconds = time.monotonic() - began
                         await _to_its_end(part.close)
-            manifest.restarts += sum(e.stats().restarts for e in set(self.engines.values()))
+            manifest.restarts += sum(engine.stats().restarts for engine in engines)
             manifest.seconds = time.monotonic() - began
             part.close()
         refuse_nothing(manifest)

@@ -15,9 +15,8 @@ from factory.stages.base import Models, Stage, pattern_problem
 _CANNOT = (
     r"(can(no|['’])t|can not|won['’]t|will not|( am|['’]m) (unable|not (able|going|allowed)) to)"
 )
-# Phrases of refusal in the first 300 characters, where refusals stand. "I can't wait to help", "I'm
-# sorry for your loss" and "as an AI researcher" are none.
-REFUSAL = re.compile(
+# Phrases of refusal. "I can't wait to help", "I'm sorry for your loss" and "as an AI researcher" are none.
+_REFUSAL = re.compile(
     # I cannot (in good conscience) help ..., but not "I can't help but ..."
     rf"\bI ?{_CANNOT}( (ethically|legally|simply|really|in good conscience))?"
     r" (assist|provide|fulfil|comply|answer|discuss|support|engage|participate|do (that|this)"
@@ -34,6 +33,11 @@ REFUSAL = re.compile(
 
 _RUN = 4  # words; shorter runs are often the same by chance
 _PUNCTUATION = ".,;:!?\"'()[]*"
+
+
+def is_refusal(text: str) -> bool:
+    """True if the first 300 characters, where refusals stand, refuse (English phrases)."""
+    return _REFUSAL.search(text[:300]) is not None
 
 
 class Filter(Stage):
@@ -84,7 +88,7 @@ class Filter(Stage):
             return "too-long"
         if self.truncated and candidate.finish_reason == "length":
             return "truncated"
-        if self.refusals and REFUSAL.search(candidate.text[:300]):
+        if self.refusals and is_refusal(candidate.text):
             return "refusal"
         if self.pattern is not None and re.search(self.pattern, candidate.text):
             return "pattern"

@@ -23,14 +23,19 @@ _PANELS: dict[str, tuple[str, ...]] = {
 }
 
 
-def draw(log: Path, out: Path) -> list[Path]:
-    """Draw the log's curves into the folder `out`. Returns the files made; none if the log is empty."""
+def panels_of(log: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Title of a panel -> metric -> its (step, value) points. Only what the log has."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    panels = {
+    return {
         title: found
         for title, names in _PANELS.items()
         if (found := {n: points for n in names if (points := _points(lines, n))})
     }
+
+
+def draw(log: Path, out: Path) -> list[Path]:
+    """Draw the log's curves into the folder `out`. Returns the files made; none if the log is empty."""
+    panels = panels_of(log)
     if not panels:
         return []
     import matplotlib as mpl
