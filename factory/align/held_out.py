@@ -28,7 +28,7 @@ from factory.pipeline.progress import Progress
 from factory.pipeline.run import run
 from factory.recipe.load import load
 from factory.recipe.recipe import EvaluationConfig, Recipe
-from factory.stages.filter import REFUSAL
+from factory.stages.filter import is_refusal
 from factory.stats.bootstrap import DIFFERENCE, SHARE, Estimate, Range, interval_of, mean_of
 from factory.stats.win_rate import Comparison, WinRate, win_rate
 
@@ -218,7 +218,7 @@ def _answers(samples: list[Sample], model: str, seed: int) -> Answers:
     return Answers(
         prompts=len(values),
         words=_mean(values, seed),
-        refusals=_share([REFUSAL.search(c.text[:300]) is not None for c in found]),
+        refusals=_share([is_refusal(c.text) for c in found]),
         truncated=_share([c.finish_reason == "length" for c in found]),
         scores={
             name: _mean(of, seed, SHARE if _are_claims(of) else None) for name, of in scores.items()

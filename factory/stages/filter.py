@@ -15,8 +15,8 @@ from factory.stages.base import Models, Stage, pattern_problem
 _CANNOT = (
     r"(can(no|['’])t|can not|won['’]t|will not|( am|['’]m) (unable|not (able|going|allowed)) to)"
 )
-# Phrases of refusal in the first 300 characters, where refusals stand. "I can't wait to help", "I'm
-# sorry for your loss" and "as an AI researcher" are none.
+# Phrases of refusal. "I can't wait to help", "I'm sorry for your loss" and "as an AI researcher" are
+# none.
 REFUSAL = re.compile(
     # I cannot (in good conscience) help ..., but not "I can't help but ..."
     rf"\bI ?{_CANNOT}( (ethically|legally|simply|really|in good conscience))?"
@@ -31,6 +31,12 @@ REFUSAL = re.compile(
     rf"\bI ?({_CANNOT}\b| (do not|don['’]t) have (access|the ability|personal))",
     re.IGNORECASE,
 )
+
+
+def is_refusal(text: str) -> bool:
+    """True if an answer refuses, by English phrases in its first 300 characters."""
+    return REFUSAL.search(text[:300]) is not None
+
 
 _RUN = 4  # words; shorter runs are often the same by chance
 _PUNCTUATION = ".,;:!?\"'()[]*"
@@ -84,7 +90,7 @@ class Filter(Stage):
             return "too-long"
         if self.truncated and candidate.finish_reason == "length":
             return "truncated"
-        if self.refusals and REFUSAL.search(candidate.text[:300]):
+        if self.refusals and is_refusal(candidate.text):
             return "refusal"
         if self.pattern is not None and re.search(self.pattern, candidate.text):
             return "pattern"
