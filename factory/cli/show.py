@@ -6,7 +6,6 @@ Texts are shown as written, revisions as a diff. Control characters are made vis
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -24,6 +23,7 @@ from factory.export.view import Drop, folder_of
 from factory.pipeline import traces as shards
 from factory.recipe.recipe import Recipe
 from factory.scorers.combine import measure, with_combined
+from factory.workbench import word_diff as word_diffs
 
 
 class Traces:
@@ -178,17 +178,6 @@ def _titled(title: str, text: str | Text, style: str = "") -> Text:
 def word_diff(old: str, new: str) -> Text:
     """The new text with what was {+added+} in green and what was [-removed-] in red, marked as by
     `git diff --word-diff`."""
-    before, after = printable(old).split(), printable(new).split()
-    text = Text()
-    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
-    for operation, i, j, k, m in matcher.get_opcodes():
-        if operation == "equal":
-            text.append(" ".join(before[i:j]) + " ")
-            continue
-        if j > i:
-            text.append(f"[-{' '.join(before[i:j])}-]", style="red")
-            text.append(" ")
-        if m > k:
-            text.append(f"{{+{' '.join(after[k:m])}+}}", style="green")
-            text.append(" ")
-    return text
+    styles = {"removed": "red", "added": "green", "same": ""}
+    pieces = word_diffs.word_diff(printable(old), printable(new))
+    return Text.assemble(*((text, styles[kind]) for kind, text in word_diffs.marked(pieces)))

@@ -16,7 +16,7 @@ from factory.core.words import words
 from factory.export.view import View
 from factory.scorers.combine import measure, with_combined
 from factory.stages.filter import is_refusal
-from factory.stats.bootstrap import DIFFERENCE, SHARE, Estimate, mean_of
+from factory.stats.bootstrap import DIFFERENCE, Estimate, interval
 from factory.workbench.diff_datasets import Dataset
 from factory.workbench.diff_judged import Judged
 from factory.workbench.difference import Difference, Figure, Rewritten
@@ -90,6 +90,7 @@ def _rewritten(before: Sample, after: Sample) -> Iterator[Rewritten]:
         if old != new:
             yield Rewritten(
                 id=after.id,
+                prompt=after.prompt[-1]["content"],
                 candidate=i,
                 origin=became.origin if became else was.origin if was else "",
                 before=old,
@@ -108,28 +109,26 @@ class _Answers:
     """Words, refusals and cuts of the newest answers: their means, sample by sample."""
 
     def __init__(self) -> None:
-        self._ids: list[str] = []
         self._before: list[tuple[float, float, float]] = []
         self._after: list[tuple[float, float, float]] = []
 
     def add(self, before: Sample, after: Sample) -> None:
         old, new = ([c for _, newest in s.chains() for c in newest] for s in (before, after))
         if old and new:  # else filters dropped all answers of one side
-            self._ids.append(after.id)
             self._before.append(_means(old))
             self._after.append(_means(new))
 
     def figure(self, at: int, *, is_share: bool = False) -> Figure:
-        if not self._ids:
-            return Figure(Estimate(None), Estimate(None), Estimate(None))
+        if not self._before:
+            return Figure(None, None, Estimate(None))
         old, new = [row[at] for row in self._before], [row[at] for row in self._after]
         change = [y - x for x, y in zip(old, new, strict=True)]
-        share, difference = (SHARE, DIFFERENCE) if is_share else (None, None)
-        return Figure(
-            before=mean_of(self._ids, old, share),
-            after=mean_of(self._ids, new, share),
-            change=mean_of(self._ids, change, difference),
-        )
+        low, high = interval(change, range_of_values=DIFFERENCE if is_share else None)
+        return Figure(_mean(old), _mean(new), Estimate(_mean(change), low, high))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _means(answers: Sequence[Candidate]) -> tuple[float, float, float]:

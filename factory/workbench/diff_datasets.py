@@ -33,8 +33,8 @@ class Dataset:
             self._drops[side].update(drops)
         for side, rows, why in ((0, old - new, new_drops), (1, new - old, old_drops)):
             for key in rows.elements():
-                texts = msgspec.json.decode(key)[0]
-                self._only[side].append(Row(after.id, texts, list(dict.fromkeys(why))))
+                texts, prompt = msgspec.json.decode(key)[0], after.prompt[-1]["content"]
+                self._only[side].append(Row(after.id, prompt, texts, list(dict.fromkeys(why))))
 
     def _rows(self, sample: Sample) -> tuple[Counter[bytes], list[str]]:
         """The rows by `_identity`, and the reasons of those dropped."""

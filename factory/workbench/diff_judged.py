@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from factory.core.records import Sample, Verdict
+from factory.core.records import Sample, Score, Verdict
 from factory.scorers.labels import leaning
 from factory.stats.bootstrap import SHARE, Estimate, interval_of, mean_of
 from factory.stats.kappa import cohen_kappa
@@ -27,16 +27,16 @@ class Judged:
             if became is None:
                 self._verdicts[was.judge].only_before += 1
             else:
-                same = _has_same_texts(before, after, (was.a, was.b))
-                self._verdicts[was.judge].add(after.id, was, became, has_same_answers=same)
+                about = _About(before, after, (was.a, was.b))
+                self._verdicts[was.judge].add(about, was, became)
         for verdict in verdicts.values():
             self._verdicts[verdict.judge].only_after += 1
         values = {(s.name, s.candidate): s.value for s in after.scores}
         for score in before.scores:
             at = (score.name, score.candidate)
             if at in values:
-                same = _has_same_texts(before, after, (score.candidate,))
-                self._scores[score.name].add((after.id, *at), score.value, values[at], same)
+                about = _About(before, after, (score.candidate,))
+                self._scores[score.name].add(about, score, values[at])
 
     def judges(self) -> list[JudgeChange]:
         return [each.change(name) for name, each in self._verdicts.items()]
@@ -51,9 +51,33 @@ class Judged:
         return sorted(every, key=lambda m: (m.b is None, not m.is_turned, -abs(m.by_how_much)))
 
 
-def _has_same_texts(before: Sample, after: Sample, indexes: Sequence[int]) -> bool:
-    old, new = before.candidates, after.candidates
-    return all(i < min(len(old), len(new)) and old[i].text == new[i].text for i in indexes)
+class _About(NamedTuple):
+    """What a verdict or a score speaks of: answers of a sample, by their indexes."""
+
+    before: Sample
+    after: Sample
+    answers: tuple[int, ...]
+
+    def texts(self) -> list[str]:
+        return [self.after.candidates[i].text for i in self.answers]
+
+    def has_same_answers(self) -> bool:
+        return [self.before.candidates[i].text for i in self.answers] == self.texts()
+
+    def moved(self, by: str, was: float | None, became: float | None, **more: Any) -> Moved:
+        a, *other = self.answers
+        return Moved(
+            id=self.after.id,
+            prompt=self.after.prompt[-1]["content"],
+            answers=self.texts(),
+            by=by,
+            a=a,
+            b=other[0] if other else None,
+            before=was,
+            after=became,
+            has_same_answers=self.has_same_answers(),
+            **more,
+        )
 
 
 class _Verdicts:
@@ -67,30 +91,25 @@ class _Verdicts:
         self._ids: list[str] = []
         self._said: tuple[list[int], list[int]] = ([], [])
 
-    def add(self, id: str, was: Verdict, became: Verdict, *, has_same_answers: bool) -> None:
+    def add(self, about: _About, was: Verdict, became: Verdict) -> None:
         self._compared += 1
         self._unparsed[0] += was.p is None
         self._unparsed[1] += became.p is None
         said = _outcome(was.p), _outcome(became.p)
-        if has_same_answers and was.p is not None and became.p is not None:
-            self._ids.append(id)
+        if about.has_same_answers() and was.p is not None and became.p is not None:
+            self._ids.append(about.after.id)
             self._said[0].append(said[0])
             self._said[1].append(said[1])
         if was.p != became.p:
-            self.moved.append(
-                Moved(
-                    id=id,
-                    by=was.judge,
-                    a=was.a,
-                    b=was.b,
-                    before=was.p,
-                    after=became.p,
-                    is_turned=said[0] != said[1],
-                    has_same_answers=has_same_answers,
-                    principles_before=was.principle_ids,
-                    principles_after=became.principle_ids,
-                )
+            moved = about.moved(
+                was.judge,
+                was.p,
+                became.p,
+                is_turned=said[0] != said[1],
+                principles_before=was.principle_ids,
+                principles_after=became.principle_ids,
             )
+            self.moved.append(moved)
 
     def change(self, judge: str) -> JudgeChange:
         sizes = [abs(m.by_how_much) for m in self.moved if None not in (m.before, m.after)]
@@ -126,28 +145,15 @@ class _Scores:
         self._values: tuple[list[float], list[float]] = ([], [])
         self._is_same: list[bool] = []
 
-    def add(
-        self, at: tuple[str, str, int], was: float | None, became: float | None, is_same: bool
-    ) -> None:
-        id, name, candidate = at
+    def add(self, about: _About, score: Score, became: float | None) -> None:
+        was = score.value
         if was != became:
-            self.moved.append(
-                Moved(
-                    id=id,
-                    by=name,
-                    a=candidate,
-                    b=None,
-                    before=was,
-                    after=became,
-                    is_turned=False,
-                    has_same_answers=is_same,
-                )
-            )
+            self.moved.append(about.moved(score.name, was, became, is_turned=False))
         if was is not None and became is not None:
-            self._ids.append(id)
+            self._ids.append(about.after.id)
             self._values[0].append(was)
             self._values[1].append(became)
-            self._is_same.append(is_same)
+            self._is_same.append(about.has_same_answers())
 
     def change(self, name: str) -> ScoreChange:
         old, new = self._values
@@ -161,7 +167,7 @@ class _Scores:
             name=name,
             compared=len(old),
             moved=len(self.moved),
-            before=mean_of(self._ids, old) if old else Estimate(None),
-            after=mean_of(self._ids, new) if new else Estimate(None),
+            before=sum(old) / len(old) if old else None,
+            after=sum(new) / len(new) if new else None,
             correlation=correlation,
         )

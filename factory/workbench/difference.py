@@ -28,6 +28,9 @@ class Moved(msgspec.Struct, frozen=True):
     """A verdict that prefers another answer than before, or none any more."""
     has_same_answers: bool
     """True: the judged texts are the same on both sides."""
+    prompt: str
+    answers: list[str]
+    """The texts of `a` and, of a verdict, `b` on the new side."""
     principles_before: list[str] = []
     principles_after: list[str] = []
     """Principles that the judge asked about."""
@@ -44,6 +47,7 @@ class Rewritten(msgspec.Struct, frozen=True):
     """An answer that differs, usually a revision."""
 
     id: str
+    prompt: str
     candidate: int
     origin: str
     """Name of the stage that made it."""
@@ -85,9 +89,9 @@ class ScoreChange(msgspec.Struct, frozen=True):
     compared: int
     """Candidates with a known value on both sides."""
     moved: int
-    before: Estimate
-    after: Estimate
-    """Means over them."""
+    before: float | None
+    after: float | None
+    """Means over them. None: there are none."""
     correlation: Estimate
     """Spearman's correlation of the values of candidates with the same text on both sides."""
 
@@ -96,6 +100,7 @@ class Row(msgspec.Struct, frozen=True):
     """A row that only one side's dataset has."""
 
     id: str
+    prompt: str
     texts: dict[str, list[str]]
     """Column -> its texts: `chosen`, `rejected`, `completion`, ..."""
     why: list[str]
@@ -120,8 +125,9 @@ class ViewChange(msgspec.Struct, frozen=True):
 class Figure(msgspec.Struct, frozen=True):
     """A mean over the newest answers of each sample, on both sides, and its change sample by sample."""
 
-    before: Estimate
-    after: Estimate
+    before: float | None
+    after: float | None
+    """None: no sample has an answer on both sides."""
     change: Estimate
 
 

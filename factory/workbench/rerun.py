@@ -20,6 +20,7 @@ import msgspec
 
 from factory.core.errors import FactoryError, RecipeError
 from factory.core.lock import alone_in, undisturbed
+from factory.core.paths import near
 from factory.engines.base import Engine
 from factory.pipeline import folder
 from factory.pipeline import manifest as manifests
@@ -31,6 +32,7 @@ from factory.pipeline.run import in_loop
 from factory.scorers.judging import Judges
 from factory.workbench.diff import compare
 from factory.workbench.difference import Difference
+from factory.workbench.edits import Edit, edits
 from factory.workbench.ledgers import Layered, Scratch
 from factory.workbench.replay import Cost, Replay, replay
 from factory.workbench.sides import Side, engines_of
@@ -45,6 +47,8 @@ class Diff(msgspec.Struct):
 
     run: str
     names: tuple[str, str]
+    """The files or the judges."""
+    edits: list[Edit]
     costs: tuple[Cost, Cost]
     difference: Difference
 
@@ -54,6 +58,8 @@ class DryRun(msgspec.Struct):
 
     run: str
     names: tuple[str, str]
+    edits: list[Edit]
+    samples: int
     costs: tuple[Cost, Cost]
     """Tokens are the run's own means for a call of the stage."""
     is_exact: bool
@@ -106,7 +112,7 @@ def diff(
         progress.now("comparing")
         recipe = sides[1].recipe
         found = compare(before.samples, after.samples, recipe.views, recipe.combinations())
-    return Diff(str(run), _names(sides), (before.cost, after.cost), found)
+    return Diff(*_what(run, sides), (before.cost, after.cost), found)
 
 
 def dry_run(
@@ -142,7 +148,7 @@ def dry_run(
         costs, is_exact = in_loop(counted())
     for cost in costs:
         cost.prompt_tokens, cost.output_tokens = _tokens(manifest, cost)
-    return DryRun(str(run), _names(sides), (costs[0], costs[1]), is_exact)
+    return DryRun(*_what(run, sides), manifest.samples, (costs[0], costs[1]), is_exact)
 
 
 def finished(run: Path) -> Manifest:
@@ -166,8 +172,10 @@ def _ledger_of(run: Path) -> Ledger:
     return Ledger(path)
 
 
-def _names(sides: Sides) -> tuple[str, str]:
-    return sides[0].name, sides[1].name
+def _what(run: Path, sides: Sides) -> tuple[str, tuple[str, str], list[Edit]]:
+    old, new = sides
+    changed = edits(old.recipe.constitution, new.recipe.constitution)
+    return near(run), (old.name, new.name), changed
 
 
 def _tokens(manifest: Manifest, cost: Cost) -> tuple[int, int]:

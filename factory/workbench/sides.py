@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from factory.core import constitution as constitutions
 from factory.core.errors import RecipeError
 from factory.core.paths import near, user_path
 from factory.core.yamlfile import parse
@@ -47,11 +48,17 @@ def _with_constitution(run: Path, path: Path | None) -> Side:
     if path is None:
         kept = run / "constitution.yaml"
         return Side(near(kept) if kept.exists() else "no constitution", recipe_of(run))
-    return Side(near(path), recipe_of(run, *_overrides(path)))
+    return Side(str(path), recipe_of(run, *_overrides(path)))
 
 
 def _overrides(constitution: Path | None) -> list[str]:
-    return [f"constitution={json.dumps(str(constitution.absolute()))}"] if constitution else []
+    """`constitution`: a file, or the name of a shipped one. Raises `RecipeError` if it is wrong."""
+    if constitution is None:
+        return []
+    if constitution.exists() or constitution.suffix or len(constitution.parts) > 1:
+        constitutions.load(constitution)  # an error then names the file as the user did
+        constitution = constitution.absolute()
+    return [f"constitution={json.dumps(str(constitution))}"]
 
 
 def by_judge(

@@ -13,6 +13,9 @@ from typing import Literal, NamedTuple
 from factory.core.words import UNSPACED
 
 _WORD = re.compile(rf"{UNSPACED.pattern}\s*|(?:(?!{UNSPACED.pattern})\S)+\s*")
+_ALIKE = 0.3
+"""Share of words in common, in [0, 1], below which two texts are no edit of each other: single words
+that they share by chance would only be in the reader's way."""
 _MARKS = {"same": ("", ""), "removed": ("[-", "-]"), "added": ("{+", "+}")}
 
 
@@ -24,11 +27,14 @@ class Piece(NamedTuple):
 
 def word_diff(old: str, new: str) -> list[Piece]:
     """Both texts in pieces: those `same` and `removed` are the old text's words in order, those `same`
-    and `added` the new one's. White space alone makes no difference."""
+    and `added` the new one's. White space alone makes no difference. Texts with little in common are
+    removed and added whole."""
     before, after = _WORD.findall(old), _WORD.findall(new)
     matcher = difflib.SequenceMatcher(
         None, [word.rstrip() for word in before], [word.rstrip() for word in after], autojunk=False
     )
+    if before and after and matcher.ratio() < _ALIKE:
+        return [Piece("removed", "".join(before)), Piece("added", "".join(after))]
     pieces: list[Piece] = []
     for operation, i, j, k, m in matcher.get_opcodes():
         was, became = "".join(before[i:j]), "".join(after[k:m])
