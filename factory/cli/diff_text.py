@@ -30,7 +30,10 @@ def print_dry_run(planned: DryRun) -> None:
     _print_sides(out, planned.run, planned.samples, planned.names)
     _print_edits(out, planned.edits)
     about = "" if planned.is_exact else "about "
-    for name, cost in _costs(planned.names, planned.costs):
+    sides = _costs(planned.costs)
+    if not sides:
+        out.print("\nboth sides are the run as it was made: no call to make")
+    for name, cost in sides:
         if not cost.made:
             out.print(f"\n{name}: no call to make; {_remembered(cost)}")
             continue
@@ -50,7 +53,7 @@ def print_diff(made: Diff, examples: int) -> None:
     out, found = _console(), made.difference
     _print_sides(out, made.run, found.samples, made.names)
     _print_edits(out, made.edits)
-    for name, cost in _costs(made.names, made.costs):
+    for name, cost in _costs(made.costs):
         tokens = f"{cost.prompt_tokens:,} prompt and {cost.output_tokens:,} output tokens"
         calls = (
             f"{cost.made:,} calls made ({_stages(cost)}), {tokens}" if cost.made else "no call made"
@@ -80,7 +83,7 @@ def _print_sides(out: Console, run: str, samples: int, names: tuple[str, str]) -
         out.print(f"  {side}: {printable(name)}")
 
 
-def _costs(names: tuple[str, str], costs: tuple[Cost, Cost]) -> list[tuple[str, Cost]]:
+def _costs(costs: tuple[Cost, Cost]) -> list[tuple[str, Cost]]:
     """The sides that were taken through again."""
     every = zip(("old", "new"), costs, strict=True)
     return [(name, cost) for name, cost in every if cost.made or cost.remembered]
@@ -101,7 +104,7 @@ def _print_edits(out: Console, edits: Sequence[Edit]) -> None:
             what = "added" if edit.before is None else "removed"
             out.print(printable(f"{where}, {what}: {edit.after or edit.before}"))
         else:
-            diff = word_diff(edit.before, edit.after)
+            diff = _diff(edit.before, edit.after)
             out.print(Text.assemble(printable(f"{where}, {edit.field}: "), diff))
 
 
@@ -173,7 +176,7 @@ def _print_examples(out: Console, found: Difference, count: int) -> None:
     for each in rewritten[:count]:
         by = f" ({', '.join(each.principles_after)})" if each.principles_after else ""
         out.print(_bold(f"\n  {each.id}, answer {each.candidate}{by}: {_clipped(each.prompt)}"))
-        out.print(Text.assemble("    ", word_diff(each.before or "", each.after or "")))
+        out.print(Text.assemble("    ", _diff(each.before or "", each.after or "")))
     _print_title(out, "verdicts and scores that moved", len(found.moved), count)
     for moved in found.moved[:count]:
         _print_moved(out, moved)
@@ -206,6 +209,10 @@ def _print_row(out: Console, row: Row) -> None:
     for column, texts in row.texts.items():
         for text in texts:
             out.print(f"    {column}: {_clipped(text)}")
+
+
+def _diff(old: str, new: str) -> Text:
+    return word_diff(" ".join(old.split()), " ".join(new.split()))
 
 
 def _bold(text: str) -> Text:

@@ -15,7 +15,7 @@ class Edit(msgspec.Struct, frozen=True):
     """One changed field, or a principle or example that only one side has."""
 
     where: str
-    """`principle kind-words`, `example 2`, or `constitution`."""
+    """`principle kind-words` or `example 2`."""
     field: str
     """Empty: all of it."""
     before: str | None

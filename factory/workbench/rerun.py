@@ -88,8 +88,8 @@ def diff(
     folder.refuse_others(out)
     with ExitStack() as opened:
         enter = opened.enter_context
-        manifest = finished(run)
         enter(alone_in(run) if keeps else undisturbed(run))
+        manifest = finished(run)
         enter(alone_in(out))
         enter(folder.writing_in(out))
         enter(progress.doing("opening the ledger"))
@@ -126,8 +126,8 @@ def dry_run(
     progress, out = progress or Progress(), beside(run)
     with ExitStack() as opened:
         enter = opened.enter_context
-        manifest = finished(run)
         enter(undisturbed(run))
+        manifest = finished(run)
         enter(progress.doing("opening the ledger"))
         known: list[Memory] = [enter(_ledger_of(run))]
         if (out / folder.LEDGER).is_file():

@@ -73,46 +73,46 @@ def by_judge(
     if len(judges) > 2:
         raise RecipeError(f"--judge: expected one or two, found {len(judges)}")
     recipe = recipe_of(run)
-    stages = [i for i, stage in enumerate(recipe.stages) if stage.judging() is not None]
-    if not stages:
+    own = {
+        i: judging.model
+        for i, stage in enumerate(recipe.stages)
+        if (judging := stage.judging()) is not None
+    }
+    if not own:
         have = ", ".join(recipe.stage_labels())
         raise RecipeError(f"--judge: no stage of {run / 'recipe.yaml'} judges (stages: {have})")
     sides = [
-        _with_judge(run, recipe, stages, judge, f"judge-{letter}", constitution)
+        _with_judge(run, recipe, own, judge, f"judge-{letter}", constitution)
         for judge, letter in zip(judges, "ab", strict=False)
     ]
     if len(sides) == 1:
-        judging = recipe.stages[stages[0]].judging()
-        assert judging is not None
-        sides.insert(0, Side(judging.model, recipe_of(run, *_overrides(constitution))))
+        names = ", ".join(dict.fromkeys(own.values()))
+        sides.insert(0, Side(names, recipe_of(run, *_overrides(constitution))))
     return sides[0], sides[1]
 
 
 def _with_judge(
     run: Path,
     recipe: Recipe,
-    stages: Sequence[int],
+    own: Mapping[int, str],
     judge: str,
     name: str,
     constitution: Path | None,
 ) -> Side:
+    """`own`: position of each stage that judges -> its model. `name`: of a new entry of `models`."""
     overrides = _overrides(constitution)
     if judge in recipe.judges():
-        overrides += [f"stages.{i}.model={json.dumps(judge)}" for i in stages]
+        overrides += [f"stages.{i}.model={json.dumps(judge)}" for i in own]
         return Side(judge, recipe_of(run, *overrides))
     # A model that judges may be another engine than one that writes (see `engines.build`), so the
     # judge gets an entry of its own: the run's other models stay what they were.
     entries = parse(recipe.text)["models"]
     while name in entries:
         name += "-new"
-    if judge in entries:
-        entry = entries[judge]
-    else:
-        judging = recipe.stages[stages[0]].judging()
-        assert judging is not None
-        entry = {**entries[judging.model], "model": _absolute(judge)}
+    first = next(iter(own.values()))
+    entry = entries.get(judge) or {**entries[first], "model": _absolute(judge)}
     overrides += [f"models.{name}={json.dumps(entry)}"]
-    overrides += [f"stages.{i}.model={name}" for i in stages]
+    overrides += [f"stages.{i}.model={name}" for i in own]
     return Side(judge, recipe_of(run, *overrides), new_judge=name)
 
 
