@@ -241,6 +241,10 @@ class YamlFile:
                 return RecipeError(f"--set {clipped(text, 100)}: {field}{message}")
         return RecipeError(f"{self._place(loc, line)} {message}")
 
+    def line(self, loc: Loc) -> int:
+        """The line, from 1, of a field, or of the last part of `loc` that is in the file."""
+        return self._find(loc)[1]
+
     def _place(self, loc: Loc, line: int) -> str:
         field = f" {clipped(dotted(loc), 200)}:" if loc else ""
         return f"{self.path}:{line}{field}"

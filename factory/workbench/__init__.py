@@ -1,4 +1,5 @@
-"""The workbench: a constitution is edited with evidence. May import pipeline.
+"""The workbench: a constitution is edited with evidence. May import pipeline and what is below it.
 
-`diff` tells what an edit of a constitution, or another judge, changes in a run.
+`lint` finds mistakes in a file, `tests` puts its own tests to a judge, `diff` tells what an edit or
+another judge changes in a run, `convert` reads other formats.
 """
