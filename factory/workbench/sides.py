@@ -21,6 +21,7 @@ from factory.engines.base import Engine
 from factory.pipeline.trainings import as_far_as_trained
 from factory.recipe.load import load
 from factory.recipe.recipe import Recipe
+from factory.workbench.find import find
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,9 @@ def _overrides(constitution: Path | None) -> list[str]:
     """`constitution`: a file, or the name of a shipped one. Raises `RecipeError` if it is wrong."""
     if constitution is None:
         return []
-    if constitution.exists() or constitution.suffix or len(constitution.parts) > 1:
-        constitutions.load(constitution)  # an error then names the file as the user did
-        constitution = constitution.absolute()
-    return [f"constitution={json.dumps(str(constitution))}"]
+    path = find(str(constitution))
+    constitutions.load(path)  # an error then names the file as the user did
+    return [f"constitution={json.dumps(str(path.absolute()))}"]
 
 
 def by_judge(
