@@ -16,7 +16,7 @@ def shown(result: Sample | Failure) -> str:
 
 def test_a_revision_is_shown_as_a_diff_of_words() -> None:
     diff = word_diff("the cat sat down", "the dog sat")
-    assert diff.plain == "the [-cat-] {+dog+} sat [-down-] "
+    assert diff.plain == "the [-cat-] {+dog+} sat [-down-]"
 
 
 def test_long_texts_are_not_compared() -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from factory.cli import endings, printing, runs, scores, training
+from factory.cli.constitution import constitution_app
 from factory.cli.options import RecipeArgument, SetOption, load
 from factory.cli.review import review
 from factory.core.errors import FactoryError, RecipeError
@@ -148,3 +149,4 @@ for command in (
     app.command()(command)
 app.command()(scores.score)
 app.add_typer(scores.eval_app, name="eval")
+app.add_typer(constitution_app, name="constitution")

@@ -5,8 +5,6 @@ Texts are shown as written, revisions as a diff, control characters visibly (`te
 
 from __future__ import annotations
 
-import difflib
-
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.rule import Rule
@@ -14,9 +12,7 @@ from rich.text import Text
 
 from factory.core.records import Candidate, Failure, Sample, StepLabels
 from factory.core.terminal import printable
-
-_COMPARED = 4_000_000
-"""Most pairs of words that a diff compares; so many take seconds."""
+from factory.workbench import word_diff as word_diffs
 
 
 def show(result: Sample | Failure, console: Console | None = None, *, fate: str = "") -> None:
@@ -96,19 +92,8 @@ def _titled(title: str, text: str | Text, style: str = "") -> Text:
 def word_diff(old: str, new: str) -> Text:
     """The new text with what was {+added+} in green and what was [-removed-] in red, marked as by
     `git diff --word-diff`. Very long texts are not compared: the new one is returned as it is."""
-    before, after = printable(old).split(), printable(new).split()
-    text = Text()
-    if len(before) * len(after) > _COMPARED:
+    if len(old.split()) * len(new.split()) > word_diffs.COMPARED:
         return Text(printable(new))
-    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
-    for operation, i, j, k, m in matcher.get_opcodes():
-        if operation == "equal":
-            text.append(" ".join(before[i:j]) + " ")
-            continue
-        if j > i:
-            text.append(f"[-{' '.join(before[i:j])}-]", style="red")
-            text.append(" ")
-        if m > k:
-            text.append(f"{{+{' '.join(after[k:m])}+}}", style="green")
-            text.append(" ")
-    return text
+    styles = {"removed": "red", "added": "green", "same": ""}
+    pieces = word_diffs.word_diff(printable(old), printable(new))
+    return Text.assemble(*((text, styles[kind]) for kind, text in word_diffs.marked(pieces)))

@@ -82,6 +82,26 @@ def in_turn(folder: Path) -> Iterator[None]:
         os.close(opened)
 
 
+@contextlib.contextmanager
+def undisturbed(out: Path) -> Iterator[None]:
+    """Keep other processes from working in the folder while this one reads it. Creates nothing.
+
+    Raises `FactoryError` if another process works in it. Does not lock where folders cannot be locked.
+    """
+    with contextlib.ExitStack() as opened:
+        with contextlib.suppress(FileNotFoundError):  # a copy of a run may lack it
+            lock = opened.enter_context((out / LOCK).open())
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FactoryError(
+                    f"another factory process is working in {out}; wait for it, or stop it"
+                ) from None
+            except OSError:
+                pass
+        yield
+
+
 def is_held(out: Path) -> bool:
     """True if another process holds the folder now. Creates nothing."""
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -15,22 +16,36 @@ from factory.core.errors import SampleError
 from factory.engines.base import Completion, Engine, Request
 from factory.engines.call_key import call_key
 from factory.engines.control_tokens import encodable
-from factory.pipeline.ledger import Ledger
 from factory.scorers.judging import Judges
 from factory.stages.base import Asked
-from factory.stages.models import Before, StageCount
+from factory.stages.models import Before, ReadsJudges, StageCount
+
+
+class Memory(Protocol):
+    """A place that remembers calls by their keys; see `ledger.Ledger`, which does so on disk."""
+
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Completion]: ...
+
+    def just_put(self, key: bytes) -> Completion | None: ...
+
+    def put(self, key: bytes, completion: Completion) -> None: ...
+
+    def flush(self) -> None: ...
 
 
 class Calls:
-    """The ledger in front of the engines."""
+    """The ledger in front of the engines. `judges`: who knows how they are read when they judge; None:
+    found from the engines."""
 
-    def __init__(self, ledger: Ledger, engines: Mapping[str, Engine]) -> None:
+    def __init__(
+        self, ledger: Memory, engines: Mapping[str, Engine], judges: ReadsJudges | None = None
+    ) -> None:
         self.engines = engines
         self._ledger = ledger
         self._fingerprints: dict[str, str] = {}
         self._in_flight: dict[bytes, asyncio.Future[Completion | None]] = {}
         self._look_ups: list[tuple[list[bytes], asyncio.Future[dict[bytes, Completion]]]] = []
-        self.judges = Judges(engines, ledger)
+        self.judges: ReadsJudges = judges or Judges(engines, ledger)
 
     async def answer(
         self,

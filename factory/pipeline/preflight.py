@@ -21,9 +21,8 @@ from factory.core.errors import FactoryError
 from factory.engines.base import Engine, Request
 from factory.engines.endpoint import EndpointEngine
 from factory.recipe.pipeline import Pipeline
-from factory.scorers.judging import Judges
 from factory.stages.base import Judging, Stage
-from factory.stages.models import request_of
+from factory.stages.models import ReadsJudges, request_of
 
 
 @runtime_checkable
@@ -45,7 +44,9 @@ class _Trial(NamedTuple):
 class Preflight:
     """Tries each kind of call that a pipeline's stages make, once."""
 
-    def __init__(self, pipeline: Pipeline, engines: Mapping[str, Engine], judges: Judges) -> None:
+    def __init__(
+        self, pipeline: Pipeline, engines: Mapping[str, Engine], judges: ReadsJudges
+    ) -> None:
         self._stages = [*zip(pipeline.stage_labels(), pipeline.stages, strict=True)]
         self._engines = engines
         self._judges = judges

@@ -8,6 +8,7 @@ import hashlib
 import inspect
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
+from typing import Any, Self
 
 import msgspec
 from pydantic import Field, PrivateAttr
@@ -43,8 +44,19 @@ class Pipeline(Config):
     _folder: Path = PrivateAttr()
     _own_code: dict[str, str] = PrivateAttr()
 
-    def model_post_init(self, context: YamlFile) -> None:
-        self._folder = context.path.absolute().parent
+    def model_post_init(self, context: YamlFile | None) -> None:
+        if context is not None:
+            self._read_from(context.path.parent)
+
+    @classmethod
+    def of(cls, folder: Path, **fields: Any) -> Self:
+        """A pipeline of parts made in code, which are not checked again."""
+        made = cls.model_construct(**fields)
+        made._read_from(folder)
+        return made
+
+    def _read_from(self, folder: Path) -> None:
+        self._folder = folder.absolute()
         self._own_code = {stage.kind: code_of(stage, self._folder) for stage in self.stages}
 
     @property

@@ -92,10 +92,11 @@ class Recipe(Pipeline):
     _path: Path = PrivateAttr()
     _text: str = PrivateAttr()
 
-    def model_post_init(self, context: YamlFile) -> None:
+    def model_post_init(self, context: YamlFile | None) -> None:
         super().model_post_init(context)
-        self._path = context.path.absolute()
-        self._text = dump(context.data)
+        if context is not None:
+            self._path = context.path.absolute()
+            self._text = dump(context.data)
 
     @property
     def path(self) -> Path:

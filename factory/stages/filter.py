@@ -31,6 +31,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
+
 _RUN = 4  # words; shorter runs are often the same by chance
 _PUNCTUATION = ".,;:!?\"'()[]*"
 
