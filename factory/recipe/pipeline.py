@@ -8,7 +8,7 @@ import hashlib
 import inspect
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 from pydantic import Field, PrivateAttr
@@ -49,7 +49,7 @@ class Pipeline(Config):
             self._read_from(context.path.parent)
 
     @classmethod
-    def of(cls, folder: Path, **fields: Any) -> Self:
+    def of(cls, folder: Path, **fields: Any) -> Pipeline:
         """A pipeline of parts made in code, which are not checked again."""
         made = cls.model_construct(**fields)
         made._read_from(folder)
