@@ -341,10 +341,10 @@ def test_critiques_and_revisions_are_read_and_the_comparison_composed(
 
 
 def test_comparisons_and_prose_are_told_apart_and_ids_are_unique(tmp_path: Path) -> None:
-    text = "# Rules\n\n- Be honest.\n- The answer is honest.\n1. Which of these responses is kinder?\n\nBye.\n"
+    text = "# Rules\n\n- Be honest.\n- The answer is honest.\n1. Which of these answers is kinder?\n\nBye.\n"
     made, composed = imported(tmp_path, "p.md", text)
     assert [p.id for p in made.principles] == ["honest", "honest-2", "kinder"]
-    assert made.principles[2].compare == "Which of these responses is kinder?"
+    assert made.principles[2].compare == "Which of these answers is kinder?"
     assert list(composed.values()) == [
         ["critique", "revision", "compare"], ["critique", "revision", "compare"],
         ["critique", "revision"],
