@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from factory.cli.main import app
 from factory.core.constitution import Constitution, load
 from factory.core.errors import RecipeError
 from factory.core.records import Candidate, Reading, Sample, Verdict
 from factory.engines.base import Completion, Request
 from factory.pipeline.progress import Progress
 from factory.pipeline.traces import write_part
+from factory.recipe.recipe import Recipe
 from factory.workbench.contexts import Context
 from factory.workbench.convert import convert
 from factory.workbench.find import find
 from factory.workbench.lint import Finding, lint
-from factory.workbench.tests import Report, Result, judge_of_model, junit, run_tests
+from factory.workbench.tests import (
+    Report,
+    Result,
+    judge_of_model,
+    judge_of_recipe,
+    junit,
+    run_tests,
+)
 from tests.conftest import ROOT
 from tests.fakes import FakeEngine, labeled
 
@@ -274,6 +285,14 @@ def test_the_shipped_tests_can_be_asked(path: Path, tmp_path: Path) -> None:
     assert all(t.outcome in ("passed", "failed", "order") for t in report.tests)
 
 
+def test_a_recipes_judge_is_asked_with_its_options(recipe: Callable[..., Recipe]) -> None:
+    path = recipe().path
+    judge = judge_of_recipe(path, "policy")
+    assert (judge.config, judge.stage.principles) == (recipe().models["policy"], 2)
+    with pytest.raises(RecipeError, match=r"has no model of that name \(have: policy\)"):
+        judge_of_recipe(path, "judge")
+
+
 def test_junit_names_what_failed_and_why() -> None:
     tests = [
         Result("kind", 0, "Q?", "passed", 0.9),
@@ -322,23 +341,14 @@ def test_critiques_and_revisions_are_read_and_the_comparison_composed(
 
 
 def test_comparisons_and_prose_are_told_apart_and_ids_are_unique(tmp_path: Path) -> None:
-    text = "# Rules\n\n- Be honest.\n- Be honest.\n1. Which of these responses is kinder?\n\nBye.\n"
-    made, composed = imported_unchecked(tmp_path, "p.md", text)
+    text = "# Rules\n\n- Be honest.\n- The answer is honest.\n1. Which of these answers is kinder?\n\nBye.\n"
+    made, composed = imported(tmp_path, "p.md", text)
     assert [p.id for p in made.principles] == ["honest", "honest-2", "kinder"]
-    assert made.principles[2].compare == "Which of these responses is kinder?"
+    assert made.principles[2].compare == "Which of these answers is kinder?"
     assert list(composed.values()) == [
         ["critique", "revision", "compare"], ["critique", "revision", "compare"],
         ["critique", "revision"],
     ]  # fmt: skip
-
-
-def imported_unchecked(
-    folder: Path, name: str, text: str
-) -> tuple[Constitution, dict[str, list[str]]]:
-    (folder / name).write_text(text)
-    made = convert(folder / name, "mine")
-    (folder / "mine.yaml").write_text(made.text)
-    return load(folder / "mine.yaml"), made.composed
 
 
 def test_what_holds_no_principle_is_told(tmp_path: Path) -> None:
@@ -356,3 +366,25 @@ def test_what_holds_no_principle_is_told(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(RecipeError, match="is not JSON"):
         convert(path, "x")
+
+
+def test_the_commands_end_with_codes_that_ci_reads(tmp_path: Path) -> None:
+    def code(*arguments: object) -> int:
+        return CliRunner().invoke(app, ["constitution", *map(str, arguments)]).exit_code
+
+    (tmp_path / "p.txt").write_text("Be kind.\nBe honest.\n")
+    made = tmp_path / "made.yaml"
+    assert code("import", tmp_path / "p.txt", "--out", made) == 0
+    before = made.read_text()
+    (tmp_path / "p.txt").write_text("Be brief.\n")
+    assert code("import", tmp_path / "p.txt", "--out", made) == 1  # raised: it exists
+    assert made.read_text() == before
+    assert code("import", tmp_path / "p.txt", "--out", made, "--force") == 0
+    assert "Be brief." in made.read_text()
+    assert (code("lint", made), code("lint", made, "--strict")) == (0, 1)
+    made.write_text(made.read_text().replace("Which answer", "Which (A)"))
+    assert code("lint", made) == 1
+    assert (
+        "Puts the answer first"
+        in CliRunner().invoke(app, ["constitution", "show", "concise"]).output
+    )

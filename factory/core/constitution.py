@@ -30,7 +30,8 @@ class AppliesWhen(Config):
 
 
 class PrincipleTest(Config):
-    """An example for the principle's editor: a judge should prefer `better`. Only its form is checked."""
+    """An example that shows whether the principle is understood: a judge should prefer `better`.
+    `factory constitution test` asks one."""
 
     prompt: Text
     better: Text

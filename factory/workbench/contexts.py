@@ -46,8 +46,10 @@ def context_of_run(run: Path) -> Context | None:
     recipe = run / "recipe.yaml"
     found = []
     for config in YamlFile(recipe).data.get("models", {}).values():
-        is_local = config.get("engine", "vllm") == "vllm"
-        if is_local and not config["model"].startswith(weights.TRAINED):
+        if config.get("engine", "vllm") != "vllm" or config["model"].startswith(weights.TRAINED):
+            continue
+        # A Hub id is not looked up: that would download the weights.
+        if config["model"] == weights.EMBEDDED or weights.local_folder(config["model"], run):
             found.append(context_of(config["model"], run, config.get("max_model_len")))
     return min((each for each in found if each), key=lambda each: each.tokens, default=None)
 
