@@ -20,10 +20,10 @@ from factory.core.records import Candidate, Reading, Sample, Verdict
 from factory.engines.base import Completion, Request
 from factory.pipeline.progress import Progress
 from factory.pipeline.traces import write_part
+from factory.recipe.named_constitution import find
 from factory.recipe.recipe import Recipe
 from factory.workbench.contexts import Context
 from factory.workbench.convert import convert
-from factory.workbench.find import find
 from factory.workbench.lint import Finding, lint
 from factory.workbench.tests import (
     Report,
@@ -203,10 +203,11 @@ def test_a_text_longer_than_the_context_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_shipped_name_and_a_file_are_found(tmp_path: Path) -> None:
-    assert find("concise") == find("concise.yaml") == ROOT / "constitutions" / "concise.yaml"
-    assert find(str(written(tmp_path, KIND))) == tmp_path / "c.yaml"
+    shipped = ROOT / "constitutions" / "concise.yaml"
+    assert find("concise", tmp_path) == find("concise.yaml", tmp_path) == shipped
+    assert find("c.yaml", written(tmp_path, KIND).parent) == tmp_path / "c.yaml"
     with pytest.raises(RecipeError, match=r"concis: no such file.*shipped: careful-math, concise"):
-        find("concis")
+        find("concis", tmp_path)
 
 
 # -- test ---------------------------------------------------------------------------------------
@@ -272,7 +273,7 @@ def test_only_tests_that_an_edit_touched_are_asked_again(tmp_path: Path) -> None
 def test_a_pattern_chooses_tests(tmp_path: Path) -> None:
     made = with_tests(("good", "x"), ("good", "y"))
     report = asked(made, tmp_path, Reader(), pattern="kind[1]")
-    assert [t.test for t in report.tests] == [1]
+    assert [t.test for t in report.tests] == ["1"]
     with pytest.raises(RecipeError, match="no test matches -k 'cruel'"):
         asked(made, tmp_path, Reader(), pattern="cruel")
 
@@ -295,8 +296,8 @@ def test_a_recipes_judge_is_asked_with_its_options(recipe: Callable[..., Recipe]
 
 def test_junit_names_what_failed_and_why() -> None:
     tests = [
-        Result("kind", 0, "Q?", "passed", 0.9),
-        Result("kind", 1, "Q <b>\x1b?", "order", 0.5),
+        Result("kind", "0", "Q?", "passed", 0.9),
+        Result("kind", "1", "Q <b>\x1b?", "order", 0.5),
     ]
     root = ElementTree.fromstring(junit(Report("c", "1", "m", tests, 4)).encode())
     [suite] = root

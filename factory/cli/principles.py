@@ -34,9 +34,9 @@ _WIDTH = 100
 def show(file: FileArgument) -> None:
     """Print a constitution as one readable page."""
     from factory.core.constitution import load
-    from factory.workbench.find import find
+    from factory.recipe.named_constitution import find
 
-    print(printable(_page(load(find(file)))))
+    print(printable(_page(load(find(file, Path())))))
 
 
 def _page(made: Constitution) -> str:
@@ -87,7 +87,7 @@ def lint(
     """Find mistakes in a constitution, without asking a model. Ends with 1 if there are errors."""
     import msgspec
 
-    from factory.workbench.find import find
+    from factory.recipe.named_constitution import find
     from factory.workbench.lint import lint as findings_of
 
     context = None
@@ -98,7 +98,7 @@ def lint(
             context = context_of(model)
         elif run is not None and (run / "recipe.yaml").is_file():
             context = context_of_run(run)
-    path = find(file)
+    path = find(file, Path())
     found = findings_of(path, run=run, context=context)
     errors = sum(each.severity == "error" for each in found)
     if json_:
@@ -136,6 +136,14 @@ def run_tests(
         Path | None,
         path_option("--recipe", metavar="FILE", help="Use this recipe's model, engine and judge."),
     ] = None,
+    reviews: Annotated[
+        Path | None,
+        path_option(
+            "--reviews",
+            metavar="RUN",
+            help="Ask the pairs that people decided in this run (`factory review`) instead.",
+        ),
+    ] = None,
     repeat: Annotated[
         int, typer.Option("--repeat", min=1, max=10_000, help="Draws, where the judge is sampled.")
     ] = 1,
@@ -159,14 +167,21 @@ def run_tests(
     Only tests that an edit touched are asked again.
     """
     from factory.core.constitution import load
+    from factory.pipeline.manifest import of_run
     from factory.pipeline.run import in_loop
+    from factory.recipe.named_constitution import find
     from factory.workbench import tests as testing
-    from factory.workbench.find import find
+    from factory.workbench.cases import decided_pairs
 
-    made = load(find(file))
+    made = load(find(file, Path()))
     judge = testing.judge_of_recipe(recipe, model) if recipe else testing.judge_of_model(model)
     where = ledger or testing.default_ledger()
-    report = in_loop(testing.run_tests(made, judge, where, repeat=repeat, pattern=pattern))
+    cases = None
+    if reviews is not None:
+        of_run(reviews)
+        cases = decided_pairs(reviews, made)
+    work = testing.run_tests(made, judge, where, cases=cases, repeat=repeat, pattern=pattern)
+    report = in_loop(work)
     print(printable(_table(report)))
     if repeat > 1 and all(test.low is None for test in report.tests):
         print("note: this judge is read from its log-probabilities, so --repeat draws nothing")

@@ -23,8 +23,7 @@ _RECIPE_FIELDS = {"source", "models", "stages"}
 
 
 def find(name: str, folder: Path) -> Path:
-    """The file of a constitution that a recipe in `folder` names. Raises `FileNotFoundError` with what to
-    tell the user."""
+    """The file of a constitution that a recipe in `folder` names. Raises `RecipeError` if there is none."""
     path = folder / user_path(name)
     if path.is_file():
         return path
@@ -32,11 +31,11 @@ def find(name: str, folder: Path) -> Path:
         return own
     shipped = shipped_file("constitutions")
     if "/" in name or shipped is None:
-        raise FileNotFoundError(missing_file(path))
+        raise RecipeError(missing_file(path))
     names = sorted(p.stem for p in shipped.glob("*.yaml"))
     if (stem := name.removesuffix(".yaml")) in names:
         return shipped / f"{stem}.yaml"
-    raise FileNotFoundError(f"{missing_file(path)} (shipped: {', '.join(names)})")
+    raise RecipeError(f"{missing_file(path)} (shipped: {', '.join(names)})")
 
 
 def _own(name: str, folder: Path) -> Path | None:
@@ -57,10 +56,12 @@ def _load(name: Any, info: ValidationInfo[YamlFile]) -> Constitution | None:
     if not isinstance(name, str):
         raise wrong(((), f"expected text, found {describe(name)}"))
     try:
-        return constitutions.load(find(name, info.context.path.parent))
-    except FileNotFoundError as error:
+        path = find(name, info.context.path.parent)
+    except RecipeError as error:
         raise wrong(((), str(error))) from error
-    except RecipeError as error:  # of the constitution's file
+    try:
+        return constitutions.load(path)
+    except RecipeError as error:  # says its place in the constitution's file
         raise wrong(((), error)) from error
 
 

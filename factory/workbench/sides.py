@@ -20,8 +20,8 @@ from factory.engines import build
 from factory.engines.base import Engine
 from factory.pipeline.trainings import as_far_as_trained
 from factory.recipe.load import load
+from factory.recipe.named_constitution import find
 from factory.recipe.recipe import Recipe
-from factory.workbench.find import find
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _overrides(constitution: Path | None) -> list[str]:
     """`constitution`: a file, or the name of a shipped one. Raises `RecipeError` if it is wrong."""
     if constitution is None:
         return []
-    path = find(str(constitution))
+    path = find(str(constitution), Path())
     constitutions.load(path)  # an error then names the file as the user did
     return [f"constitution={json.dumps(str(path.absolute()))}"]
 

@@ -1,4 +1,4 @@
-"""The tests of a constitution's principles, put to a judge.
+"""The tests of a constitution's principles, or pairs that people decided, put to a judge.
 
 Each test is two answers, compared by its principle in both orders, with the pairwise judge of a run:
 the same question, labels and estimator. It has passed if both orders prefer `better`. Calls are
@@ -12,16 +12,16 @@ import contextlib
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from factory.core import weights
-from factory.core.constitution import AppliesWhen, Constitution, Principle, PrincipleTest
+from factory.core.constitution import AppliesWhen, Constitution
 from factory.core.errors import RecipeError
-from factory.core.records import Candidate, Failure, Message, Sample
+from factory.core.records import Candidate, Failure, Sample
 from factory.engines import EngineConfig
 from factory.engines.base import Engine
 from factory.engines.vllm_config import VllmConfig
@@ -31,6 +31,7 @@ from factory.pipeline.outcomes import outcomes
 from factory.pipeline.progress import Progress
 from factory.recipe.pipeline import Pipeline
 from factory.scorers.judge_pairwise import PairwiseJudge
+from factory.workbench.cases import Case, own_tests
 
 Outcome = Literal["passed", "failed", "order", "unparsed"]
 """`order`: the two orders prefer different answers. `failed`: a tie too."""
@@ -42,9 +43,10 @@ class Result(msgspec.Struct, frozen=True):
     """The result of one test."""
 
     principle: str
-    test: int
-    """Its position in the principle's tests, from 0."""
+    test: str
+    """Its name: position in the principle's tests, from 0; or sample and answers of a decided pair."""
     prompt: str
+    """The last message."""
     outcome: Outcome
     p: float | None
     """P(`better` is better), in [0, 1]: mean over both orders. None: unparsed."""
@@ -114,23 +116,27 @@ async def run_tests(
     judge: Judge,
     ledger: Path,
     *,
+    cases: Sequence[Case] | None = None,
     repeat: int = 1,
     pattern: str = "",
     progress: Progress | None = None,
     engines: Mapping[str, Engine] | None = None,
 ) -> Report:
-    """Put the tests to the judge. `repeat`: verdicts or thoughts drawn an order, where the judge is read
-    by any. `pattern`: only tests whose `principle[n]` contains it, or matches it as a regular expression.
-    `engines`: `{"judge": ...}` takes the place of the judge's.
+    """Put the tests to the judge.
+
+    `cases`: other pairs than the constitution's own tests. `repeat`: verdicts or thoughts drawn an order,
+    where the judge is read by any. `pattern`: only tests whose `principle[name]` contains it, or matches
+    it as a regular expression. `engines`: `{"judge": ...}` takes the place of the judge's.
 
     Raises `RecipeError` if there is no such test.
     """
-    chosen = list(_chosen(made, pattern))
+    chosen = list(_chosen(own_tests(made) if cases is None else cases, pattern))
     if not chosen:
         which = f"no test matches -k '{pattern}'" if pattern else "no principle has tests"
-        raise RecipeError(f"{made.name}: {which}; write `tests` for its principles")
+        remedy = "name another" if pattern else "write `tests` for its principles"
+        raise RecipeError(f"{made.name}: {which}; {remedy}")
     pipeline = _pipeline(made, judge, repeat)
-    samples = [_sample(i, *each) for i, each in enumerate(chosen)]
+    samples = [_sample(i, case) for i, case in enumerate(chosen)]
     progress = progress or Progress()
     ledger.parent.mkdir(parents=True, exist_ok=True)
     found: list[Result] = []
@@ -142,21 +148,19 @@ async def run_tests(
                 async with contextlib.aclosing(work) as ended:
                     async for outcome in ended:
                         calls += sum(count.made for count in outcome.counts.values())
-                        principle, number, test = chosen[len(found)]
-                        found.append(_tested(principle, number, test, outcome.result))
+                        found.append(_tested(chosen[len(found)], outcome.result))
     return Report(made.name, made.version, judge.config.model, found, calls)
 
 
-def _chosen(made: Constitution, pattern: str) -> Iterator[tuple[Principle, int, PrincipleTest]]:
+def _chosen(cases: Iterable[Case], pattern: str) -> Iterator[Case]:
     try:
         wanted = re.compile(pattern)
     except re.error:
         wanted = re.compile(re.escape(pattern))
-    for principle in made.principles:
-        for number, test in enumerate(principle.tests):
-            name = f"{principle.id}[{number}]"
-            if pattern in name or wanted.search(name):
-                yield principle, number, test
+    for case in cases:
+        name = f"{case.principle.id}[{case.name}]"
+        if pattern in name or wanted.search(name):
+            yield case
 
 
 def _pipeline(made: Constitution, judge: Judge, repeat: int) -> Pipeline:
@@ -175,24 +179,23 @@ def _pipeline(made: Constitution, judge: Judge, repeat: int) -> Pipeline:
     )
 
 
-def _sample(index: int, principle: Principle, _: int, test: PrincipleTest) -> Sample:
+def _sample(index: int, case: Case) -> Sample:
     """Its id, and so its draws, depend on the texts alone: tests around it may change."""
-    texts = "\0".join((principle.id, test.prompt, test.better, test.worse))
+    asked = [message["content"] for message in case.prompt]
+    texts = "\0".join((case.principle.id, *asked, case.better, case.worse))
     return Sample(
         id=hashlib.blake2b(texts.encode(), digest_size=8).hexdigest(),
         index=index,
-        prompt=[Message(role="user", content=test.prompt)],
-        tags=[principle.id],
+        prompt=case.prompt,
+        tags=[case.principle.id],
         candidates=[
-            Candidate(i, text, "test", "", "") for i, text in enumerate((test.better, test.worse))
+            Candidate(i, text, "test", "", "") for i, text in enumerate((case.better, case.worse))
         ],
     )
 
 
-def _tested(
-    principle: Principle, number: int, test: PrincipleTest, result: Sample | Failure
-) -> Result:
-    about = principle.id, number, test.prompt
+def _tested(case: Case, result: Sample | Failure) -> Result:
+    about = case.principle.id, case.name, case.prompt[-1]["content"]
     if isinstance(result, Failure):
         return Result(*about, "unparsed", None, error=result.error)
     [verdict] = result.verdicts
