@@ -1,4 +1,4 @@
-"""Several scores -> one: standardised over the run by hand, and what is missing stays missing."""
+"""Several scores -> one: standardized over the run by hand, and what is missing stays missing."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ def test_mean_minus_variance() -> None:
 
 
 def test_raw_values_are_combined_where_that_is_said() -> None:
-    assert values(of_two(standardise=False), *three()) == [3.5, 1.0, 1.5]
-    assert values(of_two(standardise=False, how="minimum"), *three()) == [1.0, 0.0, 0.0]
+    assert values(of_two(standardize=False), *three()) == [3.5, 1.0, 1.5]
+    assert values(of_two(standardize=False, how="minimum"), *three()) == [1.0, 0.0, 0.0]
     # means 3.5, 1, 1.5; variances 2.5^2, 1, 1.5^2
-    made = values(of_two(standardise=False, how="mean_minus_variance"), *three())
+    made = values(of_two(standardize=False, how="mean_minus_variance"), *three())
     assert made == [3.5 - 6.25, 0.0, 1.5 - 2.25]
 
 
@@ -128,7 +128,7 @@ def test_dropped_candidates_count_nowhere() -> None:
 def test_a_repeated_part_is_averaged_and_every_call_is_named() -> None:
     samples = three()
     samples[0].scores.append(Score(HELPFUL, 0, 3.0, calls=["again"]))  # (1 + 3) / 2 = 2
-    made = with_combined(samples[0], measure([of_two(standardise=False)], samples)).scores[-2]
+    made = with_combined(samples[0], measure([of_two(standardize=False)], samples)).scores[-2]
     assert (made.name, made.candidate, made.value) == ("reward", 0, 4.0)
     assert made.calls == [f"{HELPFUL}0", f"{HARMLESS}0", "again"]
 
@@ -138,7 +138,7 @@ def test_the_detail_tells_the_parts() -> None:
     first, second = with_combined(samples[0], measure([of_two()], samples)).scores[-2:]
     assert first.detail == "reward/helpful 1 (z -1.0000); reward/harmless 0 (z +0.0000)"
     assert second.detail == "reward/helpful 3 (z +1.0000); reward/harmless unknown"
-    raw = with_combined(samples[0], measure([of_two(standardise=False)], samples)).scores[-2]
+    raw = with_combined(samples[0], measure([of_two(standardize=False)], samples)).scores[-2]
     assert raw.detail == "reward/helpful 1; reward/harmless 0"
 
 
@@ -153,7 +153,7 @@ def test_the_sample_itself_stays_as_it_was() -> None:
 def test_parts_do_not_count_beside_what_they_were_combined_into() -> None:
     samples = three()
     assert scores_of(samples[0], None) == Drop("several-scores")
-    combined = with_combined(samples[0], measure([of_two(standardise=False)], samples))
+    combined = with_combined(samples[0], measure([of_two(standardize=False)], samples))
     assert scores_of(combined, None) == {0: 3.5, 1: 1.0}
     assert scores_of(combined, HELPFUL) == {0: 1.0, 1: 2.0}
     combined.scores.append(Score("judge", 0, 4.0))
@@ -178,12 +178,12 @@ _SCORES = st.floats(-1e6, 1e6).map(lambda value: round(value, 9))
 
 
 @given(st.lists(_SCORES, min_size=1, max_size=30))
-def test_standardised_values_have_mean_0_and_variance_1(raw: list[float]) -> None:
+def test_standardized_values_have_mean_0_and_variance_1(raw: list[float]) -> None:
     samples = [sample((value, 0.0), id_=str(i)) for i, value in enumerate(raw)]
     (measured,) = measure([of_two()], samples)
     moments = measured.moments[HELPFUL]
     assert moments.std is not None
-    z = [moments.standardise(value) for value in raw]
+    z = [moments.standardize(value) for value in raw]
     if moments.std <= 1e-6 * max(map(abs, raw), default=0.0):
         return  # apart by no more than float noise
     assert sum(z) / len(z) == pytest.approx(0.0, abs=1e-6)

@@ -278,7 +278,7 @@ def test_reports_and_cards_tell_what_was_combined(tmp_path: Path) -> None:
     assert (harmless.count, harmless.mean, harmless.std) == (2, 7.0, 0.0)
     assert grpo.combinations == []
     text = card(tmp_path / "reward")
-    assert "`reward` is the weighted sum of these scores, standardised over the run." in text
+    assert "`reward` is the weighted sum of these scores, standardized over the run." in text
     assert "| `reward/helpful` | 0.5 | 2 | 2 | 1 |" in text
     assert "`reward/harmless` never varies" in text
     assert "Combined scores" not in card(tmp_path / "grpo")
@@ -290,7 +290,7 @@ def test_reports_and_cards_tell_what_was_combined(tmp_path: Path) -> None:
     [
         (
             Combination("reward", dict.fromkeys(PARTS, 0.5), "minimum"),
-            "`reward` is the lowest of these scores, standardised over the run.",
+            "`reward` is the lowest of these scores, standardized over the run.",
         ),
         (
             Combination("reward", dict.fromkeys(PARTS, 0.5), "mean_minus_variance", 0.25, False),

@@ -12,8 +12,9 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from factory.core.errors import EngineError
+from factory.core.errors import EngineError, Renamed
 from factory.core.records import Candidate, Combination, Sample, Score
 from factory.engines.base import Completion, Request, Scoring
 from factory.pipeline.progress import Progress
@@ -155,16 +156,27 @@ def test_the_recipe_is_told_what_it_makes_and_uses() -> None:
     assert one.facts_needed() == {"candidates"}
 
 
+def test_the_old_name_of_a_field_is_read_with_a_notice() -> None:
+    entry = {"kind": "reward", "models": TWO, "standardise": False}
+    with pytest.warns(Renamed, match="'standardise' is called 'standardize' now"):
+        old = Reward.model_validate(entry)
+    assert not old.standardize
+    # Digests of runs made before hold the old name.
+    assert old.model_dump(mode="json")["standardise"] is False
+    with pytest.raises(ValidationError, match="is the old name of 'standardize'; give one"):
+        Reward.model_validate({**entry, "standardize": True})
+
+
 def test_several_models_are_one_combination() -> None:
     assert Reward(model="rm").combinations() == []
     (equal,) = Reward(models=TWO).combinations()
     assert equal == Combination("reward", {"reward/helpful": 0.5, "reward/harmless": 0.5})
     (chosen,) = Reward(
-        models=TWO, name="q", weights={"harmless": 2, "helpful": 0}, standardise=False
+        models=TWO, name="q", weights={"harmless": 2, "helpful": 0}, standardize=False
     ).combinations()
     # In the order of `models`, with a weight of 0 kept
     assert list(chosen.parts.items()) == [("q/helpful", 0.0), ("q/harmless", 2.0)]
-    assert not chosen.standardise
+    assert not chosen.standardize
     (careful,) = Reward(models=TWO, combine="mean_minus_variance", penalty=0.25).combinations()
     assert (careful.how, careful.penalty) == ("mean_minus_variance", 0.25)
 
@@ -176,7 +188,7 @@ def test_several_models_are_one_combination() -> None:
         ({"model": "rm", "models": TWO}, "models", "found both"),
         ({"model": "rm", "combine": "minimum"}, "combine", "there is one, 'rm'"),
         ({"model": "rm", "weights": {"a": 1}}, "weights", "there is one, 'rm'"),
-        ({"model": "rm", "standardise": False}, "standardise", "there is one, 'rm'"),
+        ({"model": "rm", "standardize": False}, "standardize", "there is one, 'rm'"),
         (
             {"models": TWO, "combine": "minimum", "weights": {"helpful": 1, "harmless": 1}},
             "weights",

@@ -335,7 +335,7 @@ def test_several_reward_models_are_combined_over_the_dataset(tmp_path: Path) -> 
     rows = open_rows(data)
     asyncio.run(score_async(rows, by, out, engines=engines, progress=Progress(is_quiet=True)))
     (row,) = load_from_disk(str(out))
-    # Both models say the same of two answers: standardised, the better is 1 and the other -1.
+    # Both models say the same of two answers: standardized, the better is 1 and the other -1.
     better, worse = ("chosen", "rejected")
     if row["chosen_reward/a"] < row["rejected_reward/a"]:
         better, worse = worse, better

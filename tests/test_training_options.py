@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import date
 
 import msgspec
 import pytest
 
 from factory.cli.training import _lora
-from factory.core.errors import FactoryError, RecipeError
+from factory.core.errors import FactoryError, RecipeError, Renamed
 from factory.training import TRAINERS
 from factory.training.common import options
 from factory.training.common.folder import Job
-from factory.training.common.options import build_lora, describe_lora
+from factory.training.common.options import build_lora, converted, describe_lora
 from factory.training.common.plain_words import Advice, in_plain_words
 from factory.training.common.session import Session
 from tests.tiny import save
@@ -190,3 +191,13 @@ def dpo_config() -> type:
 
     Broken.__name__ = "DPOConfig"
     return Broken
+
+
+def test_the_old_name_of_an_option_is_read_with_a_notice():
+    @dataclasses.dataclass
+    class Options:
+        standardize_scores: bool = True
+
+    with pytest.warns(Renamed, match="'standardise_scores' is called 'standardize_scores' now"):
+        made = converted(Options, {"standardise_scores": False})
+    assert made == {"standardize_scores": False}

@@ -201,7 +201,10 @@ def _data(
         "stages": [
             *({**generate, "model": name} for name in models),
             *([{**judge, "model": evaluation.judge}] if evaluation.judge else []),
-            *(stage.model_dump(mode="json", exclude_unset=True) for stage in evaluation.scores),
+            *(
+                stage.model_dump(mode="json", exclude_unset=True, by_alias=False)
+                for stage in evaluation.scores
+            ),
         ],
     }
     if recipe.constitution and recipe.constitution.path:

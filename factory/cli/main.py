@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +14,7 @@ from factory.cli import endings, printing, runs, scores, training
 from factory.cli.constitution import constitution_app
 from factory.cli.options import RecipeArgument, SetOption, load
 from factory.cli.review import review
-from factory.core.errors import FactoryError, RecipeError
+from factory.core.errors import FactoryError, RecipeError, Renamed
 from factory.core.paths import user_path
 from factory.core.terminal import printable
 
@@ -31,6 +33,7 @@ _INTERRUPTED = 130  # what typer makes of Ctrl+C
 
 def main() -> None:
     """The entry point. A `FactoryError` or `OSError` becomes one message and an exit code."""
+    warnings.showwarning = _show(warnings.showwarning)
     try:
         app()
     except FactoryError as error:
@@ -45,6 +48,18 @@ def main() -> None:
                 "stopped; finished work is kept: run the same command to continue", file=sys.stderr
             )
         raise
+
+
+def _show(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """Our own warnings as one line; others by `otherwise`."""
+
+    def show(message: Warning | str, category: type[Warning], *where: object) -> None:
+        if issubclass(category, Renamed):
+            print(f"note: {printable(str(message))}", file=sys.stderr)
+        else:
+            otherwise(message, category, *where)
+
+    return show
 
 
 @app.callback(invoke_without_command=True)

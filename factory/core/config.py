@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+from factory.core.errors import renamed
 
 
 class Config(BaseModel):
@@ -13,6 +16,20 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    old_names: ClassVar[Mapping[str, str]] = {}
+    """A name that a field had before -> its name. It is read too, with a warning."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_now(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not (old := cls.old_names.keys() & data.keys()):
+            return data
+        for name in sorted(old):
+            if cls.old_names[name] in data:
+                raise ValueError(f"'{name}' is the old name of '{cls.old_names[name]}'; give one")
+            renamed(name, cls.old_names[name])
+        return {cls.old_names.get(name, name): value for name, value in data.items()}
 
     @model_validator(mode="before")
     @classmethod

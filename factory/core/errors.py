@@ -7,6 +7,8 @@ quarantined, and never stops the run.
 
 from __future__ import annotations
 
+import warnings
+
 
 class FactoryError(Exception):
     """Stops the command. The message is for the user; `exit_code` is the process's."""
@@ -36,6 +38,17 @@ class EngineError(FactoryError):
 
 class TooManyFailures(FactoryError):
     """More samples failed than `max_failure_rate` allows."""
+
+
+class Renamed(FutureWarning):
+    """A field or option was given by the name that it had before; it is read all the same."""
+
+
+def renamed(old: str, new: str) -> None:
+    """Warn once per place that a name is an old one."""
+    warnings.warn(
+        f"'{old}' is called '{new}' now; the old name is still read", Renamed, stacklevel=2
+    )
 
 
 class NothingMade(FactoryError):

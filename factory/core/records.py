@@ -296,5 +296,5 @@ class Combination(msgspec.Struct, frozen=True):
     how: How = "weights"
     penalty: float = 1.0
     """Weight of the variance in `mean_minus_variance`, at least 0."""
-    standardise: bool = True
+    standardize: bool = msgspec.field(default=True, name="standardise")
     """True: standardize each part first. False: combine raw values, which must be on one scale."""

@@ -33,7 +33,7 @@ class Moments(msgspec.Struct, frozen=True):
     std: float | None
     """Standard deviation of the population. None, like the mean, if no value is known."""
 
-    def standardise(self, value: float) -> float:
+    def standardize(self, value: float) -> float:
         if self.mean is None or not self.std:
             return 0.0
         return (value - self.mean) / self.std
@@ -133,7 +133,7 @@ def _scores(measured: Measured, sample: Sample) -> list[Score]:
                 details.append(f"{part} unknown")
                 continue
             raw = by_candidate[index]
-            z = moments[part].standardise(raw) if combination.standardise else None
+            z = moments[part].standardize(raw) if combination.standardize else None
             values.append(raw if z is None else z)
             details.append(f"{part} {raw:g}" + ("" if z is None else f" (z {z:+.4f})"))
         is_whole = len(values) == len(known)

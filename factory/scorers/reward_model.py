@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from factory.core.errors import EngineError
 from factory.core.records import Combination, How, Sample, Score
@@ -25,11 +25,14 @@ from factory.scorers.comparison import DECIMALS
 from factory.scorers.process_reward import NOT_FINITE
 from factory.stages.base import NOT_SAMPLED, Models, Question, Scorer
 
-_FOR_SEVERAL = ("combine", "weights", "penalty", "standardise")
+_FOR_SEVERAL = ("combine", "weights", "penalty", "standardize")
 
 
 class Reward(Scorer):
     """Score each candidate with reward models."""
+
+    model_config = ConfigDict(serialize_by_alias=True)  # digests of older runs stay valid
+    old_names = {"standardise": "standardize"}
 
     kind: Literal["reward"] = "reward"
     name: str = Field("reward", min_length=1)
@@ -48,7 +51,7 @@ class Reward(Scorer):
     """Criterion -> weight. Empty: equal weights that sum to 1."""
     penalty: float = Field(1.0, ge=0)
     """Weight of the variance, for `combine: mean_minus_variance`."""
-    standardise: bool = True
+    standardize: bool = Field(True, serialization_alias="standardise")
     """Standardize each model's scores to mean 0 and variance 1 over the run before combining them."""
 
     def facts_made(self) -> frozenset[str]:
@@ -100,7 +103,7 @@ class Reward(Scorer):
                 parts={f"{self.name}/{c}": self.weights.get(c, equal) for c in self.models},
                 how=self.combine,
                 penalty=self.penalty,
-                standardise=self.standardise,
+                standardize=self.standardize,
             )
         ]
 

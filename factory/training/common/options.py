@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from factory.core.errors import RecipeError
+from factory.core.errors import RecipeError, renamed
 from factory.core.yamlfile import nearest
 
 LoraTask = Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"]
@@ -61,6 +61,9 @@ _LEAST: dict[str, float] = {
 _ABOVE: dict[str, float] = {"num_train_epochs": 0, "logging_steps": 0, "temperature": 0}
 _MOST = 2**63 - 1
 
+# A name that an option had before -> its name.
+_OLD_NAMES = {"standardise_scores": "standardize_scores"}
+
 # What the command line decides.
 _NOT_HERE = {
     "output_dir": "give --out",
@@ -101,7 +104,10 @@ def converted(kind: type, config: Mapping[str, Any], where: str = "config") -> d
         fields += [name for name in _LOADING if name not in fields]
         hints = {"model_init_kwargs": dict, "trust_remote_code": bool} | hints
     checked = {}
-    for name, value in config.items():
+    for given, value in config.items():
+        name = _OLD_NAMES.get(given, given)
+        if name != given:
+            renamed(given, name)
         if name in _NOT_HERE:
             raise RecipeError(f"{where}.{name} is not set in the config; {_NOT_HERE[name]}")
         if name not in fields:

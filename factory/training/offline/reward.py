@@ -118,7 +118,7 @@ def _standardized(rows: Any, args: RewardConfig) -> tuple[Any, dict[str, float]]
     reward * score_std + score_mean."""
     import numpy as np
 
-    if args.loss_type != "pointwise" or not args.standardise_scores:
+    if args.loss_type != "pointwise" or not args.standardize_scores:
         return rows, {}
     scores = np.concatenate([np.asarray(row) for row in rows["scores"]])
     mean, std = float(scores.mean()), float(scores.std())

@@ -39,7 +39,7 @@ class RewardConfig(trl.RewardConfig):  # type: ignore[misc]
     lm_loss: str = "imitation"
     """That loss, one of `LM_LOSSES`: `imitation` is the mean over the answer's tokens, in nats; `grm`
     what GRM's authors train with, of the sum (they use it with lm_weight 0.01)."""
-    standardise_scores: bool = True
+    standardize_scores: bool = True
     """Pointwise: scale the targets to mean 0 and standard deviation 1; training.json has the originals."""
 
     def __post_init__(self) -> None:
