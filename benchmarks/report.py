@@ -21,7 +21,8 @@ from benchmarks.spoken import SpokenEngine
 from factory.pipeline.progress import Progress
 from factory.pipeline.run import in_loop, run_async
 from factory.recipe.load import load
-from factory.report.report import NAME, write_report
+from factory.report.page import NAME
+from factory.report.report import write_report
 
 ROOT = Path(__file__).parents[1]
 RECIPE: dict[str, Any] = {

@@ -40,9 +40,7 @@ LedgerOption = Annotated[
         "with, else ledger.sqlite in its folder.",
     ),
 ]
-NoReportOption = Annotated[
-    bool, typer.Option("--no-report", help="Write no report.html in the run's folder.")
-]
+NoReportOption = Annotated[bool, typer.Option("--no-report", help="Write no report.html.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -1,4 +1,4 @@
-"""The page of a run that a command has just made: written at its end, and named last."""
+"""The page of a run or training that a command has just made: written at its end, and named last."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from factory.cli.options import load
 from factory.core.terminal import printable
 
 
-def written(run: Path) -> Path | None:
-    """Write the page into the run's folder. None: it could not be written, which stderr says; the run is
-    made all the same."""
+def written(folder: Path) -> Path | None:
+    """Write the page of a run or a training into its folder. None: it could not be written, which stderr
+    says; what it is about is made all the same."""
     from factory.core.screen import Screen
-    from factory.report.report import NAME, write_report
+    from factory.report.page import NAME
+    from factory.report.report import write_report
+    from factory.report.training import RECORD, write_training_report
 
     try:
         with Screen().doing("writing the report"):
-            recipe = load(run / "recipe.yaml", None, trains=False)
-            return write_report([(run, recipe)], run / NAME)
+            if (folder / RECORD).exists():
+                return write_training_report(folder, folder / NAME)
+            recipe = load(folder / "recipe.yaml", None, trains=False)
+            return write_report([(folder, recipe)], folder / NAME)
     except Exception as error:  # whatever is wrong with the page
         print(printable(f"no report was written: {type(error).__name__}: {error}"), file=sys.stderr)
         return None
@@ -26,4 +30,4 @@ def written(run: Path) -> Path | None:
 
 def print_path(page: Path | None) -> None:
     if page is not None:
-        print(f"\nthe run on one page, for a browser:\n{page}")
+        print(f"\non one page, for a browser:\n{page}")

@@ -161,13 +161,21 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write a run, or two side by side, as one HTML page with all figures and samples.
+    """Write a run, or two side by side, as one HTML page with all figures and samples; or a training.
 
     The page needs no network. Calls no model.
     """
     from factory.pipeline.manifest import of_run
-    from factory.report.report import NAME, write_report
+    from factory.report.page import NAME
+    from factory.report.report import write_report
+    from factory.report.training import RECORD, write_training_report
 
+    if (run_folder / RECORD).exists():
+        if other is not None:
+            raise RecipeError(f"{run_folder} is a training's folder; two runs stand side by side")
+        made = write_training_report(run_folder, out or run_folder / NAME)
+        print(f"the page, for a browser:\n{made}")
+        return
     runs = [_alignments_run(each) for each in (run_folder, *([other] if other else []))]
     for each in runs:
         of_run(each)

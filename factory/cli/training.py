@@ -69,6 +69,7 @@ def train(
             help="Print what each preset of grpo maximizes and sets, and exit.",
         ),
     ] = False,
+    no_report: NoReportOption = False,
 ) -> None:
     """Train a model on a dataset. KIND is the trainer; its options are the library's, passed through.
 
@@ -86,8 +87,10 @@ def train(
     result = trainer.train(data, model, out, lora=_lora(lora), config=options, resume=resume)
     if os.environ.get("RANK", "0") != "0":  # one of several that `accelerate launch` started
         return
+    made = None if no_report else page.written(out)
     print(f"trained {model} for {result['steps']} steps: {out}")
     endings.after_training(kind, out)
+    page.print_path(made)
 
 
 def align(

@@ -42,13 +42,13 @@ def trainings_beside(run: Path) -> list[Training]:
             if folder.is_symlink():
                 continue
             with contextlib.suppress(OSError, ValueError, KeyError):
-                panels = list(_panels(folder / "log.jsonl"))
-                if panels:
-                    found.append(Training(folder.name, panels))
+                if drawn := list(panels(folder / "log.jsonl")):
+                    found.append(Training(folder.name, drawn))
     return found
 
 
-def _panels(log: Path) -> Iterator[tuple[str, Markup]]:
+def panels(log: Path) -> Iterator[tuple[str, Markup]]:
+    """(title, curve) of each metric in a training's log."""
     for title, metrics in panels_of(log).items():
         for name, points in metrics.items():
             named = title if len(metrics) == 1 else f"{title}: {name}"

@@ -6,26 +6,17 @@ traces, manifest, logs -> figures.py -> report.html.jinja     what is seen first
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from markupsafe import Markup
-
-from factory.core.errors import FactoryError, RecipeError
-from factory.core.files import whole
-from factory.core.terminal import printable
+from factory.core.errors import RecipeError
 from factory.pipeline import manifest as manifests
 from factory.recipe.recipe import Recipe
 from factory.report.figures import run_of
+from factory.report.page import part, write_page
 
-NAME = "report.html"
-"""Name of the page in a run's folder."""
 _BUDGET = 24 << 20
 """Most bytes of the samples in a page, of all its runs together."""
-_HERE = Path(__file__).parent
 
 
 def write_report(runs: Sequence[tuple[Path, Recipe]], out: Path) -> Path:
@@ -38,50 +29,5 @@ def write_report(runs: Sequence[tuple[Path, Recipe]], out: Path) -> Path:
         if (manifest := manifests.read(folder)) is None:
             raise RecipeError(f"{folder} holds no run: there is no manifest.json in it")
         read.append(run_of(folder, recipe, manifest, letter, _BUDGET // len(runs)))
-    page = (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(runs=read, css=_part("report.css"), js=_part("diff.js", "sample.js", "report.js"))
-    )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole(out, is_shared=True) as half:
-            half.write_text(page, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise FactoryError(f"{out} cannot be written ({error}); name another file") from error
-    return out
-
-
-def _environment() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": _number, "plain": lambda text: printable(str(text))}
-    return environment
-
-
-def _number(value: float | None, form: str = ",") -> str:
-    """A dash where nothing is known."""
-    return "–" if value is None else format(value, form)
-
-
-class _Part(str):
-    """A script or style sheet, with its hash for the page's Content-Security-Policy."""
-
-    @property
-    def source(self) -> str:
-        digest = hashlib.sha256(self.encode()).digest()
-        return f"'sha256-{base64.b64encode(digest).decode()}'"
-
-    def __html__(self) -> Markup:
-        return Markup(str(self))
-
-
-def _part(*names: str) -> _Part:
-    return _Part("\n".join((_HERE / name).read_text(encoding="utf-8") for name in names))
+    scripts = part("diff.js", "sample.js", "report.js")
+    return write_page("report.html.jinja", out, runs=read, js=scripts)
