@@ -698,6 +698,15 @@ def test_eval_reward_prints_and_writes_its_report(call: Call, pairs: Path) -> No
     assert "  1 x column 'chosen' holds a blank answer\n" in ended.out
     report = json.loads(out.read_text())
     assert report["report"]["overall"]["accuracy"]["value"] == 0.5
+    page = out.with_suffix(".html")
+    assert ended.out.endswith(f"on one page, for a browser:\n{page}\n")
+    assert "accuracy: 50% (" in page.read_text()
+    assert "reward accuracy on 2 pairs of 2 prompts" in page.read_text()
+    for wrong, complaint in ((page, "name a .json file"), (out.with_name("p.json"), "exists")):
+        out.with_name("p.html").touch()
+        refused = call("eval", "reward", "--data", pairs, "--score", "s", "--out", wrong)
+        assert refused.code == 2
+        assert complaint in refused.err
     assert call("eval", "reward", "--data", pairs, "--score", "s", "-n", 1).out.startswith(
         "reward accuracy on 1 pairs"
     )

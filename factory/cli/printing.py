@@ -197,6 +197,7 @@ def print_scored(out: Path, record: Record) -> None:
 
 def print_evaluation(found: Evaluation, out: Path | None) -> None:
     from factory.pipeline.traces import write_json
+    from factory.report.evaluation import write_evaluation_report
 
     print(printable(found.text()))
     if out is None:
@@ -207,4 +208,5 @@ def print_evaluation(found: Evaluation, out: Path | None) -> None:
         write_json(out, found)
     except OSError as error:
         raise FactoryError(f"--out {out} cannot be written: {error.strerror}") from error
-    print(f"\nwrote all figures to {out}")
+    page = write_evaluation_report(found, found.text(), out.with_suffix(".html"))
+    print(f"\nwrote all figures to {out}\non one page, for a browser:\n{page}")

@@ -40,6 +40,11 @@ ScoreOption = Annotated[
 def _report_path(text: str | Path) -> Path:
     """The path of a report. Raises `RecipeError`, before anything is measured, if another file is there."""
     path = user_path(text)
+    page = path.with_suffix(".html")
+    if page == path:
+        raise RecipeError(f"--out {path}: name a .json file; the page is written beside it")
+    if page.exists() and not path.exists():
+        raise RecipeError(f"--out {path}: {page}, where its page goes, exists; name another file")
     if path.exists():
         try:
             there = json.loads(path.read_bytes())
@@ -59,7 +64,11 @@ WorkOption = Annotated[
 ReportOption = Annotated[
     Path | None,
     typer.Option(
-        "--out", "-o", metavar="FILE", help="Write the report as JSON.", parser=_report_path
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="Write the report as JSON, and as a page beside it (.html).",
+        parser=_report_path,
     ),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -28,6 +28,25 @@ def write_page(template: str, out: Path, **content: Any) -> Path:
     except OSError as error:
         raise FactoryError(f"{out} cannot be written ({error}); name another file") from error
     return out
+
+
+class Plain(NamedTuple):
+    """What a page without samples shows, by `plain.html.jinja`."""
+
+    about: str
+    name: str
+    state: str
+    made: list[tuple[str, str]]
+    """(figure, what it is), in large."""
+    facts: list[tuple[str, str]]
+    """(label, value)."""
+    charted: str
+    """The charts' heading."""
+    charts: list[tuple[str, Markup]]
+    tables: list[tuple[str, str, list[tuple[str, str]]]] = []
+    """(title, what it says, rows of name and value)."""
+    text: str = ""
+    """What the command printed."""
 
 
 class _Part(str):

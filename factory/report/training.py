@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from markupsafe import Markup
@@ -13,22 +13,9 @@ from markupsafe import Markup
 from factory.core.errors import FactoryError
 from factory.report.charts import number
 from factory.report.loop import panels
-from factory.report.page import write_page
+from factory.report.page import Plain, write_page
 
 RECORD = "training.json"
-
-
-class Training(NamedTuple):
-    """What the page shows."""
-
-    name: str
-    kind: str
-    made: list[tuple[str, str]]
-    """(figure, what it is), in large."""
-    facts: list[tuple[str, str]]
-    panels: list[tuple[str, Markup]]
-    tables: list[tuple[str, str, list[tuple[str, str]]]]
-    """(title, what it says, rows of name and value)."""
 
 
 def write_training_report(folder: Path, out: Path) -> Path:
@@ -41,10 +28,10 @@ def write_training_report(folder: Path, out: Path) -> Path:
     except (OSError, KeyError, TypeError, AttributeError, msgspec.MsgspecError) as error:
         what = f"{folder / RECORD} is no record of a finished training ({error})"
         raise FactoryError(f"{what}; train again with --resume") from error
-    return write_page("training.html.jinja", out, training=training)
+    return write_page("plain.html.jinja", out, page=training)
 
 
-def _training_of(folder: Path, record: Mapping[str, Any]) -> Training:
+def _training_of(folder: Path, record: Mapping[str, Any]) -> Plain:
     data, metrics = record["data"], record["metrics"]
     made = [
         (f"{record['steps']:,}", "steps"),
@@ -56,11 +43,13 @@ def _training_of(folder: Path, record: Mapping[str, Any]) -> Training:
     found: list[tuple[str, Markup]] = []
     with contextlib.suppress(OSError, ValueError, KeyError):
         found = list(panels(folder / "log.jsonl"))
-    return Training(
+    return Plain(
+        "training",
         folder.resolve().name,
         record["kind"],
         made,
         list(_facts(record)),
+        "Curves",
         found,
         [
             ("Last figures", "As logged at the last step.", _rows(metrics)),
