@@ -254,7 +254,9 @@ def test_the_lm_loss_is_the_base_models_on_the_answer(tokenizer, tmp_path, is_ti
         causal.get_output_embeddings().weight.mul_(20)
     causal.save_pretrained(tiny)
     session = SimpleNamespace(
-        model_dir=tiny, model_options={"trust_remote_code": False, "use_safetensors": True}
+        model_dir=tiny,
+        model_config=causal.config,
+        model_options={"trust_remote_code": False, "use_safetensors": True},
     )
     head = reward._lm_head(session)
     assert (head is None) == is_tied
