@@ -337,7 +337,7 @@ def test_critiques_and_revisions_are_read_and_the_comparison_composed(
     made, composed = imported(tmp_path, name, text)
     [only] = made.principles
     assert (only.critique, only.revision) == ("Is it rude?", "Mend.")
-    assert only.compare == "Which answer leaves less to say to this request: Is it rude?"
+    assert only.compare == 'Which answer gives a critic less to say who is asked: "Is it rude?"?'
     assert composed == {only.id: ["compare"]}
 
 

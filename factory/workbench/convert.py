@@ -174,10 +174,9 @@ def _filled(texts: dict[str, str]) -> dict[str, str]:
     }
     if "compare" not in texts and "principle" not in texts:
         if "critique" in texts:
-            composed["compare"] = f"Which answer leaves less to say to this request: {base}?"
+            composed["compare"] = f'Which answer gives a critic less to say who is asked: "{base}"?'
         else:
-            composed["compare"] = f"Which answer is more as if this had been done: {base}?"
-        composed["compare"] = composed["compare"].replace(".?", "?").replace("??", "?")
+            composed["compare"] = f'Which answer needs this less: "{base}"?'
     return {field: texts.get(field, text) for field, text in composed.items()}
 
 
