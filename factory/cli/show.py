@@ -92,7 +92,7 @@ def _titled(title: str, text: str | Text, style: str = "") -> Text:
 def word_diff(old: str, new: str) -> Text:
     """The new text with what was {+added+} in green and what was [-removed-] in red, marked as by
     `git diff --word-diff`. Very long texts are not compared: the new one is returned as it is."""
-    if len(old.split()) * len(new.split()) > word_diffs.COMPARED:
+    if word_diffs.are_too_long(old, new):
         return Text(printable(new))
     styles = {"removed": "red", "added": "green", "same": ""}
     pieces = word_diffs.word_diff(printable(old), printable(new))

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from factory.core import weights
 from factory.core.constitution import Constitution
 from factory.core.records import Message
+from factory.core.words import words
 from factory.core.yamlfile import Loc, YamlFile
 from factory.scorers.judge_pairwise import ANSWER, COMPARISON
 from factory.stages.base import render
@@ -57,7 +58,7 @@ def context_of_run(run: Path) -> Context | None:
 def _counter(path: Path) -> Callable[[str], int]:
     tokenizer = path / "tokenizer.json"
     if not tokenizer.is_file():
-        return lambda text: len(text.split())
+        return words
     from tokenizers import Tokenizer
 
     loaded = Tokenizer.from_file(str(tokenizer))

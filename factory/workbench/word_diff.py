@@ -16,7 +16,7 @@ _WORD = re.compile(rf"{UNSPACED.pattern}\s*|(?:(?!{UNSPACED.pattern})\S)+\s*")
 _ALIKE = 0.3
 """Share of words in common, in [0, 1], below which two texts are no edit of each other: single words
 that they share by chance would only be in the reader's way."""
-COMPARED = 4_000_000
+_COMPARED = 4_000_000
 """Most pairs of words that are compared; so many take seconds."""
 _MARKS = {"same": ("", ""), "removed": ("[-", "-]"), "added": ("{+", "+}")}
 
@@ -31,9 +31,9 @@ def word_diff(old: str, new: str) -> list[Piece]:
     """Both texts in pieces: those `same` and `removed` are the old text's words in order, those `same`
     and `added` the new one's. White space alone makes no difference. Texts with little in common, and
     very long ones, are removed and added whole."""
-    before, after = _WORD.findall(old), _WORD.findall(new)
-    if len(before) * len(after) > COMPARED:
+    if are_too_long(old, new):
         return [Piece("removed", old), Piece("added", new)]
+    before, after = _WORD.findall(old), _WORD.findall(new)
     matcher = difflib.SequenceMatcher(
         None, [word.rstrip() for word in before], [word.rstrip() for word in after], autojunk=False
     )
@@ -52,6 +52,11 @@ def word_diff(old: str, new: str) -> list[Piece]:
         if became:
             pieces.append(Piece("added", became))
     return pieces
+
+
+def are_too_long(old: str, new: str) -> bool:
+    """True if comparing them would take many seconds."""
+    return len(_WORD.findall(old)) * len(_WORD.findall(new)) > _COMPARED
 
 
 def _space_after(text: str) -> int:
