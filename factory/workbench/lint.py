@@ -27,10 +27,10 @@ _ALIKE = 0.9
 """Least similarity of two texts, in [0, 1], to call them nearly the same."""
 _LONGER = 1.2
 """Ratio of words from which an answer is the longer one."""
+# "Answer A", "option 2" and "the first one", but not "the answer a child could read".
 _OPTION = re.compile(
-    r"\((?:A|B)\)|\b(?:answer|option|response|reply|choice) (?:[AB]|[12]|one|two)\b"
-    r"|\b(?:first|second|former|latter) (?:answer|option|response|reply|one)\b",
-    re.IGNORECASE,
+    r"\([AB]\)|\b(?i:answer|option|response|reply|choice) (?:[AB]|[12]|One|Two)\b"
+    r"|\b(?i:first|second|former|latter) (?i:answer|option|response|reply|one)\b"
 )
 _OPPOSITES = [
     {"more", "less"}, {"more", "fewer"}, {"longer", "shorter"}, {"better", "worse"}, {"most", "least"},
@@ -101,6 +101,12 @@ def _comparisons(made: Constitution) -> Iterator[Odd]:
                 f"'{named[0]}' names an option or an order, and answers are shown in both orders; "
                 "ask without it, as 'Which answer is kinder?'",
             )  # fmt: skip
+        if spelling(principle.compare) == spelling(principle.critique):
+            yield (
+                "error", loc,
+                "is the text of critique, which asks about one answer; ask which of two is better, as "
+                "'Which answer is kinder?'",
+            )  # fmt: skip
         if (j := first.setdefault(spelling(principle.compare), i)) != i:
             yield (
                 "error", loc,
@@ -169,8 +175,10 @@ def _tests(made: Constitution) -> Iterator[Odd]:
 
 
 def _by_length_alone(a: str, b: str) -> bool:
-    short, long = sorted((spelling(a), spelling(b)), key=len)
-    return long.startswith(short.rstrip(".!?"))
+    short, long = sorted((spelling(text).split() for text in (a, b)), key=len)
+    short[-1] = short[-1].rstrip(".,;:!?")
+    begin = long[: len(short)]
+    return [*begin[:-1], begin[-1].rstrip(".,;:!?")] == short
 
 
 def _one_direction(principle: Principle, loc: Loc) -> Iterator[Odd]:

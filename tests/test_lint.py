@@ -1,0 +1,52 @@
+"""What `factory constitution lint` must not take for a mistake, beside what it must."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.test_workbench import found, principle
+
+
+def fields(folder: Path, compare: str, **more: object) -> list[str]:
+    return [finding.message for finding in found(folder, principle("kind", compare, **more))]
+
+
+@pytest.mark.parametrize(
+    ("compare", "is_one"),
+    [
+        ("Is answer A kinder?", True),
+        ("Which is kinder, (A) or (B)?", True),
+        ("Is Response 2 kinder than the other?", True),
+        ("Is the first one kinder?", True),
+        ("Is The Latter Answer kinder?", True),
+        ("Which answer a child could read is clearer?", False),
+        ("Which answer is the option one would take?", False),
+        ("Which answer has a better first sentence?", False),
+    ],
+)
+def test_options_and_orders_are_named(tmp_path: Path, compare: str, is_one: bool) -> None:
+    assert any("names an option" in said for said in fields(tmp_path, compare)) == is_one
+
+
+def test_a_comparison_that_is_the_critique_is_an_error(tmp_path: Path) -> None:
+    said = fields(tmp_path, "Where is it unkind?", critique="where is it unkind?")
+    assert [message[:27] for message in said] == ["is the text of critique, wh"]
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "is_length"),
+    [
+        ("Yes.", "Yes, it is.", True),
+        ("No, it does not. It cannot.", "No, it does not.", True),
+        ("No.", "Nothing shows that it works.", False),
+        ("Yes.", "Yesterday it rained.", False),
+    ],
+)
+def test_answers_that_differ_by_length_alone(
+    tmp_path: Path, better: str, worse: str, is_length: bool
+) -> None:
+    tests = [{"prompt": "Is it so?", "better": better, "worse": worse}]
+    said = fields(tmp_path, "Which answer is kinder?", tests=tests)
+    assert any("by length alone" in message for message in said) == is_length
