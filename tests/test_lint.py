@@ -1,11 +1,15 @@
-"""What `factory constitution lint` must not take for a mistake, beside what it must."""
+"""What `factory constitution lint` must not take for a mistake, and `import` for a text."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from factory.core.errors import RecipeError
+from factory.workbench.convert import convert
+from factory.workbench.lint import lint
 from tests.test_workbench import found, principle
 
 
@@ -50,3 +54,19 @@ def test_answers_that_differ_by_length_alone(
     tests = [{"prompt": "Is it so?", "better": better, "worse": worse}]
     said = fields(tmp_path, "Which answer is kinder?", tests=tests)
     assert any("by length alone" in message for message in said) == is_length
+
+
+def test_imported_texts_that_are_none_are_left_out_with_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(["be \0 kind", "x \ud800 y", "be kind", "a" * 3_000]))
+    made = convert(path, "odd")
+    assert made.skipped == [
+        f"{path} [0]: the character U+0000 is no text; remove it",
+        f"{path} [1]: the character U+D800 is no text; remove it",
+    ]
+    (tmp_path / "made.yaml").write_text(made.text)
+    assert {f.severity for f in lint(tmp_path / "made.yaml")} == {"warning"}
+    assert list(made.composed) == ["kind", "a" * 60]
+    path.write_text(json.dumps(["\0"]))
+    with pytest.raises(RecipeError, match=r"nothing in it is a principle \(.*U\+0000"):
+        convert(path, "odd")

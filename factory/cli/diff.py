@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.cli import endings
+from factory.cli import endings, printing
 from factory.cli.options import path_option
-from factory.core.errors import FactoryError, RecipeError
+from factory.core.errors import RecipeError
 from factory.core.paths import user_path
 
 if TYPE_CHECKING:
@@ -102,11 +102,8 @@ def _write(to: Path | None, made: Diff | DryRun) -> None:
 
     if to is None:
         return
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
+    with printing.writing("--json", to):
         write_json(to, made)
-    except OSError as error:
-        raise FactoryError(f"--json {to} cannot be written: {error.strerror}") from error
     print(f"\nwrote everything to {to}")
 
 

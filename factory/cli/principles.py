@@ -224,12 +224,8 @@ def _table(report: Report) -> str:
 def _write(path: Path, option: str, text: str) -> None:
     from factory.core.files import whole
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as half:
-            half.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{option} {path} cannot be written: {error.strerror}") from error
+    with printing.writing(option, path), whole(path) as half:
+        half.write_text(text, encoding="utf-8")
 
 
 def import_(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,19 @@ if TYPE_CHECKING:
     from factory.evaluation.evaluate import Evaluation
     from factory.evaluation.score import Record
     from factory.pipeline.manifest import Manifest
+
+
+@contextlib.contextmanager
+def writing(option: str, path: Path) -> Iterator[None]:
+    """Make the folder of the file that an option names. Raises `FactoryError` if the disk refuses it or
+    the file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise FactoryError(
+            f"{option} {path} cannot be written ({error.strerror}); name another file"
+        ) from error
 
 
 def print_manifest(folder: Path, manifest: Manifest, damaged: Collection[str] = ()) -> None:
@@ -203,10 +217,7 @@ def print_evaluation(found: Evaluation, out: Path | None) -> None:
     if out is None:
         print("\n--out report.json writes all figures to a file; no call is made again")
         return
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with writing("--out", out):
         write_json(out, found)
-    except OSError as error:
-        raise FactoryError(f"--out {out} cannot be written: {error.strerror}") from error
     page = write_evaluation_report(found, found.text(), out.with_suffix(".html"))
     print(f"\nwrote all figures to {out}\non one page, for a browser:\n{page}")

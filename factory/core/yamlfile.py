@@ -34,7 +34,7 @@ _MAX_INT = 2**63
 _URL_SECRETS = re.compile(r"(://)\S*[@?#]\S*")
 
 # Not text: half a surrogate pair has no bytes in UTF-8, and NUL ends a file's name.
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class _Loader(yaml.SafeLoader):
@@ -71,7 +71,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         value = super().construct_scalar(node)
-        if isinstance(value, str) and (odd := _NO_TEXT.search(value)):
+        if isinstance(value, str) and (odd := NO_TEXT.search(value)):
             problem = f"the character U+{ord(odd[0]):04X} is not allowed"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return value

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from factory.core.constitution import Constitution
 from factory.core.errors import RecipeError
-from factory.core.yamlfile import dump
+from factory.core.yamlfile import NO_TEXT, dump
 
 _NAMES = {
     "critique": ("critique", "critic", "critique_request", "critique_requests", "critiques"),
@@ -45,6 +45,7 @@ _STOP = frozenset(
 )
 """Words that tell no principle from another, left out of ids."""
 _MAX_BYTES = 10_000_000
+_ID_LENGTH = 60
 
 
 class Converted(NamedTuple):
@@ -67,12 +68,15 @@ def convert(path: Path, name: str) -> Converted:
     ids: set[str] = set()
     for where, entry in _entries(path):
         texts = _texts(entry)
+        about = entry if isinstance(entry, dict) else {}
+        given = next((about[key] for key in _TITLES if isinstance(about.get(key), str)), "")
         if not texts:
             skipped.append(f"{where}: no text of a principle in {_short(entry)}")
             continue
+        if odd := NO_TEXT.search("".join([given, *texts.values()])):
+            skipped.append(f"{where}: the character U+{ord(odd[0]):04X} is no text; remove it")
+            continue
         filled = _filled(texts)
-        about = entry if isinstance(entry, dict) else {}
-        given = next((about[key] for key in _TITLES if isinstance(about.get(key), str)), "")
         source = next(iter(texts.values()))
         slug = _unique(_slug(given or source) or "principle", ids)
         title = given.strip() or _short_title(source)
@@ -80,7 +84,10 @@ def convert(path: Path, name: str) -> Converted:
         if missing := [field for field in filled if field not in texts]:
             composed[slug] = missing
     if not made:
-        raise RecipeError(f"{path}: nothing in it is a principle; give a list of texts or mappings")
+        why = f" ({skipped[0]})" if skipped else ""
+        raise RecipeError(
+            f"{path}: nothing in it is a principle{why}; give a list of texts or mappings"
+        )
     data = {
         "name": name, "version": "1.0.0", "description": f"Imported from {path.name}.",
         "principles": made,
@@ -188,7 +195,7 @@ def _slug(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     found = re.findall(r"[a-z0-9]+", plain.replace("'", ""))
     telling = [word for word in found if word not in _STOP] or found
-    return "-".join(telling[:5])
+    return "-".join(telling[:5])[:_ID_LENGTH].rstrip("-")
 
 
 def _unique(slug: str, ids: set[str]) -> str:
