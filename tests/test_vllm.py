@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from factory.core.errors import ContextOverflow, EngineError, RecipeError
 from factory.core.records import Message
-from factory.engines import build
+from factory.engines import build, vllm_start
 from factory.engines.base import Completion, Request
 from factory.engines.render import transcript
 from factory.engines.vllm import VllmConfig, VllmEngine
@@ -155,6 +155,29 @@ def test_each_start_of_an_engine_has_random_numbers_of_its_own(model_dir: Path) 
 
     assert len({seed() for _ in range(4)}) == 4
     assert seed(seed=5) == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "has_bfloat16", "used"),
+    [
+        ("auto", True, "auto"),
+        ("auto", False, "float32"),
+        ("bfloat16", False, "bfloat16"),  # as it was asked for
+    ],
+)
+def test_a_cpu_that_only_emulates_bfloat16_computes_in_float32(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, given: Any, has_bfloat16: bool, used: str
+) -> None:
+    monkeypatch.setattr(vllm_start, "_has_bfloat16", lambda: has_bfloat16)
+    config = VllmConfig(model=str(model_dir), dtype=given)
+    assert engine_args(config, model_dir, 1.0, {})["dtype"] == used
+
+
+def test_the_cpus_bfloat16_is_known() -> None:
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    if "avx2" not in flags:
+        pytest.skip("known for x86 only")
+    assert vllm_start._has_bfloat16() == ("avx512bw" in flags or "avx_ne_convert" in flags)
 
 
 def test_without_a_compiler_the_sampler_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ class VllmConfig(Config):
     max_model_len: int | None = Field(None, ge=16)
     """Context in tokens. None: the model's own."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights. auto: the model's own, or float32 on a CPU that only emulates bfloat16."""
     max_num_seqs: int | None = Field(None, ge=1)
     """Most sequences that run at once. None: 64 on CPUs, 256 on GPUs."""
     task: Task = "generate"
