@@ -174,10 +174,11 @@ def test_a_cpu_that_only_emulates_bfloat16_computes_in_float32(
 
 
 def test_the_cpus_bfloat16_is_known() -> None:
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    if "avx2" not in flags:
-        pytest.skip("known for x86 only")
-    assert vllm_start._has_bfloat16() == ("avx512bw" in flags or "avx_ne_convert" in flags)
+    flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    if flags & {"avx512_bf16", "amx_bf16"}:
+        assert vllm_start._has_bfloat16()
+    elif "avx2" in flags and not flags & {"avx512bw", "avx_ne_convert", "avx_vnni"}:
+        assert not vllm_start._has_bfloat16()
 
 
 def test_without_a_compiler_the_sampler_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
